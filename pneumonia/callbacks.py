@@ -1,0 +1,162 @@
+"""What happens around each epoch: progress for people, and the files from which a run goes on."""
+
+import csv
+import math
+import resource
+import sys
+import time
+from typing import Any, cast
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pneumonia.console import CONSOLE, figure, say
+from pneumonia.runs import RunFolder
+from pneumonia.storage.local import replacing
+
+MIB = 2**20
+
+
+class Recorder(Checkpoint):
+    """Writes a row of metrics, the best and the last checkpoint after every epoch, each file whole or not at all.
+
+    Lightning runs ``Checkpoint`` callbacks after all others, so the row is complete and ``last.ckpt`` holds everybody's
+    state. Lightning's own ``ModelCheckpoint`` keeps ``last`` at the last *improving* epoch, and forgets the best score of
+    a folder that was moved.
+
+    Attributes:
+        best_epoch: Epoch of the lowest ``val/loss`` so far, from 0; -1 before the first.
+        stopped: Whether early stopping has ended the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.best_loss = math.inf
+        self.best_epoch = -1
+        self.stopped = False
+        self.fit_s = 0.0
+        self.train_s = 0.0
+        self.images = 0
+        self.batches = 0
+        self._started = self._epoch_started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        keys = ("best_loss", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
+        return {key: getattr(self, key) for key in keys}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, value in state_dict.items():
+            setattr(self, key, value)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._started = self._epoch_started = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.train_s += time.perf_counter() - self._epoch_started
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.images += len(batch["label"])
+        self.batches += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.fit_s += time.perf_counter() - self._started
+        self.stopped = trainer.should_stop
+        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self._append({"epoch": trainer.current_epoch, "lr": _rate(trainer), **dict(sorted(values.items()))})
+        loss = values["val/loss"]
+        if self.best_epoch < 0 or loss < self.best_loss:
+            self.best_loss, self.best_epoch = (loss if math.isfinite(loss) else math.inf), trainer.current_epoch
+            self._save(trainer, best=True)
+        self._save(trainer, best=False)
+
+    def speed(self) -> dict[str, float | None]:
+        """Training images and batches a second, without validation; seconds in all epochs."""
+        seconds = self.train_s or math.nan
+        rates = {"images_per_s": self.images / seconds, "batches_per_s": self.batches / seconds}
+        return {"fit_s": round(self.fit_s, 3), **{k: round(v, 3) if math.isfinite(v) else None for k, v in rates.items()}}
+
+    def _append(self, row: dict[str, float]) -> None:
+        earlier = [old for old in read_metrics(self.folder) if int(old["epoch"]) < row["epoch"]]
+        with replacing(self.folder.metrics) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row), restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows([*earlier, row])
+
+    def _save(self, trainer: Trainer, best: bool) -> None:
+        with replacing(self.folder.best if best else self.folder.last) as part:
+            trainer.save_checkpoint(part, weights_only=best)
+
+
+class EpochReport(Callback):
+    """A bar for the batches of the running epoch, and a line for each finished one."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._before = (0, 0.0)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
+        total = int(trainer.num_training_batches)
+        self._task = self._progress.add_task(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=total)
+        self._progress.start()
+        self._before = (self.recorder.images, self.recorder.train_s)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+        values = trainer.callback_metrics
+        images = self.recorder.images - self._before[0]
+        rate = images / max(self.recorder.train_s - self._before[1], 1e-9)
+        say(
+            f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}"
+            f"  train loss {_shown(values, 'train/loss')}  val loss {_shown(values, 'val/loss')}"
+            f"  accuracy {_shown(values, 'val/accuracy')}  f1 {_shown(values, 'val/f1_macro')}  {rate:5.0f} images/s"
+        )
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, one an epoch; none before the first."""
+    if not folder.metrics.exists():
+        return []
+    with folder.metrics.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def peak_memory_mib() -> float:
+    """Peak memory of the GPU where one is used, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return round(torch.cuda.max_memory_allocated() / MIB, 1)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / MIB if sys.platform == "darwin" else peak / 1024, 1)  # Linux counts KiB, macOS bytes
+
+
+def _rate(trainer: Trainer) -> float:
+    return float(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def _shown(values: Any, name: str) -> str:
+    value = float(cast(Any, values.get(name, math.nan)))
+    return figure(value if math.isfinite(value) else None)

@@ -1,0 +1,64 @@
+"""The command line: one thin module a verb, imported only when it is called."""
+
+import importlib
+import os
+import sys
+from typing import Final
+
+from pneumonia import __version__
+from pneumonia.errors import PneumoniaError, nearest
+
+VERBS: Final = {
+    "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
+    "sweep": "every job of a file in sweeps/; run it again and it goes on where it was",
+    "evaluate": "scores a finished run on a part, with intervals: run=DIR split=test [data=folder data.root=DIR]",
+    "predict": "classifies image files with a finished run: RUN IMAGE... [--json]",
+    "doctor": "checks device, disk and data, and says what to do",
+}
+USAGE: Final = """usage: pneumonia VERB ...
+
+Trains, compares and checks chest X-ray classifiers: normal, viral or bacterial pneumonia. Not a medical device.
+
+{verbs}
+
+`pneumonia VERB --help` says more. First run, nothing to download: pneumonia train
+"""
+
+
+def main() -> None:
+    """Entry point of the ``pneumonia`` command: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(USAGE.format(verbs="\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())))
+        raise SystemExit(0)
+    verb = arguments[0]
+    if verb in {"-V", "--version"}:
+        print(f"pneumonia {__version__}")
+        raise SystemExit(0)
+    if verb not in VERBS:
+        fail(f"pneumonia: there is no verb '{verb}'; choose one of {', '.join(VERBS)}.{nearest(verb, VERBS)}")
+    try:
+        code = importlib.import_module(f"pneumonia.cli.{verb}").run(arguments[1:])
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}" if isinstance(stop, PneumoniaError) else "\nStopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        raise SystemExit(0) from None  # `pneumonia predict ... | head`
+    except PneumoniaError as error:
+        fail(f"{type(error).__name__}: {error}")
+    raise SystemExit(code or 0)
+
+
+def fail(text: str) -> None:
+    """Ends the process as bad input does."""
+    print(text, file=sys.stderr)
+    raise SystemExit(2)
+
+
+def wants_help(arguments: list[str], text: str) -> bool:
+    """Prints a verb's help where it is asked for."""
+    if any(argument in {"-h", "--help"} for argument in arguments):
+        print(text.strip())
+        return True
+    return False

@@ -1,0 +1,60 @@
+"""`pneumonia evaluate`: scores a finished run on one part."""
+
+import os
+from pathlib import Path
+
+from pneumonia.cli import wants_help
+from pneumonia.errors import ConfigError, nearest
+
+HELP = """
+usage: pneumonia evaluate run=DIR [split=test] [data=folder data.root=DIR] [data.on_bad_image=skip]
+
+Metrics with 95% intervals by patient, confusion and calibration, into DIR/evaluation. Without data= the run's own data
+are used, divided as they were in training. Other data are divided by their folders: split=test takes the folder `test`,
+or everything where there are no such folders; the folder names NORMAL and PNEUMONIA and the file names are the labels.
+
+  run=DIR                        a run folder, as `pneumonia train` names it at its end
+  split=train|val|test
+  data=folder data.root=DIR      other X-rays
+  data.on_bad_image=error|skip
+  cache_dir=cache
+"""
+KEYS = ("run", "split", "data", "data.root", "data.on_bad_image", "cache_dir")
+
+
+def run(arguments: list[str]) -> int:
+    """Reads the words and evaluates.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong.
+    """
+    if wants_help(arguments, HELP):
+        return 0
+    words: dict[str, str] = {}
+    for argument in arguments:
+        key, found, value = argument.partition("=")
+        if not found or key not in KEYS:
+            raise ConfigError(f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}")
+        words[key] = value
+    part = words.get("split", "test")
+    if part not in {"train", "val", "test"}:
+        raise ConfigError(f"split={part} is not a part; choose train, val or test.")
+    if not words.get("run"):
+        raise ConfigError("run has no value. Say run=DIR, the folder that `pneumonia train` named at its end.")
+    source = words.get("data", "folder" if "data.root" in words else "")
+    if source not in {"", "folder"}:
+        raise ConfigError(f"data={source} can't be evaluated; leave it out for the run's own data, or say data=folder.")
+    if source and not words.get("data.root"):
+        raise ConfigError("data.root has no value, and data=folder needs one. Say data.root=DIR.")
+    skip = words.get("data.on_bad_image", "error")
+    if skip not in {"error", "skip"}:
+        raise ConfigError(f"data.on_bad_image={skip} is not known; choose error or skip.")
+    cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
+    from pneumonia.config import DataConfig
+    from pneumonia.evaluate import Request, evaluate
+    from pneumonia.train import quiet
+
+    quiet()
+    data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
+    evaluate(Request(Path(words["run"]), part, data, cache_dir))
+    return 0

@@ -1,0 +1,64 @@
+"""`pneumonia predict`: classifies image files with a finished run."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+
+def run(arguments: list[str]) -> int:
+    """Prints the probabilities of each image, as a table or as JSON.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong; all broken images at once.
+    """
+    parser = argparse.ArgumentParser(
+        "pneumonia predict", description="Probabilities by class of chest X-ray image files. Not a medical device."
+    )
+    parser.add_argument("model", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP or TIFF files")
+    parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
+    options = parser.parse_args(arguments)
+    answers = _predict(options.model, options.images)
+    if options.json:
+        print(json.dumps(answers, indent=2))
+        return 0
+    width = max(len(answer["image"]) for answer in answers)
+    for answer in answers:
+        shares = "  ".join(f"{name} {share:.4f}" for name, share in answer["probabilities"].items())
+        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}")
+    return 0
+
+
+def _predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
+    from pneumonia.runs import open_run
+
+    folder, _, config = open_run(model)  # a wrong folder is found before torch is imported
+    import torch
+
+    from pneumonia.console import track
+    from pneumonia.data.images import UnreadableImageError, decode
+    from pneumonia.errors import BrokenImagesError
+    from pneumonia.models.base import load_classifier
+    from pneumonia.predictions import classify
+
+    classifier = load_classifier(folder.best, config["task"])
+    setup = classifier.setup_values
+    answers: list[dict[str, Any]] = []
+    problems: list[str] = []
+    for path in track(images, len(images), "Predicting"):
+        try:
+            pixels = decode(path.read_bytes(), setup.image_size, setup.resize)
+        except (UnreadableImageError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            problems.append(f"  {path}: {reason}")
+            continue
+        probability = classify(classifier, torch.from_numpy(pixels)[None, None])[0]
+        shares = {name: float(value) for name, value in zip(classifier.task.classes, probability, strict=True)}
+        answers.append({"image": str(path), "label": max(shares, key=lambda name: shares[name]), "probabilities": shares})
+    if problems:
+        noun = "image" if len(problems) == 1 else "images"
+        raise BrokenImagesError(
+            f"{len(problems)} {noun} can't be read:\n" + "\n".join(problems) + "\nNothing was predicted. Leave them out."
+        )
+    return answers

@@ -1,0 +1,131 @@
+"""`pneumonia train`: a Hydra app over conf/train.yaml."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumonia.cli import wants_help
+from pneumonia.errors import ConfigError, PneumoniaError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+HELP = """
+usage: pneumonia train [OVERRIDES] [-m] [--cfg job]
+
+One training run. It is identified by its config, data and seed: run it again and it is recognised as finished, or goes
+on where it was cut. OVERRIDES, each key=value:
+
+  data=phantom|folder  data.root=DIR  data.on_bad_image=error|skip  data.resize=squash|pad
+  task=subtype|pneumonia  image_size=75  batch_size=50  max_epochs=10  seed=0
+  split=grouped|official|article|given  augmentation=none|normal|high|clinical
+  model=pseudo_resnet  model.width=32  model.depth=1  model.dropout=0.2  model.activation=relu
+  optimizer=sgd|adam|adamw|rmsprop|adagrad  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
+  scheduler=none|step|exponential|cosine|one_cycle  early_stopping.patience=5  class_weights=balanced
+  label_smoothing=0.1  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
+  experiment=article/pseudo_resnet|article/final  runs_dir=runs  cache_dir=cache  name=train  force=true
+
+  -m           every combination of comma-separated values, one run after the other:  -m seed=0,1,2
+  --cfg job    print the composed config and stop
+
+Examples:
+  pneumonia train                                                   drawn phantoms, about a minute
+  pneumonia train data=folder data.root=chest_xray experiment=article/final
+"""
+CAUSES = 6  # how deep a chain of causes is read
+
+
+def run(arguments: list[str], config_name: str = "train", config_dir: Path | None = None) -> int:
+    """Composes, checks, trains.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong.
+    """
+    if wants_help(arguments, HELP):
+        return 0
+    from hydra import main as hydra_main
+    from hydra.core.config_store import ConfigStore
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from pneumonia.config import TrainConfig, conf_dir
+
+    ConfigStore.instance().store("schema", TrainConfig)
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we say what to do
+    failures: list[PneumoniaError] = []
+
+    def job(config: DictConfig) -> None:
+        try:
+            _job(config)
+        except KeyboardInterrupt:
+            raise
+        except PneumoniaError as error:  # the other jobs of a multirun go on
+            failures.append(error)
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+
+    app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
+    before = sys.argv
+    more = ["--config-dir", str(config_dir)] if config_dir else []
+    sys.argv = ["pneumonia", *more, *arguments]
+    try:
+        app()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error) from error
+    finally:
+        sys.argv = before
+    if failures:
+        raise failures[0]
+    return 0
+
+
+def _job(config: DictConfig) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from pneumonia.config import check, resolved
+
+    runtime = HydraConfig.get().runtime
+    choices = {str(group): str(choice) for group, choice in runtime.choices.items()}
+    folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
+    OmegaConf.set_readonly(config, True)
+    check(config, choices, folders)
+    from pneumonia.train import train  # heavy: only once the config is known to be right
+
+    train(resolved(config))
+
+
+def _explained(error: Exception) -> ConfigError:
+    """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
+    from pneumonia.config import config_keys
+
+    parts = [str(error)]
+    cause: BaseException | None = error
+    while (cause := cause.__cause__ or cause.__context__) is not None and len(parts) < CAUSES:
+        parts.append(str(cause))
+    text = "\n".join(parts)
+    keys = config_keys()
+    if found := re.search(r"Could not (?:override|append)[^']*'([^']+)'", text):
+        if "is not in struct" in text or re.search(r"Key '\w+' not in", text) or "Could not find" not in text:
+            key = found[1]
+            return ConfigError(f"{key} is not a config key.{nearest(key, keys)} `pneumonia train --help` lists them.")
+    if found := re.search(r"Key '(\w+)' (?:not in|is not in) '?(\w+)'?", text):
+        full = re.search(r"full_key: (\S+)", text)
+        key = full[1] if full else found[1]
+        where = re.search(r"In '([^']+)'", text)
+        place = f" (in {where[1]})" if where else ""
+        return ConfigError(f"{key} is not a config key{place}.{nearest(key, keys)} `pneumonia train --help` lists them.")
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        group, choice = found[1], found[2]
+        listed = re.search(r"Available options in '[^']+':\n((?:\t.+\n)+)", text)
+        options = [line.strip() for line in listed[1].splitlines()] if listed else []
+        known = f" Choose one of {', '.join(options)}." if options else ""
+        return ConfigError(f"{group}={choice} is not known.{known}{nearest(choice, options)}")
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if full := re.search(r"full_key: (\S+)", text):
+        return ConfigError(f"{full[1]}: {first}")
+    return ConfigError(first if first.endswith(".") else f"{first} (see `pneumonia train --help`)")
+

@@ -1,0 +1,262 @@
+"""The schema of the composed config and its range checks; imports nothing heavy.
+
+Types are checked by Hydra when it composes, because ``TrainConfig`` stands first in the defaults of ``conf/train.yaml``.
+The nodes that differ by choice (model, optimizer, scheduler, trainer, logger) list all their keys in their own file in
+``conf/``: a key that is in none of the chosen files is a mistake.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from pneumonia.errors import ConfigError, nearest
+from pneumonia.labels import TASKS
+
+PACKAGE: Final = Path(__file__).resolve().parent
+OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger")
+FOREIGN_TO_RESULT: Final = ("name", "data", "runs_dir", "cache_dir", "num_workers", "force", "logger")
+FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "benchmark", "detect_anomaly")
+
+
+@dataclass
+class PhantomConfig:
+    """How many drawn patients, and which."""
+
+    patients: int = 240
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """Where the X-rays come from and how they are read."""
+
+    source: str = "phantom"
+    root: str | None = None
+    resize: str = "squash"
+    on_bad_image: str = "error"
+    phantom: PhantomConfig = field(default_factory=PhantomConfig)
+
+
+@dataclass
+class SplitConfig:
+    """How the images are divided into train, val and test."""
+
+    method: str = "grouped"
+    seed: int = 0
+
+
+@dataclass
+class AugmentationConfig:
+    """Strengths of the random changes to a training image; 0 switches one off."""
+
+    flip: float = 0.0
+    rotate_deg: float = 0.0
+    shift: float = 0.0
+    zoom: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+
+
+@dataclass
+class EarlyStoppingConfig:
+    """When to stop before ``max_epochs``."""
+
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    """Everything one run depends on; the comments are in ``conf/train.yaml``."""
+
+    name: str = "train"
+    task: str = "subtype"
+    seed: int = 0
+    image_size: int = 75
+    channels: int = 1
+    batch_size: int = 50
+    max_epochs: int = 10
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
+    runs_dir: str = "runs"
+    cache_dir: str = "cache"
+    num_workers: int = 0
+    force: bool = False
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    model: dict[str, Any] = MISSING
+    optimizer: dict[str, Any] = MISSING
+    scheduler: dict[str, Any] = MISSING
+    trainer: dict[str, Any] = MISSING
+    logger: dict[str, Any] = MISSING
+
+
+def conf_dir(folder: str = "conf") -> Path:
+    """The shipped config folder (``conf`` or ``sweeps``): inside the wheel, or beside the package in a checkout."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
+    """All dotted keys of the schema, for suggestions."""
+    keys: list[str] = []
+    for item in fields(node):
+        keys.append(prefix + item.name)
+        if isinstance(item.default_factory, type) and is_dataclass(item.default_factory):
+            keys += config_keys(item.default_factory, f"{prefix}{item.name}.")
+    return keys
+
+
+def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) -> None:
+    """Refuses a composed config that can not mean what its author wants.
+
+    Args:
+        config: As Hydra composed it, with or without its own ``hydra`` node.
+        choices: The file chosen in each group, as in ``HydraConfig``'s ``runtime.choices``.
+        folders: Config folders to look these files up in, first come first served.
+
+    Raises:
+        ConfigError: An unknown key, a missing value, a value out of range; with the key, the value and what to do.
+    """
+    places = list(folders)
+    for group in OPEN_NODES:
+        _check_keys(group, config[group], str(choices.get(group)), places)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = getattr(error, "full_key", None) or str(error)
+        raise ConfigError(f"{key} has no value, and the run needs one. Say {key}=... on the command line.") from error
+    except InterpolationResolutionError as error:
+        raise ConfigError(f"A reference in the config leads nowhere: {error}") from error
+    assert isinstance(plain, dict)
+    for key, good, wanted in RANGES:
+        value = _lookup(plain, key)
+        if value is not None and not good(value):
+            raise ConfigError(f"{key}={value} is out of range: it must be {wanted}.")
+    for key, allowed in WORDS.items():
+        value = _lookup(plain, key)
+        if value not in allowed:
+            words = ", ".join(allowed)
+            raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
+    if plain["data"]["source"] == "folder" and not plain["data"]["root"]:
+        raise ConfigError("data.root has no value, and data=folder needs one. Say data.root=DIR on the command line.")
+    if Path(plain["name"]).name != plain["name"] or plain["name"] in {"", ".", ".."}:
+        raise ConfigError(f"name={plain['name']!r} can not name a folder under runs_dir. Use letters, digits, - and _.")
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, without Hydra's own node."""
+    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "hydra"}
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a resolved config that can change a run's result.
+
+    Left out is where and how fast it runs. ``data`` is left out too: the hash of the images and labels stands for it,
+    with the settings of the cache.
+    """
+    kept = {key: value for key, value in config.items() if key not in FOREIGN_TO_RESULT}
+    kept["trainer"] = {k: v for k, v in config["trainer"].items() if k not in FOREIGN_TO_RESULT_IN_TRAINER}
+    kept["resize"] = config["data"]["resize"]
+    return kept
+
+
+def _number(low: float, high: float = math.inf, *, above: bool = False, whole: bool = False) -> Callable[[Any], bool]:
+    """A test for a finite number from ``low`` (not itself, with ``above``) to ``high``."""
+
+    def good(value: Any) -> bool:
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
+            return False
+        return (value > low if above else value >= low) and value <= high
+
+    return good
+
+
+RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
+    ("image_size", _number(8, 2048), "a number of pixels from 8 to 2048"),
+    ("channels", lambda value: value in (1, 3), "1 (grey) or 3 (grey, repeated)"),
+    ("batch_size", _number(1), "a whole number of images, 1 or more"),
+    ("max_epochs", _number(1), "a whole number of epochs, 1 or more"),
+    ("seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    ("split.seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    ("num_workers", _number(0, 256), "a number of processes from 0 to 256"),
+    ("label_smoothing", _number(0, 0.99), "a fraction from 0 to 0.99"),
+    ("early_stopping.patience", _number(1), "null, or a number of epochs, 1 or more"),
+    ("early_stopping.min_delta", _number(0), "0 or more"),
+    ("data.phantom.patients", _number(12, 100_000), "a number from 12 (four a class) to 100000"),
+    ("data.phantom.seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    ("augmentation.flip", _number(0, 1), "a probability from 0 to 1"),
+    ("augmentation.rotate_deg", _number(0, 180), "an angle from 0 to 180 degrees"),
+    ("augmentation.shift", _number(0, 0.5), "a fraction of the side from 0 to 0.5"),
+    ("augmentation.zoom", _number(0, 0.9), "a fraction from 0 to 0.9"),
+    ("augmentation.brightness", _number(0, 1), "a fraction from 0 to 1"),
+    ("augmentation.contrast", _number(0, 1), "a fraction from 0 to 1"),
+    ("augmentation.gamma", _number(0, 0.9), "a fraction from 0 to 0.9"),
+    ("augmentation.noise", _number(0, 1), "a fraction of the full range from 0 to 1"),
+    ("augmentation.blur", _number(0, 1), "a probability from 0 to 1"),
+    ("optimizer.lr", _number(0, 1e3, above=True), "a learning rate above 0 (a rate of 0 learns nothing)"),
+    ("optimizer.weight_decay", _number(0), "0 or more"),
+    ("optimizer.momentum", _number(0, 0.9999), "from 0 to less than 1"),
+    ("scheduler.drop", _number(0, 1, above=True), "a factor above 0, at most 1"),
+    ("scheduler.every", _number(0, above=True), "a number of epochs above 0"),
+    ("scheduler.rate", _number(0), "a decay rate of 0 or more"),
+    ("scheduler.warmup", _number(0, 0.99, above=True), "a fraction of the steps above 0, at most 0.99"),
+    ("trainer.gradient_clip_val", _number(0, above=True), "null, or above 0"),
+    ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
+    ("model.width", _number(1, 4096, whole=True), "a whole number of channels from 1 to 4096"),
+    ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
+    ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),
+]
+WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "task": tuple(TASKS),
+    "class_weights": ("none", "balanced"),
+    "data.source": ("phantom", "folder"),
+    "data.resize": ("squash", "pad"),
+    "data.on_bad_image": ("error", "skip"),
+    "split.method": ("grouped", "official", "article", "given"),
+    "trainer.gradient_clip_algorithm": ("norm", "value"),
+    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+}
+
+
+def _lookup(plain: dict[Any, Any], key: str) -> Any:
+    """The value at a dotted key; ``None`` where a choice does not have it."""
+    value: Any = plain
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _check_keys(group: str, node: DictConfig, choice: str, places: list[Path]) -> None:
+    known = _keys_of_file(group, choice, places)
+    unknown = [str(key) for key in node if str(key) not in known]
+    if unknown:
+        key = unknown[0]
+        raise ConfigError(
+            f"{group}.{key} is not a key of {group}={choice}, so it would change nothing. "
+            f"It has {', '.join(sorted(known))}.{nearest(key, known)}"
+        )
+
+
+def _keys_of_file(group: str, choice: str, places: list[Path]) -> set[str]:
+    path = next((p for p in (place / group / f"{choice}.yaml" for place in places) if p.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{group}={choice} names no file {group}/{choice}.yaml in {', '.join(map(str, places))}.")
+    loaded = OmegaConf.load(path)
+    keys = {str(key) for key in loaded} - {"defaults"}
+    for base in loaded.get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            keys |= _keys_of_file(group, base, places)
+    return keys

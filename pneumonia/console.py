@@ -1,0 +1,55 @@
+"""What a person sees on the terminal: progress bars, tables, warnings."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+T = TypeVar("T")
+CONSOLE: Final = Console(stderr=True)  # people read this; stdout is for what a command was asked for
+
+
+def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
+    """Passes items on under a progress bar that goes away at the end; where no one watches, one line says what is done."""
+    if not CONSOLE.is_terminal:
+        say(f"{what} ({total})")
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=CONSOLE, transient=True) as progress:
+        yield from progress.track(items, total=total, description=what)
+
+
+def say(text: str) -> None:
+    """One line of news, with rich markup."""
+    CONSOLE.print(text, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """One line that a person must not miss; plain text."""
+    CONSOLE.print(f"[bold yellow]Warning[/] {escape(text)}", highlight=False, soft_wrap=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table whose first column holds names and whose other columns hold figures."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        grid.add_row(*row)
+    CONSOLE.print(grid)
+
+
+def figure(value: float | None, digits: int = 4) -> str:
+    """A number for a table; what is undefined says so."""
+    return "undefined" if value is None else f"{value:.{digits}f}"

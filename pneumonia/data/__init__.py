@@ -1,0 +1,1 @@
+"""From X-ray files to batches: releases, manifest, splits, cache, data module."""

@@ -1,0 +1,127 @@
+"""From a data config to batches: manifest, cache and split in one LightningDataModule."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from pneumonia.config import AugmentationConfig, DataConfig
+from pneumonia.data.cache import load_cache
+from pneumonia.data.dataset import Batch, Batches, XRays
+from pneumonia.data.manifest import broken, load_manifest
+from pneumonia.data.phantom import load_phantoms
+from pneumonia.data.transforms import build, scale
+from pneumonia.errors import SplitError
+from pneumonia.labels import Task
+
+
+@dataclass(frozen=True)
+class Images:
+    """Readable images with their decoded pixels, row by row.
+
+    Attributes:
+        manifest: One row per image, index 0 to N-1.
+        pixels: ``(M, H, W)`` uint8, memory-mapped; ``M >= N`` where broken images were skipped.
+        rows: ``(N,)`` row of ``pixels`` for each row of the manifest.
+        skipped: Paths of images that could not be read, with the reason.
+    """
+
+    manifest: pd.DataFrame
+    pixels: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    skipped: dict[str, str]
+
+
+def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
+    """Everything readable that a data config names, decoded.
+
+    Raises:
+        BrokenImagesError: Images can't be read and ``data.on_bad_image`` is ``error``.
+        LayoutError, LabelError, StorageError: See the modules that are called.
+    """
+    if data.source == "phantom":
+        root = load_phantoms(data.phantom.patients, data.phantom.seed, cache_dir)
+    else:
+        root = Path(str(data.root)).expanduser()
+    manifest = load_manifest(root, cache_dir)
+    cache = load_cache(manifest, image_size, data.resize, cache_dir)
+    if cache.problems and data.on_bad_image == "error":
+        raise broken(cache.problems)
+    rows = np.flatnonzero(~manifest["path"].isin(list(cache.problems)).to_numpy())
+    return Images(manifest.iloc[rows].reset_index(drop=True), cache.pixels, rows, cache.problems)
+
+
+class XRayData(LightningDataModule):
+    """Batches of the parts of a split.
+
+    Args:
+        images: From :func:`load_images`.
+        split: One row per row of the manifest; see :mod:`pneumonia.data.splits`.
+        task: Gives the class numbers.
+        batch_size: Images a batch.
+        augmentation: Of the training part.
+        seed: Of the order and the augmentation.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        split: pd.DataFrame,
+        task: Task,
+        batch_size: int,
+        augmentation: AugmentationConfig | None = None,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.images = images
+        self.split = split
+        self.task = task
+        self.batch_size = batch_size
+        self.augmentation = augmentation or AugmentationConfig()
+        self.seed = seed
+        self.num_workers = num_workers
+        self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
+
+    def positions(self, part: str) -> NDArray[np.int64]:
+        """Rows of the manifest that belong to a part."""
+        return np.flatnonzero((self.split["part"] == part).to_numpy())
+
+    def counts(self, part: str) -> NDArray[np.int64]:
+        """Images of each class in a part, ``(K,)``."""
+        return np.bincount(self.labels[self.positions(part)], minlength=len(self.task.classes))
+
+    def dataset(self, part: str) -> XRays:
+        """One part; augmented only for training."""
+        chosen = self.positions(part)
+        if not len(chosen):
+            raise SplitError(f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one.")
+        pipeline = build(self.augmentation) if part == "train" else None
+        return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], pipeline, self.seed)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("train", self.seed)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("val")
+
+    def loader(self, part: str, seed: int | None = None) -> DataLoader[Batch]:
+        """Batches of a part, shuffled where a seed is given."""
+        dataset = self.dataset(part)
+        return DataLoader(
+            dataset,
+            batch_size=None,  # the sampler yields whole batches
+            sampler=Batches(len(dataset), self.batch_size, seed),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return {**batch, "image": scale(batch["image"])}  # a quarter of the bytes travel to the device

@@ -1,0 +1,89 @@
+"""Batches straight from the decoded cache.
+
+A batch is one gather from a memory map, so the data set is indexed by whole batches and no worker is needed. The order
+of the images and their augmentation depend on (seed, epoch) alone: a resumed run sees what it would have seen.
+"""
+
+from collections.abc import Iterator
+
+import albumentations as A
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from pneumonia.data.transforms import augment, image_seeds
+
+Key = tuple[int, NDArray[np.int64]]  # epoch, positions in the part
+Batch = dict[str, torch.Tensor]
+
+
+class Batches(Sampler[Key]):
+    """The positions of each batch of an epoch, shuffled by (seed, epoch).
+
+    Args:
+        images: Number of images.
+        batch_size: Images a batch; the last one may be smaller, none is left out.
+        seed: ``None`` keeps the order.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int | None) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, also after a resume."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Key]:
+        order = np.arange(self.images)
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
+        for start in range(0, self.images, self.batch_size):
+            yield self.epoch, order[start : start + self.batch_size]
+
+    def __len__(self) -> int:
+        return -(-self.images // self.batch_size)
+
+
+class XRays(Dataset[Batch]):
+    """The images of one part.
+
+    Args:
+        pixels: ``(N, H, W)`` uint8, all images of the cache.
+        rows: ``(M,)`` rows of ``pixels`` that belong to the part.
+        labels: ``(M,)`` class numbers.
+        pipeline: Augmentation, or ``None``.
+        seed: Of the augmentation.
+    """
+
+    def __init__(
+        self,
+        pixels: NDArray[np.uint8],
+        rows: NDArray[np.int64],
+        labels: NDArray[np.int64],
+        pipeline: A.Compose | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.pixels = pixels
+        self.rows = rows
+        self.labels = labels
+        self.pipeline = pipeline
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: Key) -> Batch:
+        """One batch: ``image`` ``(B, 1, H, W)`` uint8, ``label`` ``(B,)`` int64, ``position`` ``(B,)`` int64."""
+        epoch, positions = key
+        images = self.pixels[self.rows[positions]]
+        if self.pipeline is not None:
+            images = augment(self.pipeline, images, image_seeds(self.seed, epoch, positions))
+        return {
+            "image": torch.from_numpy(np.ascontiguousarray(images))[:, None],
+            "label": torch.from_numpy(self.labels[positions]),
+            "position": torch.from_numpy(np.ascontiguousarray(positions)),
+        }

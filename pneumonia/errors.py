@@ -1,0 +1,61 @@
+"""What we raise on purpose: which value is wrong, why it matters, what to do.
+
+Every class also subclasses a builtin, so that callers may catch it without knowing us. The command line prints the
+name and the message and exits with code 2.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PneumoniaError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class ConfigError(PneumoniaError, ValueError):
+    """A configuration key is unknown, or its value is out of range."""
+
+
+class LayoutError(PneumoniaError, ValueError):
+    """A data folder is missing, empty or arranged in a way that we do not recognise."""
+
+
+class LabelError(PneumoniaError, ValueError):
+    """A file's name and folder do not say one class, or a class has no image at all."""
+
+
+class BrokenImagesError(PneumoniaError, ValueError):
+    """Some images can not be read; the message lists all of them."""
+
+
+class SplitLeakageError(PneumoniaError, ValueError):
+    """A patient (or a copy of one image) stands in more than one part of a split."""
+
+
+class SplitError(PneumoniaError, ValueError):
+    """The data can not be split as asked, for example because a part would be empty."""
+
+
+class StorageError(PneumoniaError, OSError):
+    """A folder can not be written: the disk is full, or the place is read-only."""
+
+
+class RunError(PneumoniaError, ValueError):
+    """A run folder is missing, unfinished, busy, or not what the command needs."""
+
+
+class CheckpointError(PneumoniaError, ValueError):
+    """A checkpoint can not be read, or belongs to another task or model."""
+
+
+def some(values: Iterable[object], limit: int = 5) -> str:
+    """A short list for a message: the first few values and how many more there are."""
+    items = [str(value) for value in values]
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"``, or nothing where no choice is close."""
+    found = get_close_matches(word, list(choices), n=1, cutoff=0.6)
+    return f" Did you mean '{found[0]}'?" if found else ""

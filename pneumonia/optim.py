@@ -1,0 +1,95 @@
+"""Optimisers by class, and scheduler factories that return Lightning's whole dict.
+
+Every factory takes the optimiser, the epochs of the run and its optimiser steps, so that schedules by epoch and by step
+swap from config alone.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from pneumonia.errors import ConfigError, nearest
+
+Schedule = dict[str, Any]  # what LightningModule.configure_optimizers returns as "lr_scheduler"
+
+
+def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: dict[str, Any]) -> Optimizer:
+    """The optimiser of a config node: ``_target_`` names its class, the other keys are its arguments.
+
+    Raises:
+        ConfigError: ``_target_`` is no optimiser, or an argument is not one of its own.
+    """
+    settings = dict(config)
+    target = str(settings.pop("_target_", ""))
+    try:
+        kind = get_object(target)
+    except Exception as error:
+        names = [name for name in dir(torch.optim) if name[0].isupper()]
+        hint = nearest(target.rpartition(".")[2], names)
+        raise ConfigError(
+            f"optimizer._target_={target} names no class. Use optimizer=sgd, adam, adamw, rmsprop or adagrad, or a class of "
+            f"torch.optim.{hint}"
+        ) from error
+    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
+        raise ConfigError(f"optimizer._target_={target} is not an optimiser: it must subclass torch.optim.Optimizer.")
+    try:
+        return kind(parameters, **settings)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"optimizer: {target} refuses its settings {settings}: {error}") from error
+
+
+def build_schedule(optimizer: Optimizer, config: dict[str, Any], epochs: int, steps: int) -> Schedule:
+    """The schedule of a config node: ``_target_`` names a factory of this module.
+
+    Raises:
+        ConfigError: ``_target_`` is none of these factories, or an argument is not one of its own.
+    """
+    settings = dict(config)
+    name = str(settings.pop("_target_", "")).removeprefix(f"{__name__}.")
+    factories: dict[str, Callable[..., Schedule]] = {
+        factory.__name__: factory for factory in (constant, step, exponential, cosine, one_cycle)
+    }
+    if name not in factories:
+        raise ConfigError(f"scheduler._target_={name} is not known; choose one of {', '.join(factories)}.")
+    try:
+        return factories[name](optimizer, epochs, steps, **settings)
+    except TypeError as error:
+        raise ConfigError(f"scheduler: {name} refuses its settings {settings}: {error}") from error
+
+
+def constant(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """``lr``, always."""
+    return _by_epoch(LambdaLR(optimizer, lambda epoch: 1.0))
+
+
+def step(optimizer: Optimizer, epochs: int, steps: int, *, drop: float, every: float) -> Schedule:
+    """The study's step decay, ``lr * drop ** ((1 + epoch) / every)``; without rounding, as the study wrote it."""
+    return _by_epoch(LambdaLR(optimizer, lambda epoch: drop ** ((1 + epoch) / every)))
+
+
+def exponential(optimizer: Optimizer, epochs: int, steps: int, *, rate: float) -> Schedule:
+    """The study's exponential decay, ``lr * exp(-rate * epoch)``."""
+    return _by_epoch(LambdaLR(optimizer, lambda epoch: math.exp(-rate * epoch)))
+
+
+def cosine(optimizer: Optimizer, epochs: int, steps: int) -> Schedule:
+    """Cosine annealing, ``lr * (1 + cos(pi * epoch / epochs)) / 2``. Source: Loshchilov and Hutter (2017), SGDR."""
+    return _by_epoch(LambdaLR(optimizer, lambda epoch: 0.5 * (1 + math.cos(math.pi * epoch / epochs))))
+
+
+def one_cycle(optimizer: Optimizer, epochs: int, steps: int, *, warmup: float) -> Schedule:
+    """One cycle up to ``lr`` and down, by step. Source: Smith and Topin (2018), Super-Convergence."""
+    settings = optimizer.defaults
+    cycles = bool(settings.get("momentum")) or "betas" in settings  # momentum runs against the rate, where there is one
+    peak = [float(group["lr"]) for group in optimizer.param_groups]
+    scheduler = OneCycleLR(optimizer, peak, total_steps=max(steps, 1), pct_start=warmup, cycle_momentum=cycles)
+    return {"scheduler": scheduler, "interval": "step", "name": "lr"}
+
+
+def _by_epoch(scheduler: LRScheduler) -> Schedule:
+    return {"scheduler": scheduler, "interval": "epoch", "name": "lr"}

@@ -1,0 +1,61 @@
+"""A classifier's probabilities over images, as a table that every later stage reads."""
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pneumonia.console import track
+from pneumonia.data.datamodule import XRayData
+from pneumonia.data.transforms import scale
+from pneumonia.labels import Task
+from pneumonia.metrics import summary_of
+from pneumonia.models.base import Classifier
+
+PREFIX = "prob_"
+
+
+def predict_part(classifier: Classifier, data: XRayData, part: str) -> pd.DataFrame:
+    """Predictions for one part.
+
+    Returns:
+        One row per image: ``image_id``, ``patient_id``, ``label`` and ``predicted`` (class names of the task), and
+        ``prob_<class>`` for each class (float32, summing to one).
+
+    Raises:
+        SplitError: The part holds no image.
+    """
+    loader = data.loader(part)
+    batches = [classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part}")]
+    probability = np.concatenate(batches)
+    rows = data.positions(part)
+    classes = np.array(data.task.classes)
+    manifest = data.images.manifest.iloc[rows]
+    table = {
+        "image_id": manifest["image_id"].to_numpy(),
+        "patient_id": manifest["patient_id"].to_numpy(),
+        "label": classes[data.labels[rows]],
+        "predicted": classes[probability.argmax(axis=1)],
+    }
+    columns = {f"{PREFIX}{name}": probability[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame({**table, **columns})
+
+
+def classify(classifier: Classifier, pixels: torch.Tensor) -> NDArray[np.float32]:
+    """Probabilities ``(B, K)`` of grey images ``(B, 1, H, W)`` uint8."""
+    with torch.inference_mode():
+        logits = classifier(scale(pixels.to(classifier.device)))
+        return np.asarray(logits.float().softmax(dim=1).cpu().numpy(), dtype=np.float32)
+
+
+def table_metrics(table: pd.DataFrame, task: Task) -> dict[str, float]:
+    """Loss and every metric of a table of predictions; NaN where undefined."""
+    probability, label = arrays(table, task.classes)
+    return summary_of(torch.from_numpy(probability), torch.from_numpy(label), task)
+
+
+def arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """``(N, K)`` probabilities and ``(N,)`` class numbers of a table of predictions."""
+    probability = table[[f"{PREFIX}{name}" for name in classes]].to_numpy(dtype=np.float32)
+    number = {name: index for index, name in enumerate(classes)}
+    return probability, table["label"].map(number).to_numpy(dtype=np.int64)

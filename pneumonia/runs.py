@@ -1,0 +1,155 @@
+"""A run's identity, its folder, its result; what is done is not done again, what was cut goes on."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from pneumonia.errors import RunError, StorageError
+from pneumonia.storage.local import digest, explained, replacing, write_json
+
+PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
+
+
+def run_identity(config: dict[str, Any], manifest_sha256: str, split_sha256: str) -> str:
+    """Twelve hexadecimal digits that stand for all that can change a run's result, not for where or when it ran.
+
+    Args:
+        config: From :func:`pneumonia.config.identity`.
+        manifest_sha256: Of the images and labels.
+        split_sha256: Of the parts.
+    """
+    return digest([config, manifest_sha256, split_sha256])[:12]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, ``runs_dir/name/run_id``."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def best(self) -> Path:
+        return self.path / "checkpoints" / "best.ckpt"
+
+    @property
+    def last(self) -> Path:
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def result(self) -> Path:
+        return self.path / "result.json"
+
+    def split(self, sha256: str) -> Path:
+        """The split that the run was trained on, kept with it."""
+        return self.path / f"split-{sha256[:12]}.parquet"
+
+    def predictions(self, part: str) -> Path:
+        return self.path / "predictions" / f"{part}.parquet"
+
+    def evaluation(self, part: str, suffix: str) -> Path:
+        return self.path / "evaluation" / f"{part}.{suffix}"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a finished run; ``None`` while there is none.
+
+        Raises:
+            RunError: ``result.json`` is there, but no one can read it.
+        """
+        if not self.result.is_file():
+            return None
+        try:
+            found = json.loads(self.result.read_text(encoding="utf-8"))
+            status = found["status"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{self.result} is damaged ({error}). Delete it, or train again with force=true.") from error
+        return dict(found) if status == "completed" else None
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Makes the folder and writes what will be done."""
+        with replacing(self.config) as part:
+            part.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+
+    def clear(self) -> None:
+        """Removes what an earlier training left."""
+        for entry in self.path.glob("*"):
+            if entry.is_dir():
+                rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes the result, last and at once: from now on the run is done."""
+        write_json(self.result, result)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out of the folder while this one trains; a killed process holds nothing.
+
+        Raises:
+            RunError: Another process is training this very run.
+        """
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / "lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise RunError(
+                    f"Another process is training this very run in {self.path}. Wait for it, or change the config."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
+    """A finished run's folder, result and config.
+
+    Raises:
+        RunError: The folder is missing, is no run, or its run did not finish.
+    """
+    if not path.is_dir():
+        raise RunError(f"There is no run folder {path}. It is named at the end of `pneumonia train`.")
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise RunError(f"{path} is not a run folder: it holds no config.yaml. Name the folder that `pneumonia train` printed.")
+    result = folder.finished()
+    if result is None:
+        raise RunError(f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was.")
+    return folder, result, dict(result["config"])
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a result."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def writable(path: Path) -> None:
+    """Raises ``StorageError`` where a run could not be written, before hours are spent on it."""
+    with explained(path):
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise OSError(error.errno, str(error)) from error

@@ -1,0 +1,87 @@
+"""Writes files so that a reader never sees half of one, and says what to do when a disk refuses."""
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pneumonia.console import say
+from pneumonia.errors import StorageError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+
+    Raises:
+        StorageError: The disk is full, or the folder can not be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            yield part
+            with part.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusal to write ``path`` into a ``StorageError`` with a remedy."""
+    remedies = {
+        errno.ENOSPC: "the disk is full. Free some space",
+        errno.EDQUOT: "your quota is used up. Free some space",
+        errno.EROFS: "the file system is read-only",
+        errno.EACCES: "you may not write there",
+        errno.EPERM: "you may not write there",
+        errno.ENOTDIR: "a file stands where a folder is needed",
+        errno.EEXIST: "a file stands where a folder is needed",
+    }
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno not in remedies:
+            raise
+        raise StorageError(
+            f"Can't write {path}: {remedies[error.errno]}, or choose another place with cache_dir=DIR or runs_dir=DIR. "
+            "Nothing half-written was left behind."
+        ) from error
+
+
+@contextmanager
+def one_at_a_time(path: Path, what: str) -> Iterator[None]:
+    """Holds a lock file that the kernel frees even when its holder is killed; says so when it has to wait."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"Another process is {what}; waiting for it.")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Writes JSON atomically; what is not a number was made ``None`` before, since JSON has no NaN."""
+    with replacing(path) as part:
+        part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a plain value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

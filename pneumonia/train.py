@@ -1,0 +1,264 @@
+"""One training run, from a checked config to a finished run folder."""
+
+import logging
+import signal
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import EarlyStopping
+
+from pneumonia.callbacks import EpochReport, Recorder, peak_memory_mib, read_metrics
+from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, identity
+from pneumonia.console import figure, say, table, warn
+from pneumonia.data.datamodule import Images, XRayData, load_images
+from pneumonia.data.manifest import manifest_sha256
+from pneumonia.data.releases import check_classes
+from pneumonia.data.splits import PARTS, Leak, find_leaks, make_split, split_sha256
+from pneumonia.errors import CheckpointError, PneumoniaError
+from pneumonia.labels import TASKS
+from pneumonia.metrics import nullable
+from pneumonia.models.base import Classifier, Setup, build_classifier, load_classifier
+from pneumonia.optim import build_optimizer, build_schedule
+from pneumonia.predictions import predict_part, table_metrics
+from pneumonia.runs import RunFolder, run_identity, versions, writable
+from pneumonia.storage.local import replacing
+
+
+class Interrupted(PneumoniaError, KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the training between two epochs' checkpoints; the run can go on."""
+
+
+def train(config: dict[str, Any]) -> dict[str, Any]:
+    """Trains a run to its end, or from where it was cut, or not at all where it is finished.
+
+    Args:
+        config: Resolved and checked; see :mod:`pneumonia.config`.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        PneumoniaError: Bad data, a bad setting, a folder that can't be written; before anything is trained.
+        Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
+    """
+    quiet()
+    runs_dir, cache_dir = Path(config["runs_dir"]), Path(config["cache_dir"])
+    writable(runs_dir)
+    images = load_images(data_config(config), config["image_size"], cache_dir)
+    check_classes(images.manifest["label"].value_counts().to_dict(), "The data")
+    split = make_split(images.manifest, config["split"]["method"], config["split"]["seed"])
+    leaks = find_leaks(images.manifest, split)
+    data = _data_module(config, images, split)
+    hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
+    run_id = run_identity(identity(config), **hashes)
+    folder = RunFolder(runs_dir / config["name"] / run_id)
+    seed_everything(config["seed"], verbose=False)
+    classifier = build_classifier(config["model"], _setup(config, data))
+    build_schedule(build_optimizer(classifier.parameters(), config["optimizer"]), config["scheduler"], 1, 1)  # fail now
+
+    with folder.held():
+        done = None if config["force"] else folder.finished()
+        if done is not None:
+            show(done, folder, "This run is finished; nothing was trained. Say force=true to train it again.")
+            return done
+        if config["force"]:
+            folder.clear()
+        _announce(config, data, leaks, folder)
+        folder.begin(config)
+        with replacing(folder.split(hashes["split_sha256"])) as part:
+            split.to_parquet(part, index=False)
+        recorder = _fit(config, classifier, data, folder)
+        result = _result(config, run_id, data, leaks, hashes, recorder, folder)
+        folder.finish(result)
+    show(result, folder)
+    return result
+
+
+def data_config(config: dict[str, Any]) -> DataConfig:
+    """The typed form of a resolved config's ``data`` node."""
+    node = dict(config["data"])
+    return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"])})
+
+
+def quiet() -> None:
+    """Silences advice that does not apply here; what our users must know we say ourselves."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*srun.*")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
+
+
+def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
+    """The table at the end of a run."""
+    metrics = result["metrics"]
+    names = list(metrics["val"])
+    trained = metrics["train"]
+    rows = [(name, figure(trained[name]) if name in trained else "", figure(metrics["val"][name])) for name in names]
+    title = f"{result['model']['_target_'].rpartition('.')[2]}, best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+    table(title, ("metric", "train", "val"), rows)
+    cost = result["cost"]
+    if cost["images_per_s"]:
+        say(f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}")
+    for leak in result["data"]["leaks"]:
+        warn(_leak_text(result["config"]["split"]["method"], Leak(**leak)))
+    if result["data"]["skipped"]:
+        warn(f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json.")
+    if note:
+        say(note)
+    say(f"Run folder: [bold]{folder.path}[/]")
+
+
+def _setup(config: dict[str, Any], data: XRayData) -> Setup:
+    weights = None
+    if config["class_weights"] == "balanced":
+        counts = data.counts("train").astype(np.float64)
+        weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
+    return Setup(
+        task=config["task"],
+        channels=config["channels"],
+        image_size=config["image_size"],
+        resize=config["data"]["resize"],
+        seed=config["seed"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+        label_smoothing=config["label_smoothing"],
+        class_weights=weights,
+    )
+
+
+def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) -> XRayData:
+    return XRayData(
+        images,
+        split,
+        TASKS[config["task"]],
+        config["batch_size"],
+        AugmentationConfig(**config["augmentation"]),
+        config["seed"],
+        config["num_workers"],
+    )
+
+
+def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder: RunFolder) -> Recorder:
+    recorder = Recorder(folder)
+    callbacks: list[Any] = [recorder]
+    patience = config["early_stopping"]["patience"]
+    if patience is not None:
+        callbacks.append(EarlyStopping("val/loss", min_delta=config["early_stopping"]["min_delta"], patience=patience))
+    words = dict(config["trainer"])
+    if words.pop("enable_progress_bar"):
+        callbacks.append(EpochReport(recorder))
+    resume = _resume_point(folder, recorder)
+    if recorder.stopped:
+        return recorder
+    trainer = Trainer(
+        **words,
+        max_epochs=config["max_epochs"],
+        devices=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        default_root_dir=folder.path,
+    )
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(classifier, datamodule=data, ckpt_path=resume)
+    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning exits on Ctrl-C and SIGTERM
+        raise Interrupted(
+            f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "
+            "Run the same command again to go on."
+        ) from stop
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    return recorder
+
+
+def _resume_point(folder: RunFolder, recorder: Recorder) -> Path | None:
+    """``last.ckpt`` where an earlier training left one; its record of the best epoch is read into ``recorder``."""
+    if not folder.last.exists():
+        return None
+    try:
+        saved = torch.load(folder.last, map_location="cpu", weights_only=True)
+        recorder.load_state_dict(saved["callbacks"][recorder.state_key])
+        epochs = int(saved["epoch"]) + 1
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder.last} can't be read ({type(error).__name__}), so the run can't go on from it. "
+            "Say force=true to train it from the start."
+        ) from error
+    say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
+    return folder.last
+
+
+def _result(
+    config: dict[str, Any],
+    run_id: str,
+    data: XRayData,
+    leaks: list[Leak],
+    hashes: dict[str, str],
+    recorder: Recorder,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    best = load_classifier(folder.best, config["task"])
+    predictions = predict_part(best, data, "val")
+    with replacing(folder.predictions("val")) as part:
+        predictions.to_parquet(part, index=False)
+    history = read_metrics(folder)
+    row = history[recorder.best_epoch]
+    trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
+    return {
+        "status": "completed",
+        "name": config["name"],
+        "run_id": run_id,
+        "task": config["task"],
+        "classes": list(data.task.classes),
+        "model": config["model"],
+        "seed": config["seed"],
+        "config": config,
+        "data": {
+            **hashes,
+            **{part: len(data.positions(part)) for part in PARTS},
+            "leaks": [vars(leak) for leak in leaks],
+            "skipped": data.images.skipped,
+        },
+        "epochs": len(history),
+        "best_epoch": recorder.best_epoch,
+        "metrics": {"train": nullable(trained), "val": nullable(table_metrics(predictions, data.task))},
+        "cost": {
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            **recorder.speed(),
+            "peak_memory_mib": peak_memory_mib(),
+            "usd": None,
+        },
+        "versions": versions(),
+    }
+
+
+def _announce(config: dict[str, Any], data: XRayData, leaks: list[Leak], folder: RunFolder) -> None:
+    counts = {part: data.counts(part) for part in PARTS}
+    classes = data.task.classes
+    rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
+    table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
+    if config["data"]["source"] == "phantom":
+        say("These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder")
+    for leak in leaks:
+        warn(_leak_text(config["split"]["method"], leak))
+    for path, reason in data.images.skipped.items():
+        warn(f"left out {path}: {reason}")
+    say(f"Training {folder.path.name}: {config['max_epochs']} epochs, batches of {config['batch_size']}")
+
+
+def _leak_text(method: str, leak: Leak) -> str:
+    return (
+        f"split={method} is LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient that "
+        f"the model was trained on, for example {leak.example}. Its scores are optimistic; split=grouped keeps patients apart."
+    )
