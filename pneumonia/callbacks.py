@@ -77,7 +77,10 @@ class Recorder(Checkpoint):
         """Training images and batches a second, without validation; seconds in all epochs."""
         seconds = self.train_s or math.nan
         rates = {"images_per_s": self.images / seconds, "batches_per_s": self.batches / seconds}
-        return {"fit_s": round(self.fit_s, 3), **{k: round(v, 3) if math.isfinite(v) else None for k, v in rates.items()}}
+        return {
+            "fit_s": round(self.fit_s, 3),
+            **{k: round(v, 3) if math.isfinite(v) else None for k, v in rates.items()},
+        }
 
     def _append(self, row: dict[str, float]) -> None:
         earlier = [old for old in read_metrics(self.folder) if int(old["epoch"]) < row["epoch"]]
@@ -101,7 +104,13 @@ class EpochReport(Callback):
         self._before = (0, 0.0)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._progress = Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
         total = int(trainer.num_training_batches)
         self._task = self._progress.add_task(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=total)

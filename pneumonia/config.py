@@ -112,9 +112,21 @@ def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for item in fields(node):
         keys.append(prefix + item.name)
-        if isinstance(item.default_factory, type) and is_dataclass(item.default_factory):
-            keys += config_keys(item.default_factory, f"{prefix}{item.name}.")
+        factory: Any = item.default_factory
+        if isinstance(factory, type) and is_dataclass(factory):
+            keys += config_keys(factory, f"{prefix}{item.name}.")
     return keys
+
+
+def choice_keys() -> list[str]:
+    """All dotted keys of the nodes that differ by choice, over all shipped choices, for suggestions."""
+    folders = {group: conf_dir() / group for group in OPEN_NODES}
+    return [
+        f"{group}.{key}"
+        for group, folder in folders.items()
+        for path in sorted(folder.glob("*.yaml"))
+        for key in sorted(_keys_of_file(group, path.stem, [conf_dir()]))
+    ]
 
 
 def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) -> None:
@@ -254,9 +266,9 @@ def _keys_of_file(group: str, choice: str, places: list[Path]) -> set[str]:
     path = next((p for p in (place / group / f"{choice}.yaml" for place in places) if p.is_file()), None)
     if path is None:
         raise ConfigError(f"{group}={choice} names no file {group}/{choice}.yaml in {', '.join(map(str, places))}.")
-    loaded = OmegaConf.load(path)
-    keys = {str(key) for key in loaded} - {"defaults"}
-    for base in loaded.get("defaults", []):
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    keys = set(map(str, loaded or {})) - {"defaults"}
+    for base in (loaded or {}).get("defaults", []):
         if isinstance(base, str) and base != "_self_":
             keys |= _keys_of_file(group, base, places)
     return keys

@@ -68,7 +68,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     module = XRayData(images, split, task, batch_size=256)
     if not len(module.positions(request.part)):
         have = ", ".join(f"{part} {count}" for part, count in split["part"].value_counts().items())
-        raise SplitError(f"The data hold no image of the part '{request.part}' (they hold {have}). Say another split=PART.")
+        raise SplitError(
+            f"The data hold no image of the part '{request.part}' (they hold {have}). Say another split=PART."
+        )
     classifier = load_classifier(folder.best, config["task"]).to("cuda" if torch.cuda.is_available() else "cpu")
     predictions = predict_part(classifier, module, request.part)
     overlap = 0 if own and request.part != "train" else _seen_in_training(predictions, trained_on, folder)
@@ -101,7 +103,8 @@ def _report(predictions: pd.DataFrame, part: str, task: Task) -> dict[str, Any]:
     values = table_metrics(predictions, task)
     bounds = bootstrap_intervals(exact, label, patient, task)
     metrics = {
-        name: nullable({"value": value, "low": bounds[name][0], "high": bounds[name][1]}) for name, value in values.items()
+        name: nullable({"value": value, "low": bounds[name][0], "high": bounds[name][1]})
+        for name, value in values.items()
     }
     confusion = np.zeros((len(task.classes),) * 2, dtype=np.int64)
     np.add.at(confusion, (label, probability.argmax(axis=1)), 1)
@@ -126,14 +129,20 @@ def _show(report: dict[str, Any], task: Task, folder: RunFolder, images: Images,
     counts = report["confusion"]["counts"]
     shown = [(name, *(str(count) for count in row)) for name, row in zip(task.classes, counts, strict=True)]
     table("Confusion: true class by predicted class", ("", *task.classes), shown)
-    say(f"Calibration error {report['calibration']['ece']:.4f} ({report['calibration']['bins']} bins), "
-        f"Brier score {report['calibration']['brier']:.4f}")
+    say(
+        f"Calibration error {report['calibration']['ece']:.4f} ({report['calibration']['bins']} bins), "
+        f"Brier score {report['calibration']['brier']:.4f}"
+    )
     if report["trained_on"]:
-        warn(f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic.")
+        warn(
+            f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
+        )
     for leak in result["data"]["leaks"]:
         if leak["part"] == report["split"]:
-            warn(f"split={result['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a patient "
-                 "that the model was trained on.")
+            warn(
+                f"split={result['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a patient "
+                "that the model was trained on."
+            )
     for path, reason in images.skipped.items():
         warn(f"left out {path}: {reason}")
     say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]")

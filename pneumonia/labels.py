@@ -26,7 +26,5 @@ class Task:
 
 
 SUBTYPE: Final = Task("subtype", LABELS, {label: label for label in LABELS})
-PNEUMONIA: Final = Task(
-    "pneumonia", (NORMAL, "PNEUMONIA"), {NORMAL: NORMAL, VIRUS: "PNEUMONIA", BACTERIA: "PNEUMONIA"}
-)
+PNEUMONIA: Final = Task("pneumonia", (NORMAL, "PNEUMONIA"), {NORMAL: NORMAL, VIRUS: "PNEUMONIA", BACTERIA: "PNEUMONIA"})
 TASKS: Final = {task.name: task for task in (SUBTYPE, PNEUMONIA)}

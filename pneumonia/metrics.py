@@ -20,7 +20,7 @@ def collection(task: Task, *, ranking: bool = True) -> MetricCollection:
         ranking: Also the AUROC, which keeps every prediction of the epoch.
     """
     classes = len(task.classes)
-    parts: dict[str, Metric] = {"confusion": MulticlassConfusionMatrix(classes, validate_args=False)}
+    parts: dict[str, Metric | MetricCollection] = {"confusion": MulticlassConfusionMatrix(classes, validate_args=False)}
     if ranking:
         parts["auroc"] = MulticlassAUROC(classes, average="macro", validate_args=False)
     return MetricCollection(parts, compute_groups=False)
@@ -28,11 +28,11 @@ def collection(task: Task, *, ranking: bool = True) -> MetricCollection:
 
 def summary(metrics: MetricCollection, task: Task) -> dict[str, float]:
     """Every metric of the task; NaN where it is undefined, for example the AUROC of a class without images."""
-    confusion = metrics["confusion"].compute().cpu().numpy()  # type: ignore[operator]
+    confusion = metrics["confusion"].compute().cpu().numpy()
     values = {name: float(value) for name, value in from_confusion(confusion, task).items()}
     if "auroc" in metrics:
         complete = bool((confusion.sum(axis=1) > 0).all())
-        values["auroc"] = float(metrics["auroc"].compute()) if complete else math.nan  # type: ignore[operator]
+        values["auroc"] = float(metrics["auroc"].compute()) if complete else math.nan
     return values
 
 

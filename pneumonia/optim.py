@@ -38,7 +38,7 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: dict[str, 
     if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
         raise ConfigError(f"optimizer._target_={target} is not an optimiser: it must subclass torch.optim.Optimizer.")
     try:
-        return kind(parameters, **settings)  # type: ignore[arg-type]
+        return kind(parameters, **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {target} refuses its settings {settings}: {error}") from error
 

@@ -56,6 +56,6 @@ def table_metrics(table: pd.DataFrame, task: Task) -> dict[str, float]:
 
 def arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """``(N, K)`` probabilities and ``(N,)`` class numbers of a table of predictions."""
-    probability = table[[f"{PREFIX}{name}" for name in classes]].to_numpy(dtype=np.float32)
+    probability = np.array(table[[f"{PREFIX}{name}" for name in classes]], dtype=np.float32)
     number = {name: index for index, name in enumerate(classes)}
-    return probability, table["label"].map(number).to_numpy(dtype=np.int64)
+    return probability, np.array(table["label"].map(number), dtype=np.int64)

@@ -129,10 +129,14 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
         raise RunError(f"There is no run folder {path}. It is named at the end of `pneumonia train`.")
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise RunError(f"{path} is not a run folder: it holds no config.yaml. Name the folder that `pneumonia train` printed.")
+        raise RunError(
+            f"{path} is not a run folder: it holds no config.yaml. Name the folder that `pneumonia train` printed."
+        )
     result = folder.finished()
     if result is None:
-        raise RunError(f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was.")
+        raise RunError(
+            f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
+        )
     return folder, result, dict(result["config"])
 
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -49,17 +50,22 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     quiet()
     runs_dir, cache_dir = Path(config["runs_dir"]), Path(config["cache_dir"])
     writable(runs_dir)
+    seed_everything(config["seed"], verbose=False)
+    build_classifier(
+        config["model"], _setup(config)
+    )  # a setting that no family takes is found before any data are read
+    build_schedule(
+        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config["optimizer"]), config["scheduler"], 1, 1
+    )
     images = load_images(data_config(config), config["image_size"], cache_dir)
-    check_classes(images.manifest["label"].value_counts().to_dict(), "The data")
+    check_classes(Counter(images.manifest["label"]), "The data")
     split = make_split(images.manifest, config["split"]["method"], config["split"]["seed"])
     leaks = find_leaks(images.manifest, split)
     data = _data_module(config, images, split)
     hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
     run_id = run_identity(identity(config), **hashes)
     folder = RunFolder(runs_dir / config["name"] / run_id)
-    seed_everything(config["seed"], verbose=False)
     classifier = build_classifier(config["model"], _setup(config, data))
-    build_schedule(build_optimizer(classifier.parameters(), config["optimizer"]), config["scheduler"], 1, 1)  # fail now
 
     with folder.held():
         done = None if config["force"] else folder.finished()
@@ -101,23 +107,29 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
     names = list(metrics["val"])
     trained = metrics["train"]
     rows = [(name, figure(trained[name]) if name in trained else "", figure(metrics["val"][name])) for name in names]
-    title = f"{result['model']['_target_'].rpartition('.')[2]}, best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+    title = (
+        f"{result['model']['_target_'].rpartition('.')[2]}, best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+    )
     table(title, ("metric", "train", "val"), rows)
     cost = result["cost"]
     if cost["images_per_s"]:
-        say(f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}")
+        say(
+            f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}"
+        )
     for leak in result["data"]["leaks"]:
         warn(_leak_text(result["config"]["split"]["method"], Leak(**leak)))
     if result["data"]["skipped"]:
-        warn(f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json.")
+        warn(
+            f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json."
+        )
     if note:
         say(note)
     say(f"Run folder: [bold]{folder.path}[/]")
 
 
-def _setup(config: dict[str, Any], data: XRayData) -> Setup:
+def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
     weights = None
-    if config["class_weights"] == "balanced":
+    if config["class_weights"] == "balanced" and data is not None:
         counts = data.counts("train").astype(np.float64)
         weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
     return Setup(
@@ -249,7 +261,9 @@ def _announce(config: dict[str, Any], data: XRayData, leaks: list[Leak], folder:
     rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
     table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
     if config["data"]["source"] == "phantom":
-        say("These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder")
+        say(
+            "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
+        )
     for leak in leaks:
         warn(_leak_text(config["split"]["method"], leak))
     for path, reason in data.images.skipped.items():

@@ -30,7 +30,9 @@ def run(arguments: list[str]) -> int:
     for argument in arguments:
         key, found, value = argument.partition("=")
         if not found or key not in KEYS:
-            raise ConfigError(f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}")
+            raise ConfigError(
+                f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}"
+            )
         words[key] = value
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
@@ -70,7 +72,10 @@ def _device() -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = torch.get_num_threads()
     if threads > cores:
-        return False, f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}."
+        return (
+            False,
+            f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}.",
+        )
     return True, f"no GPU; CPU with {cores} cores, {threads} threads, torch {torch.__version__}"
 
 
@@ -79,7 +84,10 @@ def _memory() -> Finding:
         return True, "free memory is not known on this system"
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
     if free < NEEDED_GIB:
-        return False, f"{free:.1f} GiB free; training needs about {NEEDED_GIB:.0f}. Close something, or lower batch_size."
+        return (
+            False,
+            f"{free:.1f} GiB free; training needs about {NEEDED_GIB:.0f}. Close something, or lower batch_size.",
+        )
     return True, f"{free:.1f} GiB free"
 
 

@@ -34,7 +34,9 @@ def run(arguments: list[str]) -> int:
     for argument in arguments:
         key, found, value = argument.partition("=")
         if not found or key not in KEYS:
-            raise ConfigError(f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}")
+            raise ConfigError(
+                f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}"
+            )
         words[key] = value
     part = words.get("split", "test")
     if part not in {"train", "val", "test"}:

@@ -15,7 +15,9 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         "pneumonia predict", description="Probabilities by class of chest X-ray image files. Not a medical device."
     )
-    parser.add_argument("model", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end")
+    parser.add_argument(
+        "model", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end"
+    )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP or TIFF files")
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     options = parser.parse_args(arguments)
@@ -55,10 +57,14 @@ def _predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
             continue
         probability = classify(classifier, torch.from_numpy(pixels)[None, None])[0]
         shares = {name: float(value) for name, value in zip(classifier.task.classes, probability, strict=True)}
-        answers.append({"image": str(path), "label": max(shares, key=lambda name: shares[name]), "probabilities": shares})
+        answers.append(
+            {"image": str(path), "label": max(shares, key=lambda name: shares[name]), "probabilities": shares}
+        )
     if problems:
         noun = "image" if len(problems) == 1 else "images"
         raise BrokenImagesError(
-            f"{len(problems)} {noun} can't be read:\n" + "\n".join(problems) + "\nNothing was predicted. Leave them out."
+            f"{len(problems)} {noun} can't be read:\n"
+            + "\n".join(problems)
+            + "\nNothing was predicted. Leave them out."
         )
     return answers

@@ -49,11 +49,18 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
         return 0
     from hydra import main as hydra_main
     from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf.errors import OmegaConfBaseException
 
     from pneumonia.config import TrainConfig, conf_dir
 
+    for argument in arguments:
+        if not argument.partition("=")[0].strip("+~ "):
+            raise ConfigError(
+                f"{argument!r} names no key; overrides are key=value. `pneumonia train --help` lists them."
+            )
     ConfigStore.instance().store("schema", TrainConfig)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we say what to do
     failures: list[PneumoniaError] = []
@@ -65,7 +72,9 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
             raise
         except PneumoniaError as error:  # the other jobs of a multirun go on
             failures.append(error)
-            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                number = HydraConfig.get().job.num
+                print(f"Job {number} failed. {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
     app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
     before = sys.argv
@@ -77,6 +86,8 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
         raise _explained(error) from error
     finally:
         sys.argv = before
+    if len(failures) > 1:
+        print(f"{len(failures)} jobs failed; the last line is the first of them again.", file=sys.stderr)
     if failures:
         raise failures[0]
     return 0
@@ -100,14 +111,15 @@ def _job(config: DictConfig) -> None:
 
 def _explained(error: Exception) -> ConfigError:
     """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
-    from pneumonia.config import config_keys
+    from pneumonia.config import choice_keys, conf_dir, config_keys
 
-    parts = [str(error)]
+    parts: list[str] = []
     cause: BaseException | None = error
-    while (cause := cause.__cause__ or cause.__context__) is not None and len(parts) < CAUSES:
+    while cause is not None and len(parts) < CAUSES:
         parts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
     text = "\n".join(parts)
-    keys = config_keys()
+    keys = [*config_keys(), *choice_keys()]
     if found := re.search(r"Could not (?:override|append)[^']*'([^']+)'", text):
         if "is not in struct" in text or re.search(r"Key '\w+' not in", text) or "Could not find" not in text:
             key = found[1]
@@ -117,15 +129,17 @@ def _explained(error: Exception) -> ConfigError:
         key = full[1] if full else found[1]
         where = re.search(r"In '([^']+)'", text)
         place = f" (in {where[1]})" if where else ""
-        return ConfigError(f"{key} is not a config key{place}.{nearest(key, keys)} `pneumonia train --help` lists them.")
-    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
+        return ConfigError(
+            f"{key} is not a config key{place}.{nearest(key, keys)} `pneumonia train --help` lists them."
+        )
+    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, choice = found[1], found[2]
-        listed = re.search(r"Available options in '[^']+':\n((?:\t.+\n)+)", text)
-        options = [line.strip() for line in listed[1].splitlines()] if listed else []
+        folder = conf_dir() / group
+        options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
         known = f" Choose one of {', '.join(options)}." if options else ""
         return ConfigError(f"{group}={choice} is not known.{known}{nearest(choice, options)}")
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     if full := re.search(r"full_key: (\S+)", text):
-        return ConfigError(f"{full[1]}: {first}")
+        wrong = re.search(r"^Value '.*", text, re.MULTILINE)
+        return ConfigError(f"{full[1]} has a value of the wrong kind. {wrong[0] if wrong else first}.")
     return ConfigError(first if first.endswith(".") else f"{first} (see `pneumonia train --help`)")
-

@@ -52,7 +52,9 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
     rows = pd.read_parquet(index)
     bad = rows[rows["problem"] != ""]
     paths = manifest.set_index("sha256")["path"]
-    problems = {path: reason for sha, reason in zip(bad["sha256"], bad["problem"], strict=True) for path in _all(paths[sha])}
+    problems = {
+        path: reason for sha, reason in zip(bad["sha256"], bad["problem"], strict=True) for path in _all(paths[sha])
+    }
     return Cache(np.load(pixels, mmap_mode="r"), problems)
 
 
@@ -70,7 +72,9 @@ def _build(manifest: pd.DataFrame, size: int, resize: str, pixels: Path, index: 
     paths = manifest["path"].tolist()
     problems: list[str] = []
     with replacing(pixels) as part:
-        with part.open("wb") as file:  # plain writes: a full disk raises here, where a memory map would kill the process
+        with part.open(
+            "wb"
+        ) as file:  # plain writes: a full disk raises here, where a memory map would kill the process
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
             np.lib.format.write_array_header_1_0(file, header)
             for image, problem in track(in_threads(work, paths), len(paths), f"Decoding images to {size} px"):

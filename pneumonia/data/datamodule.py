@@ -101,7 +101,9 @@ class XRayData(LightningDataModule):
         """One part; augmented only for training."""
         chosen = self.positions(part)
         if not len(chosen):
-            raise SplitError(f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one.")
+            raise SplitError(
+                f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one."
+            )
         pipeline = build(self.augmentation) if part == "train" else None
         return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], pipeline, self.seed)
 

@@ -45,7 +45,9 @@ def load_manifest(root: Path, cache_dir: Path) -> pd.DataFrame:
     """
     found = find(root)
     stats = [os.stat(item.path) for item in found]
-    state = [[str(item.path.resolve()), stat.st_size, stat.st_mtime_ns] for item, stat in zip(found, stats, strict=True)]
+    state = [
+        [str(item.path.resolve()), stat.st_size, stat.st_mtime_ns] for item, stat in zip(found, stats, strict=True)
+    ]
     path = cache_dir / "manifests" / digest(["1", state])[:16] / "manifest.parquet"
     if not path.exists():
         rows = list(track(in_threads(_row, found), len(found), "Reading image headers"))

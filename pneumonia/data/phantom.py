@@ -170,7 +170,8 @@ def _consolidation(lungs: Image, anatomy: Anatomy, rng: np.random.Generator) -> 
     cy = anatomy.apex + anatomy.lung_height * rng.uniform(0.2, 0.85)
     rx, ry = anatomy.lung_width * rng.uniform(0.38, 0.62), anatomy.lung_height * rng.uniform(0.11, 0.19)
     blob = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + 0.45 * _clouds(rng, 16)
-    return (rng.uniform(38, 72) * lungs * _inside(1.1 - blob, 0.8) * (1 + 0.06 * _clouds(rng, 7))).astype(np.float32)
+    density = rng.uniform(38, 72) * lungs * _inside(1.1 - blob, 0.8) * (1 + 0.06 * _clouds(rng, 7))
+    return np.asarray(density, dtype=np.float32)
 
 
 def _diffuse(lungs: Image, rng: np.random.Generator) -> Image:
@@ -178,19 +179,21 @@ def _diffuse(lungs: Image, rng: np.random.Generator) -> Image:
     patches = np.maximum(0, _clouds(rng, 13) - 0.25)
     net = np.exp(-((_clouds(rng, 5) / 0.28) ** 2))  # zero crossings of a random field form a net of lines
     strength = rng.uniform(0.6, 1.25)
-    return (strength * lungs * (17 * patches + 19 * net - 4)).astype(np.float32)
+    return np.asarray(strength * lungs * (17 * patches + 19 * net - 4), dtype=np.float32)
 
 
 def _expose(film: Image, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Position, exposure, grain and burnt-in letter of one take; then the film's own aspect ratio."""
-    turn = cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), rng.normal(0, 2.5), rng.uniform(0.94, 1.08))
-    turn[:, 2] += rng.normal(0, 6, 2)
-    film = np.asarray(cv2.warpAffine(film, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), dtype=np.float32)
-    film = 255 * np.clip(film / 255, 0, 1) ** (anatomy.exposure * rng.uniform(0.85, 1.18))
-    film = (film - 128) * rng.uniform(0.8, 1.15) + 128 + rng.normal(0, 12)
-    film += rng.normal(0, anatomy.grain, film.shape)
+    turn: NDArray[np.float64] = np.asarray(
+        cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), rng.normal(0, 2.5), rng.uniform(0.94, 1.08)), dtype=np.float64
+    )
+    turn[:, 2:] += rng.normal(0, 6, (2, 1))
+    moved = np.asarray(cv2.warpAffine(film, turn, (SIDE, SIDE), borderMode=cv2.BORDER_REPLICATE), dtype=np.float64)
+    exposed = 255 * np.clip(moved / 255, 0, 1) ** (anatomy.exposure * rng.uniform(0.85, 1.18))
+    exposed = (exposed - 128) * rng.uniform(0.8, 1.15) + 128 + rng.normal(0, 12)
+    exposed += rng.normal(0, anatomy.grain, exposed.shape)
     width = round(SIDE * anatomy.aspect)
-    out = np.clip(cv2.resize(film.astype(np.float32), (width, SIDE)), 0, 255).astype(np.uint8)
+    out = np.clip(cv2.resize(exposed.astype(np.float32), (width, SIDE)), 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         place = (int(rng.uniform(0.03, 0.10) * width), int(rng.uniform(0.10, 0.2) * SIDE))
         cv2.putText(out, "R", place, cv2.FONT_HERSHEY_SIMPLEX, 0.8, 235, 2, cv2.LINE_AA)

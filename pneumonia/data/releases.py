@@ -68,7 +68,9 @@ def find(root: Path) -> list[Found]:
             f"{some(contradictory, 3)}. Their label would be a guess. Move them to the right folder."
         )
     if not found:
-        raise LayoutError(f"data.root={root} has the right folders but no image in them. Check that the copy is complete.")
+        raise LayoutError(
+            f"data.root={root} has the right folders but no image in them. Check that the copy is complete."
+        )
     _check_ids(found)
     return found
 

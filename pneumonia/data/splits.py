@@ -60,7 +60,9 @@ def make_split(manifest: pd.DataFrame, method: str, seed: int) -> pd.DataFrame:
             )
     if method in PATIENT_SAFE:
         ours = np.ones(len(split), dtype=bool) if method == "grouped" else (split["part"] != "test").to_numpy()
-        check_no_leak(manifest[ours], split[ours])  # what the official test folder shares is the release's own: find_leaks
+        check_no_leak(
+            manifest[ours], split[ours]
+        )  # what the official test folder shares is the release's own: find_leaks
     return split
 
 

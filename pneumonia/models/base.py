@@ -114,9 +114,13 @@ def build_classifier(model: dict[str, Any], setup: Setup) -> Classifier:
     try:
         family = get_class(target)
     except Exception as error:
-        raise ConfigError(f"model._target_={target} names no class. Use model=NAME, with a file of conf/model.") from error
+        raise ConfigError(
+            f"model._target_={target} names no class. Use model=NAME, with a file of conf/model."
+        ) from error
     if not issubclass(family, Classifier):  # also keeps a hostile checkpoint from calling anything else
-        raise ConfigError(f"model._target_={target} is not a family: it must subclass pneumonia.models.base.Classifier.")
+        raise ConfigError(
+            f"model._target_={target} is not a family: it must subclass pneumonia.models.base.Classifier."
+        )
     torch.manual_seed(setup.seed)
     try:
         classifier: Classifier = family(setup, **settings)
