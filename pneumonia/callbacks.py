@@ -5,6 +5,7 @@ import math
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,7 +25,8 @@ class Recorder(Checkpoint):
 
     Lightning runs ``Checkpoint`` callbacks after all others, so the row is complete and ``last.ckpt`` holds everybody's
     state. Lightning's own ``ModelCheckpoint`` keeps ``last`` at the last *improving* epoch, and forgets the best score of
-    a folder that was moved.
+    a folder that was moved. What must happen as an epoch begins waits for its first batch: Lightning does not call
+    ``on_train_epoch_start`` in the epoch that follows a resume.
 
     Attributes:
         best_epoch: Epoch of the lowest ``val/loss`` so far, from 0; -1 before the first.
@@ -50,8 +52,9 @@ class Recorder(Checkpoint):
         for key, value in state_dict.items():
             setattr(self, key, value)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._started = self._epoch_started = time.perf_counter()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self._started = self._epoch_started = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.train_s += time.perf_counter() - self._epoch_started
@@ -70,8 +73,8 @@ class Recorder(Checkpoint):
         loss = values["val/loss"]
         if self.best_epoch < 0 or loss < self.best_loss:
             self.best_loss, self.best_epoch = (loss if math.isfinite(loss) else math.inf), trainer.current_epoch
-            self._save(trainer, best=True)
-        self._save(trainer, best=False)
+            self._save(trainer, self.folder.best, weights_only=True)
+        self._save(trainer, self.folder.last)
 
     def speed(self) -> dict[str, float | None]:
         """Training images and batches a second, without validation; seconds in all epochs."""
@@ -89,9 +92,9 @@ class Recorder(Checkpoint):
             writer.writeheader()
             writer.writerows([*earlier, row])
 
-    def _save(self, trainer: Trainer, best: bool) -> None:
-        with replacing(self.folder.best if best else self.folder.last) as part:
-            trainer.save_checkpoint(part, weights_only=best)
+    def _save(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
+        with replacing(path) as part:
+            trainer.save_checkpoint(part, weights_only=weights_only)
 
 
 class EpochReport(Callback):
@@ -103,7 +106,9 @@ class EpochReport(Callback):
         self._task: TaskID | None = None
         self._before = (0, 0.0)
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx > 0:
+            return
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

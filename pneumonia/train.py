@@ -166,7 +166,7 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
     words = dict(config["trainer"])
     if words.pop("enable_progress_bar"):
         callbacks.append(EpochReport(recorder))
-    resume = _resume_point(folder, recorder)
+    resume, data.first_epoch = _resume_point(folder, recorder)
     if recorder.stopped:
         return recorder
     trainer = Trainer(
@@ -194,10 +194,10 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
     return recorder
 
 
-def _resume_point(folder: RunFolder, recorder: Recorder) -> Path | None:
-    """``last.ckpt`` where an earlier training left one; its record of the best epoch is read into ``recorder``."""
+def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, int]:
+    """``last.ckpt`` and its epochs, where an earlier training left one; its record is read into ``recorder``."""
     if not folder.last.exists():
-        return None
+        return None, 0
     try:
         saved = torch.load(folder.last, map_location="cpu", weights_only=True)
         recorder.load_state_dict(saved["callbacks"][recorder.state_key])
@@ -208,7 +208,7 @@ def _resume_point(folder: RunFolder, recorder: Recorder) -> Path | None:
             "Say force=true to train it from the start."
         ) from error
     say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
-    return folder.last
+    return folder.last, epochs
 
 
 def _result(

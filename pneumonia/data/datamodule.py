@@ -87,6 +87,7 @@ class XRayData(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self.seed = seed
         self.num_workers = num_workers
+        self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
 
     def positions(self, part: str) -> NDArray[np.int64]:
@@ -108,18 +109,20 @@ class XRayData(LightningDataModule):
         return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], pipeline, self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train", self.seed)
+        return self.loader("train", self.seed, self.first_epoch)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader("val")
 
-    def loader(self, part: str, seed: int | None = None) -> DataLoader[Batch]:
+    def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
         """Batches of a part, shuffled where a seed is given."""
         dataset = self.dataset(part)
+        batches = Batches(len(dataset), self.batch_size, seed)
+        batches.set_epoch(epoch)
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
-            sampler=Batches(len(dataset), self.batch_size, seed),
+            sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -65,9 +65,10 @@ class Classifier(LightningModule):
         logits: Tensor = self.network(image.expand(-1, self.setup_values.channels, -1, -1))
         return logits
 
-    def on_train_epoch_start(self) -> None:
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
-        torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch)
+        if batch_idx == 0:
+            torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         logits, label = self(batch["image"]), batch["label"]
@@ -127,8 +128,18 @@ def build_classifier(model: dict[str, Any], setup: Setup) -> Classifier:
     except TypeError as error:
         raise ConfigError(f"model: {target} refuses its settings {settings}: {error}") from error
     classifier.model_config = dict(model)
-    classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
+    if _may_use_channels_last(classifier.network):
+        classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
     return classifier
+
+
+def _may_use_channels_last(network: nn.Module) -> bool:
+    """Whether every convolution has a multiple of 16 channels.
+
+    With others, torch 2.15 on CPUs writes past its buffers in a channels-last backward pass when the batch size varies,
+    as it does at the end of an epoch ("double free or corruption"); seen at 8 and 12 channels.
+    """
+    return all(layer.out_channels % 16 == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
 def load_classifier(path: Path, task: str | None = None) -> Classifier:

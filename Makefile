@@ -1,0 +1,50 @@
+# `make help` lists what there is. Each target makes the environment (.venv) if it is missing.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+ARGS ?=
+
+.PHONY: help setup train sweep test test-slow lint lock build clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo '  ARGS="..." passes overrides: make train ARGS="max_epochs=3 seed=1"'
+
+setup: $(READY) ## make the environment .venv with the locked packages (about 6 GB, two minutes on a fast line)
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} will not do: use 3.11, 3.12 or 3.13, for example make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --no-deps -e .
+	@touch $@
+
+train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
+	$(BIN)/pneumonia train $(ARGS)
+
+sweep: $(READY) ## every job of sweeps/NAME.yaml: make sweep NAME=optimizer
+	$(BIN)/pneumonia sweep $(NAME) $(ARGS)
+
+test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(READY) ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY) ## style, types, formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## compile requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url -o requirements.lock
+
+build: $(READY) ## the wheel, into dist/
+	$(BIN)/uv build --wheel
+
+clean: ## remove decoded caches and build leftovers; runs/ stays
+	rm -rf cache build dist .mypy_cache .ruff_cache .pytest_cache
