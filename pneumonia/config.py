@@ -27,7 +27,7 @@ FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "be
 class PhantomConfig:
     """How many drawn patients, and which."""
 
-    patients: int = 240
+    patients: int = 360
     seed: int = 0
 
 

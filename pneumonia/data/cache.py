@@ -80,6 +80,6 @@ def _build(manifest: pd.DataFrame, size: int, resize: str, pixels: Path, index: 
             for image, problem in track(in_threads(work, paths), len(paths), f"Decoding images to {size} px"):
                 file.write(image.tobytes())
                 problems.append(problem)
-        with replacing(index) as index_part:
-            columns = {"image_id": manifest["image_id"], "sha256": manifest["sha256"], "problem": problems}
-            pd.DataFrame(columns).to_parquet(index_part, index=False)
+    with replacing(index) as part:
+        columns = {"image_id": manifest["image_id"], "sha256": manifest["sha256"], "problem": problems}
+        pd.DataFrame(columns).to_parquet(part, index=False)

@@ -18,7 +18,7 @@ from pneumonia.data.manifest import in_threads
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
 from pneumonia.storage.local import digest, explained, one_at_a_time
 
-DRAWING: Final = "2"  # raise it when a drawn pixel changes
+DRAWING: Final = "3"  # raise it when a drawn pixel changes
 SIDE: Final = 256  # the anatomy is laid out on a square of this many pixels, then stretched to the film
 Image = NDArray[np.float32]
 
@@ -168,9 +168,9 @@ def _consolidation(lungs: Image, anatomy: Anatomy, rng: np.random.Generator) -> 
     side = rng.choice([-1, 1])
     cx = anatomy.centre + side * (anatomy.gap + anatomy.lung_width * rng.uniform(0.4, 1.0))
     cy = anatomy.apex + anatomy.lung_height * rng.uniform(0.2, 0.85)
-    rx, ry = anatomy.lung_width * rng.uniform(0.38, 0.62), anatomy.lung_height * rng.uniform(0.11, 0.19)
+    rx, ry = anatomy.lung_width * rng.uniform(0.45, 0.70), anatomy.lung_height * rng.uniform(0.14, 0.22)
     blob = ((x - cx) / rx) ** 2 + ((y - cy) / ry) ** 2 + 0.45 * _clouds(rng, 16)
-    density = rng.uniform(38, 72) * lungs * _inside(1.1 - blob, 0.8) * (1 + 0.06 * _clouds(rng, 7))
+    density = rng.uniform(60, 95) * lungs * _inside(1.1 - blob, 0.8) * (1 + 0.06 * _clouds(rng, 7))
     return np.asarray(density, dtype=np.float32)
 
 
@@ -178,7 +178,7 @@ def _diffuse(lungs: Image, rng: np.random.Generator) -> Image:
     """Patches and a fine net on both sides, no single dense area."""
     patches = np.maximum(0, _clouds(rng, 13) - 0.25)
     net = np.exp(-((_clouds(rng, 5) / 0.28) ** 2))  # zero crossings of a random field form a net of lines
-    strength = rng.uniform(0.6, 1.25)
+    strength = rng.uniform(1.1, 1.9)
     return np.asarray(strength * lungs * (17 * patches + 19 * net - 4), dtype=np.float32)
 
 

@@ -1,0 +1,95 @@
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumonia.data.images import UnreadableImageError, decode, read_header
+
+
+def _bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def ramp() -> np.ndarray:
+    """A smooth grey picture, so that every way of resizing agrees."""
+    y, x = np.mgrid[0:240, 0:320]
+    return (60 + 0.3 * x + 0.2 * y).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "P", "CMYK", "LA", "1"])
+def test_every_sound_mode_becomes_grey(mode, ramp):
+    image = Image.fromarray(ramp if mode != "1" else (ramp > 100).astype(np.uint8) * 255).convert(mode)
+    kind = "TIFF" if mode == "CMYK" else "PNG"
+    wanted = cv2.resize(np.asarray(image.convert("RGB").convert("L")), (60, 60), interpolation=cv2.INTER_AREA)
+    got = decode(_bytes(image, kind), 60)
+    assert got.shape == (60, 60)
+    assert got.dtype == np.uint8
+    assert np.abs(got.astype(int) - wanted).max() <= 1
+
+
+@pytest.mark.parametrize(("top", "scale"), [(65535, 257), (4095, 16.06)])
+def test_sixteen_bits_are_scaled_by_the_bits_in_use(top, scale, ramp):
+    deep = np.round(ramp * scale).astype(np.uint16)
+    deep[0, 0] = top
+    got = decode(_bytes(Image.fromarray(deep)), 60)
+    wanted = cv2.resize(ramp, (60, 60), interpolation=cv2.INTER_AREA)
+    assert np.abs(got.astype(int) - wanted)[1:, 1:].max() <= 2
+
+
+def test_transparency_lies_on_black(ramp):
+    rgba = np.dstack([ramp, ramp, ramp, np.zeros_like(ramp)])
+    assert decode(_bytes(Image.fromarray(rgba)), 32).max() == 0
+
+
+def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode(ramp):
+    noisy = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (960, 1280)).astype(np.uint8), (0, 0), 6)
+    raw = _bytes(Image.fromarray(noisy), "JPEG", quality=95)
+    full = cv2.resize(np.asarray(Image.open(io.BytesIO(raw))), (75, 75), interpolation=cv2.INTER_AREA)
+    assert np.abs(decode(raw, 75).astype(float) - full).mean() <= 0.5
+
+
+def test_pad_keeps_the_aspect_ratio_with_black_margins(ramp):
+    got = decode(_bytes(Image.fromarray(ramp)), 64, "pad")
+    assert got[:8].max() == 0
+    assert got[-8:].max() == 0
+    assert got[8:56].min() > 0
+
+
+def test_exif_rotation_is_applied(ramp):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate 90 degrees clockwise to show
+    raw = _bytes(Image.fromarray(ramp), "JPEG", exif=exif.tobytes(), quality=95)
+    wanted = cv2.resize(np.rot90(ramp, -1), (48, 48), interpolation=cv2.INTER_AREA)
+    assert np.abs(decode(raw, 48).astype(int) - wanted).mean() < 1.5
+
+
+def _png_header(width: int, height: int) -> bytes:
+    """The first bytes of a PNG that claims a size."""
+    import struct
+    import zlib
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    chunk = b"IHDR" + head
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+BROKEN = {
+    "empty": (b"", "empty file"),
+    "text": (b"this is no picture", "not an image"),
+    "bomb": (_png_header(60_000, 60_000), "pixels"),
+    "one pixel": (_bytes(Image.new("L", (1, 1))), "too small"),
+    "cut short": (_bytes(Image.effect_noise((300, 300), 80), "JPEG")[:4000], "cut short"),
+    "float": (_bytes(Image.new("F", (64, 64), 0.5), "TIFF"), "floating-point"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_image_is_refused_with_its_reason(name):
+    raw, reason = BROKEN[name]
+    with pytest.raises(UnreadableImageError, match=reason):
+        read_header(raw) and decode(raw, 32)

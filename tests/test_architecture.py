@@ -1,0 +1,109 @@
+"""The rooms stay in order: imports point upstream, the command line starts fast, configs and constructors agree."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning
+import pytest
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pneumonia.cli import VERBS
+from pneumonia.config import WORDS, check, conf_dir, resolved
+
+ORDER = """
+errors labels config console storage.local
+data.releases data.images data.manifest data.phantom data.cache data.splits data.transforms data.dataset data.datamodule
+metrics optim models.activations models.base models.pseudo_resnet
+runs callbacks predictions statistics train evaluate cli
+""".split()
+PACKAGE = conf_dir().parent / "pneumonia"
+FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+EXPERIMENTS = sorted(
+    str(p.relative_to(conf_dir() / "experiment").with_suffix("")) for p in conf_dir().glob("experiment/**/*.yaml")
+)
+SWEEPS = sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
+
+
+def _rank(module: str) -> int:
+    name = module.removeprefix("pneumonia.")
+    return ORDER.index("cli" if name.startswith("cli") else name)
+
+
+def _modules() -> list[Path]:
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if path.read_text().strip() and path.name != "__init__.py"]
+
+
+def test_a_file_imports_only_from_files_above_it():
+    wrong = []
+    for path in _modules():
+        module = ".".join(("pneumonia", *path.relative_to(PACKAGE).with_suffix("").parts))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pneumonia."):
+                if _rank(node.module) > _rank(module) or node.module == module:
+                    wrong.append(f"{module} imports {node.module}")
+    assert wrong == []
+
+
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in VERBS)])
+def test_help_answers_without_importing_anything_heavy(words):
+    code = (
+        f"import sys; sys.argv = ['pneumonia', *{words!r}]\n"
+        "from pneumonia.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'lightning', 'hydra', 'pandas', 'numpy', 'albumentations'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage: pneumonia" in done.stdout
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_file_lists_exactly_the_keywords_of_its_constructor(family):
+    node = yaml.safe_load((conf_dir() / "model" / f"{family}.yaml").read_text())
+    module, _, name = node.pop("_target_").rpartition(".")
+    parameters = inspect.signature(getattr(importlib.import_module(module), name).__init__).parameters.values()
+    assert set(node) == {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def test_trainer_words_are_lightnings_own():
+    words = yaml.safe_load((conf_dir() / "trainer" / "default.yaml").read_text())
+    assert set(words) <= set(inspect.signature(lightning.Trainer.__init__).parameters)
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_an_experiment_composes_and_passes_the_checks(experiment, compose):
+    config = compose(f"experiment={experiment}", small=False)
+    assert config["name"] != "train", "an experiment names its own folder"
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+def test_every_value_of_a_sweep_composes(sweep, compose):
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = yaml.safe_load((conf_dir("sweeps") / f"{sweep}.yaml").read_text())["hydra"]["sweeper"]["params"]
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    jobs = BasicSweeper.split_arguments(overrides, max_batch_size=None)[0]
+    assert len(jobs) > 1
+    for job in jobs:
+        compose(*job, small=False)
+
+
+@pytest.mark.parametrize("group", ["split", "augmentation", "optimizer", "scheduler", "data"])
+def test_every_choice_of_a_group_composes_and_passes_the_checks(group, compose, tmp_path):
+    compose()  # registers the schema
+    for path in (conf_dir() / group).glob("*.yaml"):
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            words = [f"{group}={path.stem}"] + ([f"data.root={tmp_path}"] if path.stem == "folder" else [])
+            config = hydra_compose("train", words, return_hydra_config=True)
+            choices = dict(config.hydra.runtime.choices)
+        check(config, choices, [conf_dir()])
+        assert group != "split" or resolved(config)["split"]["method"] in WORDS["split.method"]

@@ -1,0 +1,109 @@
+"""Bad input ends with a named error, the value, what to do, exit code 2, and nothing written."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pneumonia.cli import main
+
+BAD = [
+    ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
+    ("batch_size=0", r"batch_size=0 is out of range.*1 or more"),
+    ("batch_size=abc", r"batch_size.*'abc'"),
+    ("image_size=-1", r"image_size=-1 is out of range.*8 to 2048"),
+    ("optimizer.lr=0", r"optimizer.lr=0 is out of range.*above 0"),
+    ("optimizer.lr=nan", r"optimizer.lr=nan is out of range"),
+    ("optimizer=sdg", r"optimizer=sdg is not known.*Did you mean 'sgd'"),
+    ("optimizer._target_=torch.optim.Sgd", r"optimizer._target_=torch.optim.Sgd names no class.*'SGD'"),
+    ("optimizer._target_=os.getcwd", r"optimizer._target_=os.getcwd is not an optimiser"),
+    ("model._target_=pathlib.Path", r"model._target_=pathlib.Path is not a family"),
+    ("+model.widht=3", r"model.widht is not a key of model=pseudo_resnet.*'width'"),
+    ("model.widht=3", r"model.widht is not a config key.*'model.width'"),
+    ("model.activation=rellu", r"model.activation=rellu is not known.*'relu'"),
+    ("+trainer.foo=1", r"trainer.foo is not a key of trainer=default"),
+    ("experiment=article/fnal", r"experiment=article/fnal is not known.*'article/final'"),
+    ("task=foo", r"task=foo is not known; choose one of subtype, pneumonia"),
+    ("data=folder", r"data.root has no value"),
+    ("data=folder data.root=/no/such/folder", r"LayoutError: data.root=/no/such/folder does not exist"),
+    ("name=../elsewhere", r"name='../elsewhere' can not name a folder"),
+    ("=3", r"'=3' names no key"),
+]
+
+
+def _run(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(("words", "message"), BAD)
+def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
+    code, _, err = _run(["train", *words.split()], monkeypatch, capsys)
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert re.search(message, last), last
+    assert "Traceback" not in err
+    assert not list(tmp_path.rglob("*.*")), "nothing half-written"
+
+
+def test_a_typo_inside_an_experiment_file_is_refused(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nbtach_size: 3\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(["train", "--config-dir", "conf", "experiment=mine"], monkeypatch, capsys)
+    assert code == 2
+    assert "btach_size is not a config key" in err
+    (folder / "mine.yaml").write_text("# @package _global_\nmodel: {widht: 3}\n")
+    code, _, err = _run(["train", "--config-dir", "conf", "experiment=mine"], monkeypatch, capsys)
+    assert code == 2
+    assert "model.widht is not a key of model=pseudo_resnet" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_verb_suggests_the_nearest(monkeypatch, capsys):
+    code, _, err = _run(["tran"], monkeypatch, capsys)
+    assert code == 2
+    assert "Did you mean 'train'?" in err
+
+
+def test_an_unknown_sweep_lists_what_there_is(monkeypatch, capsys):
+    code, _, err = _run(["sweep", "optimiser"], monkeypatch, capsys)
+    assert code == 2
+    assert "no sweep 'optimiser'" in err
+    assert "Did you mean 'optimizer'?" in err
+
+
+@pytest.mark.parametrize("words", [[], ["run="], ["run=nowhere"], ["split=exam"], ["foo=1"], ["run=.", "data=phantom"]])
+def test_evaluate_says_what_it_needs(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(["evaluate", *words], monkeypatch, capsys)
+    assert code == 2
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+def test_doctor_finds_a_folder_that_is_no_data(monkeypatch, capsys, tmp_path, phantoms):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert "PROBLEM  data" in out
+    code, out, _ = _run(["doctor", f"data.root={phantoms}"], monkeypatch, capsys)
+    assert "NORMAL" in out
+    assert "60 patients" in out
+    assert not list(tmp_path.iterdir()), "doctor leaves nothing behind"
+
+
+def test_the_installed_command_works_from_any_directory(tmp_path):
+    command = [sys.executable, "-c", "from pneumonia.cli import main; main()", "train", "--cfg", "job"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "image_size: 75" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,62 @@
+"""On the real X-rays that PNEUMONIA_XRAYS names: what the phantoms can not show."""
+
+import pytest
+
+from pneumonia.config import DataConfig
+from pneumonia.data.datamodule import load_images
+from pneumonia.data.releases import find
+from pneumonia.data.splits import find_leaks, make_split
+from pneumonia.train import train
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def images(real_xrays, cache_dir):
+    return load_images(DataConfig("folder", str(real_xrays)), 75, cache_dir)
+
+
+def test_the_release_is_read_whole(real_xrays):
+    found = find(real_xrays)
+    folders = {(item.source_split, item.label): 0 for item in found}
+    for item in found:
+        folders[item.source_split, item.label] += 1
+    assert folders["train", "NORMAL"] == 1341
+    assert folders["train", "BACTERIA"] == 2530
+    assert folders["train", "VIRUS"] == 1345
+    assert ("val", "VIRUS") not in folders
+
+
+@pytest.mark.parametrize("method", ["grouped", "official"])
+def test_safe_splits_of_the_real_data_do_not_leak(method, images):
+    split = make_split(images.manifest, method, 0)
+    assert [leak for leak in find_leaks(images.manifest, split) if leak.part == "val"] == []
+
+
+def test_about_four_in_ten_images_of_the_article_split_show_a_child_of_the_training(images):
+    split = make_split(images.manifest, "article", 0)
+    leaks = {leak.part: leak.fraction for leak in find_leaks(images.manifest, split)}
+    assert 0.33 < leaks["test"] < 0.47
+
+
+def test_a_short_training_beats_the_largest_class_by_far(real_xrays, compose, tmp_path):
+    words = [
+        "data=folder",
+        f"data.root={real_xrays}",
+        "image_size=32",
+        "max_epochs=4",
+        "batch_size=100",
+        "split=grouped",
+    ]
+    result = train(compose(*words, "optimizer.lr=3e-3", runs_dir=tmp_path, small=False))
+    assert result["metrics"]["val"]["accuracy"] > 0.65  # the largest class alone: 0.48
+    assert result["metrics"]["val"]["auroc"] > 0.80
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, tmp_path):
+    words = ["data=folder", f"data.root={real_xrays}", "experiment=article/final", "split=article", "seed=0"]
+    result = train(compose(*words, runs_dir=tmp_path, small=False))
+    assert result["metrics"]["val"]["accuracy"] >= 0.78
+    assert result["metrics"]["val"]["loss"] <= 0.48

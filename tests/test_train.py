@@ -1,0 +1,233 @@
+"""Runs: complete, recognised, resumed to the last digit, stopped cleanly."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from pneumonia import callbacks
+from pneumonia.config import identity
+from pneumonia.errors import CheckpointError, LabelError, RunError, StorageError
+from pneumonia.runs import RunFolder, open_run, run_identity
+from pneumonia.train import Interrupted, train
+
+
+class Killed(Exception):
+    """Stands for a process that ends without a word."""
+
+
+def _folder(result, runs: Path) -> RunFolder:
+    return RunFolder(runs / result["name"] / result["run_id"])
+
+
+def test_a_finished_run_holds_every_promised_file(finished):
+    result = json.loads((finished / "result.json").read_text())
+    assert result["status"] == "completed"
+    promised = "name run_id task classes model seed config data epochs best_epoch metrics cost versions".split()
+    assert set(promised) <= set(result)
+    assert {"loss", "accuracy", "f1_macro", "recall_macro", "auroc"} <= set(result["metrics"]["val"])
+    assert {"device", "fit_s", "images_per_s", "batches_per_s", "peak_memory_mib", "usd"} == set(result["cost"])
+    assert yaml.safe_load((finished / "config.yaml").read_text()) == result["config"]
+    assert len(pd.read_csv(finished / "metrics.csv")) == result["epochs"] == 2
+    predictions = pd.read_parquet(finished / "predictions" / "val.parquet")
+    assert len(predictions) == result["data"]["val"]
+    assert predictions.filter(like="prob_").sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
+    assert (predictions["label"] == predictions["predicted"]).mean() == pytest.approx(
+        result["metrics"]["val"]["accuracy"]
+    )
+    split = pd.read_parquet(next(finished.glob("split-*.parquet")))
+    assert list(split.columns) == ["image_id", "part", "fold"]
+    assert not list(finished.rglob("*.part"))
+
+
+def test_the_result_is_the_metrics_of_the_best_epoch(finished):
+    result = json.loads((finished / "result.json").read_text())
+    history = pd.read_csv(finished / "metrics.csv")
+    assert history["val/loss"].idxmin() == result["best_epoch"]
+    row = history.loc[result["best_epoch"]]
+    for name, value in result["metrics"]["val"].items():
+        assert value == pytest.approx(row[f"val/{name}"], abs=1e-6)
+
+
+@pytest.mark.parametrize("words", [["scheduler=one_cycle"], ["scheduler=exponential", "num_workers=1"]])
+def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path, monkeypatch):
+    words = [*words, "augmentation=clinical", "max_epochs=3", "early_stopping.patience=5"]
+    whole = train(compose(*words, runs_dir=tmp_path / "whole"))
+    plain = callbacks.Recorder.on_train_batch_end
+    for epoch in range(3):
+
+        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
+            plain(self, trainer, module, outputs, batch, index)
+            if trainer.current_epoch == epoch and index == 1:
+                raise Killed
+
+        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(compose(*words, runs_dir=tmp_path / "cut"))
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    cut = train(compose(*words, runs_dir=tmp_path / "cut"))
+    assert cut["metrics"] == whole["metrics"]
+    one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
+    assert one.metrics.read_text() == other.metrics.read_text()
+    assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
+
+
+def test_a_process_killed_by_sigkill_goes_on_and_a_finished_run_trains_nothing(compose, cache_dir, tmp_path):
+    words = [
+        "max_epochs=60",
+        "data.phantom.patients=60",
+        "image_size=32",
+        "model.width=16",
+        "batch_size=32",
+        "scheduler=cosine",
+    ]
+    command = [
+        sys.executable,
+        "-c",
+        "from pneumonia.cli import main; main()",
+        "train",
+        *words,
+        f"cache_dir={cache_dir}",
+    ]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    child = subprocess.Popen([*command, f"runs_dir={tmp_path}"], stderr=subprocess.PIPE, env=environment)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("*/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+    cut = next(tmp_path.glob("*/*/metrics.csv"))
+    assert 0 < len(pd.read_csv(cut)) < 60
+    assert not list(tmp_path.rglob("result.json"))
+    again = subprocess.run(
+        [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert again.returncode == 0, again.stderr
+    assert "it goes on from there" in again.stderr
+    assert len(pd.read_csv(cut)) == 60
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
+    third = subprocess.run(
+        [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment
+    )
+    assert "This run is finished; nothing was trained." in third.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    whole = train(compose("max_epochs=60", "scheduler=cosine", runs_dir=tmp_path / "whole"))
+    assert _folder(whole, tmp_path / "whole").metrics.read_text() == cut.read_text()
+
+
+def test_ctrl_c_stops_cleanly_and_the_run_goes_on(compose, tmp_path, monkeypatch):
+    plain = callbacks.Recorder.on_train_batch_end
+
+    def press(self, trainer, module, outputs, batch, index):
+        plain(self, trainer, module, outputs, batch, index)
+        if trainer.current_epoch == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", press)
+    with pytest.raises(Interrupted, match=r"Stopped after 1 of 2 epochs.*Run the same command again"):
+        train(compose(runs_dir=tmp_path))
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    assert train(compose(runs_dir=tmp_path))["epochs"] == 2
+
+
+def test_force_trains_a_finished_run_again(compose, tmp_path):
+    result = train(compose(runs_dir=tmp_path))
+    folder = _folder(result, tmp_path)
+    before = folder.best.stat().st_mtime_ns
+    again = train(compose("force=true", runs_dir=tmp_path))
+    assert folder.best.stat().st_mtime_ns != before
+    assert again["metrics"] == result["metrics"]
+    assert again["run_id"] == result["run_id"]
+
+
+def test_early_stopping_ends_a_run_and_its_resume_trains_no_further(compose, tmp_path):
+    words = ["max_epochs=40", "early_stopping.patience=1", "early_stopping.min_delta=10"]
+    result = train(compose(*words, runs_dir=tmp_path))
+    assert result["epochs"] == 2
+    folder = _folder(result, tmp_path)
+    folder.result.unlink()  # killed between the last epoch and the result
+    assert train(compose(*words, runs_dir=tmp_path))["epochs"] == 2
+
+
+def test_identity_changes_with_what_changes_a_result_and_with_nothing_else(compose):
+    def run_id(*words: str, **more) -> str:
+        return run_identity(identity(compose(*words, **more)), "manifest", "split")
+
+    assert run_id() == run_id("num_workers=2", "name=other", "force=true", runs_dir="/elsewhere")
+    words = [
+        "seed=1",
+        "batch_size=31",
+        "optimizer.lr=1e-4",
+        "augmentation=high",
+        "data.resize=pad",
+        "trainer.precision=bf16-mixed",
+    ]
+    assert len({run_id(), *(run_id(word) for word in words)}) == len(words) + 1
+
+
+def test_two_processes_can_not_train_one_run(compose, tmp_path):
+    result = train(compose(runs_dir=tmp_path))
+    with _folder(result, tmp_path).held(), pytest.raises(RunError, match="Another process is training this very run"):
+        train(compose("force=true", runs_dir=tmp_path))
+
+
+def test_a_damaged_last_checkpoint_or_result_says_what_to_do(compose, tmp_path):
+    folder = _folder(train(compose(runs_dir=tmp_path)), tmp_path)
+    folder.result.write_text("{")
+    with pytest.raises(RunError, match="force=true"):
+        train(compose(runs_dir=tmp_path))
+    folder.result.unlink()
+    folder.last.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match=r"last.ckpt can't be read.*force=true"):
+        train(compose(runs_dir=tmp_path))
+
+
+def test_a_run_folder_without_a_checkpoint_or_result_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no run folder"):
+        open_run(tmp_path / "none")
+    with pytest.raises(RunError, match="not a run folder"):
+        open_run(tmp_path)
+    (tmp_path / "config.yaml").write_text("a: 1")
+    with pytest.raises(RunError, match="did not finish"):
+        open_run(tmp_path)
+
+
+def test_a_runs_folder_that_can_not_be_written_is_named_before_the_work(compose, tmp_path):
+    (tmp_path / "runs").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"Can't write .*runs_dir=DIR"):
+        train(compose(runs_dir=tmp_path / "runs"))
+
+
+def test_data_without_one_class_are_refused(compose, phantoms, tmp_path):
+    root = tmp_path / "data"
+    for path in phantoms.rglob("*.jpeg"):
+        if "virus" not in path.name:
+            target = root / path.relative_to(phantoms)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    with pytest.raises(LabelError, match="no image of class VIRUS"):
+        train(compose("data=folder", f"data.root={root}", runs_dir=tmp_path / "runs"))
+    assert not list((tmp_path / "runs").rglob("*.yaml"))
+
+
+def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path):
+    words = [
+        "task=pneumonia",
+        "class_weights=balanced",
+        "optimizer=sgd",
+        "augmentation=normal",
+        "label_smoothing=0.1",
+        "channels=3",
+    ]
+    result = train(compose(*words, "trainer.gradient_clip_val=1", runs_dir=tmp_path))
+    assert result["classes"] == ["NORMAL", "PNEUMONIA"]
+    assert {"fpr", "fnr"} <= set(result["metrics"]["val"])
