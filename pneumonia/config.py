@@ -133,7 +133,7 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
     """Refuses a composed config that can not mean what its author wants.
 
     Args:
-        config: As Hydra composed it, with or without its own ``hydra`` node.
+        config: As Hydra hands it to the application, without its own ``hydra`` node.
         choices: The file chosen in each group, as in ``HydraConfig``'s ``runtime.choices``.
         folders: Config folders to look these files up in, first come first served.
 

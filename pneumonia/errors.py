@@ -57,5 +57,6 @@ def some(values: Iterable[object], limit: int = 5) -> str:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """``" Did you mean 'x'?"``, or nothing where no choice is close."""
-    found = get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return f" Did you mean '{found[0]}'?" if found else ""
+    spelt = {choice.lower(): choice for choice in choices}
+    found = get_close_matches(word.lower(), list(spelt), n=1, cutoff=0.6)
+    return f" Did you mean '{spelt[found[0]]}'?" if found else ""

@@ -29,8 +29,9 @@ def test_the_test_part_is_scored_with_intervals_and_one_row_an_image(run, cache_
     assert len(table) == report["n"] == json.loads((run / "result.json").read_text())["data"]["test"]
     assert report["patients"] == table["patient_id"].nunique() < report["n"]
     assert report["metrics"]["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["predicted"]))
-    for entry in report["metrics"].values():
-        assert entry["low"] <= entry["value"] <= entry["high"]
+    for name in ("loss", "accuracy"):  # six patients: some resamples lack a class, and what needs all classes is null
+        entry = report["metrics"][name]
+        assert entry["low"] < entry["value"] < entry["high"]
     classes = report["confusion"]["classes"]
     assert (
         report["confusion"]["counts"] == confusion_matrix(table["label"], table["predicted"], labels=classes).tolist()

@@ -55,7 +55,7 @@ def test_one_cycle_climbs_to_the_rate_by_step_and_ends_near_zero_for_every_optim
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"_target_": "torch.optim.Adma", "lr": 1}, "Did you mean 'Adam'"),
+        ({"_target_": "torch.optim.Adamm", "lr": 1}, "Did you mean 'Adam'"),
         ({"_target_": "torch.nn.Linear", "lr": 1}, "is not an optimiser"),
         ({"_target_": "torch.optim.Adagrad", "lr": 1, "momentum": 0.9}, "refuses its settings"),
         ({"_target_": "torch.optim.SGD", "lr": 1, "nesterov": True}, "refuses its settings"),

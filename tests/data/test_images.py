@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -34,7 +36,7 @@ def test_every_sound_mode_becomes_grey(mode, ramp):
 
 @pytest.mark.parametrize(("top", "scale"), [(65535, 257), (4095, 16.06)])
 def test_sixteen_bits_are_scaled_by_the_bits_in_use(top, scale, ramp):
-    deep = np.round(ramp * scale).astype(np.uint16)
+    deep = np.round(ramp.astype(float) * scale).astype(np.uint16)
     deep[0, 0] = top
     got = decode(_bytes(Image.fromarray(deep)), 60)
     wanted = cv2.resize(ramp, (60, 60), interpolation=cv2.INTER_AREA)
@@ -69,17 +71,20 @@ def test_exif_rotation_is_applied(ramp):
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """The first bytes of a PNG that claims a size."""
-    import struct
-    import zlib
+    """A small PNG file that claims any size."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunk = b"IHDR" + head
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
 
 
 BROKEN = {
     "empty": (b"", "empty file"),
+    "bomb of 110 megapixels": (_png_header(11_000, 10_000), "110,?000,?000|11000x10000"),
     "text": (b"this is no picture", "not an image"),
     "bomb": (_png_header(60_000, 60_000), "pixels"),
     "one pixel": (_bytes(Image.new("L", (1, 1))), "too small"),
