@@ -1,6 +1,6 @@
 """Scores a finished run on one part: metrics with patient-level intervals, and one row of probabilities per image."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ def evaluate(request: Request) -> dict[str, Any]:
     """
     folder, result, config = open_run(request.run)
     task = TASKS[config["task"]]
-    data = request.data or data_config(config)
+    data = data_config(config)
+    if request.data is not None:
+        data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
     images = load_images(data, config["image_size"], request.cache_dir)
     own = manifest_sha256(images.manifest) == result["data"]["manifest_sha256"]
     if request.data is None and not own:

@@ -14,6 +14,7 @@ from pneumonia.cli import main
 from pneumonia.config import DataConfig
 from pneumonia.errors import LayoutError, RunError, SplitError
 from pneumonia.evaluate import Request, evaluate
+from pneumonia.train import train
 
 
 @pytest.fixture
@@ -55,6 +56,14 @@ def test_a_folder_that_holds_only_a_test_folder_is_enough(run, phantoms, cache_d
     bare = tmp_path / "bare"
     shutil.copytree(phantoms / "test", bare)
     assert evaluate(Request(run, "test", DataConfig("folder", str(bare)), cache_dir))["n"] == alone["n"]
+
+
+def test_other_data_are_resized_as_the_run_was_trained(compose, phantoms, cache_dir, tmp_path):
+    result = train(compose("data.resize=pad", "split=official", runs_dir=tmp_path / "runs"))
+    run = tmp_path / "runs" / result["name"] / result["run_id"]
+    shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
+    other = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
+    assert other["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir))["metrics"]
 
 
 def test_images_that_the_model_was_trained_on_are_counted(run, phantoms, cache_dir, tmp_path):

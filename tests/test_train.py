@@ -219,6 +219,26 @@ def test_data_without_one_class_are_refused(compose, phantoms, tmp_path):
     assert not list((tmp_path / "runs").rglob("*.yaml"))
 
 
+def test_a_run_that_diverges_ends_with_null_and_not_with_a_crash(compose, tmp_path):
+    result = train(compose("optimizer=sgd", "optimizer.lr=1000", "scheduler=none", "max_epochs=3", runs_dir=tmp_path))
+    folder = _folder(result, tmp_path)
+    assert "NaN" not in folder.result.read_text()
+    assert result["status"] == "completed"
+
+
+def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, tmp_path):
+    for path in phantoms.rglob("*.jpeg"):
+        part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
+        target = tmp_path / "data" / part / path.relative_to(path.parent.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    result = train(compose("data=folder", f"data.root={tmp_path / 'data'}", "split=given", runs_dir=tmp_path / "runs"))
+    values = result["metrics"]["val"]
+    assert values["auroc"] is None
+    assert values["f1_macro"] is None
+    assert values["accuracy"] is not None
+
+
 def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path):
     words = [
         "task=pneumonia",

@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from pneumonia import __version__
-from pneumonia.errors import PneumoniaError, nearest
+from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
 VERBS: Final = {
     "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
@@ -54,6 +54,22 @@ def fail(text: str) -> None:
     """Ends the process as bad input does."""
     print(text, file=sys.stderr)
     raise SystemExit(2)
+
+
+def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
+    """The ``key=value`` words of a verb that is no Hydra app.
+
+    Raises:
+        ConfigError: A word has no ``=``, or a key that the verb does not know.
+    """
+    words: dict[str, str] = {}
+    for argument in arguments:
+        key, found, value = argument.partition("=")
+        if not found or key not in keys:
+            known = ", ".join(f"{key}=..." for key in keys)
+            raise ConfigError(f"{argument} is not understood; say {known}.{nearest(key, keys)}")
+        words[key] = value
+    return words
 
 
 def wants_help(arguments: list[str], text: str) -> bool:

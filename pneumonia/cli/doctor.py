@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pneumonia.cli import wants_help
-from pneumonia.errors import ConfigError, PneumoniaError, nearest
+from pneumonia.cli import key_values, wants_help
+from pneumonia.errors import PneumoniaError
 
 HELP = """
 usage: pneumonia doctor [data.root=DIR] [runs_dir=runs] [cache_dir=cache]
@@ -27,13 +27,7 @@ def run(arguments: list[str]) -> int:
     if wants_help(arguments, HELP):
         return 0
     words = {"runs_dir": "runs", "cache_dir": os.environ.get("PNEUMONIA_CACHE", "cache")}
-    for argument in arguments:
-        key, found, value = argument.partition("=")
-        if not found or key not in KEYS:
-            raise ConfigError(
-                f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}"
-            )
-        words[key] = value
+    words |= key_values(arguments, KEYS)
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "device": _device,

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from pneumonia.cli import wants_help
-from pneumonia.errors import ConfigError, nearest
+from pneumonia.cli import key_values, wants_help
+from pneumonia.errors import ConfigError
 
 HELP = """
 usage: pneumonia evaluate run=DIR [split=test] [data=folder data.root=DIR] [data.on_bad_image=skip]
@@ -30,14 +30,7 @@ def run(arguments: list[str]) -> int:
     """
     if wants_help(arguments, HELP):
         return 0
-    words: dict[str, str] = {}
-    for argument in arguments:
-        key, found, value = argument.partition("=")
-        if not found or key not in KEYS:
-            raise ConfigError(
-                f"{argument} is not understood; say {', '.join(f'{k}=...' for k in KEYS)}.{nearest(key, KEYS)}"
-            )
-        words[key] = value
+    words = key_values(arguments, KEYS)
     part = words.get("split", "test")
     if part not in {"train", "val", "test"}:
         raise ConfigError(f"split={part} is not a part; choose train, val or test.")
