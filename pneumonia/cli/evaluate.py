@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from pneumonia.cli import key_values, wants_help
+from pneumonia.cli import announce_loading, key_values, wants_help
 from pneumonia.errors import ConfigError
 
 HELP = """
@@ -45,6 +45,7 @@ def run(arguments: list[str]) -> int:
     if skip not in {"error", "skip"}:
         raise ConfigError(f"data.on_bad_image={skip} is not known; choose error or skip.")
     cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
+    announce_loading()
     from pneumonia.config import DataConfig
     from pneumonia.evaluate import Request, evaluate
     from pneumonia.train import quiet

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pneumonia.cli import announce_loading
+
 
 def run(arguments: list[str]) -> int:
     """Prints the probabilities of each image, as a table or as JSON.
@@ -36,6 +38,7 @@ def _predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
     from pneumonia.runs import open_run
 
     folder, _, config = open_run(model)  # a wrong folder is found before torch is imported
+    announce_loading()
     import torch
 
     from pneumonia.console import track

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.cli import wants_help
+from pneumonia.cli import announce_loading, wants_help
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _job(config: DictConfig) -> None:
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     OmegaConf.set_readonly(config, True)
     check(config, choices, folders)
+    announce_loading()
     from pneumonia.train import train  # heavy: only once the config is known to be right
 
     train(resolved(config))
