@@ -29,6 +29,7 @@ BAD = [
     ("data=folder", r"data.root has no value"),
     ("data=folder data.root=/no/such/folder", r"LayoutError: data.root=/no/such/folder does not exist"),
     ("name=../elsewhere", r"name='../elsewhere' can not name a folder"),
+    ("data.root=a'b", r"data.root=a'b can't be read. An override is key=value"),
     ("=3", r"'=3' names no key"),
 ]
 

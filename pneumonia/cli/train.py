@@ -66,13 +66,14 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     failures: list[PneumoniaError] = []
 
     def job(config: DictConfig) -> None:
+        several = HydraConfig.get().mode == RunMode.MULTIRUN
         try:
             _job(config)
-        except KeyboardInterrupt:
-            raise
-        except PneumoniaError as error:  # the other jobs of a multirun go on
+        except PneumoniaError as error:  # kept from Hydra, which would add lines of its own
+            if several and isinstance(error, KeyboardInterrupt):
+                raise  # ends the whole multirun; after any other failure its jobs go on
             failures.append(error)
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if several:
                 number = HydraConfig.get().job.num
                 print(f"Job {number} failed. {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
@@ -112,6 +113,8 @@ def _job(config: DictConfig) -> None:
 
 def _explained(error: Exception) -> ConfigError:
     """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
+    from hydra.errors import OverrideParseException
+
     from pneumonia.config import choice_keys, conf_dir, config_keys
 
     parts: list[str] = []
@@ -120,6 +123,11 @@ def _explained(error: Exception) -> ConfigError:
         parts.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     text = "\n".join(parts)
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"{error.override} can't be read. An override is key=value; a value with quotes, commas, brackets or = needs "
+            "quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
+        )
     keys = [*config_keys(), *choice_keys()]
     if found := re.search(r"Could not (?:override|append)[^']*'([^']+)'", text):
         if "is not in struct" in text or re.search(r"Key '\w+' not in", text) or "Could not find" not in text:
