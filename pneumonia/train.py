@@ -51,17 +51,17 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     runs_dir, cache_dir = Path(config["runs_dir"]), Path(config["cache_dir"])
     writable(runs_dir)
     seed_everything(config["seed"], verbose=False)
-    build_classifier(
-        config["model"], _setup(config)
-    )  # a setting that no family takes is found before any data are read
-    build_schedule(
-        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config["optimizer"]), config["scheduler"], 1, 1
-    )
+    # A setting that no family, optimiser or schedule takes is found before any data are read.
+    parameters = build_classifier(config["model"], _setup(config)).parameters()
+    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
     images = load_images(data_config(config), config["image_size"], cache_dir)
-    check_classes(Counter(images.manifest["label"]), "The data")
+    task = TASKS[config["task"]]
+    check_classes(Counter(images.manifest["label"].map(task.groups)), task.classes, "The data")
     split = make_split(images.manifest, config["split"]["method"], config["split"]["seed"])
     leaks = find_leaks(images.manifest, split)
     data = _data_module(config, images, split)
+    trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
+    check_classes(trained_on, task.classes, f"The training part of split={config['split']['method']}")
     hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
     run_id = run_identity(identity(config), **hashes)
     folder = RunFolder(runs_dir / config["name"] / run_id)
@@ -183,7 +183,7 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
     )
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=resume)
+        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     except (SystemExit, KeyboardInterrupt) as stop:  # Lightning exits on Ctrl-C and SIGTERM
         raise Interrupted(
             f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "

@@ -207,7 +207,17 @@ def test_a_runs_folder_that_can_not_be_written_is_named_before_the_work(compose,
         train(compose(runs_dir=tmp_path / "runs"))
 
 
-def test_data_without_one_class_are_refused(compose, phantoms, tmp_path):
+def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_result(compose, tmp_path):
+    result = train(compose(runs_dir=tmp_path))
+    folder = _folder(result, tmp_path)
+    folder.result.unlink()
+    before = folder.last.stat().st_mtime_ns
+    again = train(compose(runs_dir=tmp_path))
+    assert (again["metrics"], again["epochs"]) == (result["metrics"], result["epochs"])
+    assert folder.last.stat().st_mtime_ns == before
+
+
+def test_data_without_one_class_are_refused_by_the_task_that_needs_it(compose, phantoms, tmp_path):
     root = tmp_path / "data"
     for path in phantoms.rglob("*.jpeg"):
         if "virus" not in path.name:
@@ -217,6 +227,8 @@ def test_data_without_one_class_are_refused(compose, phantoms, tmp_path):
     with pytest.raises(LabelError, match="no image of class VIRUS"):
         train(compose("data=folder", f"data.root={root}", runs_dir=tmp_path / "runs"))
     assert not list((tmp_path / "runs").rglob("*.yaml"))
+    binary = train(compose("task=pneumonia", "data=folder", f"data.root={root}", runs_dir=tmp_path / "runs"))
+    assert binary["status"] == "completed"
 
 
 def test_a_run_that_diverges_ends_with_null_and_not_with_a_crash(compose, tmp_path):

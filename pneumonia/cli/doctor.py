@@ -102,11 +102,12 @@ def _data(root: Path) -> Finding:
     from collections import Counter
 
     from pneumonia.data.releases import check_classes, find
+    from pneumonia.labels import LABELS
 
     try:
         found = find(root.expanduser())
         labels = Counter(item.label for item in found)
-        check_classes(labels, str(root))
+        check_classes(labels, LABELS, str(root))
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
     counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))

@@ -7,12 +7,13 @@ twice, with junk that macOS left behind.
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from pneumonia.errors import LabelError, LayoutError, some
-from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
+from pneumonia.labels import BACTERIA, NORMAL, VIRUS
 
 PARTS: Final = ("train", "val", "test")
 CLASS_FOLDERS: Final = ("NORMAL", "PNEUMONIA")
@@ -75,15 +76,15 @@ def find(root: Path) -> list[Found]:
     return found
 
 
-def check_classes(labels: Counter[str], where: str) -> None:
+def check_classes(images: Counter[str], classes: Sequence[str], where: str) -> None:
     """Refuses data in which a class has no image.
 
     Raises:
-        LabelError: A class of ``LABELS`` is absent.
+        LabelError: One of ``classes`` is absent.
     """
-    absent = [label for label in LABELS if not labels[label]]
+    absent = [name for name in classes if not images[name]]
     if absent:
-        counts = ", ".join(f"{label} {labels[label]}" for label in LABELS)
+        counts = ", ".join(f"{name} {images[name]}" for name in classes)
         raise LabelError(
             f"{where} has no image of class {', '.join(absent)} ({counts}). A model can not learn a class that it never "
             "sees. Check that the copy is complete."

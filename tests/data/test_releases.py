@@ -83,4 +83,4 @@ def test_a_missing_folder_is_named(tmp_path):
 
 def test_a_class_without_images_is_refused():
     with pytest.raises(LabelError, match=r"no image of class VIRUS \(NORMAL 3, VIRUS 0, BACTERIA 2\)"):
-        check_classes(Counter({"NORMAL": 3, "BACTERIA": 2}), "The data")
+        check_classes(Counter({"NORMAL": 3, "BACTERIA": 2}), ("NORMAL", "VIRUS", "BACTERIA"), "The data")
