@@ -32,22 +32,42 @@ class PhantomConfig:
 
 
 @dataclass
+class AzureConfig:
+    """Where the blobs of each part lie; credentials come from the environment alone, so that no snapshot holds them."""
+
+    account_url: str | None = None
+    train: str | None = "train"
+    validation: str | None = "validation"
+    test: str | None = "test"
+    workers: int = 16
+
+
+@dataclass
 class DataConfig:
     """Where the X-rays come from and how they are read."""
 
     source: str = "phantom"
     root: str | None = None
+    labels: str | None = None
     resize: str = "squash"
     on_bad_image: str = "error"
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
+    azure: AzureConfig = field(default_factory=AzureConfig)
 
 
 @dataclass
 class SplitConfig:
-    """How the images are divided into train, val and test."""
+    """How the images are divided into train, val and test; the comments are in ``conf/split/``."""
 
     method: str = "grouped"
     seed: int = 0
+    fraction: float = 1.0
+    k: int = 5
+    fold: int = 0
+    holdout: str = "tenth"
+    every: int = 1
+    file: str | None = None
+    leaky: bool = False
 
 
 @dataclass

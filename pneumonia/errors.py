@@ -40,6 +40,26 @@ class StorageError(PneumoniaError, OSError):
     """A folder can not be written: the disk is full, or the place is read-only."""
 
 
+class ManifestError(PneumoniaError, ValueError):
+    """A manifest or a split file can not be read, lacks columns, or does not fit the images."""
+
+
+class ArchiveError(PneumoniaError, ValueError):
+    """An archive or array file is damaged, or would write where or what it must not."""
+
+
+class AccessError(PneumoniaError, PermissionError):
+    """A store of blobs refuses us: a wrong or missing key, an expired token, a token without the right."""
+
+
+class BlobError(PneumoniaError, LookupError):
+    """A container or blob is missing, or has a name that can not be a file of ours."""
+
+
+class TransferError(PneumoniaError, OSError):
+    """A transfer broke and did not mend: the connection is lost, or the bytes are not those that were sent."""
+
+
 class RunError(PneumoniaError, ValueError):
     """A run folder is missing, unfinished, busy, or not what the command needs."""
 

@@ -18,8 +18,10 @@ from pneumonia.cli import VERBS
 from pneumonia.config import WORDS, check, conf_dir, resolved
 
 ORDER = """
-errors labels config console storage.local
-data.releases data.images data.manifest data.phantom data.cache data.splits data.transforms data.dataset data.datamodule
+errors labels config console storage.local storage.azure
+data.dicom data.images data.archives data.medmnist data.releases data.downloads data.duplicates data.manifest data.phantom
+data.mirror data.cache data.ingest data.splits data.scaling data.baselines data.audit data.audit_page
+data.transforms data.sheets data.dataset data.datamodule
 metrics optim models.activations models.base models.pseudo_resnet
 runs callbacks predictions statistics train evaluate cli
 """.split()

@@ -1,0 +1,40 @@
+"""`pneumonia data VERB`: everything about data that needs no training; one thin file a verb."""
+
+import importlib
+from typing import Final
+
+from pneumonia.errors import ConfigError, nearest
+
+VERBS: Final = {
+    "import": "recognises a release and writes its manifest: SOURCE [--out manifest.parquet] [--from kaggle|huggingface|medmnist]",
+    "audit": "finds leaks, copies and shortcuts; writes audit.json and a page: SOURCE [--out DIR]; exit code 1 on a leak",
+    "split": "divides a manifest into parts and folds, and keeps the split: SOURCE [split=METHOD] [--out DIR]",
+    "push": "uploads a folder to Azure Blob Storage: FOLDER CONTAINER[/PREFIX]",
+    "pull": "downloads blobs, only what is new, verified: CONTAINER[/PREFIX] FOLDER",
+    "show": "draws contact sheets by class and part, and of augmented images: SOURCE [--out DIR]",
+}
+USAGE: Final = """usage: pneumonia data VERB ...
+
+{verbs}
+
+SOURCE is a folder of X-rays, a MedMNIST .npz, a .zip of either, or a manifest.parquet. `pneumonia data VERB --help` says more.
+"""
+
+
+def run(arguments: list[str]) -> int:
+    """Hands the words on to the file of the verb.
+
+    Raises:
+        ConfigError: There is no such verb.
+    """
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(USAGE.format(verbs="\n".join(f"  {verb:<8}{text}" for verb, text in VERBS.items())))
+        return 0
+    verb = arguments[0]
+    if verb not in VERBS:
+        raise ConfigError(
+            f"pneumonia data: there is no verb '{verb}'; choose one of {', '.join(VERBS)}.{nearest(verb, VERBS)}"
+        )
+    name = "import_" if verb == "import" else verb  # a word of Python's own
+    code: int = importlib.import_module(f"pneumonia.cli.data.{name}").run(arguments[1:])
+    return code
