@@ -18,10 +18,9 @@ from lightning import Trainer
 from torch import nn
 
 from pneumonia.callbacks import Recorder, read_metrics
-from pneumonia.config import DataConfig, PhantomConfig
+from pneumonia.config import DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
-from pneumonia.data.transforms import scale
 from pneumonia.labels import SUBTYPE
 from pneumonia.models.base import Classifier, Setup, build_classifier
 from pneumonia.optim import build_optimizer
@@ -36,7 +35,7 @@ def plain(data: XRayData, batches: list[dict[str, torch.Tensor]]) -> tuple[float
     """Training and validation seconds of a hand-written epoch, and its mean training loss."""
     model = build_classifier(MODEL, SETUP)
     optimizer = build_optimizer(model.parameters(), SETUP.optimizer)
-    validation = [(scale(batch["image"]), batch["label"]) for batch in data.loader("val")]
+    validation = [(model.scale(batch["image"]), batch["label"]) for batch in data.loader("val")]
     torch.manual_seed(SETUP.seed * 100_003)
     model.train()
     start, total, images = time.perf_counter(), torch.zeros(()), 0
@@ -75,8 +74,9 @@ def main() -> None:
     source = DataConfig("folder", sys.argv[1]) if len(sys.argv) > 1 else DataConfig(phantom=PhantomConfig(1000, 0))
     rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
     images = load_images(source, 75, Path("cache"))
-    data = XRayData(images, make_split(images.manifest, "article", 0), SUBTYPE, 200)
-    batches = [{**batch, "image": scale(batch["image"])} for batch in data.loader("train", 0)]
+    data = XRayData(images, make_split(images.manifest, SplitConfig("article", leaky=True)), SUBTYPE, 200)
+    model = build_classifier(MODEL, SETUP)
+    batches = [{**batch, "image": model.scale(batch["image"])} for batch in data.loader("train", 0)]
     count = len(data.positions("train"))
     plain(data, batches[:3])
     training, whole, speed = [], [], []

@@ -106,6 +106,7 @@ class TrainConfig:
     max_epochs: int = 10
     label_smoothing: float = 0.0
     class_weights: str = "none"
+    normalisation: str = "half"
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     runs_dir: str = "runs"
     cache_dir: str = "cache"
@@ -170,7 +171,18 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
         raise ConfigError(f"{key} has no value, and the run needs one. Say {key}=... on the command line.") from error
     except InterpolationResolutionError as error:
         raise ConfigError(f"A reference in the config leads nowhere: {error}") from error
-    assert isinstance(plain, dict)
+    check_values(plain)
+
+
+def check_values(plain: Any) -> None:
+    """Refuses values out of range, unknown words, and settings that do not go together.
+
+    Args:
+        plain: A resolved config as plain values; keys that it does not have are not checked.
+
+    Raises:
+        ConfigError: With the key, the value and what to do.
+    """
     for key, good, wanted in RANGES:
         value = _lookup(plain, key)
         if value is not None and not good(value):
@@ -180,8 +192,19 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
         if value not in allowed:
             words = ", ".join(allowed)
             raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
-    if plain["data"]["source"] == "folder" and not plain["data"]["root"]:
-        raise ConfigError("data.root has no value, and data=folder needs one. Say data.root=DIR on the command line.")
+    source, split = plain["data"]["source"], plain["split"]
+    if source in {"folder", "medmnist"} and not plain["data"]["root"]:
+        raise ConfigError(
+            f"data.root has no value, and data={source} needs one. Say data.root=... on the command line."
+        )
+    if split["method"] in {"kfold", "rotating"} and split["fold"] >= split["k"] and not split["file"]:
+        raise ConfigError(
+            f"split.fold={split['fold']} is no fold of split.k={split['k']}: folds count from 0 to {split['k'] - 1}."
+        )
+    if split["method"] == "rotating" and split["fraction"] < 1:
+        raise ConfigError(
+            "split.fraction does not go with split=rotating, whose training part changes. Use split=kfold."
+        )
     if Path(plain["name"]).name != plain["name"] or plain["name"] in {"", ".", ".."}:
         raise ConfigError(f"name={plain['name']!r} can not name a folder under runs_dir. Use letters, digits, - and _.")
 
@@ -202,6 +225,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     kept = {key: value for key, value in config.items() if key not in FOREIGN_TO_RESULT}
     kept["trainer"] = {k: v for k, v in config["trainer"].items() if k not in FOREIGN_TO_RESULT_IN_TRAINER}
     kept["resize"] = config["data"]["resize"]
+    kept["split"] = {k: v for k, v in config["split"].items() if k != "file"}  # the hash of the split stands for it
     return kept
 
 
@@ -223,6 +247,11 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("max_epochs", _number(1), "a whole number of epochs, 1 or more"),
     ("seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
     ("split.seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
+    ("split.k", _number(2, 1000), "a number of folds from 2 to 1000"),
+    ("split.fold", _number(0), "a fold, from 0 to split.k - 1"),
+    ("split.every", _number(1), "a number of epochs, 1 or more"),
+    ("split.fraction", _number(0, 1, above=True), "a fraction of the training part above 0, at most 1"),
+    ("data.azure.workers", _number(1, 256), "a number of transfers at once from 1 to 256"),
     ("num_workers", _number(0, 256), "a number of processes from 0 to 256"),
     ("label_smoothing", _number(0, 0.99), "a fraction from 0 to 0.99"),
     ("early_stopping.patience", _number(1), "null, or a number of epochs, 1 or more"),
@@ -254,10 +283,12 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "task": tuple(TASKS),
     "class_weights": ("none", "balanced"),
-    "data.source": ("phantom", "folder"),
+    "normalisation": ("half", "minmax", "zscore", "robust"),
+    "data.source": ("phantom", "folder", "azure", "medmnist"),
     "data.resize": ("squash", "pad"),
     "data.on_bad_image": ("error", "skip"),
-    "split.method": ("grouped", "official", "article", "given"),
+    "split.method": ("grouped", "official", "article", "kfold", "rotating", "given"),
+    "split.holdout": ("tenth", "folder", "none"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
 }

@@ -75,7 +75,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         )
     classifier = load_classifier(folder.best, config["task"]).to("cuda" if torch.cuda.is_available() else "cpu")
     predictions = predict_part(classifier, module, request.part)
-    overlap = 0 if own and request.part != "train" else _seen_in_training(predictions, trained_on, folder)
+    overlap = _seen_in_training(predictions, trained_on, config["split"]["method"] == "rotating")
     report = _report(predictions, request.part, task)
     report["trained_on"] = overlap
     write_json(folder.evaluation(request.part, "json"), report)
@@ -92,9 +92,10 @@ def _by_folders(images: Images, part: str) -> pd.DataFrame:
     return pd.DataFrame({"image_id": images.manifest["image_id"], "part": parts, "fold": -1})
 
 
-def _seen_in_training(predictions: pd.DataFrame, split: pd.DataFrame, folder: RunFolder) -> int:
-    """How many of these images the run was trained on, by name."""
-    trained = set(split.loc[split["part"] == "train", "image_id"])
+def _seen_in_training(predictions: pd.DataFrame, split: pd.DataFrame, rotating: bool) -> int:
+    """How many of these images the run was trained on, by name; rotating folds all train in their turn."""
+    parts = ["train", "val"] if rotating else ["train"]
+    trained = set(split.loc[split["part"].isin(parts), "image_id"])
     return int(predictions["image_id"].isin(trained).sum())
 
 

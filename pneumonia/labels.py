@@ -3,17 +3,20 @@
 from dataclasses import dataclass
 from typing import Final
 
+from pneumonia.errors import LabelError
+
 NORMAL: Final = "NORMAL"
 VIRUS: Final = "VIRUS"
 BACTERIA: Final = "BACTERIA"
 LABELS: Final = (NORMAL, VIRUS, BACTERIA)  # the study's order: 0, 1, 2
+UNKNOWN_KIND: Final = "PNEUMONIA"  # of a virus or of bacteria: binary sources do not say
 
 
 @dataclass(frozen=True)
 class Task:
     """A classification task: its classes, in the order of the network's outputs.
 
-    ``groups`` maps every label of the manifest to one of the classes.
+    ``groups`` maps every label of the manifest that the task can use to one of the classes.
     """
 
     name: str
@@ -21,10 +24,25 @@ class Task:
     groups: dict[str, str]
 
     def index(self, label: str) -> int:
-        """The class number of a manifest label."""
-        return self.classes.index(self.groups[label])
+        """The class number of a manifest label.
+
+        Raises:
+            LabelError: The task has no class for this label.
+        """
+        if label in self.groups:
+            return self.classes.index(self.groups[label])
+        if label == UNKNOWN_KIND:
+            raise LabelError(
+                f"Some images are labelled {UNKNOWN_KIND} without saying whether of a virus or of bacteria, so "
+                f"task={self.name} has no class for them. Say task=pneumonia, which asks only for pneumonia or not."
+            )
+        raise LabelError(f"task={self.name} has no class for the label '{label}'; it knows {', '.join(self.groups)}.")
 
 
 SUBTYPE: Final = Task("subtype", LABELS, {label: label for label in LABELS})
-PNEUMONIA: Final = Task("pneumonia", (NORMAL, "PNEUMONIA"), {NORMAL: NORMAL, VIRUS: "PNEUMONIA", BACTERIA: "PNEUMONIA"})
+PNEUMONIA: Final = Task(
+    "pneumonia",
+    (NORMAL, UNKNOWN_KIND),
+    {NORMAL: NORMAL, VIRUS: UNKNOWN_KIND, BACTERIA: UNKNOWN_KIND, UNKNOWN_KIND: UNKNOWN_KIND},
+)
 TASKS: Final = {task.name: task for task in (SUBTYPE, PNEUMONIA)}

@@ -7,7 +7,6 @@ from numpy.typing import NDArray
 
 from pneumonia.console import track
 from pneumonia.data.datamodule import XRayData
-from pneumonia.data.transforms import scale
 from pneumonia.labels import Task
 from pneumonia.metrics import summary_of
 from pneumonia.models.base import Classifier
@@ -15,8 +14,8 @@ from pneumonia.models.base import Classifier
 PREFIX = "prob_"
 
 
-def predict_part(classifier: Classifier, data: XRayData, part: str) -> pd.DataFrame:
-    """Predictions for one part.
+def predict_part(classifier: Classifier, data: XRayData, part: str, epoch: int = 0) -> pd.DataFrame:
+    """Predictions for one part; the epoch matters only where folds rotate.
 
     Returns:
         One row per image: ``image_id``, ``patient_id``, ``label`` and ``predicted`` (class names of the task), and
@@ -25,10 +24,10 @@ def predict_part(classifier: Classifier, data: XRayData, part: str) -> pd.DataFr
     Raises:
         SplitError: The part holds no image.
     """
-    loader = data.loader(part)
+    loader = data.loader(part, epoch=epoch)
     batches = [classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part}")]
     probability = np.concatenate(batches)
-    rows = data.positions(part)
+    rows = data.positions(part, epoch)
     classes = np.array(data.task.classes)
     manifest = data.images.manifest.iloc[rows]
     table = {
@@ -44,7 +43,7 @@ def predict_part(classifier: Classifier, data: XRayData, part: str) -> pd.DataFr
 def classify(classifier: Classifier, pixels: torch.Tensor) -> NDArray[np.float32]:
     """Probabilities ``(B, K)`` of grey images ``(B, 1, H, W)`` uint8."""
     with torch.inference_mode():
-        logits = classifier(scale(pixels.to(classifier.device)))
+        logits = classifier(pixels.to(classifier.device))
         return np.asarray(logits.float().softmax(dim=1).cpu().numpy(), dtype=np.float32)
 
 

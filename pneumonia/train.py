@@ -4,6 +4,7 @@ import logging
 import signal
 import warnings
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 
 from pneumonia.callbacks import EpochReport, Recorder, peak_memory_mib, read_metrics
-from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, identity
+from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
 from pneumonia.console import figure, say, table, warn
 from pneumonia.data.datamodule import Images, XRayData, load_images
+from pneumonia.data.duplicates import groups
+from pneumonia.data.leaks import Leak, find_leaks
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.releases import check_classes
-from pneumonia.data.splits import PARTS, Leak, find_leaks, make_split, split_sha256
+from pneumonia.data.scaling import Scaling, fit_scaling, histogram
+from pneumonia.data.split_files import load_split
+from pneumonia.data.splits import FOLDED, PARTS, split_sha256
 from pneumonia.errors import CheckpointError, PneumoniaError
 from pneumonia.labels import TASKS
 from pneumonia.metrics import nullable
@@ -56,12 +61,15 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
     images = load_images(data_config(config), config["image_size"], cache_dir)
     task = TASKS[config["task"]]
-    check_classes(Counter(images.manifest["label"].map(task.groups)), task.classes, "The data")
-    split = make_split(images.manifest, config["split"]["method"], config["split"]["seed"])
-    leaks = find_leaks(images.manifest, split)
+    check_classes(
+        Counter(task.classes[task.index(label)] for label in images.manifest["label"]), task.classes, "The data"
+    )
+    plan, group = SplitConfig(**config["split"]), groups(images.manifest)
+    split = load_split(images.manifest, plan, group)
+    leaks = find_leaks(images.manifest, split, group, rotating=plan.method == "rotating")
     data = _data_module(config, images, split)
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
-    check_classes(trained_on, task.classes, f"The training part of split={config['split']['method']}")
+    check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
     hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
     run_id = run_identity(identity(config), **hashes)
     folder = RunFolder(runs_dir / config["name"] / run_id)
@@ -88,7 +96,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
 def data_config(config: dict[str, Any]) -> DataConfig:
     """The typed form of a resolved config's ``data`` node."""
     node = dict(config["data"])
-    return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"])})
+    return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"]), "azure": AzureConfig(**node["azure"])})
 
 
 def quiet() -> None:
@@ -128,15 +136,18 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
 
 
 def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
-    weights = None
-    if config["class_weights"] == "balanced" and data is not None:
-        counts = data.counts("train").astype(np.float64)
-        weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
+    weights, scaling = None, Scaling()
+    if data is not None:
+        scaling = fit_scaling(config["normalisation"], histogram(data.images.pixels, data.rows("train")))
+        if config["class_weights"] == "balanced":
+            counts = data.counts("train").astype(np.float64)
+            weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
     return Setup(
         task=config["task"],
         channels=config["channels"],
         image_size=config["image_size"],
         resize=config["data"]["resize"],
+        scaling=asdict(scaling),
         seed=config["seed"],
         optimizer=config["optimizer"],
         scheduler=config["scheduler"],
@@ -154,6 +165,7 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         AugmentationConfig(**config["augmentation"]),
         config["seed"],
         config["num_workers"],
+        config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
     )
 
 
@@ -163,6 +175,7 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
     patience = config["early_stopping"]["patience"]
     if patience is not None:
         callbacks.append(EarlyStopping("val/loss", min_delta=config["early_stopping"]["min_delta"], patience=patience))
+    classifier.most_batches = data.most_batches()
     words = dict(config["trainer"])
     if words.pop("enable_progress_bar"):
         callbacks.append(EpochReport(recorder))
@@ -179,6 +192,7 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1 if data.rotate_every else 0,
         default_root_dir=folder.path,
     )
     handler = signal.getsignal(signal.SIGINT)
@@ -221,7 +235,7 @@ def _result(
     folder: RunFolder,
 ) -> dict[str, Any]:
     best = load_classifier(folder.best, config["task"])
-    predictions = predict_part(best, data, "val")
+    predictions = predict_part(best, data, "val", recorder.best_epoch)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     history = read_metrics(folder)
@@ -264,8 +278,12 @@ def _announce(config: dict[str, Any], data: XRayData, leaks: list[Leak], folder:
         say(
             "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
         )
+    method, split = config["split"]["method"], config["split"]
+    if method in FOLDED:
+        turns = f"; every {split['every']} epochs the next one does" if data.rotate_every else ""
+        say(f"Fold {split['fold']} of {split['k']} validates{turns}")
     for leak in leaks:
-        warn(_leak_text(config["split"]["method"], leak))
+        warn(_leak_text(method, leak))
     for path, reason in data.images.skipped.items():
         warn(f"left out {path}: {reason}")
     say(f"Training {folder.path.name}: {config['max_epochs']} epochs, batches of {config['batch_size']}")

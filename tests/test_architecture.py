@@ -18,9 +18,10 @@ from pneumonia.cli import VERBS
 from pneumonia.config import WORDS, check, conf_dir, resolved
 
 ORDER = """
-errors labels config console storage.local storage.azure
-data.dicom data.images data.archives data.medmnist data.releases data.downloads data.duplicates data.manifest data.phantom
-data.mirror data.cache data.ingest data.splits data.scaling data.baselines data.audit data.audit_page
+errors labels config console parallel storage.local storage.azure
+data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
+data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
+data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.baselines data.audit data.audit_page
 data.transforms data.sheets data.dataset data.datamodule
 metrics optim models.activations models.base models.pseudo_resnet
 runs callbacks predictions statistics train evaluate cli

@@ -5,10 +5,9 @@ import pytest
 import torch
 from lightning import Trainer
 
-from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, conf_dir
+from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
-from pneumonia.data.transforms import scale
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.labels import TASKS
 from pneumonia.models.activations import ACTIVATIONS
@@ -21,7 +20,7 @@ FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 @pytest.fixture(scope="module")
 def two_batches(cache_dir, phantoms) -> XRayData:
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
-    split = make_split(images.manifest, "grouped", 0)
+    split = make_split(images.manifest, SplitConfig())
     train = np.flatnonzero(split["part"] == "train")
     split.loc[train[64:], "part"] = "test"
     return XRayData(images, split, TASKS["subtype"], 32, AugmentationConfig())
@@ -54,13 +53,13 @@ def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_
     )
     trainer.fit(classifier, two_batches)
     batch = next(iter(two_batches.loader("train")))
-    logits = classifier.eval()(scale(batch["image"]))
+    logits = classifier.eval()(batch["image"])
     assert (logits.argmax(dim=1) == batch["label"]).float().mean() >= 0.95
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path, weights_only=True)
     torch.load(path, weights_only=True)
     restored = load_classifier(path, "subtype")
-    assert torch.equal(restored(scale(batch["image"])), logits)
+    assert torch.equal(restored(batch["image"]), logits)
 
 
 def test_the_training_loss_weighs_and_smooths_and_the_validation_loss_does_not(compose):

@@ -8,15 +8,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 
 from pneumonia import callbacks
+from pneumonia.cli.predict import predict
 from pneumonia.config import identity
-from pneumonia.errors import CheckpointError, LabelError, RunError, StorageError
+from pneumonia.data.datamodule import load_images
+from pneumonia.data.dataset import XRays
+from pneumonia.data.scaling import fit_scaling, histogram
+from pneumonia.errors import CheckpointError, LabelError, RunError, SplitLeakageError, StorageError
+from pneumonia.evaluate import Request, evaluate
+from pneumonia.models.base import load_classifier
 from pneumonia.runs import RunFolder, open_run, run_identity
-from pneumonia.train import Interrupted, train
+from pneumonia.train import Interrupted, data_config, train
 
 
 class Killed(Exception):
@@ -56,7 +63,18 @@ def test_the_result_is_the_metrics_of_the_best_epoch(finished):
         assert value == pytest.approx(row[f"val/{name}"], abs=1e-6)
 
 
-@pytest.mark.parametrize("words", [["scheduler=one_cycle"], ["scheduler=exponential", "num_workers=1"]])
+ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["scheduler=one_cycle"],
+        ["scheduler=exponential", "num_workers=1"],
+        [*ROTATING, "num_workers=1"],
+        [*ROTATING, "split.every=2", "normalisation=zscore"],
+    ],
+)
 def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path, monkeypatch):
     words = [*words, "augmentation=clinical", "max_epochs=3", "early_stopping.patience=5"]
     whole = train(compose(*words, runs_dir=tmp_path / "whole"))
@@ -263,3 +281,91 @@ def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path
     result = train(compose(*words, "trainer.gradient_clip_val=1", runs_dir=tmp_path))
     assert result["classes"] == ["NORMAL", "PNEUMONIA"]
     assert {"fpr", "fnr"} <= set(result["metrics"]["val"])
+
+
+def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path):
+    result = train(compose(*ROTATING, "split.every=1", runs_dir=tmp_path))
+    folder = _folder(result, tmp_path)
+    split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
+    predictions = pd.read_parquet(folder.predictions("val"))
+    fold = result["best_epoch"] % 3
+    assert set(predictions["image_id"]) == set(split["image_id"][split["fold"] == fold])
+    history = pd.read_csv(folder.metrics)
+    assert history["val/loss"][result["best_epoch"]] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
+    leak = next(leak for leak in result["data"]["leaks"] if leak["part"] == "val")
+    assert leak["images"] == leak["of"] == result["data"]["val"]
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(compose()["cache_dir"])))
+    assert report["trained_on"] == report["n"]
+
+
+def test_in_each_epoch_all_folds_but_the_validating_one_train(compose, tmp_path, monkeypatch):
+    seen: dict[tuple[int, int], set[int]] = {}
+    plain = XRays.__getitem__
+
+    def recorded(self, key):
+        seen.setdefault((key[0], len(self)), set()).update(self.rows[key[1]].tolist())
+        return plain(self, key)
+
+    monkeypatch.setattr(XRays, "__getitem__", recorded)
+    result = train(compose(*ROTATING, "split.every=2", runs_dir=tmp_path))
+    split = pd.read_parquet(next(_folder(result, tmp_path).path.glob("split-*.parquet")))
+    folds = split["fold"].to_numpy()
+    for epoch, fold in ((0, 0), (1, 0), (2, 1), (3, 1)):
+        trained = set(np.flatnonzero((folds >= 0) & (folds != fold)))
+        assert seen[epoch, len(trained)] == trained
+
+
+def test_one_cycle_has_steps_for_the_longest_of_rotating_folds(compose, tmp_path):
+    # Twelve patients give folds of unequal size; with one image a batch, every image is a step.
+    words = ["data.phantom.patients=12", "split=rotating", "split.k=5", "max_epochs=5", "batch_size=1"]
+    result = train(compose(*words, "scheduler=one_cycle", runs_dir=tmp_path))
+    assert result["epochs"] == 5
+
+
+def test_cross_validation_is_one_run_a_fold_with_one_test_part(compose, tmp_path):
+    words = ["split=kfold", "split.k=3", "max_epochs=1"]
+    folders = [_folder(train(compose(*words, f"split.fold={fold}", runs_dir=tmp_path)), tmp_path) for fold in range(3)]
+    splits = [pd.read_parquet(next(folder.path.glob("split-*.parquet"))) for folder in folders]
+    validated = pd.concat([pd.read_parquet(folder.predictions("val"))["image_id"] for folder in folders])
+    assert validated.is_unique
+    assert set(validated) == set(splits[0]["image_id"][splits[0]["part"] != "test"])
+    assert len({folder.path for folder in folders}) == 3
+
+
+@pytest.mark.parametrize("method", ["half", "minmax", "zscore", "robust"])
+def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_and_used_by_predict(
+    method, compose, tmp_path, phantoms
+):
+    config = compose(f"normalisation={method}", "max_epochs=1", runs_dir=tmp_path)
+    folder = _folder(train(config), tmp_path)
+    scaling = load_classifier(folder.best).setup_values.scaling
+    images = load_images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+    split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
+    rows = images.rows[(split["part"] == "train").to_numpy()]
+    assert scaling == vars(fit_scaling(method, histogram(images.pixels, rows)))
+    # `predict` decodes the file anew and must arrive at what validation saw.
+    predictions = pd.read_parquet(folder.predictions("val"))
+    for row in predictions.head(3).itertuples():
+        path = next(phantoms.rglob(f"{row.image_id}.jpeg"))
+        answer = predict(folder.path, [path])[0]
+        assert answer["probabilities"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
+
+
+def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_path):
+    whole = train(compose("max_epochs=1", runs_dir=tmp_path))
+    part = train(compose("max_epochs=1", "split.fraction=0.3", runs_dir=tmp_path))
+    assert part["data"]["train"] == pytest.approx(0.3 * whole["data"]["train"], abs=6)
+    names = [set(pd.read_parquet(_folder(r, tmp_path).predictions("val"))["image_id"]) for r in (whole, part)]
+    assert names[0] == names[1]
+
+
+def test_a_given_split_that_leaks_is_refused_unless_it_is_named_leaky(compose, phantoms, tmp_path):
+    root = tmp_path / "data"
+    for path in phantoms.rglob("*.jpeg"):
+        target = root / ("val" if path.stem.endswith("1") else "train") / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
+    words = ["data=folder", f"data.root={root}", "split=given", "max_epochs=1"]
+    with pytest.raises(SplitLeakageError, match=r"split\.leaky=true"):
+        train(compose(*words, runs_dir=tmp_path / "runs"))
+    assert train(compose(*words, "split.leaky=true", runs_dir=tmp_path / "runs"))["data"]["leaks"]

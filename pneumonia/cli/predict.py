@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP or TIFF files")
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     options = parser.parse_args(arguments)
-    answers = _predict(options.model, options.images)
+    answers = predict(options.model, options.images)
     if options.json:
         print(json.dumps(answers, indent=2))
         return 0
@@ -34,7 +34,13 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
+def predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
+    """Probabilities by class of each image, decoded and normalised as in training.
+
+    Raises:
+        RunError, CheckpointError: The run can't be used.
+        BrokenImagesError: Some images can't be read; lists all of them.
+    """
     from pneumonia.runs import open_run
 
     folder, _, config = open_run(model)  # a wrong folder is found before torch is imported

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,9 +52,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from hydra import main as hydra_main
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
 
     from pneumonia.config import TrainConfig, conf_dir
 
@@ -82,9 +82,8 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     more = ["--config-dir", str(config_dir)] if config_dir else []
     sys.argv = ["pneumonia", *more, *arguments]
     try:
-        app()
-    except (HydraException, OmegaConfBaseException) as error:
-        raise _explained(error) from error
+        with explained():
+            app()
     finally:
         sys.argv = before
     if len(failures) > 1:
@@ -109,6 +108,18 @@ def _job(config: DictConfig) -> None:
     from pneumonia.train import train  # heavy: only once the config is known to be right
 
     train(resolved(config))
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns Hydra's and OmegaConf's errors into a ``ConfigError`` in our words."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explained(error) from error
 
 
 def _explained(error: Exception) -> ConfigError:

@@ -1,19 +1,41 @@
 """Decodes every image once, keeps the pixels in one file, and maps that file into memory ever after."""
 
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.console import track
-from pneumonia.data.images import UnreadableImageError, decode
-from pneumonia.data.manifest import in_threads
-from pneumonia.storage.local import digest, one_at_a_time, replacing
+from pneumonia.data.duplicates import perceptual_hash
+from pneumonia.data.images import KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
+from pneumonia.errors import ManifestError, some
+from pneumonia.parallel import in_threads
+from pneumonia.storage.local import digest, one_at_a_time, publish, replacing, scratch
 
-DECODER: Final = "1"  # raise it when pneumonia.data.images.decode changes a pixel
+LOOKS: Final = {
+    "width": "int64",
+    "height": "int64",
+    "mode": "str",
+    "bytes": "int64",
+    "sha256": "str",
+    "phash": "str",
+    "problem": "str",
+}
+DECODER: Final = "2"  # raise it when pneumonia.data.images changes a pixel
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How images are cut to squares: pixels a side, and ``squash`` or ``pad``."""
+
+    size: int
+    resize: str = "squash"
 
 
 @dataclass(frozen=True)
@@ -29,6 +51,18 @@ class Cache:
     problems: dict[str, str]
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one decoding of a file says of it; ``problem`` is empty where it can be read."""
+
+    header: tuple[int, int, str]
+    bytes: int
+    sha256: str
+    phash: str
+    problem: str
+    square: NDArray[np.uint8] | None
+
+
 def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) -> Cache:
     """The decoded images of a manifest at one size; decoded now if they never were.
 
@@ -42,44 +76,109 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
 
     Raises:
         StorageError: ``cache_dir`` is full or read-only.
+        ManifestError: A file is gone, or is not the one that the manifest describes.
     """
-    key = digest([DECODER, size, resize, manifest["sha256"].tolist()])[:16]
-    pixels, index = cache_dir / f"{key}.npy", cache_dir / f"{key}.parquet"
-    if not (pixels.exists() and index.exists()):
-        with one_at_a_time(cache_dir / f"{key}.lock", "decoding these images"):
-            if not (pixels.exists() and index.exists()):
-                _build(manifest, size, resize, pixels, index)
-    rows = pd.read_parquet(index)
-    bad = rows[rows["problem"] != ""]
-    paths = manifest.set_index("sha256")["path"]
-    problems = {
-        path: reason for sha, reason in zip(bad["sha256"], bad["problem"], strict=True) for path in _all(paths[sha])
-    }
-    return Cache(np.load(pixels, mmap_mode="r"), problems)
+    paths, expected, shape = manifest["path"].tolist(), manifest["sha256"].tolist(), Shape(size, resize)
+    pixels, index = _files(expected, shape, cache_dir)
+
+    def ready() -> bool:
+        return pixels.exists() and index.exists()
+
+    if not ready():
+        with one_at_a_time(pixels.with_suffix(".lock"), "decoding these images"):
+            if not ready():
+                look_at(paths, shape, cache_dir, expected)
+    problems = pd.read_parquet(index)["problem"]
+    found = {path: str(text) for path, text in zip(paths, problems, strict=True) if text}
+    return Cache(np.load(pixels, mmap_mode="r"), found)
 
 
-def _all(value: object) -> list[str]:
-    return value.tolist() if isinstance(value, pd.Series) else [str(value)]
+def look_at(
+    paths: Sequence[str], shape: Shape | None, cache_dir: Path, expected: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """What the files hold; each is read and decoded once, which also fills the cache of a shape.
+
+    Args:
+        paths: ``(N,)`` files.
+        shape: Of the squares to keep; ``None`` keeps none.
+        cache_dir: Where to keep them.
+        expected: ``(N,)`` SHA-256 that the files must have, where they are known.
+
+    Returns:
+        ``(N,)`` rows with ``width``, ``height`` (pixels), ``mode``, ``bytes``, ``sha256``, ``phash`` and ``problem``.
+
+    Raises:
+        StorageError: ``cache_dir`` is full or read-only.
+        ManifestError: A file has not the content that is expected of it.
+    """
+
+    def work(path: str) -> Look:
+        return look(_bytes_of(path), shape)
+
+    what = "Looking at images" if shape is None else f"Decoding images to {shape.size} px"
+    rows = []
+    with scratch(cache_dir / "decoded.npy") as part:
+        with _array_file(len(paths), shape, part) as file:
+            for seen in track(in_threads(work, paths), len(paths), what):
+                if file is not None and seen.square is not None:
+                    file.write(seen.square.tobytes())
+                rows.append((*seen.header, seen.bytes, seen.sha256, seen.phash, seen.problem))
+        table = pd.DataFrame(rows, columns=list(LOOKS)).astype(LOOKS)
+        if expected is not None:
+            _check_contents(paths, table["sha256"].tolist(), expected)
+        if shape is not None:
+            pixels, index = _files(table["sha256"].tolist(), shape, cache_dir)
+            publish(part, pixels)
+            with replacing(index) as rows_part:
+                table.to_parquet(rows_part, index=False)
+    return table
 
 
-def _build(manifest: pd.DataFrame, size: int, resize: str, pixels: Path, index: Path) -> None:
-    def work(path: str) -> tuple[NDArray[np.uint8], str]:
-        try:
-            return decode(Path(path).read_bytes(), size, resize), ""
-        except UnreadableImageError as error:
-            return np.zeros((size, size), dtype=np.uint8), str(error)
+def _files(sha256: Sequence[str], shape: Shape, cache_dir: Path) -> tuple[Path, Path]:
+    """The pixels and the index of a cache; named by the images' contents and the shape, wherever they lie."""
+    key = digest([DECODER, shape.size, shape.resize, list(sha256)])[:16]
+    return cache_dir / f"{key}.npy", cache_dir / f"{key}.parquet"
 
-    paths = manifest["path"].tolist()
-    problems: list[str] = []
-    with replacing(pixels) as part:
-        with part.open(
-            "wb"
-        ) as file:  # plain writes: a full disk raises here, where a memory map would kill the process
-            header = {"descr": "|u1", "fortran_order": False, "shape": (len(paths), size, size)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for image, problem in track(in_threads(work, paths), len(paths), f"Decoding images to {size} px"):
-                file.write(image.tobytes())
-                problems.append(problem)
-    with replacing(index) as part:
-        columns = {"image_id": manifest["image_id"], "sha256": manifest["sha256"], "problem": problems}
-        pd.DataFrame(columns).to_parquet(part, index=False)
+
+def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequence[str]) -> None:
+    changed = [path for path, ours, theirs in zip(paths, found, expected, strict=True) if ours != theirs]
+    if changed:
+        raise ManifestError(
+            f"{len(changed)} files are gone or hold other bytes than the manifest says, for example {some(changed, 3)}. What "
+            "was known of them may be wrong. Import the data again."
+        )
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return b""  # reported as an empty file, with all others that can't be read
+
+
+def look(raw: bytes, shape: Shape | None) -> Look:
+    """Decodes one file for everything that is wanted of it: header, perceptual hash and square."""
+    sha256 = hashlib.sha256(raw).hexdigest()
+    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
+    try:
+        header, grey = read_image(raw, 0 if shape is None else shape.size)
+        square = None if shape is None else fit(grey, shape.size, shape.resize)
+        # The hash must not depend on the size that was asked for: only decodes at the least scale serve it.
+        coarse = grey if shape is None or shape.size * KEEP_SCALE <= LEAST else read_grey(raw)
+        shown = (header.width, header.height, header.mode)
+        return Look(shown, len(raw), sha256, perceptual_hash(coarse.pixels), "", square)
+    except UnreadableImageError as error:
+        return Look((0, 0, ""), len(raw), sha256, "", str(error), blank)
+
+
+@contextmanager
+def _array_file(count: int, shape: Shape | None, path: Path) -> Iterator[BinaryIO | None]:
+    """A ``.npy`` file of ``(count, size, size)`` uint8 to append squares to; ``None`` where none are wanted."""
+    if shape is None:
+        yield None
+        return
+    with path.open("wb") as file:
+        # Plain writes: a full disk raises here, where a memory map would kill the process.
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, shape.size, shape.size)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pneumonia.config import AugmentationConfig, DataConfig
-from pneumonia.data.cache import load_cache
+from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, Batches, XRays
 from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.phantom import load_phantoms
-from pneumonia.data.transforms import build, scale
+from pneumonia.data.splits import parts_of_fold
+from pneumonia.data.transforms import build
 from pneumonia.errors import SplitError
 from pneumonia.labels import Task
 
@@ -48,7 +49,8 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
         root = load_phantoms(data.phantom.patients, data.phantom.seed, cache_dir)
     else:
         root = Path(str(data.root)).expanduser()
-    manifest = load_manifest(root, cache_dir)
+    labels = None if data.labels is None else Path(data.labels).expanduser()
+    manifest = load_manifest(root, cache_dir, labels, Shape(image_size, data.resize))
     cache = load_cache(manifest, image_size, data.resize, cache_dir)
     if cache.problems and data.on_bad_image == "error":
         raise broken(cache.problems)
@@ -67,6 +69,7 @@ class XRayData(LightningDataModule):
         augmentation: Of the training part.
         seed: Of the order and the augmentation.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class XRayData(LightningDataModule):
         augmentation: AugmentationConfig | None = None,
         seed: int = 0,
         num_workers: int = 0,
+        rotate_every: int = 0,
     ) -> None:
         super().__init__()
         self.images = images
@@ -87,20 +91,36 @@ class XRayData(LightningDataModule):
         self.augmentation = augmentation or AugmentationConfig()
         self.seed = seed
         self.num_workers = num_workers
+        self.rotate_every = rotate_every
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
 
-    def positions(self, part: str) -> NDArray[np.int64]:
-        """Rows of the manifest that belong to a part."""
-        return np.flatnonzero((self.split["part"] == part).to_numpy())
+    def positions(self, part: str, epoch: int = 0) -> NDArray[np.int64]:
+        """Rows of the manifest that belong to a part; the epoch matters only where folds rotate."""
+        parts = self.split["part"].to_numpy(dtype=object)
+        if self.rotate_every:
+            folds = self.split["fold"].to_numpy()
+            start = int(folds[parts == "val"][0])
+            parts = parts_of_fold(parts, folds, (start + epoch // self.rotate_every) % (int(folds.max()) + 1))
+        return np.flatnonzero(parts == part)
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Rows of ``images.pixels`` that belong to a part, before any rotation."""
+        return self.images.rows[self.positions(part)]
 
     def counts(self, part: str) -> NDArray[np.int64]:
         """Images of each class in a part, ``(K,)``."""
         return np.bincount(self.labels[self.positions(part)], minlength=len(self.task.classes))
 
-    def dataset(self, part: str) -> XRays:
+    def most_batches(self) -> int:
+        """Training batches of the longest epoch; they differ only where folds rotate."""
+        epochs = range(0, self.rotate_every * (int(self.split["fold"].max()) + 1), self.rotate_every or 1)
+        images = max(len(self.positions("train", epoch)) for epoch in epochs or (0,))
+        return -(-images // self.batch_size)
+
+    def dataset(self, part: str, epoch: int = 0) -> XRays:
         """One part; augmented only for training."""
-        chosen = self.positions(part)
+        chosen = self.positions(part, epoch)
         if not len(chosen):
             raise SplitError(
                 f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one."
@@ -109,14 +129,14 @@ class XRayData(LightningDataModule):
         return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], pipeline, self.seed)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train", self.seed, self.first_epoch)
+        return self.loader("train", self.seed, self._epoch())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("val")
+        return self.loader("val", epoch=self._epoch())
 
     def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
         """Batches of a part, shuffled where a seed is given."""
-        dataset = self.dataset(part)
+        dataset = self.dataset(part, epoch)
         batches = Batches(len(dataset), self.batch_size, seed)
         batches.set_epoch(epoch)
         return DataLoader(
@@ -128,5 +148,5 @@ class XRayData(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return {**batch, "image": scale(batch["image"])}  # a quarter of the bytes travel to the device
+    def _epoch(self) -> int:
+        return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)

@@ -18,6 +18,7 @@ Measured on the 120 originals at full size and 5,232 X-rays at 224 px: saved aga
 squashed, brightened by a fifth or with another gamma, an image moves by 24 bits at most; two different X-rays of the
 release are 40 bits apart or more. Cut margins and rotations can go unseen.
 """
+Groups = NDArray[np.int64]  # a number per image, equal for images that must stay together
 BLOCK: Final = 4096  # rows compared at once: 64 MiB
 
 
@@ -47,7 +48,7 @@ def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
         One row a pair: ``first`` and ``second`` (positions, first < second) and ``bits``, nearest first.
     """
     rows = np.flatnonzero((hashes != "").to_numpy())
-    raw = np.frombuffer(bytes.fromhex("".join(hashes.iloc[rows])), dtype=np.uint8).reshape(len(rows), -1)
+    raw = np.frombuffer(bytes.fromhex("".join(hashes.iloc[rows])), dtype=np.uint8).reshape(len(rows), KEPT * KEPT // 8)
     signs = np.unpackbits(raw, axis=1).astype(np.float32) * 2 - 1  # the dot product counts equal minus unequal bits
     found = []
     for start in range(0, len(rows), BLOCK):
@@ -61,7 +62,7 @@ def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
     return table.sort_values(["bits", "first", "second"], ignore_index=True)
 
 
-def groups(manifest: pd.DataFrame) -> NDArray[np.int64]:
+def groups(manifest: pd.DataFrame) -> Groups:
     """A number per image, equal for images that must stay together.
 
     One patient, byte-identical files and near-identical images are joined, transitively.

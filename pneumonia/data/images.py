@@ -4,8 +4,10 @@ One function for training, evaluation and prediction, so that preprocessing can 
 """
 
 import io
+import math
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import cv2
@@ -13,9 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS: Final = 100_000_000  # a 10,000 x 10,000 radiograph; what is larger is an attack or an accident
-MIN_SIDE: Final = 8  # pixels; the smallest sound X-ray of the public releases has 127
-KEEP_SCALE: Final = 2  # a scaled JPEG decode keeps at least twice the asked size: 0.2 grey levels of mean error
+from pneumonia.data.dicom import dicom_header, is_dicom, read_dicom
+from pneumonia.data.readable import MAX_PIXELS, check_size
+from pneumonia.data.readable import UnreadableImageError as UnreadableImageError  # for all who call this file
+
+KEEP_SCALE: Final = 1.5  # a scaled JPEG decode keeps this many times the asked size: 0.4 grey levels of mean error
+LEAST: Final = 113  # pixels a side that every decode keeps at least, so that all sizes up to 75 px share one decode
+SCALES: Final = {
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    1: cv2.IMREAD_GRAYSCALE,
+}
+END_OF_JPEG: Final = b"\xff\xd9"
+ORIENTATION: Final = 0x0112  # the EXIF tag
+# PIL only warns of images over 89 million pixels; to us they are refused before a pixel is decoded.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 @dataclass(frozen=True)
@@ -27,8 +42,19 @@ class Header:
     mode: str
 
 
-class UnreadableImageError(ValueError):
-    """Why one image can not be used; collected by callers into a ``BrokenImagesError`` that lists all."""
+@dataclass(frozen=True)
+class Grey:
+    """A decoded image, perhaps at a fraction of its size.
+
+    Attributes:
+        pixels: ``(H, W)`` uint8.
+        height: Rows that lie inside the image; ``H``, or up to one less where the last row of a scaled decode does in part.
+        width: The same of columns.
+    """
+
+    pixels: NDArray[np.uint8]
+    height: float
+    width: float
 
 
 def read_header(raw: bytes) -> Header:
@@ -37,51 +63,87 @@ def read_header(raw: bytes) -> Header:
     Raises:
         UnreadableImageError: Empty, not an image, too small or too large.
     """
+    if is_dicom(raw):
+        return Header(*dicom_header(raw))
     with _open(raw) as image:
         return Header(image.width, image.height, image.mode)
 
 
 def decode(raw: bytes, size: int, resize: str = "squash") -> NDArray[np.uint8]:
-    """A grey square of ``(size, size)`` uint8 from the bytes of an image file.
+    """A grey square of ``(size, size)`` uint8 from the bytes of an image file: :func:`read_image`, then :func:`fit`.
+
+    Raises:
+        UnreadableImageError: See :func:`read_image`.
+    """
+    return fit(read_grey(raw, size), size, resize)
+
+
+def read_image(raw: bytes, size: int = 0) -> tuple[Header, Grey]:
+    """All of an image in grey; JPEGs at the smallest scale that keeps ``KEEP_SCALE`` times ``size`` (and ``LEAST``) a side.
 
     Colour becomes luma (ITU-R 601), transparency lies on black, palettes and CMYK go through RGB, and 16-bit depth is
     scaled by the bits in use (a 12-bit radiograph in a 16-bit file keeps its contrast). EXIF rotation is applied.
 
     Args:
         raw: The whole file.
-        size: Pixels a side.
-        resize: ``squash`` to the square, or ``pad`` with black, which keeps the aspect ratio.
+        size: Pixels a side that will be needed.
 
     Raises:
         UnreadableImageError: The file is empty, no image, truncated, too small, too large, or of a depth without scale.
     """
+    if is_dicom(raw):
+        return Header(*dicom_header(raw)), _whole(read_dicom(raw))
     with _open(raw) as image:
-        if image.format == "JPEG":
-            image.draft("L", (size * KEEP_SCALE, size * KEEP_SCALE))  # decodes at 1/2, 1/4 or 1/8 where that suffices
+        header = Header(image.width, image.height, image.mode)
+        scaled = _scaled(raw, image, max(math.ceil(size * KEEP_SCALE), LEAST))
+        if scaled is not None:
+            return header, scaled
         try:
-            grey = _grey(ImageOps.exif_transpose(image))
+            return header, _whole(_grey(ImageOps.exif_transpose(image)))
         except UnreadableImageError:
             raise
         except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
             raise UnreadableImageError(f"broken or cut short ({error})") from error
-    return _fit(grey, size, resize)
+
+
+def read_grey(raw: bytes, size: int = 0) -> Grey:
+    """The pixels of :func:`read_image` alone."""
+    return read_image(raw, size)[1]
+
+
+def _whole(pixels: NDArray[np.uint8]) -> Grey:
+    return Grey(pixels, *map(float, pixels.shape))
+
+
+def _scaled(raw: bytes, image: Image.Image, least: int) -> Grey | None:
+    """A JPEG's luma at 1/8, 1/4, 1/2 or all of its size, keeping ``least`` pixels a side; ``None`` where PIL must decode.
+
+    OpenCV decodes a quarter faster than PIL, but fills what a cut file lacks with grey and says nothing: so the end must
+    be there. Rotated files and colour spaces that are no luma are left to PIL.
+    """
+    if image.format != "JPEG" or image.mode not in {"L", "RGB"} or END_OF_JPEG not in raw[-64:]:
+        return None
+    if "exif" in image.info and image.getexif().get(ORIENTATION, 1) != 1:
+        return None
+    times = min(image.width, image.height) // least
+    scale = next(divisor for divisor in SCALES if times >= divisor or divisor == 1)
+    flags = SCALES[scale] | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = cv2.imdecode(np.frombuffer(raw, dtype=np.uint8), flags)
+    if pixels is None:
+        return None
+    return Grey(np.asarray(pixels, dtype=np.uint8), image.height / scale, image.width / scale)
 
 
 def _open(raw: bytes) -> Image.Image:
     if not raw:
         raise UnreadableImageError("empty file (0 bytes)")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL warns of large images; the limit below is ours
-            image = Image.open(io.BytesIO(raw))
-    except Image.DecompressionBombError as error:
+        image = Image.open(io.BytesIO(raw))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(f"more than {MAX_PIXELS:,} pixels (a decompression bomb?)") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         raise UnreadableImageError("not an image") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise UnreadableImageError(f"{image.width}x{image.height} is more than {MAX_PIXELS:,} pixels")
-    if min(image.width, image.height) < MIN_SIDE:
-        raise UnreadableImageError(f"{image.width}x{image.height} pixels is too small to be an X-ray")
+    check_size(image.width, image.height)
     return image
 
 
@@ -106,11 +168,17 @@ def _to_8_bits(values: NDArray[np.int64]) -> NDArray[np.uint8]:
     return np.asarray(np.rint(values * (255 / full)), dtype=np.uint8)
 
 
-def _fit(grey: NDArray[np.uint8], size: int, resize: str) -> NDArray[np.uint8]:
-    height, width = grey.shape
+def fit(grey: Grey, size: int, resize: str) -> NDArray[np.uint8]:
+    """A square of ``(size, size)``.
+
+    Args:
+        grey: From :func:`read_image`.
+        size: Pixels a side.
+        resize: ``squash`` to the square, or ``pad`` with black, which keeps the aspect ratio.
+    """
     if resize == "pad":
-        scale = size / max(height, width)
-        inner = (max(1, round(width * scale)), max(1, round(height * scale)))
+        scale = size / max(grey.height, grey.width)
+        inner = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
         small = _resize(grey, inner)
         top, left = (size - inner[1]) // 2, (size - inner[0]) // 2
         square = np.zeros((size, size), dtype=np.uint8)
@@ -119,7 +187,35 @@ def _fit(grey: NDArray[np.uint8], size: int, resize: str) -> NDArray[np.uint8]:
     return _resize(grey, (size, size))
 
 
-def _resize(grey: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
-    shrinks = grey.shape[1] >= shape[0] and grey.shape[0] >= shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR  # area averages do not alias when shrinking
-    return np.asarray(cv2.resize(grey, shape, interpolation=method), dtype=np.uint8)
+def _resize(grey: Grey, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    pixels = grey.pixels
+    shrinks = pixels.shape[1] >= shape[0] and pixels.shape[0] >= shape[1]  # area averages do not alias when shrinking
+    if shrinks and pixels.shape != (grey.height, grey.width):
+        return _average(grey, shape)
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, shape, interpolation=method), dtype=np.uint8)
+
+
+def _average(grey: Grey, shape: tuple[int, int]) -> NDArray[np.uint8]:
+    """Means over ``(width, height)`` equal cells, which may begin and end within a pixel.
+
+    A JPEG decoded at 1/8 has a last row that lies only in part inside the image. OpenCV's area resize would stretch the
+    rest to fit, which moves edges by up to a pixel of the result. The sums come from a summed-area table (Crow, 1984),
+    which is linear within a pixel, so that interpolating it is exact.
+    """
+    width, height = shape
+    sums = cv2.integral(grey.pixels)
+    top, down = _edges(grey.height, height, grey.pixels.shape[0])
+    left, right = _edges(grey.width, width, grey.pixels.shape[1])
+    rows = sums[top] + (sums[top + 1] - sums[top]) * down[:, None]
+    corners = rows[:, left] + (rows[:, left + 1] - rows[:, left]) * right
+    cells = corners[1:, 1:] - corners[1:, :-1] - corners[:-1, 1:] + corners[:-1, :-1]
+    return np.rint(cells * (width * height / (grey.width * grey.height))).astype(np.uint8)
+
+
+@lru_cache(maxsize=4096)
+def _edges(extent: float, count: int, pixels: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The pixel in which each of ``count`` + 1 edges lies, and how far into it."""
+    edges = np.linspace(0, extent, count + 1)
+    whole = np.minimum(edges.astype(np.int64), pixels - 1)
+    return whole, edges - whole

@@ -1,19 +1,15 @@
 """The one-row-an-image table that every later stage reads."""
 
-import hashlib
 import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import pandas as pd
 
-from pneumonia.console import track
-from pneumonia.data.images import Header, UnreadableImageError, read_header
-from pneumonia.data.releases import Found, find
-from pneumonia.errors import BrokenImagesError
-from pneumonia.storage.local import digest, replacing
+from pneumonia.data.cache import Shape, look_at
+from pneumonia.data.releases import Found, recognise
+from pneumonia.errors import BrokenImagesError, ManifestError, some
+from pneumonia.storage.local import digest, one_at_a_time, replacing
 
 COLUMNS: Final = {
     "image_id": "str",
@@ -26,54 +22,97 @@ COLUMNS: Final = {
     "mode": "str",
     "bytes": "int64",
     "sha256": "str",
+    "phash": "str",  # 256 bits in hexadecimal, see pneumonia.data.duplicates; empty where the image can't be read
+    "problem": "str",  # why the image can't be read; empty where it can
 }
-T = TypeVar("T")
-R = TypeVar("R")
+VERSION: Final = "2"  # raise it when a column changes its meaning
 
 
-def load_manifest(root: Path, cache_dir: Path) -> pd.DataFrame:
-    """The manifest of a data folder; made on first use, again when a file's name, size or time changed.
+def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape: Shape | None = None) -> pd.DataFrame:
+    """The manifest of a source; made on first use, again when a file's name, size or time changed.
 
-    Broken images keep their row with an empty ``mode``: whoever decodes them reports them all.
+    Broken images keep their row, with a ``problem``: whoever uses them reports them all.
+
+    Args:
+        root: A folder, an archive or array file (see :mod:`pneumonia.data.releases`), or a ``manifest.parquet``.
+        cache_dir: Where it is kept.
+        labels: A table of labels; ``None`` where names, folders or the one table in the folder say them.
+        shape: Of squares that will be wanted next, decoded on the way so that each file is decoded once.
 
     Returns:
         One row per image with the columns of ``COLUMNS``; ``width`` and ``height`` in pixels.
 
     Raises:
-        LayoutError, LabelError: See :func:`pneumonia.data.releases.find`.
+        LayoutError, LabelError, ArchiveError: See :func:`pneumonia.data.releases.recognise`.
+        ManifestError: ``root`` is a manifest that can't be used.
         StorageError: ``cache_dir`` can not be written.
     """
-    found = find(root)
+    if root.suffix == ".parquet":
+        return read_manifest(root)
+    found = recognise(root.resolve(), cache_dir, labels).images
     stats = [os.stat(item.path) for item in found]
     state = [
-        [str(item.path.resolve()), stat.st_size, stat.st_mtime_ns] for item, stat in zip(found, stats, strict=True)
+        [str(item.path), item.label, item.patient_id, item.source_split, stat.st_size, stat.st_mtime_ns]
+        for item, stat in zip(found, stats, strict=True)
     ]
-    path = cache_dir / "manifests" / digest(["1", state])[:16] / "manifest.parquet"
+    path = cache_dir / "manifests" / digest([VERSION, state])[:16] / "manifest.parquet"
     if not path.exists():
-        rows = list(track(in_threads(_row, found), len(found), "Reading image headers"))
-        with replacing(path) as part:
-            pd.DataFrame(rows).astype(COLUMNS).to_parquet(part, index=False)
+        with one_at_a_time(path.with_suffix(".lock"), "looking at these images"):
+            if not path.exists():
+                manifest = _describe(found, cache_dir, shape)
+                with replacing(path) as part:
+                    manifest.to_parquet(part, index=False)
+                return manifest
     return pd.read_parquet(path)
+
+
+def read_manifest(path: Path) -> pd.DataFrame:
+    """A manifest that `pneumonia data import` wrote, checked before it is believed.
+
+    Raises:
+        ManifestError: Missing, no parquet, columns missing, an id twice, or images that are gone.
+    """
+    if not path.is_file():
+        raise ManifestError(f"There is no manifest {path}. `pneumonia data import SOURCE --out {path}` writes one.")
+    try:
+        manifest = pd.read_parquet(path)
+    except Exception as error:
+        raise ManifestError(
+            f"{path} is not a manifest: it can't be read as parquet ({error}). Import the data again."
+        ) from error
+    missing = [name for name in COLUMNS if name not in manifest]
+    if missing:
+        raise ManifestError(
+            f"{path} is not a manifest: it lacks the columns {some(missing)}. `pneumonia data import` writes them all."
+        )
+    if not len(manifest):
+        raise ManifestError(f"The manifest {path} holds no image. Import the data again.")
+    manifest = manifest[list(COLUMNS)].astype(COLUMNS)
+    twice = manifest["image_id"][manifest["image_id"].duplicated()]
+    if len(twice):
+        raise ManifestError(
+            f"{path} names {len(twice)} images twice, for example {some(twice, 3)}. Predictions are kept by name, so each "
+            "must be unique."
+        )
+    gone = [name for name in manifest["path"] if not os.path.isfile(name)]
+    if gone:
+        raise ManifestError(
+            f"{len(gone)} of {len(manifest)} images of {path} are gone, for example {some(gone, 3)}. Put them back, or "
+            "import the data again from where they are now."
+        )
+    return manifest
+
+
+def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
+    """Writes a manifest atomically."""
+    with replacing(path) as part:
+        manifest.astype(COLUMNS).to_parquet(part, index=False)
 
 
 def manifest_sha256(manifest: pd.DataFrame) -> str:
     """What the images and their labels are, wherever they lie: equal for two copies of one release."""
     rows = manifest[["image_id", "label", "patient_id", "source_split", "sha256"]].sort_values("image_id")
     return digest(rows.to_numpy(dtype=str).tolist())
-
-
-def in_threads(work: Callable[[T], R], items: list[T]) -> Any:
-    """Maps with a thread a core, in order; decoding and hashing release Python's lock. Ctrl-C ends it at once."""
-    pool = ThreadPoolExecutor(max_workers=available_cores())
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def broken(problems: dict[str, str]) -> BrokenImagesError:
@@ -87,21 +126,8 @@ def broken(problems: dict[str, str]) -> BrokenImagesError:
     )
 
 
-def _row(item: Found) -> dict[str, Any]:
-    raw = item.path.read_bytes()
-    try:
-        header = read_header(raw)
-    except UnreadableImageError:
-        header = Header(0, 0, "")
-    return {
-        "image_id": item.image_id,
-        "path": str(item.path.resolve()),
-        "label": item.label,
-        "patient_id": item.patient_id,
-        "source_split": item.source_split,
-        "width": header.width,
-        "height": header.height,
-        "mode": header.mode,
-        "bytes": len(raw),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-    }
+def _describe(found: list[Found], cache_dir: Path, shape: Shape | None) -> pd.DataFrame:
+    paths = [str(item.path) for item in found]
+    named = pd.DataFrame([vars(item) for item in found])
+    named["path"] = paths
+    return pd.concat([named, look_at(paths, shape, cache_dir)], axis=1)[list(COLUMNS)].astype(COLUMNS)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.console import track
-from pneumonia.data.manifest import in_threads
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
+from pneumonia.parallel import in_threads
 from pneumonia.storage.local import digest, explained, one_at_a_time
 
 DRAWING: Final = "3"  # raise it when a drawn pixel changes

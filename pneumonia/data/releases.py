@@ -1,31 +1,35 @@
-"""Recognises how a release lays out its files and reads class, patient and part from each name.
+"""Recognises a release by its layout and names, and says for each image its class, patient and part.
 
-The Kaggle layout of Kermany et al. (2018): ``chest_xray/{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg``, sometimes nested
-twice, with junk that macOS left behind.
+Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
+DICOM files; as a folder, or as one file that is unpacked first. Folders of parts are train, val (validation, valid) and
+test; folders of classes NORMAL and PNEUMONIA (BACTERIA, VIRUS); what neither says, the file names say.
 """
 
-import os
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from pneumonia.data.archives import SUFFIXES, is_archive, unpack
+from pneumonia.data.dicom import dicom_patient
+from pneumonia.data.folders import Seen, Tree, find_top, walk
+from pneumonia.data.label_table import Row, match, read_table
+from pneumonia.data.medmnist import unpack_medmnist
+from pneumonia.data.names import NAMES, UNKNOWN_PATIENT, agrees, bare_name, is_junk, read_name
+from pneumonia.data.release_notes import notes_on_images, notes_on_tree
+from pneumonia.data.shards import shards_inside, unpack_shards
 from pneumonia.errors import LabelError, LayoutError, some
-from pneumonia.labels import BACTERIA, NORMAL, VIRUS
 
-PARTS: Final = ("train", "val", "test")
-CLASS_FOLDERS: Final = ("NORMAL", "PNEUMONIA")
-IMAGE_SUFFIXES: Final = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"}
-NAMES: Final = "person<N>_bacteria_<N>, person<N>_virus_<N>, IM-<N>-<N> or NORMAL2-IM-<N>-<N>"
-PNEUMONIA_NAME: Final = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+(?:_\d+)*", re.IGNORECASE)
-NORMAL_NAME: Final = re.compile(r"(?P<series>(?:NORMAL\d*-)?IM)-(?P<number>\d+)(?:-\d+)+", re.IGNORECASE)
+EXPECTED: Final = (
+    "{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, or {NORMAL,PNEUMONIA}/*.jpeg; the folder names carry the labels. Or "
+    "files named as in the Kaggle or Mendeley release, or one table of labels (.csv) beside the images."
+)
 
 
 @dataclass(frozen=True)
 class Found:
-    """One image file of a release and what its name says."""
+    """One image file of a release and what its name, its folder or a table says."""
 
     path: Path
     image_id: str
@@ -34,46 +38,59 @@ class Found:
     source_split: str
 
 
-def find(root: Path) -> list[Found]:
-    """All images of a folder in the Kaggle layout, in a stable order.
+@dataclass(frozen=True)
+class Release:
+    """What a source turned out to be.
+
+    Attributes:
+        kind: ``Kaggle``, ``Mendeley v3``, ``labels table``, ``DICOM``, ``MedMNIST``, ``Hugging Face``, or ``mixed``.
+        images: In a stable order.
+        notes: What a person should know about it, a sentence or two each.
+    """
+
+    kind: str
+    images: list[Found]
+    notes: list[str]
+
+
+def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Release:
+    """What a source is, and all its images.
 
     Args:
-        root: The folder that holds ``train``, ``val`` or ``test``, or one that holds such a folder, or one that holds
-            ``NORMAL`` and ``PNEUMONIA`` directly (then ``source_split`` is empty).
+        root: A folder, a MedMNIST ``.npz``, or a ``.zip`` or ``.tar(.gz)`` of either.
+        cache_dir: Where single files are unpacked to, once.
+        labels: A table of labels that overrides what names and folders say; see :mod:`pneumonia.data.label_table`.
 
     Raises:
-        LayoutError: The folder is missing, empty, or arranged in another way.
-        LabelError: A file's name is not one of the release's, or contradicts its folder.
+        LayoutError: Missing, empty, or arranged in a way that we do not know.
+        LabelError: A label is missing, unknown or contradicted, or two files have one id.
+        ArchiveError: See :func:`pneumonia.data.archives.unpack` and :func:`pneumonia.data.medmnist.unpack_medmnist`.
+        StorageError: ``cache_dir`` can not be written.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise LayoutError(f"data.root={root} {what}; it must be the folder that holds the X-rays. Check the path.")
-    top = _descend(root)
-    if top is None:
-        entries = sorted(entry.name for entry in root.iterdir())
-        holds = f"it holds {some(entries)}" if entries else "it is empty"
-        raise LayoutError(
-            f"data.root={root} is in no layout that we know: {holds}. Expected "
-            "{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, or {NORMAL,PNEUMONIA}/*.jpeg; the folder names carry the labels."
-        )
-    found, strange, contradictory = _read(top)
-    if strange:
-        raise LabelError(
-            f"{len(strange)} files under {root} have names that say no class or patient, for example "
-            f"{some(strange, 3)}. Names must be like {NAMES}: the patient is read from them, and without patients a "
-            "split can leak. Rename them, or move them away."
-        )
-    if contradictory:
-        raise LabelError(
-            f"{len(contradictory)} files under {root} lie in a folder that contradicts their names, for example "
-            f"{some(contradictory, 3)}. Their label would be a guess. Move them to the right folder."
-        )
-    if not found:
-        raise LayoutError(
-            f"data.root={root} has the right folders but no image in them. Check that the copy is complete."
-        )
-    _check_ids(found)
-    return found
+    if root.is_file() and root.suffix.lower() == ".npz":
+        return _medmnist(root, cache_dir, labels)
+    if root.is_file() and is_archive(root):
+        folder = unpack(root, cache_dir)
+        release = recognise(folder, cache_dir, labels)
+        return replace(release, notes=[f"{root.name} was unpacked to {folder}.", *release.notes])
+    _check_folder(root)
+    arrays = _arrays_inside(root)
+    if arrays:
+        return _medmnist(arrays, cache_dir, labels)
+    shards = shards_inside(root)
+    if shards:
+        return _shards(shards, root, cache_dir, labels)
+    return _in_folder(root, labels)
+
+
+def find(root: Path) -> list[Found]:
+    """All images of a folder, as :func:`recognise` finds them; it unpacks nothing, so it needs no cache.
+
+    Raises:
+        LayoutError, LabelError: See :func:`recognise`.
+    """
+    _check_folder(root)
+    return _in_folder(root, None).images
 
 
 def check_classes(images: Counter[str], classes: Sequence[str], where: str) -> None:
@@ -91,63 +108,163 @@ def check_classes(images: Counter[str], classes: Sequence[str], where: str) -> N
         )
 
 
-def _descend(root: Path) -> Path | None:
-    """The folder that holds parts or classes: ``root``, or the first such one or two levels below."""
-    level = [root]
-    for _ in range(3):
-        for folder in level:
-            names = {entry.name for entry in _folders(folder)}
-            if names & set(PARTS) and any({e.name for e in _folders(folder / p)} & set(CLASS_FOLDERS) for p in PARTS):
-                return folder
-            if names & set(CLASS_FOLDERS):
-                return folder
-        level = [entry for folder in level for entry in _folders(folder)]
-    return None
+def _in_folder(root: Path, labels: Path | None) -> Release:
+    if labels is not None:
+        return _from_table(root, labels)
+    top = find_top(root)
+    table = _table_inside(root, top)
+    if top is None and table is None:
+        raise _unknown(root)
+    if table is None:
+        assert top is not None
+        return _from_names(walk(top), root)
+    if top is None or not _names_say_all(top):
+        return _from_table(root, table)
+    release = _from_names(walk(top), root)
+    unused = f"{table.name} was not used, since names and folders say all labels. Say --labels {table.name} to use it."
+    return replace(release, notes=[*release.notes, unused])
 
 
-def _folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_junk(entry.name))
+def _medmnist(path: Path, cache_dir: Path, labels: Path | None) -> Release:
+    if labels is not None:
+        raise LabelError(f"{path} holds its own labels, so --labels {labels} has nothing to add. Leave it out.")
+    tree = walk(unpack_medmnist(path, cache_dir))
+    images = [_found(seen, seen.class_folder, "") for seen in tree.files]
+    return _release("MedMNIST", images, tree, path)
 
 
-def _is_junk(name: str) -> bool:
-    return name.startswith(".") or name in {"__MACOSX", "Thumbs.db", "desktop.ini"}
+def _shards(shards: list[Path], root: Path, cache_dir: Path, labels: Path | None) -> Release:
+    if labels is not None:
+        raise LabelError(f"{root} holds its own labels, so --labels {labels} has nothing to add. Leave it out.")
+    tree = walk(unpack_shards(shards, cache_dir))
+    if all(read_name(bare_name(seen.path)) for seen in tree.files):
+        return _from_names(tree, root)
+    return _release("Hugging Face", [_found(seen, seen.class_folder, "") for seen in tree.files], tree, root)
 
 
-def _read(top: Path) -> tuple[list[Found], list[str], list[str]]:
+def _from_names(tree: Tree, root: Path) -> Release:
+    """Labels from names and folders, which must agree."""
     found: list[Found] = []
-    strange: list[str] = []
-    contradictory: list[str] = []
-    has_parts = any((top / part).is_dir() for part in PARTS)
-    for part in PARTS if has_parts else ("",):
-        for class_folder in CLASS_FOLDERS:
-            folder = top / part / class_folder
-            if not folder.is_dir():
-                continue
-            for entry in sorted(os.scandir(folder), key=lambda item: item.name):
-                if _is_junk(entry.name) or not entry.is_file():
-                    continue
-                path = Path(entry.path)
-                read = _read_name(path.stem) if path.suffix.lower() in IMAGE_SUFFIXES else None
-                shown = str(path.relative_to(top))
-                if read is None:
-                    strange.append(shown)
-                elif (read[0] == NORMAL) != (class_folder == NORMAL):
-                    contradictory.append(shown)
-                else:
-                    found.append(Found(path, path.stem, read[0], read[1], part))
-    return found, strange, contradictory
+    kinds: set[str] = set()
+    strange, contradictory = [], []
+    for seen in tree.files:
+        said = read_name(bare_name(seen.path)) if seen.kind != "other" else None
+        if said is not None and agrees(said.label, seen.class_folder):
+            found.append(_found(seen, said.label, said.patient_id))
+            kinds.add("DICOM" if seen.kind == "DICOM" else said.release)
+        elif said is not None:
+            contradictory.append(str(seen.path.relative_to(tree.top)))
+        elif seen.kind == "DICOM" and seen.class_folder:
+            found.append(_found(seen, seen.class_folder, ""))
+            kinds.add("DICOM")
+        elif seen.kind != "other" or seen.class_folder:
+            strange.append(str(seen.path.relative_to(tree.top)))
+    if strange:
+        raise LabelError(
+            f"{len(strange)} files under {root} have names that say no class or patient, for example "
+            f"{some(strange, 3)}. Names must be like {NAMES}: the patient is read from them, and without patients a "
+            "split can leak. Rename them, move them away, or name classes and patients in a table: --labels FILE.csv."
+        )
+    if contradictory:
+        raise LabelError(
+            f"{len(contradictory)} files under {root} lie in a folder that contradicts their names, for example "
+            f"{some(contradictory, 3)}. Their label would be a guess. Move them to the right folder."
+        )
+    if not found:
+        raise LayoutError(f"{root} has the right folders but no image in them. Check that the copy is complete.")
+    return _release(kinds.pop() if len(kinds) == 1 else "mixed", found, tree, root)
 
 
-def _read_name(stem: str) -> tuple[str, str] | None:
-    """Class and patient of a file name; the patient key is (class, number), since the classes count separately."""
-    if match := PNEUMONIA_NAME.fullmatch(stem):
-        label = BACTERIA if match["kind"].lower() == "bacteria" else VIRUS
-        return label, f"{label}-{int(match['number'])}"
-    if match := NORMAL_NAME.fullmatch(stem):
-        return NORMAL, f"{match['series'].upper()}-{int(match['number'])}"
-    return None
+def _from_table(root: Path, table: Path) -> Release:
+    """Labels from a table; names and folders that say something must not contradict it."""
+    rows = read_table(table)
+    tree = walk(root, everything=True)
+    images = [seen for seen in tree.files if seen.kind != "other"]
+    if not images:
+        raise LayoutError(f"{root} holds no image, so the rows of {table} name nothing. Check the path.")
+    matched = match(rows, [seen.path for seen in images], root, table)
+    found, contradictory = [], []
+    for seen in images:
+        row, said = matched[seen.path], read_name(bare_name(seen.path))
+        if not _can_be(row.label, seen.class_folder) or (said and not _can_be(row.label, said.label)):
+            contradictory.append(f"{seen.path.relative_to(root)} ({row.label} in line {row.line})")
+        found.append(_found(seen, row.label, row.patient_id or (said.patient_id if said else ""), row))
+    if contradictory:
+        raise LabelError(
+            f"{table} contradicts the names or folders of {len(contradictory)} images, for example {some(contradictory, 3)}. "
+            "Their label would be a guess. Correct the table, or move the images."
+        )
+    release = _release("labels table", found, tree, root)
+    return replace(release, notes=[f"Labels come from {table}.", *release.notes])
+
+
+def _can_be(one: str, other: str) -> bool:
+    """Whether two sources that say a class can both be right; one may say only that it is pneumonia."""
+    return agrees(one, other) or agrees(other, one)
+
+
+def _found(seen: Seen, label: str, patient: str, row: Row | None = None) -> Found:
+    name = bare_name(seen.path) if seen.kind == "image" or patient else seen.name
+    if not patient and seen.kind == "DICOM":
+        patient = dicom_patient(seen.path) or ""
+    part = row.part if row and row.part else seen.part
+    return Found(seen.path, name, label, patient or UNKNOWN_PATIENT + name, part)
+
+
+def _release(kind: str, images: list[Found], tree: Tree, root: Path) -> Release:
+    _check_ids(images)
+    rows = [(item.label, item.patient_id, item.source_split) for item in images]
+    return Release(kind, images, notes_on_tree(tree, root) + notes_on_images(kind, rows))
+
+
+def _check_folder(root: Path) -> None:
+    if root.is_dir():
+        return
+    if not root.exists():
+        hint = " `pneumonia data import --from medmnist` downloads it." if root.suffix == ".npz" else ""
+        raise LayoutError(
+            f"data.root={root} does not exist; it must be the folder that holds the X-rays. Check the path.{hint}"
+        )
+    raise LayoutError(
+        f"data.root={root} is a file that we can't read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
+        f"archive ({', '.join(SUFFIXES)}). Check the path."
+    )
+
+
+def _unknown(root: Path) -> LayoutError:
+    entries = sorted(entry.name for entry in root.iterdir())
+    holds = f"it holds {some(entries)}" if entries else "it is empty"
+    return LayoutError(f"{root} is in no layout that we know: {holds}. Expected {EXPECTED}")
+
+
+def _arrays_inside(root: Path) -> Path | None:
+    """The one MedMNIST file of a folder that holds nothing else."""
+    entries = [entry for entry in sorted(root.iterdir()) if not is_junk(entry.name)]
+    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix.lower() == ".npz" else None
+
+
+def _table_inside(root: Path, top: Path | None) -> Path | None:
+    """The one table of a folder; more than one is nobody's to choose."""
+    places = dict.fromkeys((root, top or root))
+    tables = [
+        path
+        for place in places
+        for path in sorted(place.iterdir())
+        if path.suffix.lower() == ".csv" and path.is_file() and not is_junk(path.name)
+    ]
+    if len(tables) > 1 and (top is None or not _names_say_all(top)):
+        names = ", ".join(path.name for path in tables)
+        raise LayoutError(
+            f"{root} holds several tables ({names}), and which one has the labels is not said. Say --labels FILE."
+        )
+    return tables[0] if len(tables) == 1 else None
+
+
+def _names_say_all(top: Path) -> bool:
+    """Whether every image's class and patient can be read from its name, or a DICOM file's from its folder."""
+    images = [seen for seen in walk(top).files if seen.kind != "other"]
+    named = (read_name(bare_name(seen.path)) or (seen.kind == "DICOM" and seen.class_folder) for seen in images)
+    return bool(images) and all(named)
 
 
 def _check_ids(found: list[Found]) -> None:

@@ -1,8 +1,8 @@
-"""Random changes to training images, and the one scaling that every network sees."""
+"""Random changes to training images."""
 
 import os
 import warnings
-from typing import Any, Final
+from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for news when imported
 
@@ -10,17 +10,10 @@ import albumentations as A
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from pneumonia.config import AugmentationConfig
 
-HALF: Final = 127.5  # uint8 to [-1, 1]: mean = std = 0.5 of the full range, as the study did
 cv2.setNumThreads(0)  # small images: threads cost more than they bring, and fork badly
-
-
-def scale(image: Tensor) -> Tensor:
-    """Grey levels 0 to 255 as floats from -1 to 1, in the same shape."""
-    return image.float().div_(HALF).sub_(1.0)
 
 
 def build(strengths: AugmentationConfig) -> A.Compose | None:

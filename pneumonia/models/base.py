@@ -10,6 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
+from pneumonia.data.scaling import Scaling
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.labels import TASKS, Task
 from pneumonia.metrics import collection, summary
@@ -27,6 +28,7 @@ class Setup:
         channels: 1, or 3 for networks that want colour: the grey channel is repeated.
         image_size: Pixels a side.
         resize: How an image file becomes that square; kept here for ``predict``.
+        scaling: A :class:`pneumonia.data.scaling.Scaling`, as it was fitted on the training part.
         seed: Of dropout and of all else that draws in a training step.
         optimizer: Its config node.
         scheduler: Its config node.
@@ -38,6 +40,7 @@ class Setup:
     channels: int = 1
     image_size: int = 75
     resize: str = "squash"
+    scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
     seed: int = 0
     optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})
     scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.optim.constant"})
@@ -55,15 +58,22 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
+        self.most_batches = 0  # of the longest epoch, where epochs differ
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
         weights = None if setup.class_weights is None else torch.tensor(setup.class_weights)
         self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=setup.label_smoothing)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of shape ``(B, K)`` for grey images of shape ``(B, 1, H, W)`` scaled by the data module."""
-        logits: Tensor = self.network(image.expand(-1, self.setup_values.channels, -1, -1))
+        """Logits of shape ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float."""
+        logits: Tensor = self.network(self.scale(image).expand(-1, self.setup_values.channels, -1, -1))
         return logits
+
+    def scale(self, image: Tensor) -> Tensor:
+        """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
+        scaling = self.setup_values.scaling
+        shift, scale = float(scaling["shift"]), float(scaling["scale"])
+        return (image.float() - shift) / scale
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
@@ -93,7 +103,9 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.parameters(), self.setup_values.optimizer)
-        epochs, steps = self.trainer.max_epochs or 1, int(self.trainer.estimated_stepping_batches)
+        epochs = self.trainer.max_epochs or 1
+        longest = -(-self.most_batches // self.trainer.accumulate_grad_batches) * epochs
+        steps = max(int(self.trainer.estimated_stepping_batches), longest)
         schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, steps)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 

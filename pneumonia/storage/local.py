@@ -23,17 +23,32 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: The disk is full, or the folder can not be written.
     """
+    with scratch(path) as part:
+        yield part
+        publish(part, path)
+
+
+@contextmanager
+def scratch(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that is gone when the block ends, unless :func:`publish` moved it.
+
+    Raises:
+        StorageError: The disk is full, or the folder can not be written.
+    """
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
             yield part
-            with part.open("rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except BaseException:
+        finally:
             part.unlink(missing_ok=True)
-            raise
+
+
+def publish(part: Path, path: Path) -> None:
+    """Puts a whole file in its place at once."""
+    with part.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
 
 
 @contextmanager

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig
+from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
-from pneumonia.data.transforms import augment, build, image_seeds, scale
+from pneumonia.data.transforms import augment, build, image_seeds
 from pneumonia.labels import TASKS
 
 CLINICAL = AugmentationConfig(rotate_deg=5, shift=0.04, zoom=0.06, contrast=0.1, gamma=0.15, noise=0.02, blur=0.2)
@@ -14,7 +14,7 @@ CLINICAL = AugmentationConfig(rotate_deg=5, shift=0.04, zoom=0.06, contrast=0.1,
 @pytest.fixture(scope="module")
 def module(cache_dir, phantoms):
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
-    split = make_split(images.manifest, "grouped", 0)
+    split = make_split(images.manifest, SplitConfig())
 
     def make(workers: int = 0, augmentation: AugmentationConfig = CLINICAL, seed: int = 5) -> XRayData:
         return XRayData(images, split, TASKS["subtype"], 16, augmentation, seed, workers)
@@ -80,7 +80,3 @@ def test_each_strength_does_what_its_name_says():
     assert noise.max() <= 0.02 * 255 * 1.2
     assert noise.max() > 3
     assert build(AugmentationConfig()) is None
-
-
-def test_scaling_is_half_half():
-    assert torch.equal(scale(torch.tensor([0, 255], dtype=torch.uint8)), torch.tensor([-1.0, 1.0]))

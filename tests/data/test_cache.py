@@ -54,7 +54,7 @@ def test_the_cache_holds_what_decode_gives_and_a_later_run_decodes_nothing(tmp_p
     def never(*_):
         raise AssertionError("decoded again")
 
-    monkeypatch.setattr(cache_module, "decode", never)
+    monkeypatch.setattr(cache_module, "read_image", never)
     assert np.array_equal(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels, pixels)
     with pytest.raises(AssertionError, match="decoded again"):
         load_cache(manifest, 24, "pad", tmp_path / "cache")

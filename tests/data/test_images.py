@@ -84,7 +84,7 @@ def _png_header(width: int, height: int) -> bytes:
 
 BROKEN = {
     "empty": (b"", "empty file"),
-    "bomb of 110 megapixels": (_png_header(11_000, 10_000), "110,?000,?000|11000x10000"),
+    "bomb of 110 megapixels": (_png_header(11_000, 10_000), "more than 89,000,000 pixels"),
     "text": (b"this is no picture", "not an image"),
     "bomb": (_png_header(60_000, 60_000), "pixels"),
     "one pixel": (_bytes(Image.new("L", (1, 1))), "too small"),

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from pneumonia.config import DataConfig, PhantomConfig
+from pneumonia.config import DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import load_images
 from pneumonia.data.phantom import draw
 from pneumonia.data.releases import find
@@ -49,7 +49,7 @@ def test_a_linear_model_stays_clearly_below_the_convolutional_one(compose, cache
 
     config = compose(small=False, runs_dir=tmp_path)
     images = load_images(DataConfig(phantom=PhantomConfig()), 75, cache_dir)
-    part = make_split(images.manifest, "grouped", 0)["part"].to_numpy()
+    part = make_split(images.manifest, SplitConfig())["part"].to_numpy()
     pixels = np.asarray(images.pixels).reshape(len(images.pixels), -1) / 255
     linear = LogisticRegression(C=0.01, max_iter=500).fit(
         pixels[part == "train"], images.manifest["label"][part == "train"]

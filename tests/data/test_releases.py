@@ -3,8 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.data.releases import check_classes, find
-from pneumonia.errors import LabelError, LayoutError
+from pneumonia.data.names import UNKNOWN_PATIENT, read_name
+from pneumonia.data.releases import check_classes, find, recognise
+from pneumonia.errors import ArchiveError, LabelError, LayoutError
+from pneumonia.labels import PNEUMONIA, SUBTYPE
+from tests.data.test_archives import make_tar, make_zip
+from tests.data.test_dicom import write
 
 KAGGLE = {
     "train/NORMAL/IM-0115-0001.jpeg": ("NORMAL", "IM-115"),
@@ -84,3 +88,218 @@ def test_a_missing_folder_is_named(tmp_path):
 def test_a_class_without_images_is_refused():
     with pytest.raises(LabelError, match=r"no image of class VIRUS \(NORMAL 3, VIRUS 0, BACTERIA 2\)"):
         check_classes(Counter({"NORMAL": 3, "BACTERIA": 2}), ("NORMAL", "VIRUS", "BACTERIA"), "The data")
+
+
+MENDELEY = {
+    "train/NORMAL/NORMAL-28501-0001.jpeg": ("NORMAL", "NORMAL-28501"),
+    "train/PNEUMONIA/BACTERIA-1008087-0001.jpeg": ("BACTERIA", "BACTERIA-1008087"),
+    "train/PNEUMONIA/BACTERIA-1008087-0002.jpeg": ("BACTERIA", "BACTERIA-1008087"),
+    "train/PNEUMONIA/VIRUS-1008087-0001.jpeg": ("VIRUS", "VIRUS-1008087"),
+    "test/PNEUMONIA/VIRUS-20000-0003.jpeg": ("VIRUS", "VIRUS-20000"),
+}
+
+
+def _said(images) -> dict[str, tuple[str, str, str]]:
+    return {item.image_id: (item.label, item.patient_id, item.source_split) for item in images}
+
+
+def test_a_mendeley_tree_is_recognised_by_its_names(tmp_path):
+    release = recognise(_tree(tmp_path / "ChestXRay2017" / "chest_xray", MENDELEY).parent, tmp_path / "cache")
+    assert release.kind == "Mendeley v3"
+    wanted = {Path(name).stem: (*said, Path(name).parts[0]) for name, said in MENDELEY.items()}
+    assert _said(release.images) == wanted
+    assert "The release lies in chest_xray." in release.notes
+
+
+def test_the_kaggle_names_are_recognised_with_what_a_person_should_know(tmp_path):
+    _tree(tmp_path / "chest_xray", [*KAGGLE, "train/COVID/x.jpeg", ".DS_Store"])
+    release = recognise(tmp_path, tmp_path / "cache")
+    assert release.kind == "Kaggle"
+    assert len(release.images) == len(KAGGLE)
+    notes = " ".join(release.notes)
+    assert "1 entry that are no part and no class were left out: train/COVID" in notes
+    assert "1 hidden or system entry ignored" in notes
+    assert "val has 1 image and none of class VIRUS, BACTERIA" in notes
+
+
+def test_both_ways_of_naming_side_by_side_are_called_mixed(tmp_path):
+    release = recognise(_tree(tmp_path, [*KAGGLE, *MENDELEY]), tmp_path / "cache")
+    assert release.kind == "mixed"
+    assert len(release.images) == len(KAGGLE) + len(MENDELEY)
+    assert any("pneumonia data audit" in note for note in release.notes)
+
+
+@pytest.mark.parametrize(
+    ("layout", "parts"),
+    [
+        ("{part}/{name}", {"train", "val", "test"}),  # containers of blobs, without class folders
+        ("{part}/{kind}/{name}", {"train", "val", "test"}),  # a folder for each of the three classes
+        ("{part}/{binary}/{kind}/{name}", {"train", "val", "test"}),
+        ("{binary}/{part}/{name}", {"train", "val", "test"}),
+        ("{name}", {""}),
+        ("images/{name}", {""}),
+    ],
+)
+@pytest.mark.parametrize(
+    "part_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
+)
+def test_every_layout_of_parts_and_classes_gives_the_same_images(layout, parts, part_names, tmp_path):
+    for number, name in enumerate(KAGGLE):
+        kind = KAGGLE[name][0]
+        place = layout.format(
+            part=part_names[number % 3],
+            kind=kind,
+            binary="NORMAL" if kind == "NORMAL" else "PNEUMONIA",
+            name=Path(name).name,
+        )
+        _tree(tmp_path, [place])
+    found = find(tmp_path)
+    assert {item.path.name: (item.label, item.patient_id) for item in found} == {
+        Path(name).name: said for name, said in KAGGLE.items()
+    }
+    assert {item.source_split for item in found} == parts
+
+
+@pytest.mark.parametrize(
+    "name", ["train/BACTERIA/person1_virus_1.jpeg", "VIRUS/BACTERIA-10-0001.jpeg", "Normal/VIRUS-1-1.png"]
+)
+def test_a_class_folder_that_contradicts_the_name_is_refused(name, tmp_path):
+    with pytest.raises(LabelError, match=f"contradicts their names, for example {name}"):
+        find(_tree(tmp_path, [name, "NORMAL/IM-0001-0001.jpeg"]))
+
+
+def test_a_flat_folder_with_one_strange_name_is_refused(tmp_path):
+    with pytest.raises(LabelError, match=r"1 files.*scan\.png.*--labels FILE\.csv"):
+        find(_tree(tmp_path, ["IM-0001-0001.jpeg", "scan.png", "readme.txt"]))
+
+
+@pytest.mark.parametrize(
+    "names", [["train/IM-0001-0001.jpeg", "val/IM-0001-0001.jpeg"], ["IM-0001-0001.jpeg", "IM-0001-0001.png"]]
+)
+def test_two_files_of_one_id_are_refused(names, tmp_path):
+    with pytest.raises(LabelError, match=r"1 image names stand in more than one place, for example IM-0001-0001"):
+        find(_tree(tmp_path, names))
+
+
+def test_a_folder_that_links_back_to_itself_is_walked_once(tmp_path):
+    root = _tree(tmp_path / "root", KAGGLE)
+    (root / "train" / "NORMAL" / "loop").symlink_to(root, target_is_directory=True)
+    assert len(find(root)) == len(KAGGLE)
+
+
+def test_names_of_no_release_say_nothing():
+    for name in (
+        "person1_virus",
+        "personx_virus_1",
+        "IM-1",
+        "VIRUS-1",
+        "NORMAL-a-1",
+        "xIM-0001-0001",
+        "person1_virus_1 (1)",
+        "",
+    ):
+        assert read_name(name) is None, name
+
+
+@pytest.mark.parametrize("name", ["release.zip", "release.tar.gz"])
+def test_an_archive_of_a_release_is_read_like_its_folder(name, tmp_path):
+    files = {f"chest_xray/{path}": path.encode() for path in KAGGLE} | {"__MACOSX/chest_xray/train/._x": b""}
+    archive = (make_zip if name.endswith("zip") else make_tar)(tmp_path / name, files)
+    release = recognise(archive, tmp_path / "cache")
+    assert release.kind == "Kaggle"
+    assert _said(release.images) == _said(find(_tree(tmp_path / "plain", KAGGLE)))
+    assert all(item.path.read_bytes().decode() in KAGGLE for item in release.images)
+    assert release.notes[0].startswith(f"{name} was unpacked to {tmp_path / 'cache'}")
+
+
+def test_an_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
+    archive = make_zip(tmp_path / "x.zip", {"../NORMAL/IM-0001-0001.jpeg": b"x"})
+    with pytest.raises(ArchiveError, match="leads out of the folder"):
+        recognise(archive, tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("x.txt", "is a file that we can't read as data"), ("x.npz", "no .npz file")]
+)
+def test_a_file_that_is_no_data_is_refused(name, message, tmp_path):
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises((LayoutError, ArchiveError), match=message):
+        recognise(tmp_path / name, tmp_path / "cache")
+
+
+def test_a_missing_medmnist_file_says_how_to_get_it(tmp_path):
+    with pytest.raises(LayoutError, match=r"does not exist.*pneumonia data import --from medmnist"):
+        recognise(tmp_path / "pneumoniamnist.npz", tmp_path / "cache")
+
+
+def _dicom(root: Path, files: dict[str, str | None]) -> Path:
+    import numpy as np
+
+    for name, patient in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(write(np.zeros((16, 16), dtype=np.uint8), PatientID=patient))
+    return root
+
+
+def test_dicom_files_take_class_from_the_folder_and_patient_from_the_header(tmp_path):
+    root = _dicom(
+        tmp_path,
+        {
+            "train/NORMAL/1.dcm": "4711",
+            "train/PNEUMONIA/2.DCM": "4712",
+            "train/PNEUMONIA/1.2.840.113": "4712",  # named by a dotted number, as scanners do
+            "train/PNEUMONIA/IM0001": "",
+            "train/PNEUMONIA/study/series/IM0001": "4713",
+            "val/VIRUS/person7_virus_1.dcm": "4714",
+        },
+    )
+    release = recognise(root, tmp_path / "cache")
+    said = _said(release.images)
+    assert release.kind == "DICOM"
+    assert {name: values[0] for name, values in said.items()} == {
+        "1": "NORMAL",
+        "2": "PNEUMONIA",
+        "1.2.840.113": "PNEUMONIA",
+        "IM0001": "PNEUMONIA",
+        "study-series-IM0001": "PNEUMONIA",
+        "person7_virus_1": "VIRUS",
+    }
+    assert said["2"][1] == said["1.2.840.113"][1] != said["1"][1]
+    assert said["IM0001"][1] == f"{UNKNOWN_PATIENT}IM0001"
+    assert said["person7_virus_1"][1:] == ("VIRUS-7", "val")
+    assert not any(secret in patient for _, patient, _ in said.values() for secret in ("4711", "4712", "4713", "Kim"))
+    notes = " ".join(release.notes)
+    assert "digests of PatientID" in notes
+    assert "1 of 6 images name no patient" in notes
+    assert "4 images are pneumonia of a kind that is not said: train with task=pneumonia" in notes
+
+
+def test_dicom_files_without_any_label_are_refused(tmp_path):
+    with pytest.raises(LayoutError, match="no layout that we know"):
+        find(_dicom(tmp_path, {"a.dcm": "1", "b.dcm": "2"}))
+    with pytest.raises(LabelError, match=r"2 files .* say no class or patient, for example train/a\.dcm, train/b\.dcm"):
+        find(_dicom(tmp_path / "root", {"train/a.dcm": "1", "train/b.dcm": "2"}))
+
+
+def test_a_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
+    with pytest.raises(LabelError, match="NORMAL/LICENSE"):
+        find(_tree(tmp_path, ["NORMAL/IM-0001-0001.jpeg", "NORMAL/LICENSE"]))
+
+
+def test_pneumonia_of_unknown_kind_is_a_class_of_the_binary_task_alone():
+    assert PNEUMONIA.index("PNEUMONIA") == PNEUMONIA.index("VIRUS") == 1
+    with pytest.raises(LabelError, match="task=subtype has no class for them. Say task=pneumonia"):
+        SUBTYPE.index("PNEUMONIA")
+    with pytest.raises(LabelError, match="no class for the label 'COVID'; it knows NORMAL, VIRUS, BACTERIA"):
+        SUBTYPE.index("COVID")
+
+
+@pytest.mark.real
+def test_the_real_release_has_the_images_and_patients_that_are_known(real_xrays, tmp_path):
+    release = recognise(real_xrays, tmp_path)
+    patients = {(item.label, item.patient_id) for item in release.images}
+    assert release.kind == "Kaggle"
+    assert len(release.images) == 5232
+    assert Counter(label for label, _ in patients) == {"NORMAL": 1219, "BACTERIA": 1360, "VIRUS": 1090}
+    assert any("val has 16 images and none of class VIRUS" in note for note in release.notes)

@@ -5,8 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pneumonia.data.splits import METHODS, check_no_leak, find_leaks, groups, make_split, split_sha256
-from pneumonia.errors import SplitError, SplitLeakageError
+from pneumonia.config import SplitConfig
+from pneumonia.data.duplicates import groups
+from pneumonia.data.leaks import check_no_leak, find_leaks
+from pneumonia.data.split_files import load_split, read_split, write_split
+from pneumonia.data.splits import METHODS, make_split, split_sha256
+from pneumonia.errors import ConfigError, ManifestError, SplitError, SplitLeakageError
 
 LABELS = ("NORMAL", "VIRUS", "BACTERIA")
 
@@ -22,10 +26,25 @@ def _manifest(patients: int = 90, seed: int = 0, copies: int = 3) -> pd.DataFram
             part = "test" if number % 10 == 9 else "train"
             rows.append((name, label, f"{label}-{number}", part, f"sha-{name}"))
     table = pd.DataFrame(rows, columns=["image_id", "label", "patient_id", "source_split", "sha256"])
+    table["phash"] = rng.integers(0, 256, (len(table), 32)).astype(np.uint8).tolist()
+    table["phash"] = table["phash"].map(lambda row: bytes(row).hex())  # 256 random bits are never near
     for _ in range(copies):
         one, other = rng.choice(np.flatnonzero(table["source_split"] == "train"), 2, replace=False)
         table.loc[other, "sha256"] = table.loc[one, "sha256"]
+        one, other = rng.choice(np.flatnonzero(table["source_split"] == "train"), 2, replace=False)
+        table.loc[other, "phash"] = _nearly(table.loc[one, "phash"], rng)
     return table
+
+
+def _nearly(phash: str, rng: np.random.Generator) -> str:
+    """The hash with up to 24 of its 256 bits turned."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(phash), np.uint8))
+    bits[rng.choice(256, int(rng.integers(0, 25)), replace=False)] ^= 1
+    return np.packbits(bits).tobytes().hex()
+
+
+def _config(method: str, seed: int = 0, **settings) -> SplitConfig:
+    return SplitConfig(method, seed, leaky=method in {"article", "rotating", "given"}, **settings)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,32 +52,47 @@ def test_every_image_is_in_exactly_one_part_and_the_split_repeats_under_its_seed
     manifest = _manifest()
     if method == "given":
         manifest.loc[:40, "source_split"] = "val"
-    split = make_split(manifest, method, 3)
+    split = make_split(manifest, _config(method, 3))
     assert split["image_id"].tolist() == manifest["image_id"].tolist()
     assert set(split["part"]) == {"train", "val", "test"}
-    assert split_sha256(split) == split_sha256(make_split(manifest, method, 3))
+    assert split_sha256(split) == split_sha256(make_split(manifest, _config(method, 3)))
     if method != "given":
-        assert split_sha256(split) != split_sha256(make_split(manifest, method, 4))
+        assert split_sha256(split) != split_sha256(make_split(manifest, _config(method, 4)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    patients=st.integers(12, 80), seed=st.integers(0, 2**32 - 1), data=st.integers(0, 10**6), copies=st.integers(0, 8)
-)
-def test_no_grouped_split_ever_puts_a_patient_or_a_copy_in_two_parts(patients, seed, data, copies):
-    manifest = _manifest(patients, data, copies)
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_no_safe_split_ever_puts_one_group_in_two_parts_or_folds(data):
+    manifest = _manifest(data.draw(st.integers(12, 80)), data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 8)))
+    k = data.draw(st.integers(2, 12))
+    config = SplitConfig(
+        data.draw(st.sampled_from(["grouped", "official", "kfold"])),
+        data.draw(st.integers(0, 2**32 - 1)),
+        data.draw(st.sampled_from([0.05, 0.3, 0.5, 0.99, 1.0])),
+        k,
+        data.draw(st.integers(0, k - 1)),
+        data.draw(st.sampled_from(["tenth", "folder", "none"])),
+    )
+    group = groups(manifest)
     try:
-        split = make_split(manifest, "grouped", seed)
+        split = make_split(manifest, config)
     except SplitError:
         return  # too few groups in a class, said by name
-    table = pd.DataFrame({"group": groups(manifest), "part": split["part"]})
-    assert table.groupby("group")["part"].nunique().max() == 1
+    table = pd.DataFrame({"group": group, "part": split["part"], "fold": split["fold"]})
+    used = table[table["part"] != "unused"]
+    assert used.groupby("group")["part"].nunique().max() == 1
     assert find_leaks(manifest, split) == []
+    if config.method == "kfold":
+        assert used.groupby("group")["fold"].nunique().max() == 1
+        assert set(split.loc[split["fold"] >= 0, "fold"]) == set(range(k))
+        assert (split.loc[split["part"] == "test", "fold"] == -1).all()
+    if config.method == "official" or config.holdout == "folder":
+        assert config.method == "grouped" or ((split["part"] == "test") == (manifest["source_split"] == "test")).all()
 
 
 def test_the_grouped_split_is_near_80_10_10_in_every_class_as_scikit_learn_would_cut_it():
     manifest = _manifest(300)
-    split = make_split(manifest, "grouped", 0)
+    split = make_split(manifest, _config("grouped"))
     shares = pd.crosstab(manifest["label"], split["part"], normalize="index")
     assert np.allclose(shares[["train", "val", "test"]], [0.8, 0.1, 0.1], atol=0.03)
     folds = StratifiedGroupKFold(10, shuffle=True, random_state=0).split(manifest, manifest["label"], groups(manifest))
@@ -72,7 +106,7 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
     manifest = _manifest(1674)
     manifest = pd.concat([manifest] * 2, ignore_index=True).iloc[:5855]
     manifest["image_id"] = [f"i{n}" for n in range(len(manifest))]
-    split = make_split(manifest, "article", 0)
+    split = make_split(manifest, _config("article"))
     assert split["part"].value_counts().to_dict() == {"train": 4684, "val": 586, "test": 585}
     leaks = {leak.part: leak for leak in find_leaks(manifest, split)}
     assert set(leaks) == {"val", "test"}
@@ -81,21 +115,21 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
 
 def test_the_official_split_leaves_the_test_folder_alone():
     manifest = _manifest()
-    split = make_split(manifest, "official", 0)
+    split = make_split(manifest, _config("official"))
     assert ((split["part"] == "test") == (manifest["source_split"] == "test")).all()
     rest = split["part"] != "test"
     check_no_leak(manifest[rest].reset_index(drop=True), split[rest].reset_index(drop=True))
 
 
 def test_a_patient_in_two_parts_is_refused():
-    manifest = pd.DataFrame({"patient_id": ["a", "a", "b"], "sha256": ["1", "2", "3"]})
+    manifest = pd.DataFrame({"patient_id": ["a", "a", "b"], "sha256": ["1", "2", "3"], "phash": ""})
     split = pd.DataFrame({"image_id": ["x", "y", "z"], "part": ["train", "val", "test"]})
     with pytest.raises(SplitLeakageError, match=r"1 patients.*'a' in \['train', 'val'\].*split=grouped"):
         check_no_leak(manifest, split)
 
 
 def test_copies_join_patients_transitively():
-    manifest = pd.DataFrame({"patient_id": ["a", "b", "b", "c", "d"], "sha256": ["1", "1", "2", "2", "3"]})
+    manifest = pd.DataFrame({"patient_id": ["a", "b", "b", "c", "d"], "sha256": ["1", "1", "2", "2", "3"], "phash": ""})
     found = groups(manifest)
     assert len(set(found[:4])) == 1
     assert found[4] != found[0]
@@ -113,9 +147,152 @@ def test_a_split_that_the_folders_do_not_allow_says_what_is_missing(method, sour
     manifest = _manifest()
     manifest["source_split"] = source
     with pytest.raises(SplitError, match=message):
-        make_split(manifest, method, 0)
+        make_split(manifest, _config(method))
 
 
 def test_too_few_patients_are_counted_by_class():
     with pytest.raises(SplitError, match=r"needs 3 patients or more in each class.*BACTERIA 2"):
-        make_split(_manifest(8, copies=0), "grouped", 0)
+        make_split(_manifest(8, copies=0), _config("grouped"))
+
+
+def test_each_fold_validates_once_and_the_test_part_is_that_of_the_grouped_split():
+    manifest = _manifest(120)
+    splits = [make_split(manifest, _config("kfold", 7, k=4, fold=fold)) for fold in range(4)]
+    held_out = make_split(manifest, _config("grouped", 7))["part"] == "test"
+    times = sum((split["part"] == "val").astype(int) for split in splits)
+    assert (times == (~held_out).astype(int)).all()
+    for split in splits:
+        assert ((split["part"] == "test") == held_out).all()
+        assert (split["fold"] == splits[0]["fold"]).all()
+    assert len({split_sha256(split) for split in splits}) == 4
+
+
+def test_folds_are_balanced_by_class_no_worse_than_those_of_scikit_learn():
+    manifest = _manifest(300)
+    group, label = groups(manifest), manifest["label"].to_numpy()
+
+    def imbalance(fold_of: np.ndarray) -> float:
+        shares = pd.crosstab(fold_of, label, normalize="index")
+        return float(shares.std().max())
+
+    worst = []
+    for seed in range(5):
+        reference = np.empty(len(manifest), dtype=int)
+        dealer = StratifiedGroupKFold(5, shuffle=True, random_state=seed).split(label, label, group)
+        for number, (_, rows) in enumerate(dealer):
+            reference[rows] = number
+        worst.append(imbalance(reference))
+    ours = make_split(manifest, _config("kfold", 0, holdout="none"))["fold"].to_numpy()
+    assert imbalance(ours) <= max(worst)
+
+
+def test_a_smaller_fraction_lies_within_a_larger_one_and_leaves_val_and_test_alone():
+    manifest = _manifest(300)
+    whole = make_split(manifest, _config("grouped"))
+    before: set[str] = set()
+    for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
+        split = make_split(manifest, _config("grouped", fraction=fraction))
+        for part in ("val", "test"):
+            assert ((split["part"] == part) == (whole["part"] == part)).all()
+        rows = split["part"] == "train"
+        assert abs(rows.sum() / (whole["part"] == "train").sum() - fraction) < 0.03
+        assert set(manifest["label"][rows]) == set(LABELS)
+        assert before <= set(split["image_id"][rows])
+        before = set(split["image_id"][rows])
+
+
+def test_rotating_folds_are_the_studys_and_leaky_to_the_last_image():
+    manifest = _manifest(90)
+    split = make_split(manifest, _config("rotating", k=10))
+    assert ((split["part"] == "test") == (make_split(manifest, _config("article"))["part"] == "test")).all()
+    sizes = split.loc[split["fold"] >= 0, "fold"].value_counts()
+    assert sizes.max() - sizes.min() <= len(LABELS)
+    leak = find_leaks(manifest, split, rotating=True)[0]
+    assert (leak.part, leak.images, leak.fraction) == ("val", sizes[0], 1.0)
+
+
+@pytest.mark.parametrize("method", ["article", "rotating", "given"])
+def test_what_leaks_without_being_named_leaky_is_refused(method):
+    manifest = _manifest()
+    manifest.loc[::3, "source_split"] = "val"
+    with pytest.raises(SplitLeakageError, match=r"stand in more than one part.*split.leaky=true"):
+        make_split(manifest, SplitConfig(method))
+    assert find_leaks(manifest, make_split(manifest, SplitConfig(method, leaky=True)), rotating=method == "rotating")
+
+
+def test_what_the_official_test_folder_shows_is_kept_out_of_training():
+    manifest = _manifest()
+    test = manifest.index[manifest["source_split"] == "test"][0]
+    train = manifest.index[manifest["source_split"] == "train"][0]
+    manifest.loc[train, "sha256"] = manifest.loc[test, "sha256"]
+    split = make_split(manifest, _config("official"))
+    same_child = manifest["patient_id"] == manifest["patient_id"][train]
+    assert (split["part"][same_child] == "unused").all()
+    assert find_leaks(manifest, split) == []
+
+
+def test_a_kept_split_is_read_back_for_any_fold_and_any_order_of_the_images(tmp_path):
+    manifest = _manifest()
+    path = write_split(make_split(manifest, _config("kfold")), tmp_path)
+    assert path.name == f"split-{split_sha256(make_split(manifest, _config('kfold')))[:12]}.parquet"
+    shuffled = manifest.sample(frac=1, random_state=0, ignore_index=True)
+    for fold in (0, 3):
+        read = load_split(shuffled, _config("kfold", fold=fold, file=str(path)))
+        assert read["image_id"].tolist() == shuffled["image_id"].tolist()
+        assert split_sha256(read) == split_sha256(make_split(manifest, _config("kfold", fold=fold)))
+    with pytest.raises(ConfigError, match=r"split.fold=5 is no fold of .*which has 5"):
+        load_split(manifest, _config("kfold", fold=5, file=str(path)))
+
+
+def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
+    manifest = _manifest()
+    path = write_split(make_split(manifest, _config("article")), tmp_path)
+    with pytest.raises(SplitLeakageError, match="stand in more than one part"):
+        load_split(manifest, SplitConfig("given", file=str(path)))
+    assert len(load_split(manifest, SplitConfig("given", file=str(path), leaky=True))) == len(manifest)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda split: split.drop(columns="part"), "is not a split file"),
+        (lambda split: split.assign(part="exam"), "parts that we do not know: exam"),
+        (lambda split: split.iloc[1:], "1 images of the data are not in it, for example NORMAL-0-0"),
+        (lambda split: pd.concat([split, split.iloc[:2]]), "2 images stand in it twice"),
+        (lambda split: split.assign(image_id=split["image_id"] + "x"), "of its images are not in the data"),
+    ],
+)
+def test_a_split_file_that_does_not_fit_says_how(spoil, message, tmp_path):
+    manifest = _manifest()
+    spoil(make_split(manifest, _config("grouped"))).to_parquet(tmp_path / "split.parquet")
+    with pytest.raises(ManifestError, match=message):
+        read_split(tmp_path / "split.parquet", manifest)
+
+
+def test_a_split_file_that_is_none_is_named(tmp_path):
+    with pytest.raises(ManifestError, match="There is no split file"):
+        read_split(tmp_path / "none.parquet", _manifest())
+    (tmp_path / "text.parquet").write_text("part")
+    with pytest.raises(ManifestError, match="is not a split file"):
+        read_split(tmp_path / "text.parquet", _manifest())
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"method": "kfold", "fold": 5}, ConfigError, "the folds are 0 to 4"),
+        ({"method": "kfold", "k": 40}, SplitError, "needs 40 patients or more in each class.*a smaller split.k"),
+        ({"method": "rotating", "fraction": 0.5, "leaky": True}, ConfigError, "does not go with split=rotating"),
+        ({"method": "rotating", "k": 500, "leaky": True}, SplitError, "needs 500 images or more in each class"),
+    ],
+)
+def test_settings_that_can_not_be_met_are_named(settings, error, message):
+    with pytest.raises(error, match=message):
+        make_split(_manifest(), SplitConfig(**settings))
+
+
+def test_holding_out_a_test_folder_that_is_not_there_is_named():
+    manifest = _manifest()
+    manifest["source_split"] = ""
+    with pytest.raises(SplitError, match="holdout=folder needs the release's folder test"):
+        make_split(manifest, _config("kfold", holdout="folder"))

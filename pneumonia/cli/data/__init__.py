@@ -6,7 +6,7 @@ from typing import Final
 from pneumonia.errors import ConfigError, nearest
 
 VERBS: Final = {
-    "import": "recognises a release and writes its manifest: SOURCE [--out manifest.parquet] [--from kaggle|huggingface|medmnist]",
+    "import": "recognises a release and writes its manifest: SOURCE [--out FILE] [--from kaggle|huggingface|medmnist]",
     "audit": "finds leaks, copies and shortcuts; writes audit.json and a page: SOURCE [--out DIR]; exit code 1 on a leak",
     "split": "divides a manifest into parts and folds, and keeps the split: SOURCE [split=METHOD] [--out DIR]",
     "push": "uploads a folder to Azure Blob Storage: FOLDER CONTAINER[/PREFIX]",

@@ -1,0 +1,118 @@
+"""`pneumonia data split`: divides a manifest into parts and folds, and keeps the split as a file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pneumonia.cli import key_values, wants_help
+from pneumonia.errors import ConfigError
+
+HELP = """
+usage: pneumonia data split SOURCE [split=METHOD] [split.KEY=VALUE ...] [--out DIR]
+
+Divides the images of a folder, archive or manifest.parquet into train, val and test, prints what stands where, and writes
+DIR/split-<hash>.parquet (image_id, part, fold). A split that leaks patients or copies is refused (exit code 2) unless its
+method is named leaky. Train on it:
+
+  pneumonia train data=folder data.root=SOURCE split=given split.file=DIR/split-<hash>.parquet
+
+  split=grouped|official|article|kfold|rotating|given
+  split.seed=0  split.k=5  split.fold=0  split.holdout=tenth|folder|none  split.fraction=1  split.leaky=true
+  --out DIR        default: splits
+  cache_dir=cache
+"""
+KEYS = ("split", "split.seed", "split.k", "split.fold", "split.holdout", "split.fraction", "split.leaky", "cache_dir")
+
+
+def run(arguments: list[str]) -> int:
+    """Makes the split and prints the path of its file.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong.
+    """
+    if wants_help(arguments, HELP):
+        return 0
+    out, words = _option(arguments, "--out", "splits")
+    sources = [word for word in words if "=" not in word]
+    if len(sources) != 1 or sources[0].startswith("-"):
+        raise ConfigError(
+            f"Name one SOURCE, a folder of X-rays or a manifest.parquet; there are {len(sources)}: {', '.join(sources)}."
+        )
+    settings = key_values([word for word in words if "=" in word], KEYS)
+    plan = split_config({key: value for key, value in settings.items() if key.startswith("split")})
+    cache_dir = Path(settings.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
+    from pneumonia.console import table, warn
+    from pneumonia.data.duplicates import groups
+    from pneumonia.data.leaks import UNUSED, find_leaks
+    from pneumonia.data.manifest import load_manifest
+    from pneumonia.data.split_files import write_split
+    from pneumonia.data.splits import PARTS, make_split
+
+    manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
+    group = groups(manifest)
+    split = make_split(manifest, plan, group)
+    labels = sorted(manifest["label"].unique())
+    rows = []
+    for part in (*PARTS, UNUSED):
+        inside = (split["part"] == part).to_numpy()
+        if inside.any():
+            counts = [str((inside & (manifest["label"] == label)).sum()) for label in labels]
+            rows.append((part, *counts, str(inside.sum()), str(manifest["patient_id"][inside].nunique())))
+    table(f"Split {plan.method}, images by class", ("part", *labels, "all", "patients"), rows)
+    if (split["fold"] >= 0).any():
+        folds = split[split["fold"] >= 0].groupby("fold").size()
+        counted = [
+            (
+                str(fold),
+                *(str(((split["fold"] == fold) & (manifest["label"] == label)).sum()) for label in labels),
+                str(size),
+            )
+            for fold, size in folds.items()
+        ]
+        table("Folds, images by class", ("fold", *labels, "all"), counted)
+    for leak in find_leaks(manifest, split, group, rotating=plan.method == "rotating"):
+        warn(
+            f"LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient of the training part."
+        )
+    print(write_split(split, Path(out)))
+    return 0
+
+
+def split_config(words: dict[str, str]) -> Any:
+    """A checked ``SplitConfig`` from ``split=METHOD`` and ``split.KEY=VALUE`` words, over the method's own file.
+
+    Raises:
+        ConfigError: An unknown method or value.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    from pneumonia.cli.train import explained
+    from pneumonia.config import SplitConfig, TrainConfig, check_values, conf_dir
+
+    ConfigStore.instance().store("schema", TrainConfig)
+    GlobalHydra.instance().clear()
+    with explained(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = compose("train", [f"{key}={value}" for key, value in words.items()])
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    check_values(plain)
+    return SplitConfig(**plain["split"])
+
+
+def _option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """The value after an option (or behind its ``=``), and the other words."""
+    words, value = [], default
+    queue = list(arguments)
+    while queue:
+        word = queue.pop(0)
+        if word == name:
+            if not queue:
+                raise ConfigError(f"{name} has no value. Say {name} DIR.")
+            value = queue.pop(0)
+        elif word.startswith(f"{name}="):
+            value = word.partition("=")[2]
+        else:
+            words.append(word)
+    return value, words

@@ -1,0 +1,72 @@
+"""What two parts of a split share: patients, and copies of an image."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from pneumonia.data.duplicates import Groups, groups
+from pneumonia.errors import SplitLeakageError, some
+
+UNUSED: Final = "unused"  # in no part: outside of split.fraction, or kept away from a test folder that shows it too
+
+
+@dataclass(frozen=True)
+class Leak:
+    """How many images of ``part`` show a patient (or are a copy of an image) that the training part holds too."""
+
+    part: str
+    images: int
+    of: int
+    example: str
+
+    @property
+    def fraction(self) -> float:
+        """Share of the part's images, from 0 to 1."""
+        return self.images / self.of if self.of else 0.0
+
+
+def find_leaks(
+    manifest: pd.DataFrame, split: pd.DataFrame, group: Groups | None = None, rotating: bool = False
+) -> list[Leak]:
+    """What val and test share with train: patients, and copies of an image.
+
+    Args:
+        manifest: One row per image.
+        split: One row per row of the manifest.
+        group: From :func:`pneumonia.data.duplicates.groups`.
+        rotating: The validating fold changes while one model trains, so that in the end all folds have trained it.
+    """
+    group = groups(manifest) if group is None else group
+    part = split["part"].to_numpy()
+    trains = np.isin(part, ["train", "val"]) if rotating else part == "train"
+    seen = np.unique(group[trains])
+    leaks = []
+    for name in ("val", "test"):
+        inside = part == name
+        leaking = inside & np.isin(group, seen)
+        if leaking.any():
+            example = str(manifest["patient_id"].to_numpy()[leaking][0])
+            leaks.append(Leak(name, int(leaking.sum()), int(inside.sum()), example))
+    return leaks
+
+
+def check_no_leak(manifest: pd.DataFrame, split: pd.DataFrame, group: Groups | None = None) -> None:
+    """Refuses a split in which one patient, or two copies of one image, stand in different parts.
+
+    Raises:
+        SplitLeakageError: With the number of patients and an example.
+    """
+    table = pd.DataFrame({"group": groups(manifest) if group is None else group, "part": split["part"].to_numpy()})
+    used = (table["part"] != UNUSED).to_numpy()
+    per_group = table[used].groupby("group")["part"].unique()
+    torn = per_group[per_group.map(len) > 1]
+    if len(torn):
+        first = (table["group"] == torn.index[0]).to_numpy() & used
+        names = some(manifest["patient_id"][first].unique(), 2)
+        raise SplitLeakageError(
+            f"{len(torn)} patients (or copies of one image) stand in more than one part, for example '{names}' in "
+            f"{sorted(torn.iloc[0])}. Scores would be optimistic. Use split=grouped, which keeps them together; or say "
+            "split.leaky=true to go on, and the run and all its figures will be marked LEAKY."
+        )

@@ -1,0 +1,80 @@
+"""Normalisation: grey levels to the numbers a network sees. Fitted on the training part, kept in the checkpoint."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumonia.errors import ConfigError
+
+LEVELS: Final = 256
+METHODS: Final = ("half", "minmax", "zscore", "robust")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """``(grey - shift) / scale`` for grey levels from 0 to 255; plain numbers, so that any program can repeat it."""
+
+    method: str = "half"
+    shift: float = 127.5
+    scale: float = 127.5
+
+
+def histogram(pixels: NDArray[np.uint8], rows: NDArray[np.int64], block: int = 512) -> NDArray[np.int64]:
+    """How often each grey level occurs in some images, ``(256,)``.
+
+    Args:
+        pixels: ``(N, H, W)`` uint8, may be memory-mapped.
+        rows: ``(M,)`` images to count.
+        block: Images in memory at once.
+    """
+    counts = np.zeros(LEVELS, dtype=np.int64)
+    for start in range(0, len(rows), block):
+        counts += np.bincount(pixels[rows[start : start + block]].ravel(), minlength=LEVELS)
+    return counts
+
+
+def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
+    """The scaling of a method for grey levels that occur so often; exact, since there are only 256 of them.
+
+    - ``half``: mean and deviation taken as half of the full range, as the study did; to [-1, 1], nothing is fitted.
+    - ``minmax``: the darkest level to 0, the brightest to 1.
+    - ``zscore``: mean 0, standard deviation 1 (of the population).
+    - ``robust``: median 0, interquartile range 1 (quartiles interpolate linearly, Hyndman and Fan (1996), type 7).
+
+    Args:
+        method: One of ``METHODS``.
+        counts: ``(256,)`` from :func:`histogram`, of the training part alone.
+
+    Raises:
+        ConfigError: The images are so flat that the method would divide by zero.
+    """
+    if method == "half":
+        return Scaling()
+    levels = np.arange(LEVELS)
+    total = int(counts.sum())
+    seen = np.flatnonzero(counts)
+    if method == "minmax":
+        shift, scale = float(seen[0]), float(seen[-1] - seen[0])
+    elif method == "zscore":
+        shift = float(counts @ levels / total)
+        scale = float(np.sqrt(counts @ (levels - shift) ** 2 / total))
+    else:
+        low, shift, high = (_quantile(counts, fraction) for fraction in (0.25, 0.5, 0.75))
+        scale = high - low
+    if not scale > 0:
+        raise ConfigError(
+            f"normalisation={method} can't be fitted: the training images have no spread to divide by (grey levels "
+            f"{seen[0]} to {seen[-1]}, most of them equal). Use normalisation=half, or look at the images."
+        )
+    return Scaling(method, shift, scale)
+
+
+def _quantile(counts: NDArray[np.int64], fraction: float) -> float:
+    """As ``numpy.quantile`` of all the values, without holding them."""
+    place = fraction * (int(counts.sum()) - 1)
+    upto = np.cumsum(counts)
+    low = int(np.searchsorted(upto, np.floor(place), side="right"))
+    high = int(np.searchsorted(upto, np.ceil(place), side="right"))
+    return float(low + (high - low) * (place - np.floor(place)))
