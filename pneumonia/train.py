@@ -23,7 +23,7 @@ from pneumonia.data.leaks import Leak, find_leaks
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import Scaling, fit_scaling, histogram
-from pneumonia.data.split_files import load_split
+from pneumonia.data.split_files import check_split_file, load_split
 from pneumonia.data.splits import FOLDED, PARTS, split_sha256
 from pneumonia.errors import CheckpointError, PneumoniaError
 from pneumonia.labels import TASKS
@@ -59,12 +59,15 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     # A setting that no family, optimiser or schedule takes is found before any data are read.
     parameters = build_classifier(config["model"], _setup(config)).parameters()
     build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
+    plan = SplitConfig(**config["split"])
+    if plan.file is not None:
+        check_split_file(Path(plan.file))
     images = load_images(data_config(config), config["image_size"], cache_dir)
     task = TASKS[config["task"]]
     check_classes(
         Counter(task.classes[task.index(label)] for label in images.manifest["label"]), task.classes, "The data"
     )
-    plan, group = SplitConfig(**config["split"]), groups(images.manifest)
+    group = groups(images.manifest)
     split = load_split(images.manifest, plan, group)
     leaks = find_leaks(images.manifest, split, group, rotating=plan.method == "rotating")
     data = _data_module(config, images, split)

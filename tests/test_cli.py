@@ -31,6 +31,13 @@ BAD = [
     ("name=../elsewhere", r"name='../elsewhere' can not name a folder"),
     ("data.root=a'b", r"data.root=a'b can't be read. An override is key=value"),
     ("=3", r"'=3' names no key"),
+    ("split.k=1", r"split.k=1 is out of range: it must be a number of folds from 2"),
+    ("split=kfold split.k=3 split.fold=3", r"split.fold=3 is no fold of split.k=3"),
+    ("split.fraction=0", r"split.fraction=0.0 is out of range"),
+    ("split=rotating split.fraction=0.5", r"split.fraction does not go with split=rotating"),
+    ("split=given split.file=/no/such.parquet", r"ManifestError: There is no split file /no/such.parquet"),
+    ("normalisation=zscroe", r"normalisation=zscroe is not known.*'zscore'"),
+    ("data=folder data.root=/no/such.parquet", r"ManifestError: There is no manifest /no/such.parquet"),
 ]
 
 

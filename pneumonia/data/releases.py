@@ -204,7 +204,8 @@ def _can_be(one: str, other: str) -> bool:
 
 
 def _found(seen: Seen, label: str, patient: str, row: Row | None = None) -> Found:
-    name = bare_name(seen.path) if seen.kind == "image" or patient else seen.name
+    bare = bare_name(seen.path)
+    name = bare if seen.kind == "image" or read_name(bare) else seen.name  # scanners number files anew in each folder
     if not patient and seen.kind == "DICOM":
         patient = dicom_patient(seen.path) or ""
     part = row.part if row and row.part else seen.part

@@ -45,8 +45,7 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ManifestError: Missing, no parquet, columns or parts that are not ours, or images that do not match.
     """
-    if not path.is_file():
-        raise ManifestError(f"There is no split file {path}. `pneumonia data split SOURCE` writes one.")
+    check_split_file(path)
     try:
         split = pd.read_parquet(path, columns=list(COLUMNS))
         split = split.astype({"image_id": "str", "part": "str", "fold": "int64"})
@@ -77,6 +76,16 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
             "`pneumonia data split SOURCE`."
         )
     return split.set_index("image_id").loc[manifest["image_id"]].reset_index()[list(COLUMNS)]
+
+
+def check_split_file(path: Path) -> None:
+    """Says that a split file is missing, before hours are spent on what comes before it is read.
+
+    Raises:
+        ManifestError: There is no such file.
+    """
+    if not path.is_file():
+        raise ManifestError(f"There is no split file {path}. `pneumonia data split SOURCE` writes one.")
 
 
 def write_split(split: pd.DataFrame, folder: Path) -> Path:

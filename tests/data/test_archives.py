@@ -1,6 +1,5 @@
 """Archives from elsewhere: what is sound is unpacked whole and once, what is not leaves nothing behind."""
 
-import io
 import os
 import struct
 import tarfile
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from builders import add_to_tar, make_tar, make_zip
 
 from pneumonia.data import archives
 from pneumonia.data.archives import once, unpack
@@ -20,28 +20,6 @@ FILES = {
     "chest_xray/readme.txt": b"",
     "x.png": os.urandom(9000),
 }
-
-
-def make_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", method) as file:
-        for name, content in files.items():
-            file.writestr(zipfile.ZipInfo(name), content, method)
-    return path
-
-
-def make_tar(path: Path, files: dict[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as file:
-        for name, content in files.items():
-            add(file, name, content)
-    return path
-
-
-def add(file: tarfile.TarFile, name: str, content: bytes = b"", **values: object) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    for key, value in values.items():
-        setattr(member, key, value)
-    file.addfile(member, io.BytesIO(content))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -114,7 +92,7 @@ def test_two_files_of_one_name_are_refused(names, kind, tmp_path):
     else:
         with tarfile.open(archive, "w") as tar:
             for name in names:
-                add(tar, name, b"x")
+                add_to_tar(tar, name, b"x")
     with pytest.raises(ArchiveError, match="stands in it twice"):
         unpack(archive, tmp_path / "cache")
     assert nothing_is_left(tmp_path / "cache")
@@ -127,8 +105,8 @@ def test_two_files_of_one_name_are_refused(names, kind, tmp_path):
 def test_links_and_devices_in_a_tar_are_refused(kind, tmp_path):
     archive = tmp_path / "x.tar"
     with tarfile.open(archive, "w", format=tarfile.GNU_FORMAT) as file:
-        add(file, "good.png", b"good")
-        add(file, "link.png", type=kind, linkname="/etc/passwd")
+        add_to_tar(file, "good.png", b"good")
+        add_to_tar(file, "link.png", type=kind, linkname="/etc/passwd")
     with pytest.raises(ArchiveError, match=r"'link.png' is a link, a device or a sparse file|damaged"):
         unpack(archive, tmp_path / "cache")
     assert nothing_is_left(tmp_path / "cache")
@@ -212,7 +190,7 @@ def test_a_tar_with_a_broken_header_in_the_middle_is_refused_and_not_taken_for_s
 def test_a_tar_whose_extended_header_fills_the_memory_is_refused(tmp_path):
     archive = tmp_path / "x.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
-        add(file, "x", bytes(4 * 2**20), type=tarfile.GNUTYPE_LONGNAME)
+        add_to_tar(file, "x", bytes(4 * 2**20), type=tarfile.GNUTYPE_LONGNAME)
     with pytest.raises(ArchiveError, match="extended header of 4,194,304 bytes"):
         unpack(archive, tmp_path / "cache")
 

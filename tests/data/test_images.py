@@ -1,13 +1,14 @@
 import io
 import struct
 import zlib
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data.images import UnreadableImageError, decode, read_header
+from pneumonia.data.images import Grey, UnreadableImageError, decode, fit, read_header
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -48,11 +49,54 @@ def test_transparency_lies_on_black(ramp):
     assert decode(_bytes(Image.fromarray(rgba)), 32).max() == 0
 
 
-def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode(ramp):
-    noisy = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (960, 1280)).astype(np.uint8), (0, 0), 6)
-    raw = _bytes(Image.fromarray(noisy), "JPEG", quality=95)
-    full = cv2.resize(np.asarray(Image.open(io.BytesIO(raw))), (75, 75), interpolation=cv2.INTER_AREA)
-    assert np.abs(decode(raw, 75).astype(float) - full).mean() <= 0.5
+@pytest.mark.parametrize("shape", [(960, 1280), (957, 1283), (1001, 1499), (904, 911), (113, 120)])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode_whatever_the_size(shape, mode):
+    rng = np.random.default_rng(0)
+    noise = [cv2.GaussianBlur(rng.integers(0, 255, shape).astype(np.float32), (0, 0), sigma) for sigma in (40, 6)]
+    coarse, fine = (cv2.normalize(layer, None, 0, 255, cv2.NORM_MINMAX) for layer in noise)
+    film = (0.9 * coarse + 0.1 * fine).astype(np.uint8)
+    raw = _bytes(Image.fromarray(film).convert(mode), "JPEG", quality=95)
+    grey = np.asarray(Image.open(io.BytesIO(raw)).convert("L"))
+    full = cv2.resize(grey, (75, 75), interpolation=cv2.INTER_AREA)
+    error = np.abs(decode(raw, 75).astype(float) - full)
+    assert error.mean() <= 0.5
+    assert error.max() <= 6  # a shift by one pixel of the result would change far more
+
+
+@pytest.mark.parametrize("extent", [(20, 30), (19.25, 29.5), (19.0001, 29.125)])
+def test_area_means_of_a_part_of_the_pixels_are_exact(extent):
+    pixels = np.random.default_rng(1).integers(0, 256, (20, 30)).astype(np.uint8)
+    got = fit(Grey(pixels, *extent), 7, "squash")
+
+    def overlap(edge: float, count: int) -> np.ndarray:
+        edges = np.linspace(0, edge, 8)
+        cells = [
+            np.clip(np.minimum(b, i + 1) - np.maximum(a, i), 0, 1) for a, b in pairwise(edges) for i in range(count)
+        ]
+        return np.reshape(cells, (7, count)) / (edge / 7)
+
+    wanted = overlap(extent[0], 20) @ pixels @ overlap(extent[1], 30).T
+    assert np.abs(got - wanted).max() <= 0.5 + 1e-9
+
+
+def test_a_jpeg_cut_short_is_refused_wherever_it_was_cut():
+    noise = np.random.default_rng(0).integers(0, 255, (300, 400)).astype(np.uint8)
+    raw = _bytes(Image.fromarray(noise), "JPEG", quality=90)
+    for end in (len(raw) - 1, len(raw) - 2, len(raw) // 2, 700):
+        with pytest.raises(UnreadableImageError, match=r"cut short|not an image"):
+            decode(raw[:end], 75)
+    assert decode(raw + b"\0" * 10, 75).shape == (75, 75)  # padding after the end is harmless
+
+
+def test_a_rotated_jpeg_is_turned_upright_at_any_scale():
+    grey = np.zeros((640, 800), np.uint8)
+    grey[:, :80] = 250  # a bright left margin
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: shown with that margin on top
+    got = decode(_bytes(Image.fromarray(grey), "JPEG", exif=exif), 75)
+    assert got[:5].mean() > 200
+    assert got[20:].mean() < 20
 
 
 def test_pad_keeps_the_aspect_ratio_with_black_margins(ramp):

@@ -1,14 +1,14 @@
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from builders import dicom, make_tar, make_zip, medmnist, png, shard
 
 from pneumonia.data.names import UNKNOWN_PATIENT, read_name
 from pneumonia.data.releases import check_classes, find, recognise
 from pneumonia.errors import ArchiveError, LabelError, LayoutError
 from pneumonia.labels import PNEUMONIA, SUBTYPE
-from tests.data.test_archives import make_tar, make_zip
-from tests.data.test_dicom import write
 
 KAGGLE = {
     "train/NORMAL/IM-0115-0001.jpeg": ("NORMAL", "IM-115"),
@@ -232,13 +232,104 @@ def test_a_missing_medmnist_file_says_how_to_get_it(tmp_path):
         recognise(tmp_path / "pneumoniamnist.npz", tmp_path / "cache")
 
 
-def _dicom(root: Path, files: dict[str, str | None]) -> Path:
-    import numpy as np
+def test_a_medmnist_file_is_read_with_its_parts_and_without_patients(tmp_path):
+    release = recognise(medmnist(tmp_path / "pneumoniamnist.npz"), tmp_path / "cache")
+    assert release.kind == "MedMNIST"
+    assert Counter((item.source_split, item.label) for item in release.images) == {
+        ("train", "NORMAL"): 4,
+        ("train", "PNEUMONIA"): 8,
+        ("val", "NORMAL"): 2,
+        ("val", "PNEUMONIA"): 2,
+        ("test", "NORMAL"): 2,
+        ("test", "PNEUMONIA"): 4,
+    }
+    assert {item.patient_id for item in release.images} == {UNKNOWN_PATIENT + item.image_id for item in release.images}
+    notes = " ".join(release.notes)
+    assert "No image names its patient" in notes
+    assert "14 images are pneumonia of a kind that is not said" in notes
+    assert "MedMNIST cut its val at random" in notes
 
+
+def test_a_folder_or_archive_around_one_medmnist_file_is_read_as_the_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    path = medmnist(tmp_path / "folder" / "pneumoniamnist.npz")
+    archive = make_zip(tmp_path / "x.zip", {"pneumoniamnist.npz": path.read_bytes()})
+    alone = _said(recognise(path, tmp_path / "cache").images)
+    assert _said(recognise(path.parent, tmp_path / "cache").images) == alone
+    assert _said(recognise(archive, tmp_path / "cache").images) == alone
+
+
+def test_parquet_shards_are_unpacked_byte_for_byte_with_the_names_of_the_release(tmp_path):
+    files = {"IM-0001-0001.jpeg": 0, "person1_virus_1.jpeg": 1, "person1_bacteria_1.jpeg": 1}
+    rows = [(png(number), name, label) for number, (name, label) in enumerate(files.items())]
+    shard(tmp_path / "hub" / "data" / "train-00000-of-00002.parquet", rows[:2], ["NORMAL", "PNEUMONIA"])
+    shard(tmp_path / "hub" / "data" / "train-00001-of-00002.parquet", rows[2:], ["NORMAL", "PNEUMONIA"])
+    shard(
+        tmp_path / "hub" / "data" / "validation-00000-of-00001-ab12.parquet",
+        [(png(9), "IM-0002-0001.jpeg", 0)],
+        ["NORMAL"],
+    )
+    release = recognise(tmp_path / "hub", tmp_path / "cache")
+    assert release.kind == "Kaggle"
+    assert _said(release.images) == {
+        "IM-0001-0001": ("NORMAL", "IM-1", "train"),
+        "person1_virus_1": ("VIRUS", "VIRUS-1", "train"),
+        "person1_bacteria_1": ("BACTERIA", "BACTERIA-1", "train"),
+        "IM-0002-0001": ("NORMAL", "IM-2", "val"),
+    }
+    assert {item.path.read_bytes() for item in release.images} == {png(number) for number in (0, 1, 2, 9)}
+
+
+def test_parquet_shards_without_names_are_numbered(tmp_path):
+    rows = [(png(number), None, number % 2) for number in range(4)]
+    shard(tmp_path / "hub" / "test.parquet", rows, ["normal", "pneumonia"])
+    release = recognise(tmp_path / "hub", tmp_path / "cache")
+    assert release.kind == "Hugging Face"
+    assert sorted((item.image_id, item.label) for item in release.images) == [
+        ("huggingface-test-00000", "NORMAL"),
+        ("huggingface-test-00001", "PNEUMONIA"),
+        ("huggingface-test-00002", "NORMAL"),
+        ("huggingface-test-00003", "PNEUMONIA"),
+    ]
+    assert all(item.patient_id.startswith(UNKNOWN_PATIENT) for item in release.images)
+
+
+BAD_SHARDS = {
+    "numbers without meaning": ([(png(0), None, 0)], None, "has numbers for labels and does not say what they mean"),
+    "other classes": ([(png(0), None, 0)], ["NORMAL", "TUBERCULOSIS"], r"the classes TUBERCULOSIS beside NORMAL"),
+    "a label without a name": ([(png(0), None, 7)], ["NORMAL", "PNEUMONIA"], "image 0 of train has the label 7"),
+    "no bytes": ([(None, None, 0)], ["NORMAL"], "image 0 of train has no bytes"),
+    "no image": ([(b"text", None, 0)], ["NORMAL"], "Image 0 of train is no JPEG"),
+    "two of one name": (
+        [(png(n), "IM-0001-0001.png", 0) for n in (1, 2)],
+        ["NORMAL"],
+        "two images are named IM-0001-0001.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SHARDS)
+def test_a_shard_that_is_not_this_data_set_is_refused_and_nothing_is_kept(name, tmp_path):
+    rows, names, message = BAD_SHARDS[name]
+    shard(tmp_path / "hub" / "train.parquet", rows, names)
+    with pytest.raises(ArchiveError, match=message):
+        recognise(tmp_path / "hub", tmp_path / "cache")
+    assert [path.suffix for path in (tmp_path / "cache" / "unpacked").iterdir()] == [".lock"]
+
+
+def test_a_damaged_shard_is_refused(tmp_path):
+    path = shard(tmp_path / "hub" / "train.parquet", [(png(0), None, 0)] * 50, ["NORMAL"])
+    for raw in (path.read_bytes()[:-20], b"x", path.read_bytes()[:40] + bytes(60) + path.read_bytes()[100:]):
+        path.write_bytes(raw)
+        with pytest.raises(ArchiveError, match="is damaged or no Parquet file"):
+            recognise(tmp_path / "hub", tmp_path / "cache")
+
+
+def _dicom(root: Path, files: dict[str, str | None]) -> Path:
     for name, patient in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(write(np.zeros((16, 16), dtype=np.uint8), PatientID=patient))
+        path.write_bytes(dicom(np.zeros((16, 16), dtype=np.uint8), PatientID=patient))
     return root
 
 
@@ -289,7 +380,7 @@ def test_a_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
 
 def test_pneumonia_of_unknown_kind_is_a_class_of_the_binary_task_alone():
     assert PNEUMONIA.index("PNEUMONIA") == PNEUMONIA.index("VIRUS") == 1
-    with pytest.raises(LabelError, match="task=subtype has no class for them. Say task=pneumonia"):
+    with pytest.raises(LabelError, match=r"task=subtype has no class for them\. Say task=pneumonia"):
         SUBTYPE.index("PNEUMONIA")
     with pytest.raises(LabelError, match="no class for the label 'COVID'; it knows NORMAL, VIRUS, BACTERIA"):
         SUBTYPE.index("COVID")

@@ -1,0 +1,109 @@
+"""Builds what users bring: archives, DICOM files, MedMNIST arrays and Parquet shards, small and real."""
+
+import io
+import json
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+
+def tree(root: Path, files: dict[str, bytes]) -> Path:
+    """A folder with these files."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def png(seed: int, side: int = 32) -> bytes:
+    """A picture that no other seed gives."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
+    return cv2.imencode(".png", cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+
+
+def make_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as file:
+        for name, content in files.items():
+            file.writestr(zipfile.ZipInfo(name), content, method)
+    return path
+
+
+def make_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w:gz" if path.name.endswith("gz") else "w") as file:
+        for name, content in files.items():
+            add_to_tar(file, name, content)
+    return path
+
+
+def add_to_tar(file: tarfile.TarFile, name: str, content: bytes = b"", **values: object) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    for key, value in values.items():
+        setattr(member, key, value)
+    file.addfile(member, io.BytesIO(content))
+
+
+def dicom(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **tags: object) -> bytes:
+    """A DICOM file of grey pixels; ``tags`` override, ``None`` deletes."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = syntax
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    data.Rows, data.Columns = pixels.shape[-2:]
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated = pixels.dtype.itemsize * 8
+    data.BitsStored = 12 if pixels.dtype == np.uint16 else data.BitsAllocated
+    data.PixelRepresentation = int(pixels.dtype.kind == "i")
+    data.PatientID, data.PatientName = "4711", "Kim^Ann"
+    data.PixelData = pixels.tobytes()
+    for name, value in tags.items():
+        if value is None:
+            del data[name]
+        else:
+            setattr(data, name, value)
+    data.HighBit = data.BitsStored - 1
+    out = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of these files are wrong on purpose
+        data.save_as(out, enforce_file_format=True)
+    return out.getvalue()
+
+
+def medmnist(path: Path, side: int = 28, counts: dict[str, int] | None = None, **arrays: object) -> Path:
+    """A PneumoniaMNIST file of random pixels; ``arrays`` override or add, ``None`` deletes."""
+    rng = np.random.default_rng(side)
+    held: dict[str, object] = {}
+    for part, count in ({"train": 12, "val": 4, "test": 6} if counts is None else counts).items():
+        held[f"{part}_images"] = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
+        held[f"{part}_labels"] = (np.arange(count) % 3 > 0).astype(np.uint8)[:, None]
+    held |= arrays
+    np.savez_compressed(path, **{name: value for name, value in held.items() if value is not None})
+    return path
+
+
+def shard(path: Path, rows: list[tuple[bytes | None, str | None, object]], names: list[str] | None = None) -> Path:
+    """A Parquet file as the datasets library writes it: images (bytes, path) and labels."""
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    label = pa.int64() if all(isinstance(row[2], int) for row in rows) else pa.string()
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": raw, "path": name} for raw, name, _ in rows], image),
+            "label": pa.array([row[2] for row in rows], label),
+        }
+    )
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"} if names else {}}
+    described = json.dumps({"info": {"features": features}})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.replace_schema_metadata({"huggingface": described}), path)
+    return path

@@ -1,0 +1,198 @@
+"""Tables of labels: each row finds its image, and all that does not fit is counted and named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import dicom, png, tree
+
+from pneumonia.data.label_table import read_table
+from pneumonia.data.names import UNKNOWN_PATIENT
+from pneumonia.data.releases import recognise
+from pneumonia.errors import LabelError, LayoutError
+
+IMAGES = {f"{name}.png": png(number) for number, name in enumerate("abcd")}
+TABLE = "image,label,patient,split\na.png,Normal,p1,train\nb.png,viral,p1,val\nc.png,Bacterial pneumonia,p2,test\nd,PNEUMONIA,,\n"
+
+
+def make(root: Path, table: str | bytes, images: dict[str, bytes] | None = None, name: str = "labels.csv") -> Path:
+    content = table if isinstance(table, bytes) else table.encode()
+    return tree(root, {**(IMAGES if images is None else images), name: content})
+
+
+def said(root: Path, cache: Path, labels: Path | None = None) -> dict[str, tuple[str, str, str]]:
+    release = recognise(root, cache, labels)
+    return {item.image_id: (item.label, item.patient_id, item.source_split) for item in release.images}
+
+
+def test_a_flat_folder_with_one_table_is_recognised(tmp_path):
+    root = make(tmp_path / "root", TABLE)
+    release = recognise(root, tmp_path / "cache")
+    assert release.kind == "labels table"
+    assert said(root, tmp_path / "cache") == {
+        "a": ("NORMAL", "p1", "train"),
+        "b": ("VIRUS", "p1", "val"),
+        "c": ("BACTERIA", "p2", "test"),
+        "d": ("PNEUMONIA", f"{UNKNOWN_PATIENT}d", ""),
+    }
+    assert release.notes[0] == f"Labels come from {root / 'labels.csv'}."
+    assert any("1 of 4 images name no patient" in note for note in release.notes)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        TABLE.replace(",", ";"),
+        TABLE.replace(",", "\t"),
+        "\ufeff" + TABLE.replace("\n", "\r\n"),
+        TABLE.replace("image,label,patient,split", " IMAGE , Class ,Patient_ID, PART"),
+        TABLE.replace("image", "path").replace("a.png", "./a.png"),
+        TABLE.replace("a.png,Normal", '"a.png","normal"') + "\n\n",
+        TABLE.replace(",val", ",validation"),
+    ],
+)
+def test_separators_case_and_marks_do_not_matter(table, tmp_path):
+    plain = said(make(tmp_path / "plain", TABLE), tmp_path / "cache")
+    assert said(make(tmp_path / "root", table), tmp_path / "cache") == plain
+
+
+def test_images_are_found_by_path_where_names_repeat_no_id(tmp_path):
+    images = {"x/a.png": png(0), "y/z/b.png": png(1), "y/c.dcm": dicom(np.zeros((16, 16), np.uint8), PatientID="4711")}
+    root = make(tmp_path / "root", "file,label\nx/a.png,normal\ny\\z\\b,virus\nc.dcm,bacteria\n", images)
+    found = said(root, tmp_path / "cache")
+    assert {name: values[0] for name, values in found.items()} == {"a": "NORMAL", "b": "VIRUS", "y-c": "BACTERIA"}
+    assert found["y-c"][1].startswith("DICOM-"), "the header names the patient where the table does not"
+
+
+def test_a_table_elsewhere_is_named_with_labels(tmp_path):
+    root = tree(tmp_path / "root", IMAGES)
+    table = tree(tmp_path / "tables", {"mine.csv": TABLE.encode()}) / "mine.csv"
+    assert said(root, tmp_path / "cache", table)["b"] == ("VIRUS", "p1", "val")
+
+
+@pytest.mark.parametrize(
+    ("header", "codes", "labels"),
+    [
+        ("label (0=normal; 1=virus; 2=bacteria)", "0120", ["NORMAL", "VIRUS", "BACTERIA", "NORMAL"]),
+        ("Class [0 = Normal / 1 = Pneumonia]", "0110", ["NORMAL", "PNEUMONIA", "PNEUMONIA", "NORMAL"]),
+        ("pneumonia", "0101", ["NORMAL", "PNEUMONIA", "NORMAL", "PNEUMONIA"]),
+        ("is_pneumonia", "1111", ["PNEUMONIA"] * 4),
+    ],
+)
+def test_numbers_count_where_the_header_says_what_they_mean(header, codes, labels, tmp_path):
+    lines = [f"{name},{code}" for name, code in zip("abcd", codes, strict=True)]
+    found = said(make(tmp_path / "root", "\n".join([f"image,{header}", *lines])), tmp_path / "cache")
+    assert [found[name][0] for name in "abcd"] == labels
+
+
+def test_a_patient_that_the_table_leaves_open_is_taken_from_the_name(tmp_path):
+    images = {"person7_virus_1.png": png(0), "IM-0003-0001.png": png(1)}
+    table = "image,label\nperson7_virus_1.png,pneumonia\nIM-0003-0001.png,normal\n"
+    found = said(make(tmp_path / "root", table, images), tmp_path / "cache", tmp_path / "root" / "labels.csv")
+    assert found == {"person7_virus_1": ("PNEUMONIA", "VIRUS-7", ""), "IM-0003-0001": ("NORMAL", "IM-3", "")}
+
+
+def test_a_table_beside_a_release_that_needs_none_is_left_alone_and_that_is_said(tmp_path):
+    images = {"train/NORMAL/IM-0001-0001.jpeg": png(0), "train/PNEUMONIA/person1_virus_1.jpeg": png(1)}
+    release = recognise(make(tmp_path / "root", "image,label\nx,y\n", images), tmp_path / "cache")
+    assert release.kind == "Kaggle"
+    assert "labels.csv was not used" in release.notes[-1]
+
+
+def test_parts_come_from_folders_where_the_table_has_none(tmp_path):
+    images = {"train/a.png": png(0), "validation/b.png": png(1)}
+    found = said(make(tmp_path / "root", "image,label\na,normal\nb,virus\n", images), tmp_path / "cache")
+    assert {name: values[2] for name, values in found.items()} == {"a": "train", "b": "val"}
+
+
+BAD = {
+    "a row too many": (TABLE + "e.png,normal,,\n", r"1 of 5 rows name no file .*'e.png' \(line 6\)"),
+    "an image too many": (TABLE.replace("d,PNEUMONIA,,\n", ""), r"1 of 4 images have no row, for example d\.png"),
+    "both": (
+        TABLE.replace("\nd,", "\ne,"),
+        r"rows name no file .*'e' \(line 5\); 1 of 4 images have no row, for example d\.png",
+    ),
+    "a row twice": (TABLE + "a,normal,,\n", r"1 images have more than one row, for example 'a' \(lines 2 and 6\)"),
+    "an unknown word": (
+        TABLE.replace("viral", "covid"),
+        r"1 rows have labels in the column 'label'.*'covid'\. Known are normal, virus",
+    ),
+    "no word": (TABLE.replace("viral", ""), r"1 rows have labels .*''"),
+    "bare numbers": (
+        "image,label\na,0\nb,1\nc,1\nd,2\n",
+        r"4 rows .*'0', '1', '2'.* Numbers mean other classes.*'label \(0=normal",
+    ),
+    "an unknown part": (TABLE.replace(",val", ",fold3"), r"1 rows have parts in the column 'split'.*'fold3'"),
+    "no name": (TABLE.replace("\na.png", "\n"), r"1 rows name no image, for example line 2"),
+    "no label column": (
+        TABLE.replace("label", "finding"),
+        r"no column for the label \(label, class\); it has 'image', 'finding'",
+    ),
+    "no column at all": ("x,y\n1,2\n", r"no column for the image .* and none for the label"),
+    "two label columns": (TABLE.replace("patient", "class"), r"several columns for one thing: label, class"),
+    "a column twice": (TABLE.replace("patient", "Image"), r"more than one column 'image'"),
+    "only a header": ("image,label\n", r"has a header and no row"),
+    "nothing": ("", r"labels\.csv is empty"),
+    "ragged": (TABLE + "e.png,normal\n", r"1 rows do not have the 4 cells of the header, for example line 6"),
+    "a quotation mark": (TABLE + '"e.png,normal,,\n', r"line 6: unexpected end of data\. Mend the quotation marks"),
+    "latin-1": (
+        TABLE.replace("p2", "m\u00fcller").encode("latin-1"),
+        r"is not UTF-8 text \(byte \d+ is 0xfc\).*'CSV UTF-8'",
+    ),
+    "utf-16": (TABLE.encode("utf-16"), r"is not UTF-8 text|holds zero bytes"),
+    "utf-16 without a mark": (TABLE.encode("utf-16-le"), r"holds zero bytes"),
+    "codes of another class": (
+        "image,label (0=normal; 1=covid)\na,0\n",
+        r"says 1=covid, and 'covid' is none of normal",
+    ),
+    "codes without meaning": ("image,label (see readme)\na,0\n", r"does not say what its numbers mean"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_table_that_does_not_fit_is_refused_with_numbers_and_examples(name, tmp_path):
+    table, message = BAD[name]
+    root = make(tmp_path / "root", table)
+    with pytest.raises(LabelError, match=message):
+        recognise(root, tmp_path / "cache")
+
+
+def test_a_name_in_two_places_must_be_said_by_path(tmp_path):
+    images = {"x/a.png": png(0), "y/a.png": png(1)}
+    root = make(tmp_path / "root", "image,label\na.png,normal\nx/a.png,virus\n", images)
+    with pytest.raises(
+        LabelError, match=r"1 rows name an image that lies in more than one place, for example 'a.png' \(line 2\)"
+    ):
+        recognise(root, tmp_path / "cache")
+    root = make(tmp_path / "root", "image,label\ny/a.png,normal\nx/a.png,virus\n", images)
+    with pytest.raises(LabelError, match="1 image names stand in more than one place, for example a"):
+        recognise(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("image", ["VIRUS/a.png", "PNEUMONIA/a.png", "person1_virus_1.png"])
+def test_a_table_that_contradicts_folder_or_name_is_refused(image, tmp_path):
+    root = make(tmp_path / "root", f"path,label\n{image},normal\n", {image: png(0)})
+    with pytest.raises(LabelError, match=rf"contradicts .* 1 images, for example {image} \(NORMAL in line 2\)"):
+        recognise(root, tmp_path / "cache", root / "labels.csv")
+
+
+def test_several_tables_are_nobodys_to_choose(tmp_path):
+    root = make(make(tmp_path / "root", TABLE), TABLE, name="other.csv")
+    with pytest.raises(LayoutError, match=r"several tables \(labels.csv, other.csv\).*Say --labels FILE"):
+        recognise(root, tmp_path / "cache")
+    assert said(root, tmp_path / "cache", root / "other.csv")
+
+
+def test_a_missing_table_and_a_folder_without_images_are_named(tmp_path):
+    root = make(tmp_path / "root", TABLE, {})
+    with pytest.raises(LabelError, match=r"The table of labels .*gone.csv can't be read \(No such file"):
+        recognise(root, tmp_path / "cache", tmp_path / "gone.csv")
+    with pytest.raises(LayoutError, match="holds no image, so the rows of"):
+        recognise(root, tmp_path / "cache")
+
+
+def test_a_file_that_is_far_too_large_for_a_table_is_not_read(tmp_path):
+    with (tmp_path / "x.csv").open("wb") as file:
+        file.truncate(200 * 2**20)
+    with pytest.raises(LabelError, match="more than 100 MB"):
+        read_table(tmp_path / "x.csv")

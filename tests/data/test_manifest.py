@@ -1,0 +1,90 @@
+"""A manifest is checked before it is believed, and one decoding serves it and the cache."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pneumonia.data import cache as cache_module
+from pneumonia.data.cache import Shape, load_cache
+from pneumonia.data.duplicates import near_pairs
+from pneumonia.data.manifest import COLUMNS, load_manifest, manifest_sha256, write_manifest
+from pneumonia.errors import ManifestError
+
+
+@pytest.fixture
+def manifest(phantoms, tmp_path) -> pd.DataFrame:
+    return load_manifest(phantoms, tmp_path / "cache")
+
+
+def test_a_kept_manifest_is_read_back_as_it_was(manifest, tmp_path):
+    write_manifest(manifest, tmp_path / "manifest.parquet")
+    read = load_manifest(tmp_path / "manifest.parquet", tmp_path / "elsewhere")
+    pd.testing.assert_frame_equal(read, manifest)
+    assert manifest_sha256(read) == manifest_sha256(manifest)
+
+
+@pytest.mark.parametrize("size", [24, 75, 76, 160])
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_a_manifest_is_the_same_whatever_size_was_decoded_on_the_way(size, resize, manifest, phantoms, tmp_path):
+    other = load_manifest(phantoms, tmp_path / "other", shape=Shape(size, resize))
+    pd.testing.assert_frame_equal(other, manifest)
+
+
+def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monkeypatch):
+    read: list[str] = []
+    plain = cache_module._bytes_of
+    monkeypatch.setattr(cache_module, "_bytes_of", lambda path: read.append(path) or plain(path))
+    manifest = load_manifest(phantoms, tmp_path, shape=Shape(32))
+    load_cache(manifest, 32, "squash", tmp_path)
+    assert sorted(read) == sorted(manifest["path"])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.drop(columns=["phash", "label"]), "lacks the columns label, phash"),
+        (lambda table: table.iloc[:0], "holds no image"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "names 1 images twice"),
+        (lambda table: table.assign(path=table["path"] + ".moved"), r"\d+ of \d+ images of .* are gone"),
+    ],
+)
+def test_a_manifest_that_can_not_be_used_says_why(spoil, message, manifest, tmp_path):
+    spoil(manifest).to_parquet(tmp_path / "manifest.parquet")
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(tmp_path / "manifest.parquet", tmp_path)
+
+
+def test_a_manifest_that_is_none_is_named(tmp_path):
+    with pytest.raises(ManifestError, match=r"There is no manifest .*pneumonia data import"):
+        load_manifest(tmp_path / "none.parquet", tmp_path)
+    (tmp_path / "text.parquet").write_text("image_id,label\n")
+    with pytest.raises(ManifestError, match="can't be read as parquet"):
+        load_manifest(tmp_path / "text.parquet", tmp_path)
+
+
+def test_a_file_that_changed_since_it_was_imported_is_found_when_it_is_decoded(phantoms, tmp_path):
+    root = tmp_path / "NORMAL"
+    root.mkdir()
+    for path in sorted(phantoms.rglob("IM-*.jpeg"))[:5]:
+        (root / path.name).write_bytes(path.read_bytes())
+    manifest = load_manifest(tmp_path, tmp_path / "cache")
+    changed = Path(manifest["path"][2])
+    Image.fromarray(np.zeros((60, 60), np.uint8)).save(changed)
+    with pytest.raises(ManifestError, match=f"1 files are gone or hold other bytes .*{changed.name}"):
+        load_cache(manifest, 48, "squash", tmp_path / "cache")
+    assert not list((tmp_path / "cache").glob("*.npy"))
+
+
+def test_the_columns_are_those_that_other_programs_read(manifest):
+    promised = "image_id path label patient_id source_split width height mode bytes sha256".split()
+    assert list(COLUMNS)[: len(promised)] == promised
+    assert list(manifest.columns) == list(COLUMNS)
+
+
+def test_different_phantoms_are_not_taken_for_copies(manifest):
+    pairs = near_pairs(manifest["phash"])
+    same_patient = manifest["patient_id"].to_numpy()[pairs["first"]] == manifest["patient_id"].to_numpy()[pairs["second"]]
+    assert same_patient.all()
