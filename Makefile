@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
-.PHONY: help setup train sweep test test-slow lint lock build clean
+AZURITE := .azurite/node_modules/.bin/azurite-blob
+
+.PHONY: help setup train sweep test test-slow test-azure azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -34,6 +36,18 @@ test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
+	$(BIN)/python -m pytest tests/storage $(ARGS)
+
+azurite: $(AZURITE) ## an emulator of Blob Storage on 127.0.0.1:10000, empty, until Ctrl-C (npm installs it into .azurite/)
+	@echo 'In another terminal, with the key that every Azurite has:'
+	@echo "  export AZURE_STORAGE_CONNECTION_STRING='DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==;BlobEndpoint=http://127.0.0.1:10000/devstoreaccount1;'"
+	$(AZURITE) --blobHost 127.0.0.1 --blobPort 10000 --silent --disableTelemetry --skipApiVersionCheck --inMemoryPersistence
+
+$(AZURITE):
+	@command -v npm > /dev/null || { echo 'npm is missing, and Azurite comes with it: install Node.js 20 or newer.'; exit 1; }
+	npm install --no-audit --no-fund --prefix .azurite azurite@3
 
 lint: $(READY) ## style, types, formatting
 	$(BIN)/ruff check .

@@ -18,7 +18,8 @@ from pneumonia.cli import VERBS
 from pneumonia.config import WORDS, check, conf_dir, resolved
 
 ORDER = """
-errors labels config console parallel storage.local storage.azure
+errors labels config console parallel storage.local storage.azure storage.blob_names storage.journal
+storage.transfers storage.pull storage.push
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
 data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.baselines data.audit data.audit_page

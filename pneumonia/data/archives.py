@@ -63,7 +63,7 @@ def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: C
     stats = [source.stat() for source in sources]
     places = [str(source.resolve()) for source in sources]
     key = digest([how, places, [[state.st_size, state.st_mtime_ns] for state in stats]])[:16]
-    home = cache_dir / "unpacked"
+    home = cache_dir.resolve() / "unpacked"  # a manifest keeps these paths, and is read from other folders
     folder = home / key
     if not folder.is_dir():
         with one_at_a_time(home / f"{key}.lock", what), explained(folder):

@@ -47,6 +47,10 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
     """
     if data.source == "phantom":
         root = load_phantoms(data.phantom.patients, data.phantom.seed, cache_dir)
+    elif data.source == "azure":
+        from pneumonia.data.mirror import load_mirror  # the client takes half a second to import
+
+        root = load_mirror(data.azure, cache_dir)
     else:
         root = Path(str(data.root)).expanduser()
     labels = None if data.labels is None else Path(data.labels).expanduser()

@@ -71,7 +71,9 @@ def read_dicom(raw: bytes) -> NDArray[np.uint8]:
         except Exception as error:  # pydicom and its decoders raise whatever they stumble over
             raise UnreadableImageError(f"broken or cut short ({_brief(error)})") from error
     if shown.shape != (data.Rows, data.Columns):
-        raise UnreadableImageError(f"its pixels have the shape {shown.shape}, its header says {data.Rows}x{data.Columns}")
+        raise UnreadableImageError(
+            f"its pixels have the shape {shown.shape}, its header says {data.Rows}x{data.Columns}"
+        )
     if not np.isfinite(shown).all():
         raise UnreadableImageError("its rescale or window gives values that are no numbers")
     if data.PhotometricInterpretation == INVERTED:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from pneumonia.console import track
+from pneumonia.console import say, track
 from pneumonia.data.web_file import TIMEOUT_S, download
 from pneumonia.errors import AccessError, ConfigError, PneumoniaError, TransferError, some
 from pneumonia.storage.local import explained
@@ -147,6 +147,7 @@ def _check_sums(folder: Path, files: list[Any]) -> None:
 def _medmnist(cache_dir: Path, size: int, repo: str) -> Path:
     if size not in SIZES:
         raise ConfigError(f"--size {size} is no size of MedMNIST; choose one of {', '.join(map(str, SIZES))}.")
+    say("Loading the medmnist package")  # seconds, since it brings torch
     info = _client("medmnist").INFO["pneumoniamnist"]
     flag = "" if size == 28 else f"_{size}"
     target = cache_dir / "downloads" / "medmnist" / f"pneumoniamnist{flag}.npz"

@@ -17,7 +17,7 @@ from pneumonia.data.names import (
     part_of,
     read_name,
 )
-from pneumonia.errors import LayoutError
+from pneumonia.errors import LayoutError, some
 
 ORDER: Final = ("train", "val", "test", "")
 DEPTH: Final = 3  # levels that are searched for the release: it is often nested twice
@@ -51,12 +51,14 @@ class Tree:
         files: In the order of parts, classes and names.
         junk: Files and folders that macOS or Windows left behind.
         passed_by: Folders (and loose images) that are no part and no class.
+        dangling: Links that lead nowhere.
     """
 
     top: Path
     files: list[Seen] = field(default_factory=list)
     junk: int = 0
     passed_by: list[str] = field(default_factory=list)
+    dangling: list[str] = field(default_factory=list)
 
 
 def find_top(root: Path) -> Path | None:
@@ -84,13 +86,37 @@ def walk(top: Path, everything: bool = False) -> Tree:
         everything: Also enter folders that are neither part nor class, as a table of labels needs it.
 
     Raises:
-        LayoutError: A folder can't be opened.
+        LayoutError: A folder can't be opened, or a link leads nowhere.
     """
     tree = Tree(top)
     sorted_in = any(part_of(entry.name) or class_of(entry.name) for entry in _folders(top))
     _walk(tree, top, "", "", (), everything, loose=everything or not sorted_in, visited=set())
+    if tree.dangling:
+        raise LayoutError(
+            f"{len(tree.dangling)} links under {top} lead nowhere, for example {some(tree.dangling, 3)}, so images would be "
+            "missing without a word. Mount what they lead to, or remove them."
+        )
     tree.files.sort(key=lambda item: (ORDER.index(item.part), item.class_folder, item.path.name, str(item.path)))
     return tree
+
+
+def names_say_all(top: Path) -> bool:
+    """Whether every image's class and patient can be read from its name, or a DICOM file's class from its folder."""
+    images = [seen for seen in walk(top).files if seen.kind != "other"]
+    named = (read_name(bare_name(seen.path)) or (seen.kind == "DICOM" and seen.class_folder) for seen in images)
+    return bool(images) and all(named)
+
+
+def arrays_inside(root: Path) -> Path | None:
+    """The one ``.npz`` of a folder that holds nothing else."""
+    entries = [Path(entry.path) for entry in _visible(root)]
+    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix.lower() == ".npz" else None
+
+
+def tables_inside(root: Path, top: Path | None) -> list[Path]:
+    """The ``.csv`` files of a folder, and of the release in it."""
+    paths = [Path(entry.path) for folder in dict.fromkeys((root, top or root)) for entry in _visible(folder)]
+    return [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
 
 
 def _walk(
@@ -125,6 +151,8 @@ def _walk(
                 tree.files.append(Seen(path, part, class_folder, "-".join((*between, bare_name(path))), kind))
             elif kind != "other":
                 tree.passed_by.append(entry.name)
+        elif entry.is_symlink():
+            tree.dangling.append(str(Path(entry.path).relative_to(tree.top)))
 
 
 def _kind(path: Path) -> str:

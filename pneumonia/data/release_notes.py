@@ -77,6 +77,10 @@ def _on_patients(rows: list[tuple[str, str, str]]) -> list[str]:
 
 def _on_parts(rows: list[tuple[str, str, str]], labels: set[str]) -> list[str]:
     notes = []
+    advice = {
+        "val": ", too little to choose by; split=grouped and split=official cut their own val",
+        "test": ", too little for a score to mean much",
+    }
     for part in PARTS:
         inside = Counter(label for label, _, its_part in rows if its_part == part)
         if not inside:
@@ -84,12 +88,9 @@ def _on_parts(rows: list[tuple[str, str, str]], labels: set[str]) -> list[str]:
         absent = [label for label in (NORMAL, VIRUS, BACTERIA, UNKNOWN_KIND) if label in labels and not inside[label]]
         few = inside.total() < FEW and part != "train" and len(rows) > 10 * inside.total()
         if absent or few:
-            holds = _plural(inside.total(), "image", "images")
             lacks = f" and none of class {', '.join(absent)}" if absent else ""
             notes.append(
-                f"{part} has {holds}{lacks}, too little to go by. split=grouped and split=official cut their own val."
-                if few
-                else f"{part} has {holds}{lacks}."
+                f"{part} has {_plural(inside.total(), 'image', 'images')}{lacks}{advice[part] if few else ''}."
             )
     return notes
 

@@ -13,10 +13,10 @@ from typing import Final
 
 from pneumonia.data.archives import SUFFIXES, is_archive, unpack
 from pneumonia.data.dicom import dicom_patient
-from pneumonia.data.folders import Seen, Tree, find_top, walk
+from pneumonia.data.folders import Seen, Tree, arrays_inside, find_top, names_say_all, tables_inside, walk
 from pneumonia.data.label_table import Row, match, read_table
 from pneumonia.data.medmnist import unpack_medmnist
-from pneumonia.data.names import NAMES, UNKNOWN_PATIENT, agrees, bare_name, is_junk, read_name
+from pneumonia.data.names import NAMES, UNKNOWN_PATIENT, agrees, bare_name, read_name
 from pneumonia.data.release_notes import notes_on_images, notes_on_tree
 from pneumonia.data.shards import shards_inside, unpack_shards
 from pneumonia.errors import LabelError, LayoutError, some
@@ -74,7 +74,7 @@ def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Releas
         release = recognise(folder, cache_dir, labels)
         return replace(release, notes=[f"{root.name} was unpacked to {folder}.", *release.notes])
     _check_folder(root)
-    arrays = _arrays_inside(root)
+    arrays = arrays_inside(root)
     if arrays:
         return _medmnist(arrays, cache_dir, labels)
     shards = shards_inside(root)
@@ -112,13 +112,13 @@ def _in_folder(root: Path, labels: Path | None) -> Release:
     if labels is not None:
         return _from_table(root, labels)
     top = find_top(root)
-    table = _table_inside(root, top)
+    table = _only_table(root, top)
     if top is None and table is None:
         raise _unknown(root)
     if table is None:
         assert top is not None
         return _from_names(walk(top), root)
-    if top is None or not _names_say_all(top):
+    if top is None or not names_say_all(top):
         return _from_table(root, table)
     release = _from_names(walk(top), root)
     unused = f"{table.name} was not used, since names and folders say all labels. Say --labels {table.name} to use it."
@@ -224,7 +224,7 @@ def _check_folder(root: Path) -> None:
     if not root.exists():
         hint = " `pneumonia data import --from medmnist` downloads it." if root.suffix == ".npz" else ""
         raise LayoutError(
-            f"data.root={root} does not exist; it must be the folder that holds the X-rays. Check the path.{hint}"
+            f"data.root={root} does not exist; it must be the folder or file that holds the X-rays. Check the path.{hint}"
         )
     raise LayoutError(
         f"data.root={root} is a file that we can't read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
@@ -238,34 +238,15 @@ def _unknown(root: Path) -> LayoutError:
     return LayoutError(f"{root} is in no layout that we know: {holds}. Expected {EXPECTED}")
 
 
-def _arrays_inside(root: Path) -> Path | None:
-    """The one MedMNIST file of a folder that holds nothing else."""
-    entries = [entry for entry in sorted(root.iterdir()) if not is_junk(entry.name)]
-    return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix.lower() == ".npz" else None
-
-
-def _table_inside(root: Path, top: Path | None) -> Path | None:
-    """The one table of a folder; more than one is nobody's to choose."""
-    places = dict.fromkeys((root, top or root))
-    tables = [
-        path
-        for place in places
-        for path in sorted(place.iterdir())
-        if path.suffix.lower() == ".csv" and path.is_file() and not is_junk(path.name)
-    ]
-    if len(tables) > 1 and (top is None or not _names_say_all(top)):
+def _only_table(root: Path, top: Path | None) -> Path | None:
+    """The one table of a folder; more than one is nobody's to choose, unless none is needed."""
+    tables = tables_inside(root, top)
+    if len(tables) > 1 and (top is None or not names_say_all(top)):
         names = ", ".join(path.name for path in tables)
         raise LayoutError(
             f"{root} holds several tables ({names}), and which one has the labels is not said. Say --labels FILE."
         )
     return tables[0] if len(tables) == 1 else None
-
-
-def _names_say_all(top: Path) -> bool:
-    """Whether every image's class and patient can be read from its name, or a DICOM file's from its folder."""
-    images = [seen for seen in walk(top).files if seen.kind != "other"]
-    named = (read_name(bare_name(seen.path)) or (seen.kind == "DICOM" and seen.class_folder) for seen in images)
-    return bool(images) and all(named)
 
 
 def _check_ids(found: list[Found]) -> None:

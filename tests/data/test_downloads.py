@@ -6,6 +6,7 @@ import http.server
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -371,14 +372,19 @@ def test_a_file_from_hugging_face_with_other_bytes_of_the_same_length_is_deleted
     assert sorted(path.name for path in folder.glob("train/*/*.png")) == ["IM-0000-0001.png", "IM-0002-0001.png"]
 
 
-def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_the_network_is_gone(hub, tmp_path):
+def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_its_listing_fails(hub, tmp_path):
+    """The client then hands out the folder as it is, with a warning."""
     assert from_hub(hub.url, tmp_path / "cache").returncode == 0
-    next((tmp_path / "cache").rglob("IM-0001-0001.png")).unlink()
-    del hub.routes[f"/api/datasets/{REPO}/tree/{SHA}"]
-    hub.routes[f"/datasets/{REPO}/resolve/{SHA}/train/NORMAL/IM-0001-0001.png"] = (503, {}, b"")
+    folder = tmp_path / "cache" / "downloads" / "huggingface" / "someone--chest-xrays"
+    (folder / "train" / "NORMAL" / "IM-0001-0001.png").unlink()
+    shutil.rmtree(folder / ".cache")
+    hub.routes[f"/api/datasets/{REPO}/tree/{SHA}"] = (400, {}, b"{}")
     done = from_hub(hub.url, tmp_path / "cache")
     assert done.returncode == 2
-    assert "TransferError" in done.stdout
+    assert (
+        "1 of 4 files from Hugging Face are not as its listing says: train/NORMAL/IM-0001-0001.png is missing"
+        in done.stdout
+    )
 
 
 @pytest.mark.parametrize(

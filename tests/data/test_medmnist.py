@@ -131,6 +131,12 @@ def test_an_array_that_claims_more_than_it_holds_is_refused_before_memory_is_ask
         unpack_medmnist(make_zip(tmp_path / "x.npz", files), tmp_path / "cache")
 
 
+def test_a_header_that_could_fill_the_memory_is_refused_unread(tmp_path):
+    later = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 1000
+    with pytest.raises(ArchiveError, match=r"train_images is an array of format \(2, 0\)"):
+        unpack_medmnist(make_zip(tmp_path / "x.npz", {"train_images.npy": later}), tmp_path / "cache")
+
+
 def test_a_zip_bomb_of_images_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_IMAGES", 1000)
     files = {

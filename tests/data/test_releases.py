@@ -187,6 +187,15 @@ def test_a_folder_that_links_back_to_itself_is_walked_once(tmp_path):
     assert len(find(root)) == len(KAGGLE)
 
 
+def test_a_link_that_leads_nowhere_is_refused_and_not_left_out_silently(tmp_path):
+    root = _tree(tmp_path / "root", KAGGLE)
+    (root / "train" / "NORMAL" / "IM-0009-0001.jpeg").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        LayoutError, match=r"1 links under .* lead nowhere, for example train/NORMAL/IM-0009-0001\.jpeg"
+    ):
+        find(root)
+
+
 def test_names_of_no_release_say_nothing():
     for name in (
         "person1_virus",

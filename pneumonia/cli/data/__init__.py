@@ -1,7 +1,8 @@
 """`pneumonia data VERB`: everything about data that needs no training; one thin file a verb."""
 
+import argparse
 import importlib
-from typing import Final
+from typing import Final, NoReturn
 
 from pneumonia.errors import ConfigError, nearest
 
@@ -19,6 +20,18 @@ USAGE: Final = """usage: pneumonia data VERB ...
 
 SOURCE is a folder of X-rays, a MedMNIST .npz, a .zip of either, or a manifest.parquet. `pneumonia data VERB --help` says more.
 """
+
+
+class Words(argparse.ArgumentParser):
+    """The words of a verb; what is wrong with them is a named error like any other."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{self.prog}: {message}. `{self.prog} --help` says what there is.")
+
+    def check(self, good: bool, message: str) -> None:
+        """Refuses a value that argparse takes."""
+        if not good:
+            self.error(message)
 
 
 def run(arguments: list[str]) -> int:

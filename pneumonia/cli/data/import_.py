@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -51,7 +53,8 @@ def run(arguments: list[str]) -> int:
     if words.host:
         from pneumonia.data.downloads import fetch
 
-        source = fetch(words.host, words.cache_dir, words.size or 28, words.repo)
+        with redirect_stdout(sys.stderr):  # what the clients print is news; our answer is the manifest's path
+            source = fetch(words.host, words.cache_dir, words.size or 28, words.repo)
     else:
         source = words.source
     _import(source, words)
@@ -125,13 +128,24 @@ def _show(title: str, manifest: "pd.DataFrame") -> None:
             part,
             *(str(int((rows["label"] == label).sum())) for label in labels),
             str(len(rows)),
-            str(rows["patient_id"].nunique()),
+            _patients(rows["patient_id"]),
             _range(rows["width"]),
             _range(rows["height"]),
         )
         for part, rows in groups
     ]
     table(_plain(title), ["part", *labels, "images", "patients", "width px", "height px"], rows)
+
+
+def _patients(ids: "pd.Series[str]") -> str:
+    """How many are known; images that name none are no patients to be counted."""
+    from pneumonia.data.names import UNKNOWN_PATIENT
+
+    unknown = ids.str.startswith(UNKNOWN_PATIENT)
+    known = str(ids[~unknown].nunique())
+    if not unknown.any():
+        return known
+    return "unknown" if unknown.all() else f"{known} + unknown"
 
 
 def _range(values: "pd.Series[int]") -> str:

@@ -1,0 +1,5 @@
+"""`python -m pneumonia` is `pneumonia`."""
+
+from pneumonia.cli import main
+
+main()

@@ -1,0 +1,38 @@
+"""`pneumonia data pull`: a container, or a part of one, into a local folder."""
+
+import argparse
+from pathlib import Path
+
+from pneumonia.cli.data import Words
+
+
+def run(arguments: list[str]) -> int:
+    """Pulls, and says what was new.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong.
+    """
+    parser = Words(
+        "pneumonia data pull",
+        description="Makes FOLDER hold what a container of Azure Blob Storage holds: only what is new is fetched, verified by "
+        "MD5; what is gone there goes here too, your own files never. Run it again after a break: it goes on.",
+        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with "
+        "AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("--account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net")
+    parser.add_argument("--workers", type=int, default=16, metavar="N", help="transfers at once (16)")
+    options = parser.parse_args(arguments)
+    parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
+    from pneumonia.console import say
+    from pneumonia.storage.azure import Place, connect
+    from pneumonia.storage.pull import pull, warn_of_strangers
+
+    place = Place.parse(options.place)
+    say(
+        f"Pulled {place}: {pull(connect(options.account_url, options.workers), place, options.folder, options.workers)}"
+    )
+    warn_of_strangers(options.folder)
+    return 0

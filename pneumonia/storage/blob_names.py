@@ -1,0 +1,79 @@
+"""Which blob names can be files of ours: what would leave the folder, or hide another file, is refused."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pneumonia.errors import BlobError, some
+
+OWN: Final = ".mirror"  # our own files in a mirror begin with this
+LONGEST: Final = 255  # bytes of a file's name on every file system that matters
+DRIVE: Final = re.compile(r"[A-Za-z]:")
+
+
+def check_names(names: Iterable[str], folder: Path) -> None:
+    """Refuses blob names that can not all be files under one folder.
+
+    Args:
+        names: Of blobs, without their prefix; ``/`` separates folders.
+        folder: Where they will be written; it may exist.
+
+    Raises:
+        BlobError: With how many and which; nothing was written.
+    """
+    every = list(names)
+    bad = [f"{name!r} ({reason})" for name in every if (reason := _unsafe(name))]
+    bad += _collisions(every)
+    if not bad:
+        bad = [f"{name!r} (a link in {folder} leads elsewhere)" for name in _led_away(folder, every)]
+    if bad:
+        raise BlobError(
+            f"{len(bad)} blob names can't be files under {folder}: {some(bad, 5)}. Nothing was written. Rename them in the "
+            "container, or name a prefix without them."
+        )
+
+
+def _unsafe(name: str) -> str:
+    """Why one name is refused; empty where it is sound."""
+    parts = name.split("/")
+    if not name or name.startswith("/"):
+        return "it is empty or absolute"
+    if any(part in {"", ".", ".."} for part in parts):
+        return "it has an empty part, . or .."
+    if "\\" in name or DRIVE.match(name):
+        return "it has a backslash or a drive letter"
+    if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name):
+        return "it has control characters"
+    if any(len(part.encode("utf-8")) > LONGEST for part in parts):
+        return "a part of it is longer than 255 bytes"
+    if parts[0].startswith(OWN):
+        return f"names with {OWN} are ours"
+    return ""
+
+
+def _collisions(names: list[str]) -> list[str]:
+    """Names that are one file where case or the way of writing accents does not count, and files that are folders too."""
+    bad: list[str] = []
+    seen: dict[str, str] = {}
+    for name in names:
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in seen:
+            bad.append(f"{name!r} (differs from {seen[key]!r} only in case or accents)")
+        seen[key] = name
+    folders = {parent for key in seen for parent in _parents(key)}
+    return bad + [f"{name!r} (it is also a folder)" for key, name in seen.items() if key in folders]
+
+
+def _parents(name: str) -> list[str]:
+    parts = name.split("/")
+    return ["/".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _led_away(folder: Path, names: list[str]) -> list[str]:
+    """Names whose folder, or which themselves, are links that lead out of ``folder``."""
+    root = folder.resolve()
+    parents = {name.rpartition("/")[0] for name in names}
+    away = {parent for parent in parents if not (root / parent).resolve().is_relative_to(root)}
+    return [name for name in names if name.rpartition("/")[0] in away or (root / name).is_symlink()]

@@ -1,0 +1,71 @@
+"""What a mirror holds and what it was when it was fetched: a journal that is right after a kill at any moment."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Lock
+from typing import IO
+
+from pneumonia.storage.local import replacing
+
+NAME = ".mirror.jsonl"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that was fetched: the blob it was, and what the file looked like when it was written."""
+
+    name: str
+    etag: str
+    size: int
+    mtime_ns: int
+
+    def matches(self, path: Path) -> bool:
+        """Whether the file is still as it was written; a look at its size and time, not at its content."""
+        try:
+            stat = os.lstat(path)
+        except OSError:
+            return False
+        return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
+
+
+def read_journal(folder: Path) -> dict[str, Entry]:
+    """The last entry of each name; a line that a kill cut short counts for nothing."""
+    entries: dict[str, Entry] = {}
+    try:
+        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return entries
+    for line in lines:
+        try:
+            entry = Entry(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        entries[entry.name] = entry
+    return entries
+
+
+class Journal:
+    """Takes entries from many threads, each on the disk before its file gets its name."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+        self._lock = Lock()
+
+    def add(self, entry: Entry) -> None:
+        """Appends one line at once."""
+        with self._lock:
+            self._file.write(json.dumps(asdict(entry)) + "\n")
+            self._file.flush()
+
+
+@contextmanager
+def writing_journal(folder: Path, entries: dict[str, Entry]) -> Iterator[Journal]:
+    """A journal that begins with what is known already, rewritten without what is gone."""
+    with replacing(folder / NAME) as part:
+        part.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries.values()), encoding="utf-8")
+    with (folder / NAME).open("a", encoding="utf-8") as file:
+        yield Journal(file)

@@ -1,0 +1,174 @@
+"""A real Azurite on loopback, and a proxy in front of it that delays, cuts and spoils."""
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import BlobServiceClient
+
+from pneumonia.storage.azure import connect
+
+ACCOUNT = "devstoreaccount1"  # the emulator's well-known account and key: public, and good for nothing else
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+
+def find_azurite() -> str | None:
+    """The emulator: PNEUMONIA_AZURITE, or on the path, or where `make azurite` puts it."""
+    here = Path(__file__).parents[2] / ".azurite" / "node_modules" / ".bin" / "azurite-blob"
+    return os.environ.get("PNEUMONIA_AZURITE") or shutil.which("azurite-blob") or (str(here) if here.exists() else None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running_azurite(*options: str) -> Iterator[int]:
+    """The port of an emulator that holds everything in memory and ends with the block."""
+    command = find_azurite()
+    if command is None:
+        pytest.skip("no Azurite: `make azurite` installs it (npm), or PNEUMONIA_AZURITE names it")
+    port = free_port()
+    words = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
+    words += ["--skipApiVersionCheck", "--inMemoryPersistence", *options]
+    server = subprocess.Popen([command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(150):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, "Azurite ended at once"
+            time.sleep(0.2)
+        else:
+            raise AssertionError("Azurite did not start in 30 s")
+        yield port
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def connection_string(port: int) -> str:
+    address = f"http://127.0.0.1:{port}/{ACCOUNT}"
+    return f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};BlobEndpoint={address};"
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[int]:
+    with running_azurite() as port:
+        yield port
+
+
+@pytest.fixture
+def service(azurite: int, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
+    """A client of the emulator, and the environment that any command of ours would find it by."""
+    for name in list(os.environ):
+        if name.startswith("AZURE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(azurite))
+    monkeypatch.setattr("pneumonia.storage.azure.PAUSES_S", (0.01, 0.02, 0.05, 0.1))
+    return connect()
+
+
+@pytest.fixture
+def container(service: BlobServiceClient, request: pytest.FixtureRequest) -> str:
+    """The name of a fresh container."""
+    name = f"c{abs(hash(request.node.nodeid)) % 10**12}-{free_port()}"
+    service.create_container(name)
+    return name
+
+
+def refusal(status: str, *headers: str) -> bytes:
+    """A whole answer of a service that can't help now; the proxy ends the connection after it."""
+    lines = [f"HTTP/1.1 {status}", "Content-Length: 0", "Connection: close", *headers]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+class Proxy:
+    """Passes bytes between a client and a server; what it does to answers is set while it runs.
+
+    Attributes:
+        delay_s: Waited before each piece of an answer is passed on.
+        cut_after: Answers' bytes after which a connection is cut, counted over all connections; ``None`` never cuts.
+        cuts: Connections still to be cut so.
+        dies_after: Answers' bytes after which every connection is cut, for ever.
+        spoil: Called with each piece of an answer; returns what is passed on instead.
+        connections: How many there were.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.delay_s = 0.0
+        self.cut_after: int | None = None
+        self.cuts = 0
+        self.dies_after: int | None = None
+        self.spoil: Callable[[bytes], bytes] = lambda piece: piece
+        self.connections = 0
+        self._passed = 0
+        self._server = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = int(self._server.getsockname()[1])
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:
+                return
+            self.connections += 1
+            server = socket.create_connection(("127.0.0.1", self.target))
+            for end in (client, server):
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        try:
+            while piece := source.recv(65536):
+                if answers:
+                    time.sleep(self.delay_s)
+                    self._passed += len(piece)
+                    if self.dies_after is not None and self._passed >= self.dies_after:
+                        break
+                    if self.cuts and self.cut_after is not None and self._passed >= self.cut_after:
+                        self.cuts -= 1
+                        self._passed = 0
+                        sink.sendall(piece[: len(piece) // 2])
+                        break
+                    piece = self.spoil(piece)
+                sink.sendall(piece)
+                if answers and b"Connection: close" in piece:
+                    break
+        except OSError:
+            pass
+        for end in (source, sink):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+            end.close()
+
+
+@pytest.fixture
+def proxy(azurite: int) -> Iterator[Proxy]:
+    made = Proxy(azurite)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def through_proxy(proxy: Proxy, service: BlobServiceClient, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
+    """A client that reaches the emulator through the proxy, and the environment that says so."""
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(proxy.port))
+    return connect()
