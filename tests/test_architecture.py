@@ -37,7 +37,7 @@ SWEEPS = sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
 
 def _rank(module: str) -> int:
     name = module.removeprefix("pneumonia.")
-    return ORDER.index("cli" if name.startswith("cli") else name)
+    return ORDER.index("cli" if name.startswith("cli") or name == "__main__" else name)
 
 
 def _modules() -> list[Path]:

@@ -8,15 +8,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pneumonia.cli import key_values, wants_help
-from pneumonia.errors import PneumoniaError
+from pneumonia.errors import ConfigError, PneumoniaError
 
 HELP = """
-usage: pneumonia doctor [data.root=DIR] [runs_dir=runs] [cache_dir=cache]
+usage: pneumonia doctor [data.root=DIR] [data=azure] [runs_dir=runs] [cache_dir=cache]
 
-Checks Python, torch and its device, memory, disk, and the data folder if one is named. Exit code 1 where something is
-wrong; each such line says what to do.
+Checks Python, torch and its device, memory, disk, the data if they are named (a folder, an archive), and with data=azure
+whether the containers can be listed. Exit code 1 where something is wrong; each such line says what to do.
 """
-KEYS = ("data.root", "runs_dir", "cache_dir")
+KEYS = (
+    "data",
+    "data.root",
+    "data.azure.account_url",
+    "data.azure.train",
+    "data.azure.validation",
+    "data.azure.test",
+    "runs_dir",
+    "cache_dir",
+)
 GIB = 2**30
 NEEDED_GIB = 1.0
 Finding = tuple[bool, str]
@@ -36,14 +45,20 @@ def run(arguments: list[str]) -> int:
         "cache_dir": lambda: _folder(Path(words["cache_dir"])),
     }
     if "data.root" in words:
-        checks["data"] = lambda: _data(Path(words["data.root"]))
+        checks["data"] = lambda: _data(Path(words["data.root"]), Path(words["cache_dir"]))
+    if words.get("data") not in {None, "azure", "folder"}:
+        raise ConfigError(f"data={words['data']} is nothing to check; say data=azure, or data.root=DIR.")
+    if words.get("data") == "azure":
+        checks["azure"] = lambda: _azure(words)
     healthy = True
     for name, check in checks.items():
         good, text = check()
         healthy = healthy and good
         print(f"{'ok     ' if good else 'PROBLEM'}  {name:<10} {text}", flush=True)
-    if "data.root" not in words:
-        print("-        data       not checked; say data.root=DIR to check a folder of X-rays")
+    if not {"data", "azure"} & set(checks):
+        print(
+            "-        data       not checked; say data.root=DIR to check X-rays, or data=azure to check the containers"
+        )
     return 0 if healthy else 1
 
 
@@ -98,17 +113,28 @@ def _folder(path: Path) -> Finding:
     return True, f"{path} can be written, {free:.1f} GiB free"
 
 
-def _data(root: Path) -> Finding:
+def _data(root: Path, cache_dir: Path) -> Finding:
     from collections import Counter
 
-    from pneumonia.data.releases import check_classes, find
-    from pneumonia.labels import LABELS
+    from pneumonia.data.releases import check_classes, recognise
+    from pneumonia.labels import PNEUMONIA, SUBTYPE, UNKNOWN_KIND
 
     try:
-        found = find(root.expanduser())
+        found = recognise(root.expanduser().resolve(), cache_dir).images
         labels = Counter(item.label for item in found)
-        check_classes(labels, LABELS, str(root))
+        task = PNEUMONIA if labels[UNKNOWN_KIND] else SUBTYPE
+        check_classes(Counter(task.groups[item.label] for item in found), task.classes, str(root))
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
     counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
+
+
+def _azure(words: dict[str, str]) -> Finding:
+    from pneumonia.config import AzureConfig
+    from pneumonia.storage.azure import check_access
+
+    usual = AzureConfig()
+    places = {name: words.get(f"data.azure.{name}", getattr(usual, name)) for name in ("train", "validation", "test")}
+    kept = {name: place for name, place in places.items() if place not in {None, "", "null"}}
+    return check_access(words.get("data.azure.account_url"), kept)

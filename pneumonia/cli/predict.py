@@ -20,7 +20,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "model", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end"
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP or TIFF files")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP, TIFF or DICOM files")
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
     options = parser.parse_args(arguments)
     answers = predict(options.model, options.images)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 
 import pytest
 from azure.storage.blob import BlobServiceClient
@@ -96,7 +97,7 @@ class Proxy:
     """Passes bytes between a client and a server; what it does to answers is set while it runs.
 
     Attributes:
-        delay_s: Waited before each piece of an answer is passed on.
+        delay_s: How much later each piece of an answer arrives; pieces on the way do not wait for each other.
         cut_after: Answers' bytes after which a connection is cut, counted over all connections; ``None`` never cuts.
         cuts: Connections still to be cut so.
         dies_after: Answers' bytes after which every connection is cut, for ever.
@@ -133,11 +134,31 @@ class Proxy:
             threading.Thread(target=self._pass, args=(client, server, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
+    def _late(self, source: socket.socket) -> Iterator[bytes]:
+        """What comes from a socket, each piece ``delay_s`` after it came."""
+        pieces: Queue[tuple[float, bytes]] = Queue()
+
+        def read() -> None:
+            piece = b"-"
+            while piece:
+                try:
+                    piece = source.recv(65536)
+                except OSError:
+                    piece = b""
+                pieces.put((time.monotonic() + self.delay_s, piece))
+
+        threading.Thread(target=read, daemon=True).start()
+        while True:
+            due, piece = pieces.get()
+            time.sleep(max(0.0, due - time.monotonic()))
+            if not piece:
+                return
+            yield piece
+
     def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
         try:
-            while piece := source.recv(65536):
+            for piece in self._late(source) if answers else iter(lambda: source.recv(65536), b""):
                 if answers:
-                    time.sleep(self.delay_s)
                     self._passed += len(piece)
                     if self.dies_after is not None and self._passed >= self.dies_after:
                         break
