@@ -18,7 +18,8 @@ USAGE: Final = """usage: pneumonia data VERB ...
 
 {verbs}
 
-SOURCE is a folder of X-rays, a MedMNIST .npz, a .zip or .tar.gz of either, or a manifest.parquet. `pneumonia data VERB --help` says more.
+SOURCE is a folder of X-rays, a MedMNIST .npz, a .zip or .tar.gz of either, or a manifest.parquet.
+`pneumonia data VERB --help` says more.
 """
 
 

@@ -2,10 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pneumonia.cli import key_values, wants_help
 from pneumonia.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pneumonia.config import SplitConfig
 
 HELP = """
 usage: pneumonia data split SOURCE [split=METHOD] [split.KEY=VALUE ...] [--out DIR]
@@ -32,7 +35,7 @@ def run(arguments: list[str]) -> int:
     """
     if wants_help(arguments, HELP):
         return 0
-    out, words = _option(arguments, "--out", "splits")
+    out, words = option(arguments, "--out", "splits")
     sources = [word for word in words if "=" not in word]
     if len(sources) != 1 or sources[0].startswith("-"):
         raise ConfigError(
@@ -78,11 +81,22 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def split_config(words: dict[str, str]) -> Any:
+def split_config(words: dict[str, str]) -> "SplitConfig":
     """A checked ``SplitConfig`` from ``split=METHOD`` and ``split.KEY=VALUE`` words, over the method's own file.
 
     Raises:
         ConfigError: An unknown method or value.
+    """
+    from pneumonia.config import SplitConfig
+
+    return SplitConfig(**composed(words)["split"])
+
+
+def composed(words: dict[str, str]) -> dict[str, Any]:
+    """The config of a training run with these overrides, checked, as plain values.
+
+    Raises:
+        ConfigError: An unknown key or choice, or a value out of range.
     """
     from hydra import compose, initialize_config_dir
     from hydra.core.config_store import ConfigStore
@@ -90,7 +104,7 @@ def split_config(words: dict[str, str]) -> Any:
     from omegaconf import OmegaConf
 
     from pneumonia.cli.train import explained
-    from pneumonia.config import SplitConfig, TrainConfig, check_values, conf_dir
+    from pneumonia.config import TrainConfig, check_values, conf_dir
 
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()
@@ -98,10 +112,10 @@ def split_config(words: dict[str, str]) -> Any:
         config = compose("train", [f"{key}={value}" for key, value in words.items()])
     plain: Any = OmegaConf.to_container(config, resolve=True)
     check_values(plain)
-    return SplitConfig(**plain["split"])
+    return dict(plain)
 
 
-def _option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:
+def option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:
     """The value after an option (or behind its ``=``), and the other words."""
     words, value = [], default
     queue = list(arguments)

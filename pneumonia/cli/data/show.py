@@ -1,0 +1,74 @@
+"""`pneumonia data show`: contact sheets of what a model will see."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pneumonia.cli.data import Words
+
+if TYPE_CHECKING:
+    from pneumonia.config import AugmentationConfig
+
+
+def run(arguments: list[str]) -> int:
+    """Draws the sheets as PNG files and prints their paths.
+
+    Raises:
+        PneumoniaError: With the name of what is wrong.
+    """
+    parser = Words(
+        "pneumonia data show",
+        description="Draws contact sheets of a folder of X-rays, an archive or a manifest.parquet: examples by class, by class "
+        "and part, and of one augmentation (rows: one image; columns: draws, as training would see them).",
+    )
+    parser.add_argument("source", metavar="SOURCE", type=Path)
+    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("sheets"), help="where the PNGs go (sheets)")
+    parser.add_argument("--augmentation", default="normal", metavar="NAME", help="a file of conf/augmentation (normal)")
+    parser.add_argument(
+        "--images", type=int, default=8, metavar="N", help="examples a row, and rows of augmentation (8)"
+    )
+    parser.add_argument("--draws", type=int, default=8, metavar="N", help="draws of each image (8)")
+    parser.add_argument("--size", type=int, default=112, metavar="PX", help="pixels a side of each picture (112)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--cache-dir", metavar="DIR", type=Path, default=Path(os.environ.get("PNEUMONIA_CACHE", "cache"))
+    )
+    options = parser.parse_args(arguments)
+    for name, low, high in (("images", 1, 100), ("draws", 1, 100), ("size", 16, 1024), ("seed", 0, 2**32 - 1)):
+        value = getattr(options, name)
+        parser.check(low <= value <= high, f"--{name} {value} is out of range: it must be from {low} to {high}")
+    strengths = _strengths(options.augmentation)
+    import numpy as np
+
+    from pneumonia.data.cache import Shape, load_cache
+    from pneumonia.data.manifest import broken, load_manifest
+    from pneumonia.data.sheets import by_class, by_draw, by_part
+    from pneumonia.storage.local import replacing
+
+    source, shape = options.source.expanduser(), Shape(options.size)
+    manifest = load_manifest(source, options.cache_dir, shape=shape)
+    cache = load_cache(manifest, shape.size, shape.resize, options.cache_dir)
+    if cache.problems:
+        raise broken(cache.problems)
+    count, seed = options.images, options.seed
+    pages = {"classes": by_class(manifest, cache.pixels, count, seed)}
+    part = manifest["source_split"].to_numpy(dtype=object)
+    if np.isin(part, ["train", "val", "test"]).any():
+        pages["parts"] = by_part(manifest, cache.pixels, part, count, seed)
+    pages[f"augmentation-{options.augmentation}"] = by_draw(
+        manifest, cache.pixels, strengths, options.augmentation, count, options.draws, seed
+    )
+    for name, page in pages.items():
+        path = options.out / f"{name}.png"
+        with replacing(path) as scratch:
+            page.save(scratch, "PNG")
+        print(path)
+    return 0
+
+
+def _strengths(name: str) -> "AugmentationConfig":
+    """The strengths of a file of ``conf/augmentation``, merged as training would."""
+    from pneumonia.cli.data.split import composed
+    from pneumonia.config import AugmentationConfig
+
+    return AugmentationConfig(**composed({"augmentation": name})["augmentation"])

@@ -1,0 +1,104 @@
+"""Contact sheets: what the classes, the parts and the augmentation look like, in one picture each."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pneumonia.config import AugmentationConfig
+from pneumonia.data.transforms import augment, build, image_seeds
+
+GAP: Final = 4  # pixels between images
+TEXT: Final = 16  # pixels of a line of text
+PAPER: Final = (255, 255, 255)
+INK: Final = (32, 32, 32)
+Grey = NDArray[np.uint8]
+
+
+def grid(rows: Sequence[Sequence[Grey]], names: Sequence[str], title: str, columns: Sequence[str] = ()) -> Image.Image:
+    """A titled table of grey pictures with a name before each row.
+
+    Args:
+        rows: Pictures ``(H, W)`` uint8, all of one size; rows may differ in length.
+        names: One for each row.
+        title: Above all.
+        columns: Headings of the first columns.
+    """
+    font, bold = ImageFont.load_default(TEXT - 2), ImageFont.load_default(TEXT)
+    height, width = rows[0][0].shape
+    margin = GAP * 3 + max(int(font.getlength(name)) for name in names)
+    top = 2 * GAP + TEXT + (GAP + TEXT if columns else 0) + GAP
+    across = max(len(row) for row in rows) * (width + GAP)
+    page = Image.new(
+        "RGB", (max(margin + across, int(bold.getlength(title)) + 4 * GAP), top + len(rows) * (height + GAP)), PAPER
+    )
+    draw = ImageDraw.Draw(page)
+    draw.text((2 * GAP, GAP), title, INK, bold)
+    for number, heading in enumerate(columns):
+        draw.text((margin + number * (width + GAP), top - TEXT - GAP), heading, INK, font)
+    for line, (row, name) in enumerate(zip(rows, names, strict=True)):
+        y = top + line * (height + GAP)
+        draw.text((2 * GAP, y + (height - TEXT) // 2), name, INK, font)
+        for number, picture in enumerate(row):
+            page.paste(Image.fromarray(picture), (margin + number * (width + GAP), y))
+    return page
+
+
+def chosen(manifest: pd.DataFrame, rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Up to ``count`` of some rows, of as many patients as there are, drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(rows)
+    patients = manifest["patient_id"].to_numpy()[order]
+    first = ~pd.Series(patients).duplicated().to_numpy()
+    return np.concatenate([order[first], order[~first]])[:count]
+
+
+def by_class(manifest: pd.DataFrame, pixels: NDArray[np.uint8], count: int, seed: int) -> Image.Image:
+    """A row of examples for each class, another patient in each picture."""
+    label = manifest["label"].to_numpy()
+    names = sorted(set(label))
+    rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
+    return grid([list(row) for row in rows], names, "Examples by class")
+
+
+def by_part(
+    manifest: pd.DataFrame, pixels: NDArray[np.uint8], part: NDArray[np.object_], count: int, seed: int
+) -> Image.Image:
+    """A row of examples for each class of each part: what differs between parts can be seen."""
+    label = manifest["label"].to_numpy()
+    rows, names = [], []
+    for name in sorted(set(label)):
+        for where in ("train", "val", "test"):
+            inside = np.flatnonzero((label == name) & (part == where))
+            if len(inside):
+                rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
+                names.append(f"{name}, {where}")
+    return grid(rows, names, "Examples by class and part")
+
+
+def by_draw(
+    manifest: pd.DataFrame,
+    pixels: NDArray[np.uint8],
+    strengths: AugmentationConfig,
+    name: str,
+    images: int,
+    draws: int,
+    seed: int,
+) -> Image.Image:
+    """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other."""
+    pipeline = build(strengths)
+    rows = chosen(manifest, np.arange(len(manifest)), images, seed)
+    pictures = []
+    for row in rows:
+        line = [pixels[row]]
+        for epoch in range(draws):
+            same = pixels[row][None]
+            line.append(
+                same[0] if pipeline is None else augment(pipeline, same, image_seeds(seed, epoch, np.array([row])))[0]
+            )
+        pictures.append(line)
+    names = manifest["label"].to_numpy()[rows].tolist()
+    columns = ["original", *(f"draw {number + 1}" for number in range(draws))]
+    return grid(pictures, names, f"augmentation={name}", columns)
