@@ -129,15 +129,15 @@ def test_a_planted_shortcut_is_found_and_without_one_files_say_nothing():
     assert cross_validated(metadata_features(table), label, group, forest)["auroc"] > 0.98
 
 
-def test_a_class_that_differs_in_grey_is_told_by_the_thumbnail_as_scikit_learn_scores_it():
+def test_a_class_that_differs_in_grey_is_told_by_the_thumbnail():
     rng = np.random.default_rng(1)
     label = np.repeat(["NORMAL", "VIRUS"], 120)
-    pixels = rng.integers(0, 200, (240, 32, 32)).astype(np.uint8)
-    pixels[120:, :16, :16] += 12
+    pixels = rng.integers(0, 180, (240, 32, 32)).astype(np.uint8)
+    pixels[120:, :16, :16] += 40
     score = cross_validated(thumbnail_features(pixels), label, np.arange(240), linear)
-    assert score["accuracy"] > 0.9
-    bright = pixels[:, :16, :16].mean(axis=(1, 2))
-    assert score["auroc"] == pytest.approx(roc_auc_score(label == "VIRUS", bright), abs=0.05)
+    assert roc_auc_score(label == "VIRUS", pixels[:, :16, :16].mean(axis=(1, 2))) == 1
+    assert score["auroc"] > 0.99
+    assert score["accuracy"] > 0.95
 
 
 def test_a_planted_shift_between_parts_is_found_and_its_absence_too(data):
@@ -204,7 +204,7 @@ def test_broken_images_are_all_listed_and_nothing_is_written_or_they_are_left_ou
         (["audit", "DATA", "split=groupd"], "split=groupd is not known.*'grouped'"),
         (["audit", "DATA", "--split", "/no/such.parquet"], "There is no split file"),
         (["audit", "DATA", "--split", "x", "split=grouped"], "Both --split FILE and split=METHOD"),
-        (["audit", "DATA", "split=grouped"], "split=grouped is not understood"),
+        (["audit", "DATA", "split.kk=3"], r"split\.kk=3 is not understood.*'split\.k'"),
         (["show", "DATA", "--augmentation", "hihg"], "augmentation=hihg is not known.*'high'"),
         (["show", "DATA", "--images", "0"], "--images 0 is out of range"),
         (["show", "DATA", "--draws", "many"], "invalid int value: 'many'"),

@@ -26,11 +26,10 @@ def run(arguments: list[str]) -> int:
         description="Holds a folder of X-rays, an archive or a manifest.parquet against what makes results false: patients or "
         "copies of an image in two parts, labels that contradict each other, and what file format, a thumbnail or the part "
         "alone give away. Exit code 1 where there is a leak.",
+        epilog="split=METHOD audits that split instead of the release's own folders; the words are those of `pneumonia data "
+        "split`.",
     )
     parser.add_argument("source", metavar="SOURCE", type=Path)
-    parser.add_argument(
-        "words", nargs="*", metavar="split=METHOD", help="audit this split instead of the release's folders"
-    )
     parser.add_argument("--split", metavar="FILE", type=Path, help="audit a file of `pneumonia data split`")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("audit"), help="where the page goes (audit)")
     parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
@@ -39,8 +38,9 @@ def run(arguments: list[str]) -> int:
     parser.add_argument(
         "--cache-dir", metavar="DIR", type=Path, default=Path(os.environ.get("PNEUMONIA_CACHE", "cache"))
     )
-    options = parser.parse_args(arguments)
-    plan = _plan(options.words, options.split)
+    words = [word for word in arguments if word.startswith("split") and "=" in word]  # they may stand anywhere
+    options = parser.parse_args([word for word in arguments if word not in words])
+    plan = _plan(words, options.split)
     import numpy as np
     import pandas as pd
 
