@@ -22,8 +22,8 @@ errors labels config console parallel storage.local storage.azure storage.blob_n
 storage.transfers storage.pull storage.push
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
-data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.baselines data.audit data.audit_page
-data.transforms data.sheets data.dataset data.datamodule
+data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms data.baselines
+data.audit data.sheets data.audit_page data.dataset data.datamodule
 metrics optim models.activations models.base models.pseudo_resnet
 runs callbacks predictions statistics train evaluate cli
 """.split()

@@ -1,10 +1,14 @@
 """On the real X-rays that PNEUMONIA_XRAYS names: what the phantoms can not show."""
 
+import pandas as pd
 import pytest
 
 from pneumonia.config import DataConfig, SplitConfig
+from pneumonia.data.audit import audit
+from pneumonia.data.cache import load_cache
 from pneumonia.data.datamodule import load_images
 from pneumonia.data.leaks import find_leaks
+from pneumonia.data.manifest import load_manifest
 from pneumonia.data.releases import find
 from pneumonia.data.splits import make_split
 from pneumonia.train import train
@@ -61,3 +65,21 @@ def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, 
     result = train(compose(*words, runs_dir=tmp_path, small=False))
     assert result["metrics"]["val"]["accuracy"] >= 0.78
     assert result["metrics"]["val"]["loss"] <= 0.48
+
+
+def test_the_audit_of_the_real_data_finds_its_copies_and_no_leak_between_its_folders(real_xrays, cache_dir):
+    manifest = load_manifest(real_xrays, cache_dir)
+    found = audit(manifest, load_cache(manifest, 32, "squash", cache_dir).pixels)
+    assert found["patients_by_class"] == {"BACTERIA": 1360, "NORMAL": 1219, "VIRUS": 1090}
+    assert found["duplicates"]["exact_groups"] == 24
+    assert found["leaks"] == []
+    told = found["baselines"]["thumbnail"]["pneumonia"]
+    assert told["low"] > told["largest_class"] + 0.15, "even a thumbnail tells pneumonia on this data"
+
+
+@pytest.mark.parametrize("k", [3, 10])
+def test_real_folds_keep_every_group_whole_and_balanced(k, images):
+    split = make_split(images.manifest, SplitConfig("kfold", k=k))
+    assert find_leaks(images.manifest, split) == []
+    shares = pd.crosstab(split["fold"], images.manifest["label"], normalize="index").drop(-1)
+    assert shares.std().max() < 0.01

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from pneumonia.config import AzureConfig
 from pneumonia.console import say
 from pneumonia.errors import ConfigError
@@ -18,7 +20,7 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         cache_dir: The mirror lies in it, in a folder of its own for each account and set of places.
 
     Raises:
-        ConfigError: No place, or no account.
+        ConfigError: No place, no account, or one place inside another, so that parts would share images.
         AccessError, BlobError, TransferError, StorageError: See :func:`pneumonia.storage.pull.pull`.
     """
     named = {"train": azure.train, "val": azure.validation, "test": azure.test}
@@ -27,11 +29,23 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         raise ConfigError(
             "data.azure names no container: train, validation and test are all null. Name at least train."
         )
+    _check_apart(places)
     service = connect(azure.account_url, azure.workers)
     key = digest([service.primary_hostname, {part: str(place) for part, place in places.items()}])[:16]
     root = cache_dir / "azure" / key
     for part, place in places.items():
         done = pull(service, place, root / part, azure.workers)
-        say(f"{place}: {done}" if done.moved or done.deleted else f"{place}: {done.listed} files, all unchanged")
+        news = str(done) if done.moved or done.deleted else f"{done.listed} files, all unchanged"
+        say(f"{escape(str(place))}: {news}")
         warn_of_strangers(root / part)
     return root
+
+
+def _check_apart(places: dict[str, Place]) -> None:
+    for part, place in places.items():
+        for other, wider in places.items():
+            if part != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
+                raise ConfigError(
+                    f"data.azure: the blobs of {part} ({place}) lie inside those of {other} ({wider}), so images would be in "
+                    "both parts, and scores too good. Name places that are apart."
+                )

@@ -1,5 +1,6 @@
 """Which blob names can be files of ours: what would leave the folder, or hide another file, is refused."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -9,7 +10,9 @@ from typing import Final
 from pneumonia.errors import BlobError, some
 
 OWN: Final = ".mirror"  # our own files in a mirror begin with this
-LONGEST: Final = 255  # bytes of a file's name on every file system that matters
+LONGEST_PART: Final = 255  # bytes of a file's name on every file system that matters
+LONGEST_PATH: Final = 4095  # bytes of a whole path on Linux
+LONGEST_BLOB: Final = 1024  # characters of a blob's name
 DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
@@ -24,10 +27,11 @@ def check_names(names: Iterable[str], folder: Path) -> None:
         BlobError: With how many and which; nothing was written.
     """
     every = list(names)
-    bad = [f"{name!r} ({reason})" for name in every if (reason := _unsafe(name))]
-    bad += _collisions(every)
+    bad = _refused(every)
+    room = LONGEST_PATH - len(os.fsencode(folder.absolute())) - 100  # for the part files
+    bad += [f"'{name[:40]}...' (its path is too long)" for name in every if len(name.encode("utf-8", "replace")) > room]
     if not bad:
-        bad = [f"{name!r} (a link in {folder} leads elsewhere)" for name in _led_away(folder, every)]
+        bad = [f"{name!r} (a link in {folder} leads elsewhere)" for name in led_away(folder, every)]
     if bad:
         raise BlobError(
             f"{len(bad)} blob names can't be files under {folder}: {some(bad, 5)}. Nothing was written. Rename them in the "
@@ -35,7 +39,22 @@ def check_names(names: Iterable[str], folder: Path) -> None:
         )
 
 
-def _unsafe(name: str) -> str:
+def check_uploads(names: Iterable[str], prefix: str) -> None:
+    """Refuses names of files that Azure would change, or that could not be pulled again.
+
+    Raises:
+        BlobError: With how many and which; nothing was uploaded.
+    """
+    every = list(names)
+    bad = _refused(every)
+    bad += [f"'{name[:40]}...' (longer than 1,024)" for name in every if len(prefix + name) > LONGEST_BLOB]
+    if bad:
+        raise BlobError(
+            f"{len(bad)} files have names that can't be blobs: {some(bad, 5)}. Nothing was uploaded. Rename them."
+        )
+
+
+def unsafe(name: str) -> str:
     """Why one name is refused; empty where it is sound."""
     parts = name.split("/")
     if not name or name.startswith("/"):
@@ -45,12 +64,25 @@ def _unsafe(name: str) -> str:
     if "\\" in name or DRIVE.match(name):
         return "it has a backslash or a drive letter"
     if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name):
-        return "it has control characters"
-    if any(len(part.encode("utf-8")) > LONGEST for part in parts):
+        return "it has control characters, or is no text"
+    if any(len(part.encode("utf-8")) > LONGEST_PART for part in parts):
         return "a part of it is longer than 255 bytes"
-    if parts[0].startswith(OWN):
+    if parts[0].casefold().startswith(OWN):
         return f"names with {OWN} are ours"
     return ""
+
+
+def led_away(folder: Path, names: list[str]) -> list[str]:
+    """Names whose folder, or which themselves, are links that lead out of ``folder``."""
+    root = folder.resolve()
+    parents = {name.rpartition("/")[0] for name in names}
+    away = {parent for parent in parents if not (root / parent).resolve().is_relative_to(root)}
+    return [name for name in names if name.rpartition("/")[0] in away or (root / name).is_symlink()]
+
+
+def _refused(names: list[str]) -> list[str]:
+    """The names that are refused in any folder, each with its reason."""
+    return [f"{name!r} ({reason})" for name in names if (reason := unsafe(name))] + _collisions(names)
 
 
 def _collisions(names: list[str]) -> list[str]:
@@ -69,11 +101,3 @@ def _collisions(names: list[str]) -> list[str]:
 def _parents(name: str) -> list[str]:
     parts = name.split("/")
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def _led_away(folder: Path, names: list[str]) -> list[str]:
-    """Names whose folder, or which themselves, are links that lead out of ``folder``."""
-    root = folder.resolve()
-    parents = {name.rpartition("/")[0] for name in names}
-    away = {parent for parent in parents if not (root / parent).resolve().is_relative_to(root)}
-    return [name for name in names if name.rpartition("/")[0] in away or (root / name).is_symlink()]

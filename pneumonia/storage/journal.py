@@ -32,20 +32,27 @@ class Entry:
         return (stat.st_size, stat.st_mtime_ns) == (self.size, self.mtime_ns)
 
 
-def read_journal(folder: Path) -> dict[str, Entry]:
-    """The last entry of each name; a line that a kill cut short counts for nothing."""
-    entries: dict[str, Entry] = {}
+def read_journal(folder: Path) -> tuple[str, dict[str, Entry]]:
+    """Which place a folder mirrors (empty if none yet), and the last entry of each name.
+
+    A line that a kill cut short counts for nothing.
+    """
+    place, entries = "", dict[str, Entry]()
     try:
-        lines = (folder / NAME).read_text(encoding="utf-8").splitlines()
+        lines = (folder / NAME).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
-        return entries
+        return place, entries
     for line in lines:
         try:
-            entry = Entry(**json.loads(line))
+            value = json.loads(line)
+            if "place" in value:
+                place = str(value["place"])
+                continue
+            entry = Entry(**value)
         except (ValueError, TypeError):
             continue
         entries[entry.name] = entry
-    return entries
+    return place, entries
 
 
 class Journal:
@@ -63,9 +70,10 @@ class Journal:
 
 
 @contextmanager
-def writing_journal(folder: Path, entries: dict[str, Entry]) -> Iterator[Journal]:
-    """A journal that begins with what is known already, rewritten without what is gone."""
+def writing_journal(folder: Path, place: str, entries: dict[str, Entry]) -> Iterator[Journal]:
+    """A journal that begins with the place and what is known already, rewritten without what is gone."""
+    lines = [{"place": place}, *(asdict(entry) for entry in entries.values())]
     with replacing(folder / NAME) as part:
-        part.write_text("".join(json.dumps(asdict(entry)) + "\n" for entry in entries.values()), encoding="utf-8")
+        part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     with (folder / NAME).open("a", encoding="utf-8") as file:
         yield Journal(file)

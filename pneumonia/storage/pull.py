@@ -5,19 +5,21 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Final
 
 from azure.core import MatchConditions
 from azure.storage.blob import BlobServiceClient, ContainerClient
+from rich.markup import escape
 
 from pneumonia.console import track, warn
-from pneumonia.errors import BlobError, TransferError, some
-from pneumonia.storage.azure import Blob, ChangedError, Place, list_blobs, look_up, patiently
-from pneumonia.storage.blob_names import OWN, check_names
-from pneumonia.storage.journal import Entry, Journal, read_journal, writing_journal
+from pneumonia.errors import BlobError, StorageError, TransferError, some
+from pneumonia.storage.azure import ChangedError, Place, patiently
+from pneumonia.storage.blob_names import OWN, check_names, led_away, unsafe
+from pneumonia.storage.journal import NAME, Entry, Journal, read_journal, writing_journal
 from pneumonia.storage.local import explained as on_disk
 from pneumonia.storage.local import one_at_a_time
-from pneumonia.storage.transfers import Transfer, at_once, md5
+from pneumonia.storage.transfers import Blob, Transfer, at_once, list_blobs, look_up, md5
 
 PARTS: Final = f"{OWN}-parts"  # half-fetched files, out of the way of who reads the folder
 CHANGES: Final = 3  # how often a blob may change, or come wrongly, before a pull gives up
@@ -41,40 +43,99 @@ def pull(service: BlobServiceClient, place: Place, folder: Path, workers: int = 
         StorageError: The disk is full, or the folder can not be written.
     """
     container = service.get_container_client(place.container)
-    blobs = {blob.name: blob for blob in list_blobs(container, place)}
-    check_names(blobs, folder)
+    written = _written(folder)
+    blobs = _list(container, place, folder)
     with one_at_a_time(folder / f"{OWN}.lock", "pulling into this folder"), on_disk(folder):
-        recorded = read_journal(folder)
-        known = {name: entry for name, entry in recorded.items() if entry.matches(folder / name)}
+        if _written(folder) != written:  # another process was faster, and may have seen newer blobs
+            blobs = _list(container, place, folder)
+        recorded = _ours(place, folder)
+        fresh = {name: entry for name, entry in recorded.items() if entry.matches(folder / name)}
         shutil.rmtree(folder / PARTS, ignore_errors=True)
-        same = {name: entry for name, entry in known.items() if name in blobs and entry.etag == blobs[name].etag}
-        same |= _adopt(folder, [blob for name, blob in blobs.items() if name not in recorded])
+        same = {name: entry for name, entry in fresh.items() if name in blobs and entry.etag == blobs[name].etag}
+        same |= _adopt(folder, [blob for name, blob in blobs.items() if name not in same], recorded)
         todo = [blob for name, blob in blobs.items() if name not in same]
-        # What is known of files that will be replaced or removed stays in the journal until they are.
-        with writing_journal(folder, known | same) as journal:
-            if todo:
+        _check_room(folder, sum(blob.size for blob in todo))
+        # A file that will be replaced or removed stays in the journal until it is: it is ours, however this pull ends. One
+        # that was changed here, and whose blob is gone, is no longer ours to remove.
+        ours = {name: entry for name, entry in recorded.items() if name in blobs or name in fresh}
+        if todo or ours | same != recorded:
+            with writing_journal(folder, str(place), ours | same) as journal:
                 _fetch_all(container, place, folder, todo, journal, workers)
-        gone = [name for name in known if name not in blobs]
-        for name in gone:
-            (folder / name).unlink()
-        _prune(folder, gone)
+        gone = [name for name in fresh if name not in blobs]
+        _remove(folder, gone)
         shutil.rmtree(folder / PARTS, ignore_errors=True)
     unverified = sum(not blob.md5 for blob in todo)
     return Transfer(len(blobs), len(todo), len(same), len(gone), sum(blob.size for blob in todo), unverified)
 
 
-def _adopt(folder: Path, blobs: list[Blob]) -> dict[str, Entry]:
+def warn_of_strangers(folder: Path) -> None:
+    """Says that files lie in a mirror which no pull has put there: whoever reads the folder reads them too."""
+    _, known = read_journal(folder)
+    strangers = [
+        str(path.relative_to(folder))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not path.relative_to(folder).parts[0].startswith(OWN)
+        and path.relative_to(folder).as_posix() not in known
+    ]
+    if strangers:
+        warn(
+            f"{len(strangers)} files in {folder} are not from the container, and are read all the same: {some(strangers, 3)}"
+        )
+
+
+def _written(folder: Path) -> int:
+    """When the journal was last written; 0 if there is none."""
+    try:
+        return (folder / NAME).stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _list(container: ContainerClient, place: Place, folder: Path) -> dict[str, Blob]:
+    blobs = list_blobs(container, place)
+    if not blobs:
+        raise BlobError(
+            f"{place} holds no blob, so nothing was pulled, and nothing removed from {folder}. Check the container and the "
+            "prefix."
+        )
+    check_names(blobs, folder)
+    return blobs
+
+
+def _ours(place: Place, folder: Path) -> dict[str, Entry]:
+    """What earlier pulls have put here, as far as it is still in the folder.
+
+    Raises:
+        BlobError: They were pulls of another place, whose files this one would remove.
+    """
+    before, entries = read_journal(folder)
+    if before and before != str(place):
+        raise BlobError(
+            f"{folder} mirrors {before}, and pulling {place} into it would remove those files. Nothing was touched. Name "
+            "another folder, or delete this one first."
+        )
+    refused = set(led_away(folder, list(entries)))
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if name not in refused and not unsafe(name) and (folder / name).is_file()
+    }
+
+
+def _adopt(folder: Path, blobs: list[Blob], recorded: dict[str, Entry]) -> dict[str, Entry]:
     """Files that stand there already with the very content of their blobs.
 
     Raises:
         BlobError: A file of someone else's stands where a blob belongs.
     """
+    there = [blob for blob in blobs if os.path.lexists(folder / blob.name)]
     adopted, strangers = {}, []
-    for blob in blobs:
+    for blob in track(there, len(there), "Checking files that are there already") if there else []:
         path = folder / blob.name
         if path.is_file() and blob.md5 and path.stat().st_size == blob.size and md5(path) == blob.md5:
             adopted[blob.name] = Entry(blob.name, blob.etag, blob.size, path.stat().st_mtime_ns)
-        elif path.exists():
+        elif blob.name not in recorded:
             strangers.append(blob.name)
     if strangers:
         raise BlobError(
@@ -84,30 +145,42 @@ def _adopt(folder: Path, blobs: list[Blob]) -> dict[str, Entry]:
     return adopted
 
 
+def _check_room(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StorageError(
+            f"{needed / 1e9:,.2f} GB are to be pulled, and the disk of {folder} has {free / 1e9:,.2f} GB free. Nothing was "
+            "pulled. Free some space, or choose another disk."
+        )
+
+
 def _fetch_all(
     container: ContainerClient, place: Place, folder: Path, blobs: list[Blob], journal: Journal, workers: int
 ) -> None:
+    if not blobs:
+        return
     (folder / PARTS).mkdir()
     for parent in {(folder / blob.name).parent for blob in blobs}:
         parent.mkdir(parents=True, exist_ok=True)
+    stop = Event()
 
     def work(blob: Blob) -> None:
-        _fetch(container, place, folder, blob, journal)
+        _fetch(container, place, folder, blob, journal, stop)
 
-    for _ in track(at_once(work, blobs, workers), len(blobs), f"Pulling {place}"):
+    for _ in track(at_once(work, blobs, workers, stop), len(blobs), f"Pulling {escape(str(place))}"):
         pass
 
 
-def _fetch(container: ContainerClient, place: Place, folder: Path, blob: Blob, journal: Journal) -> None:
+def _fetch(container: ContainerClient, place: Place, folder: Path, blob: Blob, journal: Journal, stop: Event) -> None:
     """One blob into its file; fetched again where it changes meanwhile, or the bytes are not those of the listing."""
     what = f"pull {place.prefix}{blob.name}"
     part = folder / PARTS / hashlib.sha256(blob.name.encode()).hexdigest()
     for _ in range(CHANGES + 1):
         try:
-            patiently(what, partial(_download, container, place, blob, part))
+            patiently(what, partial(_download, container, place, blob, part), stop)
         except ChangedError:
             wrong = "it changes faster than it can be read"
-            blob = patiently(what, partial(look_up, container, place, blob.name))
+            blob = patiently(what, partial(look_up, container, place, blob.name), stop)
             continue
         wrong = _difference(part, blob)
         if not wrong:
@@ -125,7 +198,11 @@ def _fetch(container: ContainerClient, place: Place, folder: Path, blob: Blob, j
 
 def _download(container: ContainerClient, place: Place, blob: Blob, part: Path) -> None:
     stream = container.download_blob(
-        place.prefix + blob.name, etag=blob.etag, match_condition=MatchConditions.IfNotModified, max_concurrency=1
+        place.prefix + blob.name,
+        etag=blob.etag,
+        match_condition=MatchConditions.IfNotModified,
+        max_concurrency=1,
+        decompress=False,  # the bytes as they are stored, which the size and the MD5 are of
     )
     with part.open("wb") as file:
         stream.readinto(file)
@@ -141,26 +218,11 @@ def _difference(part: Path, blob: Blob) -> str:
     return ""
 
 
-def _prune(folder: Path, names: list[str]) -> None:
-    """Removes folders that the removal of files left empty."""
+def _remove(folder: Path, names: list[str]) -> None:
+    """Removes files, and the folders that this leaves empty."""
     for name in names:
+        (folder / name).unlink()
         for parent in list((folder / name).parents):
-            if parent == folder or not parent.is_dir() or any(parent.iterdir()):
+            if parent == folder or any(parent.iterdir()):
                 break
             parent.rmdir()
-
-
-def warn_of_strangers(folder: Path) -> None:
-    """Says that files lie in a mirror which no pull has put there: whoever reads the folder reads them too."""
-    known = read_journal(folder)
-    strangers = [
-        str(path.relative_to(folder))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and not path.relative_to(folder).parts[0].startswith(OWN)
-        and path.relative_to(folder).as_posix() not in known
-    ]
-    if strangers:
-        warn(
-            f"{len(strangers)} files in {folder} are not from the container, and are read all the same: {some(strangers, 3)}"
-        )

@@ -3,23 +3,27 @@
 import mimetypes
 import os
 from pathlib import Path
-from typing import Any
+from threading import Event
+from typing import Any, Final
 
 from azure.core import MatchConditions
-from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
+from rich.markup import escape
 
-from pneumonia.console import say, track
-from pneumonia.errors import BlobError, ConfigError, some
-from pneumonia.storage.azure import Blob, ChangedError, Place, list_blobs, look_up, patiently
-from pneumonia.storage.transfers import Transfer, at_once, md5
+from pneumonia.console import say, track, warn
+from pneumonia.errors import BlobError, ConfigError, TransferError, some
+from pneumonia.storage.azure import ChangedError, Place, patiently
+from pneumonia.storage.blob_names import check_uploads
+from pneumonia.storage.transfers import Blob, Transfer, at_once, list_blobs, look_up, md5
+
+TEMPORARY: Final = (".part", ".lock")
 
 
 def push(service: BlobServiceClient, folder: Path, place: Place, workers: int = 16) -> Transfer:
     """Uploads the files of a folder: X-rays, a run folder, a bundle.
 
-    One listing says what is there; a file whose size and MD5 are those of its blob costs nothing more. Hidden files, lock
-    files and links stay here. Blobs that have no file here are left alone.
+    One listing says what is there; a file whose size and MD5 are those of its blob costs nothing more. Hidden files,
+    half-written files and locks stay here, and so do links, of which it warns. Blobs that have no file here are left alone.
 
     Args:
         service: From :func:`pneumonia.storage.azure.connect`.
@@ -32,15 +36,19 @@ def push(service: BlobServiceClient, folder: Path, place: Place, workers: int = 
         AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`. What was uploaded is kept.
     """
     files = _files(folder)
+    check_uploads(files, place.prefix)
     container = service.get_container_client(place.container)
-    _make(container, place)
-    there = {blob.name: blob for blob in list_blobs(container, place)}
+    try:  # to ask whether the container exists takes rights that a token for one container never has
+        there = list_blobs(container, place)
+    except BlobError:  # it is not there, or going
+        there = _make(container, place)
+    stop = Event()
 
     def work(item: tuple[str, Path]) -> int:
         name, path = item
-        return _upload(container, place, name, path, there.get(name))
+        return _upload(container, place, name, path, there.get(name), stop)
 
-    sizes = list(track(at_once(work, files.items(), workers), len(files), f"Pushing to {place}"))
+    sizes = list(track(at_once(work, files.items(), workers, stop), len(files), f"Pushing to {escape(str(place))}"))
     moved = [size for size in sizes if size >= 0]
     return Transfer(len(files), len(moved), len(files) - len(moved), 0, sum(moved))
 
@@ -49,44 +57,39 @@ def _files(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder} to push. Name one that exists.")
     files: dict[str, Path] = {}
-    odd: list[str] = []
+    links: list[str] = []
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links += [str(Path(here, name)) for name in [*folders, *names] if Path(here, name).is_symlink()]
         for name in sorted(names):
             path = Path(here, name)
-            if name.startswith(".") or name == "lock" or path.is_symlink() or not path.is_file():
+            if name.startswith(".") or name == "lock" or name.endswith(TEMPORARY) or path.is_symlink():
                 continue
-            blob = path.relative_to(folder).as_posix()
-            try:
-                blob.encode("utf-8")
-            except UnicodeEncodeError:
-                odd.append(repr(blob))
-            files[blob] = path
-    if odd:
-        raise BlobError(f"{len(odd)} files in {folder} have names that are no text: {some(odd, 3)}. Rename them.")
+            if path.is_file():
+                files[path.relative_to(folder).as_posix()] = path
+    if links:
+        warn(
+            f"{len(links)} links were left out, with what they lead to: {some(links, 3)}. Push their targets if you need them."
+        )
     if not files:
         raise ConfigError(f"{folder} holds no file to push. Check the path.")
     return files
 
 
-def _make(container: ContainerClient, place: Place) -> None:
-    def work() -> bool:
-        if container.exists():
-            return False
-        try:
-            container.create_container()
-        except ResourceExistsError:
-            return False  # another process was faster
-        return True
-
-    if patiently(f"find or make the container {place.container}", work):
-        say(f"The container {place.container} was made.")
+def _make(container: ContainerClient, place: Place) -> dict[str, Blob]:
+    """Makes the container, which was not there; what it holds then, since another process may have been faster."""
+    try:
+        patiently(f"make the container {place.container}", container.create_container)
+    except ChangedError:
+        return list_blobs(container, place)
+    say(f"The container {place.container} was made.")
+    return {}
 
 
-def _upload(container: ContainerClient, place: Place, name: str, path: Path, there: Blob | None) -> int:
+def _upload(container: ContainerClient, place: Place, name: str, path: Path, there: Blob | None, stop: Event) -> int:
     """The bytes that were sent; -1 where nothing had to be."""
-    size = path.stat().st_size
-    digest = md5(path)
+    before = path.stat()
+    size, digest = before.st_size, md5(path)
     if there is not None and (there.size, there.md5) == (size, digest):
         return -1
     settings = ContentSettings(
@@ -103,10 +106,22 @@ def _upload(container: ContainerClient, place: Place, name: str, path: Path, the
             )
 
     try:
-        patiently(f"push {place.prefix}{name}", work)
+        patiently(f"push {place.prefix}{name}", work, stop)
     except ChangedError:
         # An upload that arrived while its answer was lost looks like someone else's: it is ours if it is the same.
-        now = patiently(f"look at {place.prefix}{name}", lambda: look_up(container, place, name))
+        now = patiently(f"look at {place.prefix}{name}", lambda: look_up(container, place, name), stop)
         if (now.size, now.md5) != (size, digest):
             raise
+    except TransferError:
+        _check_still(path, before)  # the likelier reason
+        raise
+    _check_still(path, before)
     return size
+
+
+def _check_still(path: Path, before: os.stat_result) -> None:
+    after = path.stat()
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise TransferError(
+            f"{path} was written while it was pushed, so its blob may be a mixture. Push again when it is done."
+        )

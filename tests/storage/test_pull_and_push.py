@@ -211,7 +211,7 @@ def test_a_server_that_asks_for_patience_gets_it(
 ):
     _fill(service, container, {"a.txt": b"x"})
     waited: list[float] = []
-    monkeypatch.setattr("pneumonia.storage.azure.time.sleep", waited.append)
+    monkeypatch.setattr("pneumonia.storage.azure._pause", lambda wait_s, stop: waited.append(wait_s))
     left = [1]
 
     def busy(piece: bytes) -> bytes:
@@ -444,4 +444,4 @@ def test_a_mirror_has_the_parts_of_a_release_and_says_which_container_is_missing
     with pytest.raises(BlobError, match="no-such-test"):
         load_mirror(AzureConfig(None, azure.train, azure.validation, "no-such-test"), tmp_path)
     journal = (root / "train" / NAME).read_text().splitlines()
-    assert json.loads(journal[0])["name"] == "person1_virus_5.jpeg"
+    assert json.loads(journal[1])["name"] == "person1_virus_5.jpeg"

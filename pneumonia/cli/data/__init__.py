@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 from typing import Final, NoReturn
 
 from pneumonia.errors import ConfigError, nearest
@@ -27,6 +28,7 @@ class Words(argparse.ArgumentParser):
     """The words of a verb; what is wrong with them is a named error like any other."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"(?i)((?:sig|AccountKey)=)[^&;\s]+", r"\1***", message)  # a token in the wrong place
         raise ConfigError(f"{self.prog}: {message}. `{self.prog} --help` says what there is.")
 
     def check(self, good: bool, message: str) -> None:

@@ -16,8 +16,8 @@ def run(arguments: list[str]) -> int:
         "pneumonia data pull",
         description="Makes FOLDER hold what a container of Azure Blob Storage holds: only what is new is fetched, verified by "
         "MD5; what is gone there goes here too, your own files never. Run it again after a break: it goes on.",
-        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with "
-        "AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
+        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT (or "
+        "AZURE_STORAGE_ACCOUNT_URL) with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
         formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
@@ -26,13 +26,14 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=16, metavar="N", help="transfers at once (16)")
     options = parser.parse_args(arguments)
     parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
+    from rich.markup import escape
+
     from pneumonia.console import say
     from pneumonia.storage.azure import Place, connect
     from pneumonia.storage.pull import pull, warn_of_strangers
 
     place = Place.parse(options.place)
-    say(
-        f"Pulled {place}: {pull(connect(options.account_url, options.workers), place, options.folder, options.workers)}"
-    )
+    done = pull(connect(options.account_url, options.workers), place, options.folder, options.workers)
+    say(f"Pulled {escape(str(place))}: {done}")
     warn_of_strangers(options.folder)
     return 0

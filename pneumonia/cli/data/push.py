@@ -15,8 +15,8 @@ def run(arguments: list[str]) -> int:
         "pneumonia data push",
         description="Uploads the files of FOLDER (X-rays, a run folder, a bundle) to a container of Azure Blob Storage: only "
         "what is new or changed, with MD5, and never over a change of someone else's. Blobs without a file here are left alone.",
-        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with "
-        "AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
+        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT (or "
+        "AZURE_STORAGE_ACCOUNT_URL) with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
@@ -24,12 +24,13 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=16, metavar="N", help="transfers at once (16)")
     options = parser.parse_args(arguments)
     parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
+    from rich.markup import escape
+
     from pneumonia.console import say
     from pneumonia.storage.azure import Place, connect
     from pneumonia.storage.push import push
 
     place = Place.parse(options.place)
-    say(
-        f"Pushed to {place}: {push(connect(options.account_url, options.workers), options.folder, place, options.workers)}"
-    )
+    done = push(connect(options.account_url, options.workers), options.folder, place, options.workers)
+    say(f"Pushed to {escape(str(place))}: {done}")
     return 0

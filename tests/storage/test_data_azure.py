@@ -1,0 +1,80 @@
+"""`data=azure` is the same run as the same files in a folder."""
+
+import re
+import sys
+
+import pytest
+
+from pneumonia.cli import main
+from pneumonia.errors import BlobError
+from pneumonia.storage.azure import Place
+from pneumonia.storage.push import push
+from pneumonia.train import train
+
+from .conftest import free_port
+
+
+@pytest.fixture
+def containers(service, phantoms) -> dict[str, str]:
+    """The phantoms of train and test in containers of their own, and a flat copy of some as validation."""
+    names = {part: f"{part}{free_port()}" for part in ("train", "test")}
+    for part, name in names.items():
+        push(service, phantoms / part, Place.parse(name))
+    return names
+
+
+def _words(containers: dict[str, str]) -> list[str]:
+    words = [f"data.azure.{part}={name}" for part, name in containers.items()]
+    return ["data=azure", "data.azure.validation=null", *words, "max_epochs=1"]
+
+
+def test_training_from_containers_is_the_run_of_the_same_folder(containers, phantoms, compose, tmp_path):
+    from_blobs = train(compose(*_words(containers), runs_dir=tmp_path))
+    from_folder = train(compose("data=folder", f"data.root={phantoms}", "max_epochs=1", runs_dir=tmp_path))
+    assert from_blobs["run_id"] == from_folder["run_id"]
+    assert from_blobs["data"]["manifest_sha256"] == from_folder["data"]["manifest_sha256"]
+    assert "AccountKey" not in "".join(
+        path.read_text() for path in tmp_path.rglob("*") if path.suffix in {".yaml", ".json", ".csv"}
+    )
+
+
+def test_a_missing_container_is_named_before_anything_is_trained(containers, compose, tmp_path):
+    with pytest.raises(BlobError, match="Can't list no-such-place: it is not there"):
+        train(compose(*_words({**containers, "test": "no-such-place"}), runs_dir=tmp_path))
+    assert not list(tmp_path.rglob("*.yaml"))
+
+
+def test_one_container_with_prefixes_serves_as_well(service, phantoms, compose, tmp_path):
+    name = f"one{free_port()}"
+    push(service, phantoms, Place.parse(f"{name}/study"))
+    places = {"train": f"{name}/study/train", "test": f"{name}/study/test"}
+    assert train(compose(*_words(places), runs_dir=tmp_path))["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["data", "pull", "no-such", "DIR"], 2, "BlobError: Can't list no-such: it is not there"),
+        (["data", "pull", "Bad_Name", "DIR"], 2, "ConfigError: 'Bad_Name' can not be a container"),
+        (["data", "pull", "train", "DIR", "--workers", "0"], 2, "--workers 0 is out of range"),
+        (["data", "push", "DIR", "train"], 2, "ConfigError: There is no folder"),
+        (["data", "pull", "train"], 2, "the following arguments are required: FOLDER"),
+        (["doctor", "data=azure", "data.azure.train=no-such"], 1, "PROBLEM  azure      BlobError: Can't list no-such"),
+    ],
+)
+def test_the_commands_end_with_a_code_and_a_reason(words, code, message, service, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *(str(tmp_path / "x") if word == "DIR" else word for word in words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    said = capsys.readouterr()
+    assert stop.value.code == code
+    assert re.search(message, said.out + said.err), said
+    assert not (tmp_path / "x").exists()
+
+
+def test_doctor_says_which_containers_can_be_listed(containers, monkeypatch, capsys):
+    words = [word.replace("max_epochs=1", "") for word in _words(containers)]
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "doctor", *filter(None, words)])
+    with pytest.raises(SystemExit):
+        main()
+    assert re.search(r"ok +azure +devstoreaccount1: train\d+, test\d+ can be listed", capsys.readouterr().out)
