@@ -22,9 +22,11 @@ usage: pneumonia train [OVERRIDES] [-m] [--cfg job]
 One training run. It is identified by its config, data and seed: run it again and it is recognised as finished, or goes
 on where it was cut. OVERRIDES, each key=value:
 
-  data=phantom|folder  data.root=DIR  data.on_bad_image=error|skip  data.resize=squash|pad
+  data=phantom|folder|medmnist|azure  data.root=DIR|FILE  data.labels=FILE.csv  data.on_bad_image=error|skip
+  data.resize=squash|pad  normalisation=half|minmax|zscore|robust
   task=subtype|pneumonia  image_size=75  batch_size=50  max_epochs=10  seed=0
-  split=grouped|official|article|given  augmentation=none|normal|high|clinical
+  split=grouped|official|kfold|given|article|rotating  split.k=5  split.fold=0  split.fraction=1  split.file=FILE
+  augmentation=none|normal|high|clinical
   model=pseudo_resnet  model.width=32  model.depth=1  model.dropout=0.2  model.activation=relu
   optimizer=sgd|adam|adamw|rmsprop|adagrad  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
   scheduler=none|step|exponential|cosine|one_cycle  early_stopping.patience=5  class_weights=balanced
