@@ -1,6 +1,7 @@
 """Contact sheets: what the classes, the parts and the augmentation look like, in one picture each."""
 
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Final
 
 import numpy as np
@@ -9,12 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonia.config import AugmentationConfig
-from pneumonia.data.transforms import augment, build, image_seeds
+from pneumonia.console import track
+from pneumonia.labels import LABELS, UNKNOWN_KIND
 
 GAP: Final = 4  # pixels between images
 TEXT: Final = 16  # pixels of a line of text
 PAPER: Final = (255, 255, 255)
 INK: Final = (32, 32, 32)
+PARTS: Final = ("train", "val", "test", "unused", "")
 Grey = NDArray[np.uint8]
 
 
@@ -56,9 +59,9 @@ def chosen(manifest: pd.DataFrame, rows: NDArray[np.int64], count: int, seed: in
 
 
 def by_class(manifest: pd.DataFrame, pixels: NDArray[np.uint8], count: int, seed: int) -> Image.Image:
-    """A row of examples for each class, another patient in each picture."""
+    """A row of examples for each class, another patient in each picture where there are so many."""
     label = manifest["label"].to_numpy()
-    names = sorted(set(label))
+    names = _present(label, (*LABELS, UNKNOWN_KIND))
     rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
     return grid([list(row) for row in rows], names, "Examples by class")
 
@@ -69,12 +72,12 @@ def by_part(
     """A row of examples for each class of each part: what differs between parts can be seen."""
     label = manifest["label"].to_numpy()
     rows, names = [], []
-    for name in sorted(set(label)):
-        for where in ("train", "val", "test"):
+    for name in _present(label, (*LABELS, UNKNOWN_KIND)):
+        for where in _present(part, PARTS):
             inside = np.flatnonzero((label == name) & (part == where))
             if len(inside):
                 rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
-                names.append(f"{name}, {where}")
+                names.append(f"{name}, {where or 'no part'}")
     return grid(rows, names, "Examples by class and part")
 
 
@@ -87,11 +90,20 @@ def by_draw(
     draws: int,
     seed: int,
 ) -> Image.Image:
-    """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other."""
+    """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other.
+
+    The classes take turns. The draws are those of :func:`pneumonia.data.transforms.augment`, which training uses too.
+    """
+    # Here and not above: albumentations loads torch, three seconds that the page of an audit need not wait.
+    from pneumonia.data.transforms import augment, build, image_seeds
+
     pipeline = build(strengths)
-    rows = chosen(manifest, np.arange(len(manifest)), images, seed)
+    label = manifest["label"].to_numpy()
+    classes = _present(label, (*LABELS, UNKNOWN_KIND))
+    queues = [chosen(manifest, np.flatnonzero(label == kind), images, seed) for kind in classes]
+    rows = [int(row) for turn in zip_longest(*queues) for row in turn if row is not None][:images]
     pictures = []
-    for row in rows:
+    for row in track(rows, len(rows), "Drawing augmented images"):
         line = [pixels[row]]
         for epoch in range(draws):
             same = pixels[row][None]
@@ -99,6 +111,11 @@ def by_draw(
                 same[0] if pipeline is None else augment(pipeline, same, image_seeds(seed, epoch, np.array([row])))[0]
             )
         pictures.append(line)
-    names = manifest["label"].to_numpy()[rows].tolist()
     columns = ["original", *(f"draw {number + 1}" for number in range(draws))]
-    return grid(pictures, names, f"augmentation={name}", columns)
+    return grid(pictures, label[rows].tolist(), f"augmentation={name}", columns)
+
+
+def _present(values: NDArray[np.object_], known: Sequence[str]) -> list[str]:
+    """The values that occur: those we know in our order, then others."""
+    found = set(map(str, values))
+    return [name for name in known if name in found] + sorted(found - set(known))

@@ -151,8 +151,8 @@ def test_a_planted_shift_between_parts_is_found_and_its_absence_too(data):
 
 def test_too_few_patients_are_a_reason_and_not_a_figure():
     score = cross_validated(np.zeros((6, 2)), np.array(["a", "a", "a", "b", "b", "b"]), np.arange(6), linear)
-    assert "needs two classes with 5 patients" in score["reason"]
-    assert "accuracy" not in score
+    assert "3 patients, and 5 are needed in each class" in score["reason"]
+    assert score["accuracy"] is None
 
 
 def test_a_hostile_name_can_not_write_into_the_page(data):

@@ -2,13 +2,22 @@
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pneumonia.cli.data import Words
-from pneumonia.errors import ConfigError
+from pneumonia.errors import BrokenImagesError, ConfigError
 
-SIZE = 96  # pixels a side of what is measured and shown
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from pneumonia.config import SplitConfig
+
+SIZE: Final = 96  # pixels a side of what is measured and shown
+SPLIT_WORD: Final = re.compile(r"split(\.\w+)?=")
 
 
 def run(arguments: list[str]) -> int:
@@ -34,99 +43,150 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("audit"), help="where the page goes (audit)")
     parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON instead of the page's path")
-    parser.add_argument("--on-bad-image", choices=("error", "skip"), default="error")
     parser.add_argument(
-        "--cache-dir", metavar="DIR", type=Path, default=Path(os.environ.get("PNEUMONIA_CACHE", "cache"))
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="list images that can't be read and stop, or leave them out and say so (error)",
     )
-    words = [word for word in arguments if word.startswith("split") and "=" in word]  # they may stand anywhere
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("PNEUMONIA_CACHE") or "cache"),
+        help="where decoded images are kept (cache, or the environment variable PNEUMONIA_CACHE)",
+    )
+    words = [word for word in arguments if SPLIT_WORD.match(word)]  # they may stand anywhere
     options = parser.parse_args([word for word in arguments if word not in words])
     plan = _plan(words, options.split)
-    import numpy as np
     import pandas as pd
+    from rich.markup import escape
 
     from pneumonia.console import say, warn
-    from pneumonia.data.audit import audit
+    from pneumonia.data.audit import PAIR, audit
     from pneumonia.data.audit_page import page
-    from pneumonia.data.cache import Shape, load_cache
-    from pneumonia.data.manifest import broken, load_manifest
     from pneumonia.data.split_files import load_split
     from pneumonia.storage.local import replacing, write_json
 
-    manifest = load_manifest(options.source.expanduser(), options.cache_dir, options.labels, Shape(SIZE))
-    cache = load_cache(manifest, SIZE, "squash", options.cache_dir)
-    if cache.problems and options.on_bad_image == "error":
-        raise broken(cache.problems)
-    rows = np.flatnonzero(~manifest["path"].isin(list(cache.problems)).to_numpy())
-    pixels = np.asarray(cache.pixels[rows])
-    manifest = manifest.iloc[rows].reset_index(drop=True)
-    parts = None if plan is None else load_split(manifest, plan)["part"]
-    found = audit(manifest, pixels, parts, "folders" if plan is None else plan.file or plan.method)
-    found["skipped"] = cache.problems
+    manifest, pixels, problems = images(options, SIZE, options.labels)
+    split = None if plan is None else load_split(manifest, plan)
+    name = "folders" if plan is None else plan.file or plan.method
+    found = audit(
+        manifest, pixels, None if split is None else split["part"], name, None if split is None else split["fold"]
+    )
+    found["skipped"] = problems
     _show(found)
     with replacing(options.out / "index.html") as part:
         part.write_text(page(found, manifest, pixels, str(options.source)), encoding="utf-8")
     with replacing(options.out / "pairs.csv") as part:
-        pd.json_normalize(found["pairs"]).to_csv(part, index=False)
+        pd.DataFrame(found["pairs"], columns=PAIR).to_csv(part, index=False)
     write_json(options.out / "audit.json", found)
-    for path, reason in cache.problems.items():
+    for path, reason in problems.items():
         warn(f"left out {path}: {reason}")
-    say(f"Written: [bold]{options.out / 'index.html'}[/], audit.json and pairs.csv beside it")
-    print(json.dumps(found, indent=2, allow_nan=False) if options.json else options.out / "index.html")
+    index = options.out / "index.html"
+    say(f"Written: [bold]{escape(str(index))}[/], audit.json and pairs.csv beside it")
+    print(json.dumps(found, indent=2, allow_nan=False) if options.json else index)
     return 1 if found["leaks"] else 0
 
 
-def _plan(words: list[str], file: Path | None) -> Any:
+def images(
+    options: Any, size: int, labels: Path | None = None
+) -> "tuple[pd.DataFrame, NDArray[np.uint8], dict[str, str]]":
+    """The manifest and the pixels ``(N, size, size)`` of the images that can be read, and what is wrong with the others.
+
+    Args:
+        options: ``source``, ``cache_dir`` and ``on_bad_image``.
+        size: Pixels a side.
+        labels: A table of labels.
+
+    Raises:
+        BrokenImagesError: Some can't be read and may not be left out, or none can be read.
+    """
+    from pneumonia.data.cache import Shape, load_cache
+    from pneumonia.data.manifest import load_manifest
+
+    manifest = load_manifest(options.source.expanduser(), options.cache_dir, labels, Shape(size))
+    cache = load_cache(manifest, size, "squash", options.cache_dir)
+    good = ~manifest["path"].isin(list(cache.problems)).to_numpy()
+    if cache.problems and (options.on_bad_image == "error" or not good.any()):
+        raise _broken(cache.problems)
+    pixels = cache.pixels if good.all() else cache.pixels[good]
+    return manifest[good].reset_index(drop=True), pixels, cache.problems
+
+
+def _broken(problems: dict[str, str]) -> BrokenImagesError:
+    """The error that lists every image that can't be read."""
+    lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(problems.items()))
+    noun = "image" if len(problems) == 1 else "images"
+    return BrokenImagesError(
+        f"{len(problems)} {noun} can't be read:\n{lines}\nNothing was written. Replace them, or say --on-bad-image skip to "
+        "leave them out."
+    )
+
+
+def _plan(words: list[str], file: Path | None) -> "SplitConfig | None":
     """The split to audit; leaky ones too, since finding that out is the point."""
+    from dataclasses import replace
+
     from pneumonia.cli import key_values
     from pneumonia.cli.data.split import KEYS, split_config
 
     settings = key_values(words, KEYS)
     if file is not None and settings:
         raise ConfigError("Both --split FILE and split=METHOD are there. Say one of them.")
-    if file is not None:
-        settings = {"split": "given", "split.file": str(file)}
+    if file is not None:  # set here, and not as an override, which would stumble over brackets and commas in a path
+        return replace(split_config({"split": "given", "split.leaky": "true"}), file=str(file.expanduser()))
     return split_config({**settings, "split.leaky": "true"}) if settings else None
 
 
 def _show(found: dict[str, Any]) -> None:
-    from pneumonia.console import figure, say, table, warn
-    from pneumonia.data.audit_page import KINDS, TASKS, conclusion
+    from rich.markup import escape
 
-    labels = sorted({label for part in found["parts"].values() for label in part["classes"]})
+    from pneumonia.console import say, table, warn
+    from pneumonia.data.audit import classes_in_order
+    from pneumonia.data.audit_page import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+
+    labels = classes_in_order(label for part in found["parts"].values() for label in part["classes"])
     rows = [
         (
-            name or "all",
+            escape(name) or "no part",
             *(str(part["classes"].get(label, 0)) for label in labels),
             str(part["images"]),
-            str(part["patients"]),
+            str(part["patients"]) if found["patients_known"] else "unknown",
         )
-        for name, part in found["parts"].items()
+        for name, part in with_all(found).items()
     ]
-    table("Parts and classes", ("part", *labels, "images", "patients"), rows)
+    table("Parts and classes", ("part", *map(escape, labels), "images", "patients"), rows)
     counts = found["duplicates"]
     table("Copies", ("what", "count"), [(name.replace("_", " "), str(count)) for name, count in counts.items()])
-    rows = [
-        (KINDS[kind], TASKS[task], score["reason"], "", "")
-        if "reason" in score
-        else (
-            KINDS[kind],
-            TASKS[task],
-            figure(score["accuracy"], 3),
-            figure(score["auroc"], 3),
-            figure(score["largest_class"], 3),
-        )
-        for kind, by_task in found["baselines"].items()
-        for task, score in by_task.items()
-    ]
-    table("Without looking at lungs", ("what a model sees", "task", "accuracy", "AUROC", "largest class"), rows)
+    for task, title in TASKS.items():
+        scores = {kind: found["baselines"][kind][task] for kind in KINDS}
+        largest = scores["thumbnail"]["largest_class"]
+        beside = "" if largest is None else f" (largest class: {largest:.3f})"
+        rows = []
+        for kind, score in scores.items():
+            for name, one in ((kind, score), (f"{kind}, on val", score["on_val"])):
+                if one is not None:
+                    known = one["accuracy"] is not None
+                    rows.append(
+                        (name, ranged(one) if known else escape(one["reason"]), ranged(one, "auroc") if known else "")
+                    )
+        table(f"Without looking at lungs: {title}{beside}", ("from", "accuracy (95%)", "AUROC (95%)"), rows)
     rows = [
         (
-            " against ".join(entry["parts"]),
-            *(entry[kind].get("reason") or figure(entry[kind]["auroc"], 3) for kind in KINDS),
+            escape(f"{' against '.join(entry['parts'])}, {kind}"),
+            *(("", escape(likeness(score))) if score["auroc"] is None else (ranged(score, "auroc"), likeness(score))),
         )
         for entry in found["shift"]
+        for kind, score in entry.items()
+        if kind in KINDS
     ]
     if rows:
-        table("Telling parts apart: AUROC, 0.5 is chance", ("parts", *KINDS), rows)
+        table("Telling parts apart: 0.5 is chance", ("parts, by", "AUROC (95%)", "they are"), rows)
+    for text in remarks(found):
+        warn(text)
     kind, verdict = conclusion(found)
-    (warn if kind == "leak" else say)(verdict)
+    if kind == "leak":
+        warn(verdict)
+    else:
+        say(escape(verdict))

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pneumonia.cli.data import Words
 
 if TYPE_CHECKING:
     from pneumonia.config import AugmentationConfig
+
+MOST_ROWS: Final = 15  # of examples: three classes in five places
+MOST_PIXELS: Final = 89_000_000  # where PIL begins to warn of what it opens
 
 
 def run(arguments: list[str]) -> int:
@@ -22,6 +25,7 @@ def run(arguments: list[str]) -> int:
         "and part, and of one augmentation (rows: one image; columns: draws, as training would see them).",
     )
     parser.add_argument("source", metavar="SOURCE", type=Path)
+    parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("sheets"), help="where the PNGs go (sheets)")
     parser.add_argument("--augmentation", default="normal", metavar="NAME", help="a file of conf/augmentation (normal)")
     parser.add_argument(
@@ -31,32 +35,46 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--size", type=int, default=112, metavar="PX", help="pixels a side of each picture (112)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--cache-dir", metavar="DIR", type=Path, default=Path(os.environ.get("PNEUMONIA_CACHE", "cache"))
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="list images that can't be read and stop, or leave them out and say so (error)",
+    )
+    parser.add_argument(
+        "--cache-dir",
+        metavar="DIR",
+        type=Path,
+        default=Path(os.environ.get("PNEUMONIA_CACHE") or "cache"),
+        help="where decoded images are kept (cache, or the environment variable PNEUMONIA_CACHE)",
     )
     options = parser.parse_args(arguments)
     for name, low, high in (("images", 1, 100), ("draws", 1, 100), ("size", 16, 1024), ("seed", 0, 2**32 - 1)):
         value = getattr(options, name)
         parser.check(low <= value <= high, f"--{name} {value} is out of range: it must be from {low} to {high}")
+    largest = options.images * max(options.draws + 1, MOST_ROWS) * options.size**2
+    parser.check(
+        largest <= MOST_PIXELS,
+        f"--images {options.images}, --draws {options.draws} and --size {options.size} make a picture of up to "
+        f"{largest / 1e6:.0f} million pixels, and few programs open more than {MOST_PIXELS / 1e6:.0f} million. Ask for less",
+    )
     strengths = _strengths(options.augmentation)
     import numpy as np
 
-    from pneumonia.data.cache import Shape, load_cache
-    from pneumonia.data.manifest import broken, load_manifest
+    from pneumonia.cli.data.audit import images
+    from pneumonia.console import warn
     from pneumonia.data.sheets import by_class, by_draw, by_part
     from pneumonia.storage.local import replacing
 
-    source, shape = options.source.expanduser(), Shape(options.size)
-    manifest = load_manifest(source, options.cache_dir, shape=shape)
-    cache = load_cache(manifest, shape.size, shape.resize, options.cache_dir)
-    if cache.problems:
-        raise broken(cache.problems)
+    manifest, pixels, problems = images(options, options.size, options.labels)
+    for path, reason in problems.items():
+        warn(f"left out {path}: {reason}")
     count, seed = options.images, options.seed
-    pages = {"classes": by_class(manifest, cache.pixels, count, seed)}
+    pages = {"classes": by_class(manifest, pixels, count, seed)}
     part = manifest["source_split"].to_numpy(dtype=object)
     if np.isin(part, ["train", "val", "test"]).any():
-        pages["parts"] = by_part(manifest, cache.pixels, part, count, seed)
+        pages["parts"] = by_part(manifest, pixels, part, count, seed)
     pages[f"augmentation-{options.augmentation}"] = by_draw(
-        manifest, cache.pixels, strengths, options.augmentation, count, options.draws, seed
+        manifest, pixels, strengths, options.augmentation, count, options.draws, seed
     )
     for name, page in pages.items():
         path = options.out / f"{name}.png"
