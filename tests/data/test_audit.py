@@ -1,24 +1,31 @@
 """An audit finds what is planted, and nothing where nothing is."""
 
+import base64
 import io
 import json
+import os
 import re
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import imagehash
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 
 from pneumonia.cli import main
-from pneumonia.data.audit import audit, copies
-from pneumonia.data.audit_page import page
-from pneumonia.data.baselines import cross_validated, forest, linear, metadata_features, thumbnail_features
+from pneumonia.config import SplitConfig
+from pneumonia.data.audit import BLOCK, PAIR, audit, copies, leaks, measured
+from pneumonia.data.audit_page import conclusion, likeness, page, remarks
+from pneumonia.data.baselines import unsaid
 from pneumonia.data.cache import load_cache
-from pneumonia.data.manifest import load_manifest
+from pneumonia.data.leaks import find_leaks
+from pneumonia.data.manifest import load_manifest, write_manifest
+from pneumonia.data.splits import make_split
 
 
 @pytest.fixture(scope="module")
@@ -115,31 +122,6 @@ def test_pairs_agree_with_a_brute_force_search_by_another_library(tree, cache_di
     assert len(theirs) == 6
 
 
-def test_a_planted_shortcut_is_found_and_without_one_files_say_nothing():
-    rng = np.random.default_rng(0)
-    label = np.repeat(["NORMAL", "VIRUS"], 150)
-    table = pd.DataFrame({"width": 200, "height": 150, "bytes": rng.integers(5000, 9000, 300), "mode": "L"})
-    group = np.arange(300) // 2
-    chance = cross_validated(metadata_features(table), label, group, forest)
-    assert chance["low"] - 0.06 < 0.5 < chance["high"] + 0.06
-    table.loc[label == "VIRUS", "bytes"] += 6000
-    betrayed = cross_validated(metadata_features(table), label, group, forest)
-    assert betrayed["accuracy"] > 0.98
-    table["bytes"], table["mode"] = 7000, np.where(label == "VIRUS", "RGB", "L")
-    assert cross_validated(metadata_features(table), label, group, forest)["auroc"] > 0.98
-
-
-def test_a_class_that_differs_in_grey_is_told_by_the_thumbnail():
-    rng = np.random.default_rng(1)
-    label = np.repeat(["NORMAL", "VIRUS"], 120)
-    pixels = rng.integers(0, 180, (240, 32, 32)).astype(np.uint8)
-    pixels[120:, :16, :16] += 40
-    score = cross_validated(thumbnail_features(pixels), label, np.arange(240), linear)
-    assert roc_auc_score(label == "VIRUS", pixels[:, :16, :16].mean(axis=(1, 2))) == 1
-    assert score["auroc"] > 0.99
-    assert score["accuracy"] > 0.95
-
-
 def test_a_planted_shift_between_parts_is_found_and_its_absence_too(data):
     manifest, pixels = data
     half = pd.Series(np.where(pd.factorize(manifest["patient_id"])[0] % 2, "train", "test"))
@@ -147,12 +129,6 @@ def test_a_planted_shift_between_parts_is_found_and_its_absence_too(data):
     assert 0.3 < alike["thumbnail"]["auroc"] < 0.7
     darker = np.where((half == "test").to_numpy()[:, None, None], pixels // 2, pixels)
     assert audit(manifest, darker, half)["shift"][0]["thumbnail"]["auroc"] > 0.95
-
-
-def test_too_few_patients_are_a_reason_and_not_a_figure():
-    score = cross_validated(np.zeros((6, 2)), np.array(["a", "a", "a", "b", "b", "b"]), np.arange(6), linear)
-    assert "3 patients, and 5 are needed in each class" in score["reason"]
-    assert score["accuracy"] is None
 
 
 def test_a_hostile_name_can_not_write_into_the_page(data):
@@ -220,18 +196,298 @@ def test_wrong_words_are_named(words, message, phantoms, tmp_path, cache_dir, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_contact_sheets_hold_the_images_that_they_name(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
-    words = ["show", phantoms, "--out", tmp_path, "--images", 3, "--draws", 2, "--size", 48, "--cache-dir", cache_dir]
-    code, out, _ = _run([*words, "--augmentation", "none"], monkeypatch, capsys)
+def _table(**columns):
+    """A manifest of the columns that a test is about."""
+    count = len(next(iter(columns.values())))
+    plain = {"image_id": [f"image-{n}" for n in range(count)], "label": "NORMAL", "patient_id": "p", "phash": ""}
+    plain |= {"sha256": [f"{n:064x}" for n in range(count)], "source_split": ""}
+    return pd.DataFrame({**plain, **columns}, index=range(count))
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 5), st.sampled_from(["train", "val", "test", "unused", ""])), min_size=1, max_size=14
+    )
+)
+def test_leaks_are_exactly_what_a_search_of_all_pairs_of_images_finds(rows):
+    group, part = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=object)
+    manifest = _table(patient_id=[f"p{number}" for number in group])
+    found = leaks(manifest, part, np.full(len(rows), -1), group, copies(manifest, part))
+    expected = {}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = [(g, {q for h, q in rows if h == g}) for g, _ in rows]
+        shared = {g for g, parts in both if {one, other} <= parts}
+        if shared:
+            images = {name: sum(p == name and g in shared for g, p in rows) for name in (one, other)}
+            expected[one, other] = (len(shared), images)
+    assert {tuple(leak["parts"]): (leak["groups"], leak["images"]) for leak in found} == expected
+
+
+def test_a_group_in_two_folds_is_a_leak_even_where_the_parts_of_one_fold_hide_it():
+    manifest = _table(patient_id=["a", "a", "b", "c", "d"])
+    part = np.array(["train", "train", "train", "val", "test"], dtype=object)
+    found = leaks(manifest, part, np.array([1, 2, 1, 0, -1]), np.array([0, 0, 1, 2, 3]), copies(manifest, part))
+    assert [leak["parts"] for leak in found] == [["fold 1", "fold 2"]]
+    assert found[0]["patients"] == 1
+    assert found[0]["share"] == {"fold 1": 0.5, "fold 2": 1.0}
+    assert found[0]["examples"] == ["a"]
+
+
+def test_a_leaks_share_is_what_splitting_says_of_it(data):
+    manifest, _ = data
+    split = make_split(manifest, SplitConfig("article", leaky=True))
+    part = split["part"].to_numpy(dtype=object)
+    group = pd.factorize(manifest["patient_id"])[0]
+    found = {
+        tuple(leak["parts"]): leak
+        for leak in leaks(manifest, part, split["fold"].to_numpy(), group, copies(manifest, part))
+    }
+    for theirs in find_leaks(manifest, split, group):
+        assert found["train", theirs.part]["images"][theirs.part] == theirs.images
+        assert found["train", theirs.part]["share"][theirs.part] == theirs.fraction
+
+
+def test_the_gravest_pairs_come_first():
+    same, sha256 = "ab" * 32, ["1" * 64] * 6
+    labels, patients = ["NORMAL"] * 5 + ["VIRUS"], ["a", "a", "a", "a", "b", "c"]
+    manifest = _table(patient_id=patients, label=labels, phash=[same] * 6, sha256=sha256)
+    part = np.array(["train", "train", "train", "val", "train", "train"], dtype=object)
+    pairs = copies(manifest, part)
+    assert tuple(pairs.columns) == PAIR
+    assert len(pairs) == 15
+    kinds = [
+        "label"
+        if row.first_label != row.second_label
+        else "part"
+        if row.first_part != row.second_part
+        else "patient"
+        if row.first_patient != row.second_patient
+        else "copy"
+        for row in pairs.itertuples()
+    ]
+    assert kinds == ["label"] * 5 + ["part"] * 4 + ["patient"] * 3 + ["copy"] * 3
+
+
+def test_images_that_are_in_no_part_cannot_leak():
+    same = "cd" * 32
+    manifest = _table(patient_id=["a", "a", "b"], phash=[same] * 3, sha256=["2" * 64] * 3)
+    part = np.array(["train", "unused", ""], dtype=object)
+    assert leaks(manifest, part, np.full(3, -1), np.zeros(3, dtype=int), copies(manifest, part)) == []
+
+
+def test_brightness_contrast_and_quantisation_are_those_of_the_files(tmp_path):
+    rng = np.random.default_rng(0)
+    count = 2 * BLOCK + 3
+    pixels = rng.integers(0, 256, (count, 4, 4)).astype(np.uint8)
+    paths = [tmp_path / "a.jpeg", tmp_path / "b.jpeg", tmp_path / "c.png", tmp_path / "d.dcm"]
+    image = Image.fromarray(rng.integers(0, 256, (32, 48)).astype(np.uint8))
+    image.save(paths[0], quality=50)
+    image.save(paths[1], quality=95)
+    image.save(paths[2])
+    paths[3].write_bytes(b"\0" * 128 + b"DICM")
+    manifest = pd.DataFrame({"path": list(map(str, (paths * count)[:count])), "width": 48, "height": 32, "bytes": 7})
+    values = measured(manifest, pixels)
+    assert values["brightness"].tolist() == pytest.approx([float(square.mean()) for square in pixels])
+    assert values["contrast"].tolist() == pytest.approx([float(square.std()) for square in pixels])
+    assert (values["aspect"] == 1.5).all()
+    # ITU-T T.81 (1992), table K.1, which quality 50 is: the sum of its 64 steps is 3688.
+    assert values["quantisation"][0] == 3688 / 64
+    assert values["quantisation"][1] < 10
+    assert values["quantisation"][[2, 3]].isna().all()
+
+
+def test_quantities_are_the_quantiles_of_each_class_in_the_studys_order(data):
+    manifest, pixels = data
+    found = audit(manifest, pixels)
+    assert list(found["quantities"]["bytes"]) == ["NORMAL", "VIRUS", "BACTERIA"]
+    for label, points in found["quantities"]["bytes"].items():
+        column = manifest["bytes"][manifest["label"] == label]
+        assert points == pytest.approx(column.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist())
+    assert sum(found["modes"]["VIRUS"].values()) == (manifest["label"] == "VIRUS").sum()
+
+
+def test_a_split_is_scored_on_its_val_and_folders_are_not(data):
+    manifest, pixels = data
+    split = make_split(manifest, SplitConfig("grouped"))
+    found = audit(manifest, pixels, split["part"], "grouped", split["fold"])
+    score = found["baselines"]["thumbnail"]["pneumonia"]
+    assert score["on_val"]["n"] == (split["part"] == "val").sum()
+    assert score["n"] == (split["part"] != "test").sum()
+    assert audit(manifest, pixels)["baselines"]["thumbnail"]["pneumonia"]["on_val"] is None
+
+
+class _Balance(HTMLParser):
+    """Whether every tag is closed, and the pictures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.pictures: list[dict[str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "img":
+            self.pictures.append(dict(attrs))
+        elif tag not in {"meta", "br", "wbr", "rect", "path"}:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_shows_each_pair_as_the_files_are_and_needs_nothing_else(data):
+    manifest, pixels = data
+    spoilt = manifest.copy()
+    spoilt.loc[[5, 9], ["sha256", "phash"]] = spoilt.loc[3, ["sha256", "phash"]].to_list()
+    found = audit(spoilt, pixels)
+    found["skipped"] = {"/data/<broken>.jpeg": "it is empty"}
+    text = page(found, spoilt, pixels, "data")
+    shown = _Balance(text)
+    assert shown.open == []
+    assert len(text) < 3_000_000
+    assert not re.search(r"https?://|<script|<link|@import", text)
+    assert "/data/&lt;broken&gt;.jpeg: it is empty" in text
+    assert conclusion(found)[1] in text
+    for row in (3, 5, 9):
+        picture = next(item for item in shown.pictures if item["alt"] == spoilt["image_id"][row])
+        raw = base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
+        assert np.abs(np.asarray(Image.open(io.BytesIO(raw))).astype(int) - pixels[row]).mean() < 4
+
+
+def test_a_page_of_many_pairs_says_how_many_it_does_not_show(data):
+    manifest, pixels = data
+    spoilt = manifest.copy()
+    spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
+    found = audit(spoilt, pixels)
+    assert found["duplicates"]["exact_pairs"] == 66
+    assert "The gravest 40 of 66 pairs; all are in pairs.csv." in page(found, spoilt, pixels, "data")
+    found["pairs"] = found["pairs"][:50]
+    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in page(found, spoilt, pixels, "data")
+
+
+def test_words_say_what_the_figures_mean(data):
+    manifest, pixels = data
+    found = audit(manifest, pixels)
+    clean = remarks(found)
+    assert not any("betray" in text or "two labels" in text for text in clean)
+    table = manifest.copy()
+    table.loc[table["label"] == "NORMAL", "width"] = 900
+    betrayed = remarks(audit(table, pixels))
+    assert any(
+        re.search(r"The files betray the class.*normal or pneumonia: accuracy 1\.000 against", text)
+        for text in betrayed
+    )
+    conflict = manifest.copy()
+    normal, virus = (int(np.flatnonzero(conflict["label"] == label)[0]) for label in ("NORMAL", "VIRUS"))
+    conflict.loc[virus, ["sha256", "phash"]] = conflict.loc[normal, ["sha256", "phash"]].to_list()
+    said = remarks(audit(conflict, pixels))
+    assert re.search(r"1 pairs of copies have two labels.*(\(NORMAL\).*\(VIRUS\)|\(VIRUS\).*\(NORMAL\))", said[0])
+    assert "1 pairs of copies have two patients" in said[1]
+
+
+@pytest.mark.parametrize(
+    ("area", "low", "word"),
+    [
+        (0.55, 0.48, "alike"),
+        (0.55, 0.52, "almost alike"),
+        (0.7, 0.6, "different"),
+        (0.9, 0.8, "very different"),
+        (1.0, None, "very different"),
+    ],
+)
+def test_shift_is_said_in_words(area, low, word):
+    assert likeness({"auroc": area, "auroc_low": low, "reason": None}) == word
+    assert likeness(unsaid("val has 15 patients", 9)) == "val has 15 patients"
+
+
+def test_data_without_patients_are_not_called_free_of_leaks_by_patient(data):
+    manifest, pixels = data
+    unknown = manifest.assign(patient_id="unknown-" + manifest["image_id"])
+    found = audit(unknown, pixels)
+    assert not found["patients_known"]
+    assert conclusion(found)[1].endswith("The data name no patients: only copies of images could be looked for.")
+    half = manifest.copy()
+    half.loc[:9, "patient_id"] = unknown["patient_id"]
+    found = audit(half, pixels)
+    assert found["images_without_patient"] == 10
+    assert any("10 images name no patient" in text for text in remarks(found))
+
+
+def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_path, cache_dir, monkeypatch, capsys):
+    odd = tmp_path / "split=s, (a) [red]{b}"
+    code, split, _ = _run(["split", tree, "--out", odd, f"cache_dir={cache_dir}"], monkeypatch, capsys)
     assert code == 0
-    assert [Path(line).name for line in out.split()] == ["classes.png", "parts.png", "augmentation-none.png"]
-    sheet = np.asarray(Image.open(tmp_path / "augmentation-none.png").convert("L")).astype(int)
-    assert sheet.shape[1] >= 3 * 52
-    left = sheet.shape[1] - 3 * 52
-    first, second = (sheet[-52:-4, left + n * 52 : left + n * 52 + 48] for n in (0, 1))
-    assert np.array_equal(first, second), "without augmentation every draw is the original"
-    _run([*words, "--augmentation", "high"], monkeypatch, capsys)
-    sheet = np.asarray(Image.open(tmp_path / "augmentation-high.png").convert("L")).astype(int)
-    first, second, third = (sheet[-52:-4, left + n * 52 : left + n * 52 + 48] for n in (0, 1, 2))
-    assert np.abs(first - second).mean() > 5
-    assert np.abs(second - third).mean() > 5
+    out = tmp_path / "[red]out"
+    words = ["audit", tree, "--split", split.strip(), "--out", out, "--cache-dir", cache_dir]
+    code, said, news = _run(words, monkeypatch, capsys)
+    assert code == 0
+    assert said.strip() == str(out / "index.html")
+    assert f"Written: {out}/index.html" in news
+    assert json.loads((out / "audit.json").read_text())["parts_from"] == split.strip()
+
+
+def test_files_are_whole_and_the_same_again_and_pairs_have_a_head_even_if_there_are_none(
+    tree, tmp_path, cache_dir, monkeypatch, capsys
+):
+    _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "audit").iterdir()}
+    assert sorted(first) == ["audit.json", "index.html", "pairs.csv"]
+    _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "audit").iterdir()} == first
+    assert pd.read_csv(tmp_path / "audit" / "pairs.csv").columns.tolist() == list(PAIR)
+
+
+def test_a_manifest_is_audited_like_its_folder(tree, tmp_path, cache_dir, monkeypatch, capsys):
+    _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
+    folder = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    write_manifest(load_manifest(tree, cache_dir), tmp_path / "m.parquet")
+    _audit(tmp_path / "m.parquet", tmp_path, cache_dir, monkeypatch, capsys)
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == folder
+
+
+def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monkeypatch, capsys):
+    for name in ("IM-0001-0001", "IM-0002-0001"):
+        path = tmp_path / "data" / "NORMAL" / f"{name}.jpeg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"not an image")
+    code, out, said = _audit(tmp_path / "data", tmp_path, cache_dir, monkeypatch, capsys, "--on-bad-image", "skip")
+    assert code == 2
+    assert out == ""
+    assert "BrokenImagesError: 2 images can't be read" in said
+    assert "say --on-bad-image skip" in said
+    assert not (tmp_path / "audit").exists()
+
+
+@pytest.mark.real
+def test_the_originals_give_their_class_away_by_file_format(cache_dir):
+    root = os.environ.get("PNEUMONIA_ORIGINALS")
+    if not root:
+        pytest.skip("PNEUMONIA_ORIGINALS names no folder of full-size X-rays")
+    manifest = load_manifest(Path(root), cache_dir)
+    found = audit(manifest, load_cache(manifest, 96, "squash", cache_dir).pixels)
+    score = found["baselines"]["metadata"]["pneumonia"]
+    assert score["accuracy"] >= 0.97
+    assert score["low"] > score["largest_class"] + 0.2
+    assert any("The files betray the class" in text for text in remarks(found))
+    assert found["quantities"]["quantisation"]["NORMAL"][2] < found["quantities"]["quantisation"]["BACTERIA"][2]
+    assert found["quantities"]["bytes"]["NORMAL"][2] > 4 * found["quantities"]["bytes"]["VIRUS"][2]
+    assert found["modes"]["NORMAL"].get("RGB", 0) == 0
+
+
+@pytest.mark.real
+def test_the_articles_split_of_the_real_data_leaks_four_in_ten_images(
+    real_xrays, tmp_path, cache_dir, monkeypatch, capsys
+):
+    code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "split=article", "--json")
+    assert code == 1
+    found = json.loads(out)
+    assert found["patients"] == 3669
+    assert found["duplicates"]["exact_groups"] == 24
+    shares = {
+        leak["parts"][1]: leak["share"][leak["parts"][1]] for leak in found["leaks"] if leak["parts"][0] == "train"
+    }
+    assert all(0.33 < share < 0.47 for share in shares.values())
+    assert sorted(shares) == ["test", "val"]

@@ -145,7 +145,9 @@ def test_a_patient_who_is_known_again_helps_nothing_since_groups_are_never_on_bo
     group = np.repeat(np.arange(80), 5)
     label = np.array(["a", "b"])[rng.integers(0, 2, 80)][group]
     face = rng.normal(size=(80, 30))[group] + 0.01 * rng.normal(size=(400, 30))
-    assert cross_validated(face, label, np.arange(400), forest)["accuracy"] > 0.95, "by image, patients are learnt by heart"
+    assert cross_validated(face, label, np.arange(400), forest)["accuracy"] > 0.95, (
+        "by image, patients are learnt by heart"
+    )
     assert cross_validated(face, label, group, forest)["accuracy"] < 0.65
 
 
