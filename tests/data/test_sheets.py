@@ -15,7 +15,7 @@ from pneumonia.config import AugmentationConfig
 from pneumonia.data.sheets import GAP, by_class, by_draw, by_part, chosen, grid
 from pneumonia.data.transforms import augment, build, image_seeds
 
-SIDE = 24
+SIDE = 64
 STEP = SIDE + GAP
 
 
@@ -73,7 +73,6 @@ def test_a_long_title_widens_the_sheet(pixels):
 def test_examples_are_of_as_many_patients_as_there_are_and_repeat_by_seed(manifest):
     rows = np.arange(30)
     first = chosen(manifest, rows, 10, 0)
-    assert manifest["patient_id"].to_numpy()[first].tolist() != []
     assert len(set(manifest["patient_id"].to_numpy()[first])) == 10
     assert np.array_equal(first, chosen(manifest, rows, 10, 0))
     assert not np.array_equal(first, chosen(manifest, rows, 10, 1))
@@ -172,5 +171,5 @@ def test_a_picture_that_few_programs_could_open_is_refused_before_anything_is_re
     words = ["/no/such/data", "--images", 100, "--draws", 100, "--size", 1024, "--out", tmp_path / "sheets"]
     code, _, said = _show(words, monkeypatch, capsys)
     assert code == 2
-    assert "--images 100, --draws 100 and --size 1024 make a picture of up to 10590 million pixels" in said
+    assert "--images 100, --draws 100 and --size 1024 make a picture of up to 10591 million pixels" in said
     assert not (tmp_path / "sheets").exists()
