@@ -115,3 +115,14 @@ def test_the_installed_command_works_from_any_directory(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "image_size: 75" in done.stdout
     assert not list(tmp_path.iterdir())
+
+
+def test_doctor_finds_files_that_are_no_images(monkeypatch, capsys, tmp_path, phantoms):
+    for path in phantoms.rglob("*.jpeg"):
+        target = tmp_path / path.parent.name / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.hardlink_to(path)
+    (tmp_path / "NORMAL" / "IM-9999-0001.jpeg").write_bytes(b"")
+    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert re.search(r"PROBLEM +data +1 files are no images: IM-9999-0001\.jpeg", out), out

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pneumonia.cli import key_values, wants_help
-from pneumonia.errors import ConfigError, PneumoniaError
+from pneumonia.errors import ConfigError, PneumoniaError, some
 
 HELP = """
 usage: pneumonia doctor [data.root=DIR] [data=azure] [runs_dir=runs] [cache_dir=cache]
@@ -118,6 +118,7 @@ def _data(root: Path, cache_dir: Path) -> Finding:
 
     from pneumonia.data.releases import check_classes, recognise
     from pneumonia.labels import PNEUMONIA, SUBTYPE, UNKNOWN_KIND
+    from pneumonia.parallel import in_threads
 
     try:
         found = recognise(root.expanduser().resolve(), cache_dir).images
@@ -126,6 +127,12 @@ def _data(root: Path, cache_dir: Path) -> Finding:
         check_classes(Counter(task.groups[item.label] for item in found), task.classes, str(root))
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
+    broken = [name for name in in_threads(_unreadable, [item.path for item in found]) if name]
+    if broken:
+        return (
+            False,
+            f"{len(broken)} files are no images: {some(broken, 3)}. `pneumonia data import {root}` lists all with reasons.",
+        )
     counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
 
@@ -138,3 +145,14 @@ def _azure(words: dict[str, str]) -> Finding:
     places = {name: words.get(f"data.azure.{name}", getattr(usual, name)) for name in ("train", "validation", "test")}
     kept = {name: place for name, place in places.items() if place not in {None, "", "null"}}
     return check_access(words.get("data.azure.account_url"), kept)
+
+
+def _unreadable(path: Path) -> str:
+    """The name of a file whose first bytes are no image's; empty where they are."""
+    from pneumonia.data.images import UnreadableImageError, read_header
+
+    try:
+        read_header(path.read_bytes())
+    except (UnreadableImageError, OSError):
+        return path.name
+    return ""

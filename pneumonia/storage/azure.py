@@ -50,7 +50,7 @@ SECRETS: Final = re.compile(
 )
 REMEDIES: Final = {
     "AuthorizationPermissionMismatch": "the token or account lacks the right (to write, perhaps).",
-    "AuthorizationFailure": "the token or account lacks the right (to write, perhaps), or the firewall keeps you out.",
+    "AuthorizationFailure": "the key is wrong, the token or account lacks the right, or the firewall keeps you out.",
     "InsufficientAccountPermissions": "the token or account lacks the right (to write, perhaps).",
     "AuthenticationFailed": "the key is wrong, the token has expired or was cut in copying, or this machine's clock is wrong.",
     "InvalidAuthenticationInfo": "the key is wrong, or the token has expired or was cut in copying.",
@@ -273,6 +273,8 @@ def _default_credential() -> Any:
 
 def _may_mend(error: AzureError) -> bool:
     """Whether trying again can help: the connection, a busy or broken service, a stream that was cut."""
+    if isinstance(error, ClientAuthenticationError):
+        return False  # a key that is no base64 fails here, before anything is sent
     status = error.status_code if isinstance(error, HttpResponseError) else None
     return status is None or status in {408, 429} or status >= 500 or status < 300
 

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -459,22 +458,6 @@ def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monk
     assert "BrokenImagesError: 2 images can't be read" in said
     assert "say --on-bad-image skip" in said
     assert not (tmp_path / "audit").exists()
-
-
-@pytest.mark.real
-def test_the_originals_give_their_class_away_by_file_format(cache_dir):
-    root = os.environ.get("PNEUMONIA_ORIGINALS")
-    if not root:
-        pytest.skip("PNEUMONIA_ORIGINALS names no folder of full-size X-rays")
-    manifest = load_manifest(Path(root), cache_dir)
-    found = audit(manifest, load_cache(manifest, 96, "squash", cache_dir).pixels)
-    score = found["baselines"]["metadata"]["pneumonia"]
-    assert score["accuracy"] >= 0.97
-    assert score["low"] > score["largest_class"] + 0.2
-    assert any("The files betray the class" in text for text in remarks(found))
-    assert found["quantities"]["quantisation"]["NORMAL"][2] < found["quantities"]["quantisation"]["BACTERIA"][2]
-    assert found["quantities"]["bytes"]["NORMAL"][2] > 4 * found["quantities"]["bytes"]["VIRUS"][2]
-    assert found["modes"]["NORMAL"].get("RGB", 0) == 0
 
 
 @pytest.mark.real
