@@ -76,11 +76,13 @@ def conclusion(found: dict[str, Any]) -> tuple[str, str]:
     """``clean``, ``leak`` or ``unknown``, and one sentence that says so."""
     named = [name for name in found["parts"] if name in PARTS]
     if found["leaks"]:
-        texts = [
-            f"{leak['groups']} patients or X-rays stand in both {leak['parts'][0]} and {leak['parts'][1]} "
-            f"({leak['share'][leak['parts'][1]]:.1%} of the images of {leak['parts'][1]})"
-            for leak in found["leaks"]
-        ]
+        texts = []
+        for leak in found["leaks"]:
+            one, other = leak["parts"]
+            who = "patient or X-ray stands" if leak["groups"] == 1 else "patients or X-rays stand"
+            texts.append(
+                f"{leak['groups']} {who} in both {one} and {other} ({leak['share'][other]:.1%} of the images of {other})"
+            )
         return "leak", f"LEAK: {'; '.join(texts)}. Scores on these parts are optimistic."
     if len(named) < 2:
         return "unknown", "The data are not divided into parts, so nothing can leak yet; name a split to audit it."
@@ -94,12 +96,12 @@ def remarks(found: dict[str, Any]) -> list[str]:
     pair = found["pairs"][0] if found["pairs"] else {}
     if counts["label_conflicts"]:
         said.append(
-            f"{counts['label_conflicts']} pairs of copies have two labels, for example {pair['first']} ({pair['first_label']}) "
+            f"Pairs of copies with two labels: {counts['label_conflicts']}, for example {pair['first']} ({pair['first_label']}) "
             f"and {pair['second']} ({pair['second_label']}). One of each is wrong: correct it, or leave both out."
         )
     if counts["across_patients"] and found["patients_known"]:
         said.append(
-            f"{counts['across_patients']} pairs of copies have two patients, who are one child or a mistake in the names. Our "
+            f"Pairs of copies under two patients: {counts['across_patients']}. They are one child, or a name is wrong. Our "
             "splits keep them together; splits by patient alone would tear them."
         )
     told = {title: found["baselines"]["metadata"][task] for task, title in TASKS.items()}
@@ -127,10 +129,10 @@ def remarks(found: dict[str, Any]) -> list[str]:
     some_unknown = found["images_without_patient"] if found["patients_known"] else 0
     if some_unknown:
         said.append(
-            f"{some_unknown} images name no patient; each counts as its own, and only copies of it can be found."
+            f"Images that name no patient: {some_unknown}. Each counts as its own, and only copies of it can be found."
         )
     if found.get("skipped"):
-        said.append(f"{len(found['skipped'])} images can't be read and were left out.")
+        said.append(f"Images that can't be read and were left out: {len(found['skipped'])}.")
     return said
 
 

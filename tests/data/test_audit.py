@@ -182,6 +182,8 @@ def test_broken_images_are_all_listed_and_nothing_is_written_or_they_are_left_ou
         (["audit", "DATA", "split.kk=3"], r"split\.kk=3 is not understood.*'split\.k'"),
         (["show", "DATA", "--augmentation", "hihg"], "augmentation=hihg is not known.*'high'"),
         (["show", "DATA", "--images", "0"], "--images 0 is out of range"),
+        (["audit", "DATA", "--out", __file__], r"--out .*test_audit\.py is a file; name a folder"),
+        (["show", "DATA", "--out", __file__], r"--out .*test_audit\.py is a file; name a folder"),
         (["show", "DATA", "--draws", "many"], "invalid int value: 'many'"),
         (["auditt"], "there is no verb 'auditt'.*'audit'"),
     ],
@@ -383,8 +385,8 @@ def test_words_say_what_the_figures_mean(data):
     normal, virus = (int(np.flatnonzero(conflict["label"] == label)[0]) for label in ("NORMAL", "VIRUS"))
     conflict.loc[virus, ["sha256", "phash"]] = conflict.loc[normal, ["sha256", "phash"]].to_list()
     said = remarks(audit(conflict, pixels))
-    assert re.search(r"1 pairs of copies have two labels.*(\(NORMAL\).*\(VIRUS\)|\(VIRUS\).*\(NORMAL\))", said[0])
-    assert "1 pairs of copies have two patients" in said[1]
+    assert re.search(r"Pairs of copies with two labels: 1,.*(\(NORMAL\).*\(VIRUS\)|\(VIRUS\).*\(NORMAL\))", said[0])
+    assert "Pairs of copies under two patients: 1." in said[1]
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def test_data_without_patients_are_not_called_free_of_leaks_by_patient(data):
     half.loc[:9, "patient_id"] = unknown["patient_id"]
     found = audit(half, pixels)
     assert found["images_without_patient"] == 10
-    assert any("10 images name no patient" in text for text in remarks(found))
+    assert any("Images that name no patient: 10." in text for text in remarks(found))
 
 
 def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_path, cache_dir, monkeypatch, capsys):

@@ -58,6 +58,7 @@ def run(arguments: list[str]) -> int:
     )
     words = [word for word in arguments if SPLIT_WORD.match(word)]  # they may stand anywhere
     options = parser.parse_args([word for word in arguments if word not in words])
+    parser.check(options.out.is_dir() or not options.out.exists(), f"--out {options.out} is a file; name a folder")
     plan = _plan(words, options.split)
     import pandas as pd
     from rich.markup import escape

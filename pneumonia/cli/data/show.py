@@ -48,6 +48,7 @@ def run(arguments: list[str]) -> int:
         help="where decoded images are kept (cache, or the environment variable PNEUMONIA_CACHE)",
     )
     options = parser.parse_args(arguments)
+    parser.check(options.out.is_dir() or not options.out.exists(), f"--out {options.out} is a file; name a folder")
     for name, low, high in (("images", 1, 100), ("draws", 1, 100), ("size", 16, 1024), ("seed", 0, 2**32 - 1)):
         value = getattr(options, name)
         parser.check(low <= value <= high, f"--{name} {value} is out of range: it must be from {low} to {high}")

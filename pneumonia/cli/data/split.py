@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pneumonia.cli import key_values, wants_help
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, some
 
 if TYPE_CHECKING:
     from pneumonia.config import SplitConfig
@@ -52,6 +52,10 @@ def run(arguments: list[str]) -> int:
     from pneumonia.data.splits import PARTS, make_split
 
     manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
+    bad = manifest[manifest["problem"] != ""]
+    if len(bad):  # a run leaves them out too, with data.on_bad_image=skip, or stops
+        warn(f"Images that can't be read are not in the split: {some(bad['path'], 3)}")
+        manifest = manifest[manifest["problem"] == ""].reset_index(drop=True)
     group = groups(manifest)
     split = make_split(manifest, plan, group)
     labels = sorted(manifest["label"].unique())
