@@ -22,7 +22,8 @@ from pneumonia.config import DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
 from pneumonia.labels import SUBTYPE
-from pneumonia.models.base import Classifier, Setup, build_classifier
+from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.build import build_classifier
 from pneumonia.optim import build_optimizer
 from pneumonia.runs import RunFolder
 from pneumonia.train import quiet

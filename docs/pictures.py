@@ -1,16 +1,25 @@
-"""Draws the README's pictures: phantoms by class, and the curves of a run.   .venv/bin/python docs/pictures.py RUN."""
+"""Draws the pictures of the README and the docs.
+
+.venv/bin/python docs/pictures.py phantoms|activations
+.venv/bin/python docs/pictures.py training RUN
+.venv/bin/python docs/pictures.py weights RUN     a few of the pictures that a perceptron's run keeps, side by side
+"""
 
 import sys
+import textwrap
 from pathlib import Path
 
 import matplotlib
 import pandas as pd
+import torch
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from pneumonia.data.phantom import draw
 from pneumonia.labels import LABELS
+from pneumonia.models.activations import ACTIVATIONS
 
 COLUMNS = 6
 INK = {"train": "#0072B2", "val": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
@@ -46,7 +55,48 @@ def curves(run: Path, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def activations(path: Path) -> None:
+    """Every activation with its derivative; the softmax of two inputs, of which one stays at zero."""
+    figure, axes = plt.subplots(3, 4, figsize=(11, 7.6), sharex=True)
+    x = torch.linspace(-4, 4, 801, dtype=torch.float64)
+    for axis, (name, item) in zip(axes.flat, ACTIVATIONS.items(), strict=True):
+        inputs = x.clone().requires_grad_()
+        pair = torch.stack([inputs, torch.zeros_like(inputs)], dim=1)
+        # A copy, since some activations work in place.
+        y = item.build().double()(inputs * 1) if item.by_element else item.build()(pair)[:, 0]
+        (slope,) = torch.autograd.grad(y.sum(), inputs)
+        axis.plot(x, y.detach(), color=INK["train"], linewidth=2, label="f(x)")
+        style = "--" if name == "binary_step" else "-"
+        axis.plot(x, slope, style, color=INK["val"], linewidth=1.4, label="f'(x)")
+        axis.set(title=name, ylim=(-1.8, 2.2), xlim=(-4, 4))
+        axis.set_xlabel(_wrapped(item.formula), fontsize=8)
+        axis.axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axis.axvline(0, color="0.8", linewidth=0.8, zorder=0)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8, labelbottom=True)
+    axes[0, 0].text(-3.8, 1.25, "dashed: the stand-in\nit is trained with", fontsize=8, color=INK["val"])
+    axes[0, 0].legend(frameon=False, loc="lower right", fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def weights(run: Path, path: Path) -> None:
+    """The weights after the first, some middle and the last epoch."""
+    pages = sorted((run / "pictures" / "weights").glob("*.png"))
+    chosen = [pages[round(share * (len(pages) - 1))] for share in (0, 0.07, 0.33, 1)]
+    pictures = [Image.open(page) for page in chosen]
+    sheet = Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height), (255, 255, 255))
+    for number, picture in enumerate(pictures):
+        sheet.paste(picture, (number * picture.width, 0))
+    sheet.save(path)
+
+
+def _wrapped(text: str, width: int = 34) -> str:
+    return "\n".join(textwrap.wrap(text, width))
+
+
 if __name__ == "__main__":
     images = Path(__file__).parent / "images"
-    phantoms(images / "phantoms.png")
-    curves(Path(sys.argv[1]), images / "training.png")
+    draws = {"phantoms": phantoms, "activations": activations, "training": curves, "weights": weights}
+    kind, *runs = sys.argv[1:]
+    draws[kind](*map(Path, runs), images / f"{kind}.png")

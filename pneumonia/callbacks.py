@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule, Trainer
@@ -14,6 +14,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pneumonia.console import CONSOLE, figure, say
+from pneumonia.explain import weights_picture
+from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder
 from pneumonia.storage.local import replacing
 
@@ -29,13 +31,14 @@ class Recorder(Checkpoint):
     ``on_train_epoch_start`` in the epoch that follows a resume.
 
     Attributes:
-        best_epoch: Epoch of the lowest ``val/loss`` so far, from 0; -1 before the first.
+        best_epoch: Epoch of the best ``monitor`` so far, from 0; -1 before the first.
         stopped: Whether early stopping has ended the run.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, monitor: str = "val/loss") -> None:
         self.folder = folder
-        self.best_loss = math.inf
+        self.monitor = monitor
+        self.best = math.nan
         self.best_epoch = -1
         self.stopped = False
         self.fit_s = 0.0
@@ -43,9 +46,10 @@ class Recorder(Checkpoint):
         self.images = 0
         self.batches = 0
         self._started = self._epoch_started = 0.0
+        self._rate = math.nan
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("best_loss", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
+        keys = ("best", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
         return {key: getattr(self, key) for key in keys}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -55,6 +59,9 @@ class Recorder(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self._started = self._epoch_started = time.perf_counter()
+            self._rate = float(
+                trainer.optimizers[0].param_groups[-1]["lr"]
+            )  # schedules have moved on when the epoch ends
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.train_s += time.perf_counter() - self._epoch_started
@@ -69,10 +76,10 @@ class Recorder(Checkpoint):
         self.fit_s += time.perf_counter() - self._started
         self.stopped = trainer.should_stop
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._append({"epoch": trainer.current_epoch, "lr": _rate(trainer), **dict(sorted(values.items()))})
-        loss = values["val/loss"]
-        if self.best_epoch < 0 or loss < self.best_loss:
-            self.best_loss, self.best_epoch = (loss if math.isfinite(loss) else math.inf), trainer.current_epoch
+        self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
+        value = values[self.monitor]
+        if self.best_epoch < 0 or better(value, self.best, self.monitor):
+            self.best, self.best_epoch = value, trainer.current_epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
 
@@ -95,6 +102,21 @@ class Recorder(Checkpoint):
     def _save(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
         with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)
+
+
+class WeightPictures(Callback):
+    """A picture of the weights after each epoch, for families whose weights can be looked at."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        weights = pl_module.weight_images() if isinstance(pl_module, Classifier) else {}
+        if weights:
+            epoch = trainer.current_epoch
+            page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch + 1} of {trainer.max_epochs}")
+            with replacing(self.folder.weight_picture(epoch)) as part:
+                page.save(part, "PNG")
 
 
 class EpochReport(Callback):
@@ -120,6 +142,8 @@ class EpochReport(Callback):
         total = int(trainer.num_training_batches)
         self._task = self._progress.add_task(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=total)
         self._progress.start()
+        if isinstance(pl_module, Classifier):
+            pl_module.report = self._say
         self._before = (self.recorder.images, self.recorder.train_s)
 
     def on_train_batch_end(
@@ -145,10 +169,27 @@ class EpochReport(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
 
+    def _say(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            description = str(self._progress.tasks[self._task].description).partition(", ")[0]
+            self._progress.update(self._task, description=f"{description}, {text}")
+
     def _close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def better(value: float, best: float, monitor: str) -> bool:
+    """Whether a metric beats the best so far: losses are better when lower, all others when higher; NaN beats nothing."""
+    if math.isnan(value) or math.isnan(best):
+        return not math.isnan(value)
+    return value < best if direction(monitor) == "min" else value > best
+
+
+def direction(monitor: str) -> Literal["min", "max"]:
+    """``min`` for metrics that are better when lower."""
+    return "min" if monitor.rpartition("/")[2] in {"loss", "fpr", "fnr"} else "max"
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
@@ -165,10 +206,6 @@ def peak_memory_mib() -> float:
         return round(torch.cuda.max_memory_allocated() / MIB, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / MIB if sys.platform == "darwin" else peak / 1024, 1)  # Linux counts KiB, macOS bytes
-
-
-def _rate(trainer: Trainer) -> float:
-    return float(trainer.optimizers[0].param_groups[0]["lr"])
 
 
 def _shown(values: Any, name: str) -> str:

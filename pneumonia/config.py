@@ -14,7 +14,7 @@ from typing import Any, Final
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from pneumonia.errors import ConfigError, nearest
+from pneumonia.errors import ConfigError, LayoutError, nearest
 from pneumonia.labels import TASKS
 
 PACKAGE: Final = Path(__file__).resolve().parent
@@ -107,6 +107,11 @@ class TrainConfig:
     label_smoothing: float = 0.0
     class_weights: str = "none"
     normalisation: str = "half"
+    mixup: float = 0.0
+    ema: float | None = None
+    swa: float | None = None
+    tta: str = "none"
+    monitor: str | None = None
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     runs_dir: str = "runs"
     cache_dir: str = "cache"
@@ -197,6 +202,15 @@ def check_values(plain: Any) -> None:
         raise ConfigError(
             f"data.root has no value, and data={source} needs one. Say data.root=... on the command line."
         )
+    if plain["monitor"] not in {None, *MONITORS}:
+        words = ", ".join(MONITORS)
+        raise ConfigError(
+            f"monitor={plain['monitor']} is not known; choose one of {words}, or null.{nearest(str(plain['monitor']), MONITORS)}"
+        )
+    if plain["ema"] is not None and plain["swa"] is not None:
+        raise ConfigError(
+            f"ema={plain['ema']} and swa={plain['swa']} are two averages of the same weights. Say ema=null or swa=null."
+        )
     if split["method"] in {"kfold", "rotating"} and split["fold"] >= split["k"] and not split["file"]:
         raise ConfigError(
             f"split.fold={split['fold']} is no fold of split.k={split['k']}: folds count from 0 to {split['k'] - 1}."
@@ -207,6 +221,22 @@ def check_values(plain: Any) -> None:
         )
     if Path(plain["name"]).name != plain["name"] or plain["name"] in {"", ".", ".."}:
         raise ConfigError(f"name={plain['name']!r} can not name a folder under runs_dir. Use letters, digits, - and _.")
+
+
+def check_root(root: Path) -> None:
+    """Refuses a place of data that is not there; cheap, so that it can be asked before anything is loaded.
+
+    Raises:
+        LayoutError: There is neither a file nor a folder.
+    """
+    if not root.exists():
+        hint = {
+            ".npz": " `pneumonia data import --from medmnist` downloads it.",
+            ".parquet": f" `pneumonia data import SOURCE --out {root}` writes one.",
+        }.get(root.suffix, "")
+        raise LayoutError(
+            f"data.root={root} does not exist; it must be the folder or file that holds the X-rays. Check the path.{hint}"
+        )
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -254,6 +284,9 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("data.azure.workers", _number(1, 256), "a number of transfers at once from 1 to 256"),
     ("num_workers", _number(0, 256), "a number of processes from 0 to 256"),
     ("label_smoothing", _number(0, 0.99), "a fraction from 0 to 0.99"),
+    ("mixup", _number(0, 100), "a strength (alpha) from 0 (none) to 100"),
+    ("ema", _number(0, 1 - 1e-9, above=True), "null, or a decay above 0 and below 1, for example 0.99"),
+    ("swa", _number(0, 0.999), "null, or a fraction of the epochs from 0 to 0.999"),
     ("early_stopping.patience", _number(1), "null, or a number of epochs, 1 or more"),
     ("early_stopping.min_delta", _number(0), "0 or more"),
     ("data.phantom.patients", _number(12, 100_000), "a number from 12 (four a class) to 100000"),
@@ -273,6 +306,9 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("scheduler.drop", _number(0, 1, above=True), "a factor above 0, at most 1"),
     ("scheduler.every", _number(0, above=True), "a number of epochs above 0"),
     ("scheduler.rate", _number(0), "a decay rate of 0 or more"),
+    ("scheduler.factor", _number(0, 0.9999, above=True), "a factor above 0, below 1"),
+    ("scheduler.patience", _number(0, whole=True), "a number of epochs, 0 or more"),
+    ("scheduler.least", _number(0, 1), "a fraction of the learning rate from 0 to 1"),
     ("scheduler.warmup", _number(0, 0.99, above=True), "a fraction of the steps above 0, at most 0.99"),
     ("trainer.gradient_clip_val", _number(0, above=True), "null, or above 0"),
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
@@ -280,10 +316,12 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
     ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),
 ]
+MONITORS: Final = ("val/loss", "val/accuracy", "val/f1_macro", "val/recall_macro", "val/auroc")
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "task": tuple(TASKS),
     "class_weights": ("none", "balanced"),
-    "normalisation": ("half", "minmax", "zscore", "robust"),
+    "normalisation": ("half", "minmax", "zscore", "robust", "imagenet"),
+    "tta": ("none", "flip", "shift"),
     "data.source": ("phantom", "folder", "azure", "medmnist"),
     "data.resize": ("squash", "pad"),
     "data.on_bad_image": ("error", "skip"),

@@ -15,8 +15,8 @@ from pneumonia.data.datamodule import Images, XRayData, load_images
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.errors import RunError, SplitError
 from pneumonia.labels import TASKS, Task
-from pneumonia.metrics import from_confusion, nullable
-from pneumonia.models.base import load_classifier
+from pneumonia.metrics import confusion_counts, nullable
+from pneumonia.models.build import load_classifier
 from pneumonia.predictions import arrays, predict_part, table_metrics
 from pneumonia.runs import RunFolder, open_run
 from pneumonia.statistics import bootstrap_intervals, calibration
@@ -109,9 +109,7 @@ def _report(predictions: pd.DataFrame, part: str, task: Task) -> dict[str, Any]:
         name: nullable({"value": value, "low": bounds[name][0], "high": bounds[name][1]})
         for name, value in values.items()
     }
-    confusion = np.zeros((len(task.classes),) * 2, dtype=np.int64)
-    np.add.at(confusion, (label, probability.argmax(axis=1)), 1)
-    assert np.isclose(from_confusion(confusion, task)["accuracy"], values["accuracy"])
+    confusion = confusion_counts(probability.argmax(axis=1), label, len(task.classes))
     return {
         "split": part,
         "n": len(predictions),

@@ -50,17 +50,20 @@ def from_confusion(confusion: NDArray[np.generic], task: Task) -> dict[str, NDAr
 
     Args:
         confusion: ``(..., K, K)`` counts, true class by predicted class.
-        task: ``pneumonia`` adds FPR = FP / (FP + TN) and FNR = FN / (FN + TP), pneumonia being positive.
+        task: ``pneumonia`` is binary, with pneumonia being positive; the others give figures by class.
 
     Returns:
-        ``accuracy``, ``f1_macro``, ``recall_macro`` and for the binary task ``fpr``, ``fnr``; each ``(...)``. NaN where
-        undefined: a mean over classes of which one has no image is not a mean over classes.
+        ``accuracy``, ``f1_macro``, ``recall_macro``; for the binary task ``f1``, ``sensitivity`` = TP / (TP + FN),
+        ``specificity`` = TN / (TN + FP), ``fpr`` = FP / (FP + TN) and ``fnr`` = FN / (FN + TP); for others
+        ``recall_<class>`` and ``precision_<class>``. Each ``(...)``. NaN where undefined: the precision of a class that is
+        never predicted; a mean over classes of which one has no image.
     """
     counts = confusion.astype(np.float64)
     hit = np.diagonal(counts, axis1=-2, axis2=-1)
     actual, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
     with np.errstate(invalid="ignore", divide="ignore"):
         recall = hit / actual
+        precision = hit / predicted
         f1 = np.where(actual > 0, 2 * hit / (actual + predicted), np.nan)
         values = {
             "accuracy": hit.sum(axis=-1) / actual.sum(axis=-1),
@@ -68,9 +71,24 @@ def from_confusion(confusion: NDArray[np.generic], task: Task) -> dict[str, NDAr
             "recall_macro": recall.mean(axis=-1),
         }
     if task.name == "pneumonia":
-        values["fpr"] = 1 - recall[..., 0]
-        values["fnr"] = 1 - recall[..., 1]
+        specificity, sensitivity = recall[..., 0], recall[..., 1]
+        values |= {"f1": f1[..., 1], "sensitivity": sensitivity, "specificity": specificity}
+        return values | {"fpr": 1 - specificity, "fnr": 1 - sensitivity}
+    for name, values_by_class in (("recall", recall), ("precision", precision)):
+        values |= {by_class(name, label): values_by_class[..., k] for k, label in enumerate(task.classes)}
     return values
+
+
+def by_class(name: str, label: str) -> str:
+    """The key of a figure for one class: ``recall_virus``."""
+    return f"{name}_{label.lower()}"
+
+
+def confusion_counts(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
+    """Images by true class (rows) and predicted class (columns), ``(K, K)``, of class numbers ``(N,)``."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (label, predicted), 1)
+    return counts
 
 
 def nullable(values: dict[str, float]) -> dict[str, float | None]:

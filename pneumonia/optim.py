@@ -6,20 +6,25 @@ swap from config alone.
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from hydra.utils import get_object
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from pneumonia.errors import ConfigError, nearest
 
+PLATEAU_MONITOR: Final = "val/loss"
 Schedule = dict[str, Any]  # what LightningModule.configure_optimizers returns as "lr_scheduler"
 
 
-def build_optimizer(parameters: Iterable[torch.nn.Parameter], config: dict[str, Any]) -> Optimizer:
+def build_optimizer(parameters: Iterable[Any], config: dict[str, Any]) -> Optimizer:
     """The optimiser of a config node: ``_target_`` names its class, the other keys are its arguments.
+
+    Args:
+        parameters: Parameters, or groups of them as torch takes them.
+        config: The node.
 
     Raises:
         ConfigError: ``_target_`` is no optimiser, or an argument is not one of its own.
@@ -52,7 +57,7 @@ def build_schedule(optimizer: Optimizer, config: dict[str, Any], epochs: int, st
     settings = dict(config)
     name = str(settings.pop("_target_", "")).removeprefix(f"{__name__}.")
     factories: dict[str, Callable[..., Schedule]] = {
-        factory.__name__: factory for factory in (constant, step, exponential, cosine, one_cycle)
+        factory.__name__: factory for factory in (constant, step, exponential, cosine, one_cycle, plateau)
     }
     if name not in factories:
         raise ConfigError(f"scheduler._target_={name} is not known; choose one of {', '.join(factories)}.")
@@ -89,6 +94,16 @@ def one_cycle(optimizer: Optimizer, epochs: int, steps: int, *, warmup: float) -
     peak = [float(group["lr"]) for group in optimizer.param_groups]
     scheduler = OneCycleLR(optimizer, peak, total_steps=max(steps, 1), pct_start=warmup, cycle_momentum=cycles)
     return {"scheduler": scheduler, "interval": "step", "name": "lr"}
+
+
+def plateau(optimizer: Optimizer, epochs: int, steps: int, *, factor: float, patience: int, least: float) -> Schedule:
+    """``lr`` times ``factor`` whenever ``val/loss`` has not fallen by a ten-thousandth for more than ``patience`` epochs.
+
+    Never below ``least`` times ``lr``.
+    """
+    floors = [least * float(group["lr"]) for group in optimizer.param_groups]
+    scheduler = ReduceLROnPlateau(optimizer, factor=factor, patience=patience, threshold=1e-4, min_lr=floors, eps=0.0)
+    return {"scheduler": scheduler, "interval": "epoch", "name": "lr", "monitor": PLATEAU_MONITOR}
 
 
 def _by_epoch(scheduler: LRScheduler) -> Schedule:

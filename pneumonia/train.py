@@ -14,9 +14,10 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import EarlyStopping
 
-from pneumonia.callbacks import EpochReport, Recorder, peak_memory_mib, read_metrics
+from pneumonia.announce import announce, show
+from pneumonia.callbacks import EpochReport, Recorder, WeightPictures, direction, peak_memory_mib, read_metrics
 from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
-from pneumonia.console import figure, say, table, warn
+from pneumonia.console import say
 from pneumonia.data.datamodule import Images, XRayData, load_images
 from pneumonia.data.duplicates import groups
 from pneumonia.data.leaks import Leak, find_leaks
@@ -24,13 +25,14 @@ from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import Scaling, fit_scaling, histogram
 from pneumonia.data.split_files import check_split_file, load_split
-from pneumonia.data.splits import FOLDED, PARTS, split_sha256
+from pneumonia.data.splits import PARTS, split_sha256
 from pneumonia.errors import CheckpointError, PneumoniaError
 from pneumonia.labels import TASKS
-from pneumonia.metrics import nullable
-from pneumonia.models.base import Classifier, Setup, build_classifier, load_classifier
+from pneumonia.metrics import confusion_counts, nullable
+from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.build import build_classifier, check_family, family_of, load_classifier
 from pneumonia.optim import build_optimizer, build_schedule
-from pneumonia.predictions import predict_part, table_metrics
+from pneumonia.predictions import arrays, predict_part, table_metrics
 from pneumonia.runs import RunFolder, run_identity, versions, writable
 from pneumonia.storage.local import replacing
 
@@ -57,7 +59,8 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     writable(runs_dir)
     seed_everything(config["seed"], verbose=False)
     # A setting that no family, optimiser or schedule takes is found before any data are read.
-    parameters = build_classifier(config["model"], _setup(config)).parameters()
+    check_family(config)
+    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
     build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
     plan = SplitConfig(**config["split"])
     if plan.file is not None:
@@ -74,7 +77,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
     check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
     hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
-    run_id = run_identity(identity(config), **hashes)
+    run_id = run_identity(_known(config), **hashes)
     folder = RunFolder(runs_dir / config["name"] / run_id)
     classifier = build_classifier(config["model"], _setup(config, data))
 
@@ -85,7 +88,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
             return done
         if config["force"]:
             folder.clear()
-        _announce(config, data, leaks, folder)
+        announce(config, classifier, data, leaks, folder)
         folder.begin(config)
         with replacing(folder.split(hashes["split_sha256"])) as part:
             split.to_parquet(part, index=False)
@@ -112,32 +115,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
 
 
-def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
-    """The table at the end of a run."""
-    metrics = result["metrics"]
-    names = list(metrics["val"])
-    trained = metrics["train"]
-    rows = [(name, figure(trained[name]) if name in trained else "", figure(metrics["val"][name])) for name in names]
-    title = (
-        f"{result['model']['_target_'].rpartition('.')[2]}, best epoch {result['best_epoch'] + 1} of {result['epochs']}"
-    )
-    table(title, ("metric", "train", "val"), rows)
-    cost = result["cost"]
-    if cost["images_per_s"]:
-        say(
-            f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}"
-        )
-    for leak in result["data"]["leaks"]:
-        warn(_leak_text(result["config"]["split"]["method"], Leak(**leak)))
-    if result["data"]["skipped"]:
-        warn(
-            f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json."
-        )
-    if note:
-        say(note)
-    say(f"Run folder: [bold]{folder.path}[/]")
-
-
 def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
     weights, scaling = None, Scaling()
     if data is not None:
@@ -156,7 +133,17 @@ def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
         scheduler=config["scheduler"],
         label_smoothing=config["label_smoothing"],
         class_weights=weights,
+        mixup=config["mixup"],
+        ema=config["ema"],
+        swa=config["swa"],
+        tta=config["tta"],
     )
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+    """What of the config can change the result; a file of weights counts by its content."""
+    model = family_of(config["model"]).identity(config["model"])
+    return identity({**config, "model": model})
 
 
 def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) -> XRayData:
@@ -169,15 +156,18 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         config["seed"],
         config["num_workers"],
         config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
+        family_of(config["model"]).whole_part,
     )
 
 
 def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder: RunFolder) -> Recorder:
-    recorder = Recorder(folder)
-    callbacks: list[Any] = [recorder]
+    monitor = config["monitor"] or classifier.best_by
+    recorder = Recorder(folder, monitor)
+    callbacks: list[Any] = [recorder, WeightPictures(folder)]
     patience = config["early_stopping"]["patience"]
     if patience is not None:
-        callbacks.append(EarlyStopping("val/loss", min_delta=config["early_stopping"]["min_delta"], patience=patience))
+        least = config["early_stopping"]["min_delta"]
+        callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
     classifier.most_batches = data.most_batches()
     words = dict(config["trainer"])
     if words.pop("enable_progress_bar"):
@@ -241,6 +231,8 @@ def _result(
     predictions = predict_part(best, data, "val", recorder.best_epoch)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
+    probability, label = arrays(predictions, data.task.classes)
+    confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
     history = read_metrics(folder)
     row = history[recorder.best_epoch]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
@@ -262,6 +254,7 @@ def _result(
         "epochs": len(history),
         "best_epoch": recorder.best_epoch,
         "metrics": {"train": nullable(trained), "val": nullable(table_metrics(predictions, data.task))},
+        "confusion": {"classes": list(data.task.classes), "counts": confusion.tolist()},
         "cost": {
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             **recorder.speed(),
@@ -270,30 +263,3 @@ def _result(
         },
         "versions": versions(),
     }
-
-
-def _announce(config: dict[str, Any], data: XRayData, leaks: list[Leak], folder: RunFolder) -> None:
-    counts = {part: data.counts(part) for part in PARTS}
-    classes = data.task.classes
-    rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
-    table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
-    if config["data"]["source"] == "phantom":
-        say(
-            "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
-        )
-    method, split = config["split"]["method"], config["split"]
-    if method in FOLDED:
-        turns = f"; every {split['every']} epochs the next one does" if data.rotate_every else ""
-        say(f"Fold {split['fold']} of {split['k']} validates{turns}")
-    for leak in leaks:
-        warn(_leak_text(method, leak))
-    for path, reason in data.images.skipped.items():
-        warn(f"left out {path}: {reason}")
-    say(f"Training {folder.path.name}: {config['max_epochs']} epochs, batches of {config['batch_size']}")
-
-
-def _leak_text(method: str, leak: Leak) -> str:
-    return (
-        f"split={method} is LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient that "
-        f"the model was trained on, for example {leak.example}. Its scores are optimistic; split=grouped keeps patients apart."
-    )

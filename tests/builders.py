@@ -9,10 +9,46 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from lightning import Trainer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
+from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.labels import TASKS
+from pneumonia.models.base import Classifier
+
+
+def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: object) -> Trainer:
+    """Lightning's own loop without any of our callbacks, on the CPU."""
+    data.whole_train = classifier.whole_part
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        **{"limit_val_batches": 0, **words},
+    )
+    trainer.fit(classifier, data)
+    return trainer
+
+
+def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", **words: object) -> XRayData:
+    """A data module of these images ``(N, H, W)`` uint8, all in the training part and all in val."""
+    twice = np.concatenate([pixels, pixels])
+    count = len(pixels)
+    manifest = pd.DataFrame({"image_id": [f"i{n}" for n in range(2 * count)], "label": labels + labels})
+    manifest["patient_id"] = manifest["image_id"]
+    part = ["train"] * count + ["val"] * count
+    split = pd.DataFrame({"image_id": manifest["image_id"], "part": part, "fold": -1})
+    images = Images(manifest, twice, np.arange(2 * count), {})
+    return XRayData(images, split, TASKS[task], **{"batch_size": count, **words})
 
 
 def tree(root: Path, files: dict[str, bytes]) -> Path:

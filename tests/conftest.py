@@ -19,7 +19,6 @@ PATIENTS = 60
 SMALL = (
     f"data.phantom.patients={PATIENTS}",
     "image_size=32",
-    "model.width=16",
     "batch_size=32",
     "max_epochs=2",
     "trainer.accelerator=cpu",
@@ -45,7 +44,15 @@ def compose(cache_dir: Path) -> Compose:
 
     def build(*overrides: str, runs_dir: Path | str = "runs", small: bool = True) -> dict[str, Any]:
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            words = [*(SMALL if small else ()), f"cache_dir={cache_dir}", f"runs_dir={runs_dir}", *overrides]
+            narrow = (
+                () if any(word.startswith(("model=", "experiment=")) for word in overrides) else ("model.width=16",)
+            )
+            words = [
+                *((*SMALL, *narrow) if small else ()),
+                f"cache_dir={cache_dir}",
+                f"runs_dir={runs_dir}",
+                *overrides,
+            ]
             return resolved(hydra_compose("train", words))
 
     return build

@@ -1,6 +1,7 @@
 """`pneumonia data split`: a file that training takes, and nothing where the words are wrong."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,24 @@ def _run(words, monkeypatch, capsys):
         main()
     said = capsys.readouterr()
     return stop.value.code, said.out, said.err
+
+
+def test_images_that_can_not_be_read_are_in_no_part_and_training_that_skips_them_fits(
+    phantoms, compose, cache_dir, tmp_path, monkeypatch, capsys
+):
+    data = tmp_path / "data"
+    shutil.copytree(phantoms, data)
+    broken = sorted((data / "train" / "NORMAL").iterdir())[0]
+    broken.write_bytes(b"no image")
+    code, out, said = _run([data, "--out", tmp_path / "splits", f"cache_dir={cache_dir}"], monkeypatch, capsys)
+    assert code == 0
+    assert broken.name in said
+    split = pd.read_parquet(out.strip())
+    assert broken.stem not in set(split["image_id"])
+    words = ["data=folder", f"data.root={data}", f"split.file={out.strip()}", "max_epochs=1", "data.on_bad_image=skip"]
+    result = train(compose(*words, runs_dir=tmp_path / "runs"))
+    assert result["data"]["split_sha256"] == split_sha256(split)
+    assert list(result["data"]["skipped"]) == [str(broken)]
 
 
 def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, tmp_path, monkeypatch, capsys):

@@ -8,7 +8,7 @@ import torch
 from sklearn import metrics as sk
 
 from pneumonia.labels import TASKS
-from pneumonia.metrics import collection, nullable, summary, summary_of
+from pneumonia.metrics import collection, confusion_counts, nullable, summary, summary_of
 from pneumonia.statistics import bootstrap_intervals, calibration, weighted_metrics
 
 
@@ -38,7 +38,12 @@ def _reference(probability, label, task):
     }
     if task == "pneumonia":
         tn, fp, fn, tp = sk.confusion_matrix(label, predicted).ravel()
-        values |= {"fpr": fp / (fp + tn), "fnr": fn / (fn + tp)}
+        values |= {"fpr": fp / (fp + tn), "fnr": fn / (fn + tp), "specificity": tn / (tn + fp)}
+        values |= {"sensitivity": sk.recall_score(label, predicted), "f1": sk.f1_score(label, predicted)}
+        return values
+    for name, score_of in (("recall", sk.recall_score), ("precision", sk.precision_score)):
+        each = score_of(label, predicted, average=None, labels=range(probability.shape[1]), zero_division=np.nan)
+        values |= {f"{name}_{kind.lower()}": value for kind, value in zip(TASKS[task].classes, each, strict=True)}
     return values
 
 
@@ -63,13 +68,32 @@ def test_what_is_undefined_is_null_and_never_zero():
     probability, label = _draw("subtype")
     keep = label != 1
     values = nullable(summary_of(torch.from_numpy(probability[keep]), torch.from_numpy(label[keep]), TASKS["subtype"]))
-    assert {name for name, value in values.items() if value is None} == {"f1_macro", "recall_macro", "auroc"}
+    assert {name for name, value in values.items() if value is None} == {
+        "f1_macro",
+        "recall_macro",
+        "auroc",
+        "recall_virus",
+    }
     probability, label = _draw("pneumonia")
     values = nullable(
         summary_of(torch.from_numpy(probability[label == 1]), torch.from_numpy(label[label == 1]), TASKS["pneumonia"])
     )
-    assert values["fpr"] is None
+    assert {name for name, value in values.items() if value is None} >= {"fpr", "specificity", "auroc"}
     assert values["fnr"] is not None
+
+
+def test_the_precision_of_a_class_that_is_never_predicted_is_undefined():
+    sure = torch.eye(3)[torch.tensor([0, 0, 2])]
+    values = nullable(summary_of(sure, torch.tensor([0, 1, 2]), TASKS["subtype"]))
+    assert values["precision_virus"] is None
+    assert values["recall_virus"] == 0
+    assert values["precision_normal"] == 0.5
+
+
+def test_confusion_counts_are_scikit_learns():
+    probability, label = _draw("subtype")
+    predicted = probability.argmax(axis=1)
+    assert (confusion_counts(predicted, label, 3) == sk.confusion_matrix(label, predicted)).all()
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -3,63 +3,104 @@
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer
+import yaml
+from builders import quick_fit
 
+from pneumonia import callbacks
 from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.labels import TASKS
 from pneumonia.models.activations import ACTIVATIONS
-from pneumonia.models.base import Setup, build_classifier, load_classifier
+from pneumonia.models.base import Setup
+from pneumonia.models.build import build_classifier, family_of, load_classifier
 from pneumonia.models.pseudo_resnet import ResidualNetwork
+from pneumonia.train import train
+
+
+class Killed(Exception):
+    """Stands for a process that ends without a word."""
+
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def two_batches(cache_dir, phantoms) -> XRayData:
+def two_batches(cache_dir, phantoms) -> dict[str, XRayData]:
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(images.manifest, SplitConfig())
     train = np.flatnonzero(split["part"] == "train")
     split.loc[train[64:], "part"] = "test"
-    return XRayData(images, split, TASKS["subtype"], 32, AugmentationConfig())
+    return {name: XRayData(images, split, task, 32, AugmentationConfig()) for name, task in TASKS.items()}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("task", TASKS)
+def _cases() -> list[tuple[str, str]]:
+    """Every family with each task that it can be set."""
+    nodes = {family: yaml.safe_load((conf_dir() / "model" / f"{family}.yaml").read_text()) for family in FAMILIES}
+    return [(family, task) for family, node in nodes.items() for task in family_of(node).tasks]
+
+
+@pytest.mark.parametrize(("family", "task"), _cases())
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_family_returns_one_logit_per_class(family, task, channels, compose):
     config = compose(f"model={family}", f"task={task}", f"channels={channels}")
-    classifier = build_classifier(config["model"], Setup(task, channels=channels, image_size=32))
+    classifier = build_classifier(config["model"], Setup(task, channels=channels, image_size=32)).eval()
     assert classifier(torch.zeros(4, 1, 32, 32)).shape == (4, len(TASKS[task].classes))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_batches, tmp_path):
-    config = compose(f"model={family}", "model.dropout=0", small=False)
-    setup = Setup("subtype", image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
-    classifier = build_classifier(config["model"], setup)
-    trainer = Trainer(
-        max_epochs=25,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-    )
-    trainer.fit(classifier, two_batches)
-    batch = next(iter(two_batches.loader("train")))
+    node = compose(f"model={family}")["model"]
+    node |= {key: value for key, value in {"dropout": 0, "C": 1e6}.items() if key in node}  # nothing that holds it back
+    task = family_of(node).tasks[0]
+    setup = Setup(task, image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
+    classifier = build_classifier(node, setup)
+    trainer = quick_fit(classifier, two_batches[task], 25)
+    batch = next(iter(two_batches[task].loader("train")))
     logits = classifier.eval()(batch["image"])
     assert (logits.argmax(dim=1) == batch["label"]).float().mean() >= 0.95
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path, weights_only=True)
     torch.load(path, weights_only=True)
-    restored = load_classifier(path, "subtype")
+    restored = load_classifier(path, task)
     assert torch.equal(restored(batch["image"]), logits)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_path, monkeypatch):
+    task = family_of(compose(f"model={family}")["model"]).tasks[0]
+    words = [f"model={family}", f"task={task}", "max_epochs=3", "scheduler=plateau", "scheduler.patience=0"]
+    config = compose(*words, runs_dir=tmp_path / "whole")
+    if "tolerance" in config["model"]:
+        config["model"]["tolerance"] = 1e-12  # not solved before the cut
+    whole = train(config)
+    plain = callbacks.Recorder.on_train_batch_end
+    for epoch in (1, 2):
+
+        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
+            plain(self, trainer, module, outputs, batch, index)
+            if trainer.current_epoch == epoch:
+                raise Killed
+
+        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train({**config, "runs_dir": str(tmp_path / "cut")})
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    cut = train({**config, "runs_dir": str(tmp_path / "cut")})
+    files = [tmp_path / where / whole["name"] / whole["run_id"] / "metrics.csv" for where in ("whole", "cut")]
+    assert files[0].read_text() == files[1].read_text()
+    assert cut["metrics"] == whole["metrics"]
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_trains_at_other_precisions(family, precision, compose, two_batches):
+    node = compose(f"model={family}")["model"]
+    task = family_of(node).tasks[0]
+    classifier = build_classifier(node, Setup(task, image_size=32))
+    trainer = quick_fit(classifier, two_batches[task], 1, precision=precision, limit_val_batches=1.0)
+    assert np.isfinite(float(trainer.callback_metrics["val/loss"]))
 
 
 def test_the_training_loss_weighs_and_smooths_and_the_validation_loss_does_not(compose):

@@ -33,6 +33,39 @@ def test_a_schedule_by_epoch_has_the_studys_values_for_thirty_epochs(name):
         schedule["scheduler"].step()
 
 
+def test_a_plateau_has_the_values_of_its_definition_for_thirty_epochs():
+    losses = [1.0, 0.8, 0.79999, 0.9, 0.85, 0.7, *([0.7] * 24)]
+    optimizer = _optimizer()
+    words = {"_target_": "pneumonia.optim.plateau", "factor": 0.3, "patience": 2, "least": 0.01}
+    schedule = build_schedule(optimizer, words, EPOCHS, STEPS)
+    assert schedule["monitor"] == "val/loss"
+    best, waited, expected = math.inf, 0, LR
+    for loss in losses:
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-12)
+        optimizer.step()
+        schedule["scheduler"].step(loss)
+        best, waited = (loss, 0) if loss < best * (1 - 1e-4) else (best, waited + 1)
+        if waited > 2:
+            expected, waited = max(0.3 * expected, 0.01 * LR), 0
+    assert expected == pytest.approx(0.01 * LR)
+
+
+def test_one_cycle_has_the_values_of_two_half_cosines_at_every_step_of_thirty_epochs():
+    optimizer = _optimizer("SGD", momentum=0.9)
+    schedule = build_schedule(optimizer, {"_target_": "pneumonia.optim.one_cycle", "warmup": 0.3}, EPOCHS, STEPS)
+    top = 0.3 * STEPS - 1
+    for step in range(STEPS):
+        if step <= top:
+            low, high, share = LR / 25, LR, step / top
+        else:
+            low, high, share = LR, LR / 25 / 1e4, (step - top) / (STEPS - 1 - top)
+        expected = high + (low - high) * (1 + math.cos(math.pi * share)) / 2
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(expected, rel=1e-9)
+        optimizer.step()
+        if step < STEPS - 1:
+            schedule["scheduler"].step()
+
+
 @pytest.mark.parametrize(
     ("name", "more"), [("SGD", {"momentum": 0.9}), ("SGD", {}), ("Adam", {}), ("RMSprop", {}), ("Adagrad", {})]
 )

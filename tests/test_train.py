@@ -1,6 +1,7 @@
 """Runs: complete, recognised, resumed to the last digit, stopped cleanly."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from sklearn.metrics import confusion_matrix
 
 from pneumonia import callbacks
 from pneumonia.cli.predict import predict
@@ -21,7 +23,7 @@ from pneumonia.data.dataset import XRays
 from pneumonia.data.scaling import fit_scaling, histogram
 from pneumonia.errors import CheckpointError, LabelError, RunError, SplitLeakageError, StorageError
 from pneumonia.evaluate import Request, evaluate
-from pneumonia.models.base import load_classifier
+from pneumonia.models.build import load_classifier
 from pneumonia.runs import RunFolder, open_run, run_identity
 from pneumonia.train import Interrupted, data_config, train
 
@@ -61,6 +63,32 @@ def test_the_result_is_the_metrics_of_the_best_epoch(finished):
     row = history.loc[result["best_epoch"]]
     for name, value in result["metrics"]["val"].items():
         assert value == pytest.approx(row[f"val/{name}"], abs=1e-6)
+
+
+def test_the_result_holds_the_confusion_of_its_predictions(finished):
+    result = json.loads((finished / "result.json").read_text())
+    table = pd.read_parquet(finished / "predictions" / "val.parquet")
+    expected = confusion_matrix(table["label"], table["predicted"], labels=result["classes"])
+    assert result["confusion"] == {"classes": result["classes"], "counts": expected.tolist()}
+
+
+@pytest.mark.parametrize("monitor", ["val/accuracy", "val/auroc", "val/loss"])
+def test_another_metric_may_choose_the_best_epoch(monitor, compose, tmp_path):
+    result = train(compose(f"monitor={monitor}", "max_epochs=5", "optimizer.lr=1e-2", runs_dir=tmp_path))
+    values = pd.read_csv(_folder(result, tmp_path).metrics)[monitor]
+    assert result["best_epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
+
+
+def test_early_stopping_heeds_the_monitor(compose, tmp_path):
+    words = ["monitor=val/accuracy", "early_stopping.patience=1", "early_stopping.min_delta=1", "max_epochs=6"]
+    assert train(compose(*words, runs_dir=tmp_path))["epochs"] == 2  # an accuracy never gains a whole 1
+
+
+def test_the_rate_of_each_epoch_is_the_one_it_was_trained_at(compose, tmp_path):
+    words = ["scheduler=exponential", "scheduler.rate=0.5", "optimizer.lr=1e-3", "max_epochs=3"]
+    result = train(compose(*words, runs_dir=tmp_path))
+    rates = pd.read_csv(_folder(result, tmp_path).metrics)["lr"]
+    assert rates.tolist() == pytest.approx([1e-3 * math.exp(-0.5 * epoch) for epoch in range(3)])
 
 
 ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]

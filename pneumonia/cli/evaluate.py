@@ -45,8 +45,13 @@ def run(arguments: list[str]) -> int:
     if skip not in {"error", "skip"}:
         raise ConfigError(f"data.on_bad_image={skip} is not known; choose error or skip.")
     cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
+    from pneumonia.config import DataConfig, check_root
+    from pneumonia.runs import open_run
+
+    open_run(Path(words["run"]))  # a wrong folder is found before torch is imported
+    if source:
+        check_root(Path(words["data.root"]).expanduser())
     announce_loading()
-    from pneumonia.config import DataConfig
     from pneumonia.evaluate import Request, evaluate
     from pneumonia.train import quiet
 

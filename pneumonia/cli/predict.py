@@ -22,22 +22,35 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP, TIFF or DICOM files")
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
+    parser.add_argument(
+        "--explain",
+        metavar="DIR",
+        type=Path,
+        help="also draw weights x image of each image into DIR, for families whose weights can be laid over it",
+    )
     options = parser.parse_args(arguments)
-    answers = predict(options.model, options.images)
+    answers = predict(options.model, options.images, options.explain)
     if options.json:
         print(json.dumps(answers, indent=2))
         return 0
     width = max(len(answer["image"]) for answer in answers)
     for answer in answers:
         shares = "  ".join(f"{name} {share:.4f}" for name, share in answer["probabilities"].items())
-        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}")
+        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}", answer.get("explanation", ""), sep="  ")
     return 0
 
 
-def predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
+def predict(model: Path, images: list[Path], explain: Path | None = None) -> list[dict[str, Any]]:
     """Probabilities by class of each image, decoded and normalised as in training.
 
+    Args:
+        model: A run folder.
+        images: Image files.
+        explain: A folder for pictures of what each pixel added; they are drawn once all images are known to be good.
+
     Raises:
+        ConfigError: Pictures are asked for, and the family has no weights that can be laid over an image.
+        StorageError: The folder for the pictures can't be written.
         RunError, CheckpointError: The run can't be used.
         BrokenImagesError: Some images can't be read; lists all of them.
     """
@@ -50,11 +63,15 @@ def predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
     from pneumonia.console import track
     from pneumonia.data.images import UnreadableImageError, decode
     from pneumonia.errors import BrokenImagesError
-    from pneumonia.models.base import load_classifier
+    from pneumonia.explain import check_explainable, draw_explanations
+    from pneumonia.models.build import load_classifier
     from pneumonia.predictions import classify
 
     classifier = load_classifier(folder.best, config["task"])
+    if explain is not None:
+        check_explainable(classifier)
     setup = classifier.setup_values
+    decoded = []
     answers: list[dict[str, Any]] = []
     problems: list[str] = []
     for path in track(images, len(images), "Predicting"):
@@ -64,6 +81,7 @@ def predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             problems.append(f"  {path}: {reason}")
             continue
+        decoded.append(pixels)
         probability = classify(classifier, torch.from_numpy(pixels)[None, None])[0]
         shares = {name: float(value) for name, value in zip(classifier.task.classes, probability, strict=True)}
         answers.append(
@@ -76,4 +94,8 @@ def predict(model: Path, images: list[Path]) -> list[dict[str, Any]]:
             + "\n".join(problems)
             + "\nNothing was predicted. Leave them out."
         )
+    if explain is not None:
+        titles = [f"{answer['label']}: {path.name}" for path, answer in zip(images, answers, strict=True)]
+        for answer, path in zip(answers, draw_explanations(classifier, decoded, images, titles, explain), strict=True):
+            answer["explanation"] = str(path)
     return answers

@@ -23,15 +23,17 @@ One training run. It is identified by its config, data and seed: run it again an
 on where it was cut. OVERRIDES, each key=value:
 
   data=phantom|folder|medmnist|azure  data.root=DIR|FILE  data.labels=FILE.csv  data.on_bad_image=error|skip
-  data.resize=squash|pad  normalisation=half|minmax|zscore|robust
+  data.resize=squash|pad  normalisation=half|minmax|zscore|robust|imagenet
   task=subtype|pneumonia  image_size=75  batch_size=50  max_epochs=10  seed=0
   split=grouped|official|kfold|given|article|rotating  split.k=5  split.fold=0  split.fraction=1  split.file=FILE
   augmentation=none|normal|high|clinical
-  model=pseudo_resnet  model.width=32  model.depth=1  model.dropout=0.2  model.activation=relu
-  optimizer=sgd|adam|adamw|rmsprop|adagrad  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
-  scheduler=none|step|exponential|cosine|one_cycle  early_stopping.patience=5  class_weights=balanced
+  model={models}
+    and the keys of its file in conf/model: model.activation=relu  model.dropout=0.2  model.name=densenet121
+  optimizer=sgd|adam|adamw|rmsprop|adagrad|plain  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
+  scheduler=none|step|exponential|cosine|one_cycle|plateau  early_stopping.patience=5  class_weights=balanced
+  mixup=0.2  ema=0.99  swa=0.75  tta=none|flip|shift  monitor=val/accuracy
   label_smoothing=0.1  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
-  experiment=article/pseudo_resnet|article/final  runs_dir=runs  cache_dir=cache  name=train  force=true
+  experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true
 
   -m           every combination of comma-separated values, one run after the other:  -m seed=0,1,2
   --cfg job    print the composed config and stop
@@ -49,14 +51,17 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     Raises:
         PneumoniaError: With the name of what is wrong.
     """
-    if wants_help(arguments, HELP):
+    from pneumonia.config import conf_dir
+
+    models = "|".join(sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
+    if wants_help(arguments, HELP.format(models=models)):
         return 0
     from hydra import main as hydra_main
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from pneumonia.config import TrainConfig, conf_dir
+    from pneumonia.config import TrainConfig
 
     for argument in arguments:
         if not argument.partition("=")[0].strip("+~ "):
@@ -99,13 +104,15 @@ def _job(config: DictConfig) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from pneumonia.config import check, resolved
+    from pneumonia.config import check, check_root, resolved
 
     runtime = HydraConfig.get().runtime
     choices = {str(group): str(choice) for group, choice in runtime.choices.items()}
     folders = [Path(source.path) for source in runtime.config_sources if source.schema == "file"]
     OmegaConf.set_readonly(config, True)
     check(config, choices, folders)
+    if config.data.root is not None:
+        check_root(Path(str(config.data.root)).expanduser())
     announce_loading()
     from pneumonia.train import train  # heavy: only once the config is known to be right
 

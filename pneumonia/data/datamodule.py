@@ -74,6 +74,7 @@ class XRayData(LightningDataModule):
         seed: Of the order and the augmentation.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
+        whole_train: Whether one training batch is the whole training part.
     """
 
     def __init__(
@@ -86,6 +87,7 @@ class XRayData(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         rotate_every: int = 0,
+        whole_train: bool = False,
     ) -> None:
         super().__init__()
         self.images = images
@@ -96,6 +98,7 @@ class XRayData(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.rotate_every = rotate_every
+        self.whole_train = whole_train
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
 
@@ -141,7 +144,8 @@ class XRayData(LightningDataModule):
     def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
         """Batches of a part, shuffled where a seed is given."""
         dataset = self.dataset(part, epoch)
-        batches = Batches(len(dataset), self.batch_size, seed)
+        whole = self.whole_train and part == "train" and seed is not None
+        batches = Batches(len(dataset), len(dataset) if whole else self.batch_size, seed)
         batches.set_epoch(epoch)
         return DataLoader(
             dataset,

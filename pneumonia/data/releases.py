@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from pneumonia.config import check_root
 from pneumonia.data.archives import SUFFIXES, is_archive, unpack
 from pneumonia.data.dicom import dicom_patient
 from pneumonia.data.folders import Seen, Tree, arrays_inside, find_top, names_say_all, tables_inside, walk
@@ -221,11 +222,7 @@ def _release(kind: str, images: list[Found], tree: Tree, root: Path) -> Release:
 def _check_folder(root: Path) -> None:
     if root.is_dir():
         return
-    if not root.exists():
-        hint = " `pneumonia data import --from medmnist` downloads it." if root.suffix == ".npz" else ""
-        raise LayoutError(
-            f"data.root={root} does not exist; it must be the folder or file that holds the X-rays. Check the path.{hint}"
-        )
+    check_root(root)
     raise LayoutError(
         f"data.root={root} is a file that we can't read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
         f"archive ({', '.join(SUFFIXES)}). Check the path."

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from pneumonia.errors import ConfigError
 
 LEVELS: Final = 256
-METHODS: Final = ("half", "minmax", "zscore", "robust")
+METHODS: Final = ("half", "minmax", "zscore", "robust", "imagenet")
+IMAGENET_MEAN: Final = (0.485 + 0.456 + 0.406) / 3  # of the three channels, as fractions of the full range
+IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
     - ``half``: mean and deviation taken as half of the full range, as the study did; to [-1, 1], nothing is fitted.
     - ``minmax``: the darkest level to 0, the brightest to 1.
     - ``zscore``: mean 0, standard deviation 1 (of the population).
+    - ``imagenet``: by ImageNet's mean and deviation, averaged over its colours, for pretrained weights; nothing is fitted.
     - ``robust``: median 0, interquartile range 1 (quartiles interpolate linearly, Hyndman and Fan (1996), type 7).
 
     Args:
@@ -52,6 +55,8 @@ def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
     """
     if method == "half":
         return Scaling()
+    if method == "imagenet":
+        return Scaling(method, 255 * IMAGENET_MEAN, 255 * IMAGENET_STD)
     levels = np.arange(LEVELS)
     total = int(counts.sum())
     seen = np.flatnonzero(counts)

@@ -1,20 +1,24 @@
 """The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Final
 
 import torch
-from hydra.utils import get_class
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel
 
 from pneumonia.data.dataset import Batch
 from pneumonia.data.scaling import Scaling
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import ConfigError
 from pneumonia.labels import TASKS, Task
 from pneumonia.metrics import collection, summary
-from pneumonia.optim import build_optimizer, build_schedule
+from pneumonia.models.averaging import averaged_copy, first_averaged_epoch, remeasure
+from pneumonia.models.mixup import mixup
+from pneumonia.models.views import VIEWS, mean_of_views
+from pneumonia.optim import PLATEAU_MONITOR, build_optimizer, build_schedule
 
 CHECKPOINT_KEY: Final = "pneumonia"
 
@@ -34,6 +38,10 @@ class Setup:
         scheduler: Its config node.
         label_smoothing: Of the training loss alone.
         class_weights: Of the training loss alone; ``None`` weighs all the same.
+        mixup: Strength of mixup (alpha); 0 is none.
+        ema: Decay of the moving average of the weights; ``None`` is none.
+        swa: Fraction of the epochs after which the mean of the weights is taken; ``None`` is none.
+        tta: Test-time augmentation, a name of :data:`pneumonia.models.views.VIEWS`.
     """
 
     task: str
@@ -46,34 +54,98 @@ class Setup:
     scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.optim.constant"})
     label_smoothing: float = 0.0
     class_weights: list[float] | None = None
+    mixup: float = 0.0
+    ema: float | None = None
+    swa: float | None = None
+    tta: str = "none"
+
+
+def _unheard(text: str) -> None:
+    """Where no one watches."""
 
 
 class Classifier(LightningModule):
-    """Chest X-ray classifier around a network that returns one logit per class."""
+    """Chest X-ray classifier around a network that returns one logit per class.
 
+    Families subclass this once, set ``network``, and stop there; those that do not learn by an optimiser's steps also say
+    how they do.
+
+    Attributes:
+        tasks: Those that the family can be set.
+        own_rule: How the family learns, where the optimiser's steps are not what teaches it; a run says so as it starts.
+        refuses: Config keys that the family would not heed; a run with other than their neutral values is refused.
+        best_by: The metric by which epochs of the family are compared, unless ``monitor`` names another.
+        whole_part: Whether one training batch is the whole training part.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
+    own_rule: ClassVar[str] = ""
+    refuses: ClassVar[tuple[str, ...]] = ()
+    whole_part: ClassVar[bool] = False
+    best_by: ClassVar[str] = "val/loss"
     network: nn.Module
 
     def __init__(self, setup: Setup) -> None:
         super().__init__()
+        if setup.task not in self.tasks:
+            raise ConfigError(
+                f"task={setup.task} has {len(TASKS[setup.task].classes)} classes, and {type(self).__name__} tells only two "
+                f"apart. Say task={self.tasks[0]}, or take another model."
+            )
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
         self.most_batches = 0  # of the longest epoch, where epochs differ
+        self.averaged: AveragedModel | None = None
+        self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
         weights = None if setup.class_weights is None else torch.tensor(setup.class_weights)
         self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=setup.label_smoothing)
 
+    @classmethod
+    def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
+        """The config node with which a checkpoint of the family is rebuilt, before its weights are read."""
+        return model
+
+    @classmethod
+    def identity(cls, model: dict[str, Any]) -> dict[str, Any]:
+        """What of the config node can change a result: files by what they hold, not by where they lie."""
+        return model
+
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of shape ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float."""
-        logits: Tensor = self.network(self.scale(image).expand(-1, self.setup_values.channels, -1, -1))
-        return logits
+        """Logits of shape ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float.
+
+        In evaluation the averaged weights answer where there are any, and the views of ``tta`` are averaged.
+        """
+        if self.training:
+            logits: Tensor = self.network(self.prepare(image))
+            return logits
+        network = self._evaluated_network()
+        return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.setup_values.tta](image)])
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """What the network is given: ``(B, C, H, W)``, scaled, the grey channel repeated as often as it has channels."""
+        return self.scale(image).expand(-1, self.setup_values.channels, -1, -1)
 
     def scale(self, image: Tensor) -> Tensor:
         """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
         scaling = self.setup_values.scaling
         shift, scale = float(scaling["shift"]), float(scaling["scale"])
-        return (image.float() - shift) / scale
+        return (image.to(self.dtype) - shift) / scale
+
+    def follow_weights(self) -> None:
+        """Lets a copy of the network follow it, where the setup asks for averaged weights; call it once it is built."""
+        if self.setup_values.ema is not None or self.setup_values.swa is not None:
+            self.averaged = averaged_copy(self.network, self.setup_values.ema)
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """What the optimiser trains: parameters, or groups of them with settings of their own."""
+        return self.network.parameters()
+
+    def weight_images(self) -> dict[str, Tensor]:
+        """Weights ``(H, W)`` that can be looked at as images, by name; none for most families."""
+        return {}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
@@ -81,15 +153,37 @@ class Classifier(LightningModule):
             torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        logits, label = self(batch["image"]), batch["label"]
-        loss: Tensor = self.criterion(logits, label)
+        image, label, target = batch["image"], batch["label"], batch["label"]
+        if self.setup_values.mixup > 0:
+            seed = (self.setup_values.seed, self.current_epoch, batch_idx)
+            image, target = mixup(image, label, len(self.task.classes), self.setup_values.mixup, seed)
+            label = target.argmax(dim=1)  # of a blend, the class that prevails
+        logits = self(image)
+        loss: Tensor = self.criterion(logits, target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
         self.train_metrics.update(logits.detach().float().softmax(dim=1), label)
         return loss
 
+    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
+        super().optimizer_step(*arguments, **settings)
+        self._average_step()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if not self.automatic_optimization:  # Lightning then leaves to us what follows a step
+            self._average_step()
+            self._advance_schedules("step")
+        if self.setup_values.swa is not None and self.trainer.is_last_batch:
+            self._average_epoch(self.setup_values.swa)
+
     def on_train_epoch_end(self) -> None:
         self._log_summary("train", summary(self.train_metrics, self.task))
         self.train_metrics.reset()
+        self._advance_schedules("epoch")
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        # Lightning would step a plateau after the epoch's checkpoint, and a resumed run would miss that step.
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         logits, label = self(batch["image"]).float(), batch["label"]
@@ -102,88 +196,46 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameters(), self.setup_values.optimizer)
+        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer)
         epochs = self.trainer.max_epochs or 1
         longest = -(-self.most_batches // self.trainer.accumulate_grad_batches) * epochs
         steps = max(int(self.trainer.estimated_stepping_batches), longest)
         schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, steps)
+        if not self.automatic_optimization:
+            schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "setup": asdict(self.setup_values)}
 
+    def _advance_schedules(self, interval: str) -> None:
+        """Steps plateaus, and where a family optimises by hand all schedules of that interval."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                if interval == "epoch":
+                    config.scheduler.step(float(self.trainer.callback_metrics[PLATEAU_MONITOR]))
+            elif config.interval == interval and not self.automatic_optimization:
+                config.scheduler.step()
+
+    def _average_step(self) -> None:
+        """The moving average of the weights follows each step."""
+        if self.averaged is not None and self.setup_values.ema is not None:
+            self.averaged.update_parameters(self.network)
+
+    def _evaluated_network(self) -> nn.Module:
+        if self.averaged is None or not int(self.averaged.n_averaged):
+            return self.network
+        network: nn.Module = self.averaged.module
+        return network
+
+    def _average_epoch(self, start: float) -> None:
+        """Stochastic weight averaging counts the weights at the end of each of the last epochs."""
+        if self.averaged is None or self.current_epoch < first_averaged_epoch(start, self.trainer.max_epochs or 1):
+            return
+        self.averaged.update_parameters(self.network)
+        loader = self.trainer.datamodule.loader("train", self.setup_values.seed, self.current_epoch)  # type: ignore[attr-defined]
+        remeasure(self.averaged, (self.prepare(batch["image"].to(self.device)) for batch in loader))
+        self.averaged.eval()
+
     def _log_summary(self, stage: str, values: dict[str, float]) -> None:
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
-
-
-def build_classifier(model: dict[str, Any], setup: Setup) -> Classifier:
-    """The family that a config node names, with its keys.
-
-    Raises:
-        ConfigError: ``_target_`` is no family of ours, or a key is not one of its own.
-    """
-    settings = dict(model)
-    target = str(settings.pop("_target_", ""))
-    try:
-        family = get_class(target)
-    except Exception as error:
-        raise ConfigError(
-            f"model._target_={target} names no class. Use model=NAME, with a file of conf/model."
-        ) from error
-    if not issubclass(family, Classifier):  # also keeps a hostile checkpoint from calling anything else
-        raise ConfigError(
-            f"model._target_={target} is not a family: it must subclass pneumonia.models.base.Classifier."
-        )
-    torch.manual_seed(setup.seed)
-    try:
-        classifier: Classifier = family(setup, **settings)
-    except TypeError as error:
-        raise ConfigError(f"model: {target} refuses its settings {settings}: {error}") from error
-    classifier.model_config = dict(model)
-    if _may_use_channels_last(classifier.network):
-        classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
-    return classifier
-
-
-def _may_use_channels_last(network: nn.Module) -> bool:
-    """Whether every convolution has a multiple of 16 channels.
-
-    With others, torch 2.15 on CPUs writes past its buffers in a channels-last backward pass when the batch size varies,
-    as it does at the end of an epoch ("double free or corruption"); seen at 8 and 12 channels.
-    """
-    return all(layer.out_channels % 16 == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
-
-
-def load_classifier(path: Path, task: str | None = None) -> Classifier:
-    """A classifier as it was saved, in evaluation mode, on the CPU.
-
-    Args:
-        path: A checkpoint of ours; read with ``weights_only``, so nothing in it is executed.
-        task: Refuse a checkpoint of another task.
-
-    Raises:
-        CheckpointError: Missing, unreadable, not ours, or of another task.
-    """
-    if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}. Train the run to its end, or name another run folder.")
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        own = saved[CHECKPOINT_KEY]
-        known = {item.name for item in fields(Setup)}
-        setup = Setup(**{key: value for key, value in own["setup"].items() if key in known})
-        model = dict(own["model"])
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). Train the run again."
-        ) from error
-    if task is not None and setup.task != task:
-        raise CheckpointError(
-            f"{path} was trained for task={setup.task}, and task={task} was asked: its outputs are other classes. "
-            f"Say task={setup.task}, or name another run."
-        )
-    classifier = build_classifier(model, setup)
-    try:
-        classifier.load_state_dict(saved["state_dict"])
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
-    return classifier.eval()

@@ -69,7 +69,7 @@ def explained(path: Path) -> Iterator[None]:
         if isinstance(error, StorageError) or error.errno not in remedies:
             raise
         raise StorageError(
-            f"Can't write {path}: {remedies[error.errno]}, or choose another place with cache_dir=DIR or runs_dir=DIR. "
+            f"Can't write {path}: {remedies[error.errno]}, or choose another place (--out DIR, cache_dir=DIR or runs_dir=DIR). "
             "Nothing half-written was left behind."
         ) from error
 

@@ -1,0 +1,55 @@
+"""Averages of the weights along a training, which answer in evaluation in the place of the last weights."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+
+def averaged_copy(network: nn.Module, ema: float | None) -> AveragedModel:
+    """A copy of a network that follows it by ``update_parameters``; the first update copies, buffers follow too.
+
+    Args:
+        network: What is trained.
+        ema: Decay of an exponential moving average; ``None`` for the plain mean of all updates (stochastic weight averaging).
+
+    Source: Polyak and Juditsky (1992) for the moving average, with the warm-up of :func:`decay_at`; Izmailov et al. (2018),
+    Averaging weights leads to wider optima and better generalization.
+    """
+    if ema is None:
+        copy = AveragedModel(network)  # batch norm's statistics are measured anew, see remeasure
+    else:
+        copy = AveragedModel(network, multi_avg_fn=_moving(ema), use_buffers=True)
+    return copy.requires_grad_(False)
+
+
+def decay_at(update: int, most: float) -> float:
+    """How much of the average the update of that number keeps: little at first, so that the first weights are soon forgotten.
+
+    ``min(most, (1 + update) / (10 + update))``, the rule of TensorFlow's ``ExponentialMovingAverage``.
+    """
+    return min(most, (1 + update) / (10 + update))
+
+
+def first_averaged_epoch(start: float, epochs: int) -> int:
+    """The epoch from which stochastic weight averaging counts, when it begins after a fraction ``start`` of all epochs."""
+    return min(math.ceil(start * epochs), epochs - 1)
+
+
+def remeasure(averaged: AveragedModel, batches: Iterable[Tensor]) -> None:
+    """Batch norm's means and variances of the averaged network: they are not the averages of those of its parts."""
+    update_bn(batches, averaged)
+
+
+def _moving(most: float):  # type: ignore[no-untyped-def] # torch's own signature is looser than it says
+    @torch.no_grad()
+    def update(averages: tuple[Tensor, ...], current: tuple[Tensor, ...], count: Tensor | int) -> None:
+        decay = decay_at(int(count), most)
+        if torch.is_floating_point(averages[0]):
+            torch._foreach_lerp_(averages, current, 1 - decay)
+        else:
+            torch._foreach_copy_(averages, current)
+
+    return update

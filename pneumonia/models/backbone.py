@@ -1,0 +1,253 @@
+"""Any network of timm as a classifier: weights from elsewhere, freezing, rates by layer."""
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from pneumonia.data.dataset import Batch
+from pneumonia.errors import CheckpointError, ConfigError, nearest
+from pneumonia.models.base import Classifier, Setup
+
+NESTED: Final = (
+    "state_dict",
+    "model",
+    "model_state_dict",
+)  # where other programs keep a state dict within a checkpoint
+
+
+class Backbone(Classifier):
+    """A network of timm with a new head; the keys are those of ``conf/model/backbone.yaml``.
+
+    Weights for colour images are folded to the one grey channel by adding up the first layer's channels, which gives what
+    the network would have given for the grey image in all three. The stages are timm's own (``group_matcher``), from the
+    first layers to the head.
+
+    Source: Wightman (2019), PyTorch Image Models; gradual unfreezing: Howard and Ruder (2018), ULMFiT; rates that fall from the
+    head down: Clark et al. (2020), ELECTRA.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        name: str = "resnet18",
+        pretrained: bool = False,
+        weights: str | None = None,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        frozen_epochs: int | None = 0,
+        unfreeze_every: int = 0,
+        layer_decay: float = 1.0,
+        head_lr: float = 1.0,
+    ) -> None:
+        super().__init__(setup)
+        _check(drop_path, frozen_epochs, unfreeze_every, layer_decay, head_lr)
+        if name not in timm.list_models() and name not in timm.list_pretrained():
+            raise ConfigError(
+                f"model.name={name} is no network of timm {timm.__version__}.{nearest(name, timm.list_models())} "
+                "`timm.list_models('*part*')` lists them."
+            )
+        self.frozen_epochs, self.unfreeze_every = frozen_epochs, unfreeze_every
+        self.layer_decay, self.head_lr = layer_decay, head_lr
+        words: dict[str, Any] = {"num_classes": len(self.task.classes), "in_chans": setup.channels}
+        words |= {"drop_rate": dropout} if dropout else {}
+        words |= {"drop_path_rate": drop_path} if drop_path else {}
+        if _described(name).fixed_input_size:
+            words["img_size"] = setup.image_size
+        drawn = torch.get_rng_state()
+        self.network = _create(name, words, setup.image_size)
+        self._try(name)
+        if weights is not None or pretrained:
+            torch.set_rng_state(drawn)  # what no weights replace is then drawn again, and can be told
+            state = None if weights is None else _state_dict(Path(weights))
+            self._load(name, words, state, f"The weights of {name}" if weights is None else f"model.weights={weights}")
+        self.stages = self._stages(name)
+
+    @classmethod
+    def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
+        return {**model, "pretrained": False, "weights": None}  # the checkpoint has them
+
+    @classmethod
+    def identity(cls, model: dict[str, Any]) -> dict[str, Any]:
+        if model.get("weights") is None:
+            return model
+        path = _existing(Path(model["weights"]))
+        with path.open("rb") as file:
+            return {**model, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
+
+    def parameter_groups(self) -> Iterable[Any]:
+        """One group a stage where their rates differ, with the head last."""
+        if self.layer_decay == 1 and self.head_lr == 1:
+            return self.network.parameters()
+        rate, last = float(self.setup_values.optimizer["lr"]), len(self.stages) - 1
+        rates = [rate * self.layer_decay ** (last - depth) for depth in range(last)] + [rate * self.head_lr]
+        return [{"params": stage, "lr": lr} for stage, lr in zip(self.stages, rates, strict=True)]
+
+    def learning_stages(self, epoch: int) -> int:
+        """How many stages learn in an epoch, counted from the head; the others are frozen."""
+        if self.frozen_epochs is None:
+            return 1
+        if epoch < self.frozen_epochs:
+            return 1
+        if self.unfreeze_every:
+            return min(2 + (epoch - self.frozen_epochs) // self.unfreeze_every, len(self.stages))
+        return len(self.stages)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        if batch_idx == 0 and self.frozen_epochs != 0:
+            self._freeze(len(self.stages) - self.learning_stages(self.current_epoch))
+
+    def _freeze(self, stages: int) -> None:
+        """Stops the first stages from learning, and their batch norms from measuring; the others go on."""
+        for depth, stage in enumerate(self.stages):
+            for parameter in stage:
+                parameter.requires_grad_(depth >= stages)
+        for module in self.network.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def _stages(self, name: str) -> list[list[nn.Parameter]]:
+        uneven = self.frozen_epochs != 0 or self.layer_decay != 1 or self.head_lr != 1
+        if not hasattr(self.network, "group_matcher"):
+            if uneven:
+                raise ConfigError(
+                    f"timm does not say the stages of {name}, so none can be frozen or have a rate of its own. Say "
+                    "model.frozen_epochs=0 model.layer_decay=1 model.head_lr=1."
+                )
+            return [list(self.network.parameters())]
+        network: Any = self.network
+        depth = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
+        stages: list[list[nn.Parameter]] = [[] for _ in range(max(depth.values()) + 1)]
+        for key, parameter in self.network.named_parameters():
+            stages[depth[key]].append(parameter)
+        return [stage for stage in stages if stage]
+
+    def _try(self, name: str) -> None:
+        """One image through the network, so that a size it can't take is found before any training."""
+        side, channels = self.setup_values.image_size, self.setup_values.channels
+        own = _described(name).input_size[-1]
+        patch = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
+        if patch and side % patch[0]:
+            low = side // patch[0] * patch[0]
+            raise ConfigError(
+                f"image_size={side} is no multiple of the patches of {name}, {patch[0]} pixels a side: a border would never be "
+                f"seen. Say image_size={low or patch[0]} or {low + patch[0]}; its own is {own}."
+            )
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                self.network(torch.zeros(1, channels, side, side))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise ConfigError(
+                f"image_size={side} is too small for {name}, or none that it takes: {error}. Its own is {own}."
+            ) from error
+        self.network.train()
+
+    def _load(self, name: str, words: dict[str, Any], state: dict[str, Tensor] | None, source: str) -> None:
+        logging.getLogger("timm").setLevel(
+            logging.ERROR
+        )  # it lists every key that it does not use; we say what is missing
+        before = {key: value.clone() for key, value in self.network.state_dict().items()}
+        overlay = None if state is None else {"state_dict": state}
+        try:
+            self.network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **words)
+        except (RuntimeError, KeyError) as error:
+            raise CheckpointError(
+                f"{source}: these are not the weights of model.name={name} ({str(error).strip()[:200]} ...). Name the network "
+                "that they were saved from."
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"The weights of {name} could not be fetched ({type(error).__name__}). They need a network once; or save them "
+                "elsewhere and say model.weights=FILE."
+            ) from error
+        head = set(_names(_described(name).classifier))
+        missing = [
+            key
+            for key, value in self.network.state_dict().items()
+            if value.ndim > 1
+            and key.rpartition(".")[0] not in head
+            and value.std() > 0
+            and torch.equal(value, before[key])
+        ]
+        if missing:
+            raise CheckpointError(
+                f"{source}: these are not the weights of model.name={name}, with nothing for {len(missing)} of its layers, for "
+                f"example {missing[0]}. Name the network that they were saved from."
+            )
+
+
+def _described(name: str) -> Any:
+    """What timm knows of a network: its own size, its first layer, its head."""
+    return timm.get_pretrained_cfg(name)
+
+
+def _create(name: str, words: dict[str, Any], image_size: int) -> nn.Module:
+    try:
+        network: nn.Module = timm.create_model(name, **words)
+    except TypeError as error:
+        raise ConfigError(f"model.name={name} does not take one of {', '.join(words)}: {error}") from error
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(f"model.name={name} can't be built for image_size={image_size}: {error}") from error
+    return network
+
+
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """The weights in a file; nothing in it is executed.
+
+    Raises:
+        CheckpointError: Missing, damaged, or something else.
+    """
+    _existing(path)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        found: Any = torch.load(path, map_location="cpu", weights_only=True)
+        for key in NESTED:
+            found = found.get(key, found)
+        if not found or not all(isinstance(value, Tensor) for value in found.values()):
+            raise ValueError("it holds no tensors by name")
+    except Exception as error:
+        raise CheckpointError(
+            f"model.weights={path} can't be read as a .safetensors file or a state dict ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]})."
+        ) from error
+    return {str(key).removeprefix("module."): value for key, value in found.items()}
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise CheckpointError(f"There is no file model.weights={path}.")
+    return path
+
+
+def _names(value: str | Iterable[str] | None) -> Iterable[str]:
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+def _check(drop_path: float, frozen: int | None, every: int, decay: float, head: float) -> None:
+    for name, value, good, wanted in (
+        ("drop_path", drop_path, 0 <= drop_path < 1, "a fraction from 0 to less than 1"),
+        ("frozen_epochs", frozen, frozen is None or frozen >= 0, "a number of epochs, or null for always"),
+        ("unfreeze_every", every, every >= 0, "a number of epochs, 0 for all stages at once"),
+        ("layer_decay", decay, 0 < decay <= 1, "a factor above 0, at most 1"),
+        ("head_lr", head, head > 0, "a factor above 0"),
+    ):
+        if not good:
+            raise ConfigError(f"model.{name}={value} is out of range: it must be {wanted}.")
+    if every and not frozen:
+        raise ConfigError(
+            f"model.unfreeze_every={every} unfreezes what model.frozen_epochs={frozen} never froze, or for ever. Say "
+            "model.frozen_epochs=1 or more."
+        )

@@ -1,0 +1,141 @@
+"""From a config node or a checkpoint to a classifier of the family that it names."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class
+from torch import nn
+
+from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+
+NEUTRAL: dict[str, Any] = {
+    "mixup": 0.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "ema": None,
+    "swa": None,
+    "trainer.gradient_clip_val": None,
+    "trainer.accumulate_grad_batches": 1,
+}
+
+
+def build_classifier(model: Mapping[str, Any], setup: Setup) -> Classifier:
+    """The family that a config node names, with its keys.
+
+    Raises:
+        ConfigError: ``_target_`` is no family of ours, a key is not one of its own, or a value is none that it can take.
+    """
+    settings = dict(model)
+    family = family_of(settings)
+    del settings["_target_"]
+    torch.manual_seed(setup.seed)
+    try:
+        classifier: Classifier = family(setup, **settings)
+    except TypeError as error:
+        raise ConfigError(f"model: {family.__name__} refuses its settings {settings}: {error}") from error
+    classifier.model_config = dict(model)
+    if _may_use_channels_last(classifier.network):
+        classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
+    classifier.follow_weights()
+    return classifier
+
+
+def family_of(model: Mapping[str, Any]) -> type[Classifier]:
+    """The class that a config node names.
+
+    Raises:
+        ConfigError: It is no family of ours.
+    """
+    target = str(model.get("_target_", ""))
+    try:
+        family = get_class(target)
+    except Exception as error:
+        raise ConfigError(
+            f"model._target_={target} names no class. Use model=NAME, with a file of conf/model."
+        ) from error
+    if not issubclass(family, Classifier):  # also keeps a hostile checkpoint from calling anything else
+        raise ConfigError(
+            f"model._target_={target} is not a family: it must subclass pneumonia.models.base.Classifier."
+        )
+    return family
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Refuses settings of a run that its family would not heed.
+
+    Raises:
+        ConfigError: With the setting and what to do.
+    """
+    family = family_of(config["model"])
+    for key in family.refuses:
+        if key == "augmentation":
+            value = next((f"{name}={part}" for name, part in config[key].items() if part), None)
+            wrong, shown, neutral = value is not None, f"augmentation.{value}", "augmentation=none"
+        else:
+            value = _lookup(config, key)
+            wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
+        if wrong:
+            raise ConfigError(
+                f"{shown} would change nothing or mislead: {family.__name__} learns {family.own_rule}. "
+                f"Say {neutral}, or take another model."
+            )
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _may_use_channels_last(network: nn.Module) -> bool:
+    """Whether every convolution has a multiple of 16 channels.
+
+    With others, torch 2.15 on CPUs writes past its buffers in a channels-last backward pass when the batch size varies,
+    as it does at the end of an epoch ("double free or corruption"); seen at 8 and 12 channels.
+    """
+    return all(layer.out_channels % 16 == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
+
+
+def load_classifier(path: Path, task: str | None = None) -> Classifier:
+    """A classifier as it was saved, in evaluation mode, on the CPU.
+
+    Args:
+        path: A checkpoint of ours; read with ``weights_only``, so nothing in it is executed.
+        task: Refuse a checkpoint of another task.
+
+    Raises:
+        CheckpointError: Missing, unreadable, not ours, or of another task.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"There is no checkpoint {path}. Train the run to its end, or name another run folder.")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        own = saved[CHECKPOINT_KEY]
+        known = {item.name for item in fields(Setup)}
+        setup = Setup(**{key: value for key, value in own["setup"].items() if key in known})
+        model = dict(own["model"])
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). Train the run again."
+        ) from error
+    if task is not None and setup.task != task:
+        raise CheckpointError(
+            f"{path} was trained for task={setup.task}, and task={task} was asked: its outputs are other classes. "
+            f"Say task={setup.task}, or name another run."
+        )
+    classifier = build_classifier(family_of(model).as_restored(model), setup)
+    classifier.model_config = model
+    try:
+        classifier.load_state_dict(saved["state_dict"])
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
+    return classifier.eval()

@@ -1,0 +1,43 @@
+"""Multi-layer perceptron on the flattened image."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from pneumonia.errors import ConfigError
+from pneumonia.models.activations import activation as activation_of
+from pneumonia.models.base import Classifier, Setup
+
+SHOWN = 16  # hidden neurons whose weights are drawn
+
+
+class MLP(Classifier):
+    """Dense layers with an activation between them; the keys are those of ``conf/model/mlp.yaml``.
+
+    With ``hidden=[]`` it is softmax regression, trained by gradient steps.
+
+    Source: Rumelhart, Hinton and Williams (1986), Learning representations by back-propagating errors.
+    """
+
+    def __init__(
+        self, setup: Setup, *, hidden: Sequence[int] = (8,), dropout: float = 0.0, activation: str = "relu"
+    ) -> None:
+        super().__init__(setup)
+        for width in hidden:
+            if not (isinstance(width, int) and 1 <= width <= 65536):
+                raise ConfigError(
+                    f"model.hidden={list(hidden)} holds {width}: each hidden layer has from 1 to 65536 neurons."
+                )
+        inputs = setup.channels * setup.image_size**2
+        layers: list[nn.Module] = [nn.Flatten()]
+        for width in hidden:
+            layers += [nn.Linear(inputs, width), activation_of(activation), nn.Dropout(dropout)]
+            inputs = width
+        self.network = nn.Sequential(*layers, nn.Linear(inputs, len(self.task.classes)))
+
+    def weight_images(self) -> dict[str, Tensor]:
+        """The weights of each neuron of the first layer, the channels added up, for up to sixteen neurons."""
+        first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
+        side = self.setup_values.image_size
+        weights = first.weight.detach().reshape(-1, self.setup_values.channels, side, side).sum(dim=1)
+        return {f"neuron {number + 1}": weight for number, weight in enumerate(weights[:SHOWN])}

@@ -1,0 +1,123 @@
+"""Rosenblatt's perceptron: one threshold unit that learns by its own mistakes."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pneumonia.data.dataset import Batch
+from pneumonia.models.base import Classifier, Setup
+
+Floats = NDArray[np.float32]
+
+
+class ThresholdUnit(nn.Module):
+    """``step(w . x + b)`` of the flattened input, with weights that start at zero.
+
+    Args:
+        inputs: Length D of ``x``; the bias is the weight of one more input that is always 1.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(inputs))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def excitation(self, image: Tensor) -> Tensor:
+        """``w . x + b``, ``(B,)``; the unit answers 1 where it is above zero."""
+        return image.flatten(1) @ self.weight + self.bias
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits ``(B, 2)`` whose difference is the signed distance from the hyperplane ``w . x + b = 0``.
+
+        The distance does not depend on the scale of the weights, which in a perceptron is that of the learning rate and means
+        nothing. The probabilities that follow order the images rightly; they are not calibrated.
+        """
+        tiny = torch.finfo(self.weight.dtype).tiny
+        distance = self.excitation(image) / self.weight.norm().clamp_min(tiny)
+        return torch.stack([-distance / 2, distance / 2], dim=1)
+
+
+class Perceptron(Classifier):
+    """The threshold unit as a classifier of two classes; the keys are those of ``conf/model/perceptron.yaml``.
+
+    Each mistake moves the weights: ``w += lr * (target - step(w . x + b)) * x``, with the bias as the weight of an input
+    that is 1. ``online``, image after image, in the order of the epoch; the batch size then only says how many images make
+    one step of the loop. Else once a batch by the mean over its images, which is the gradient of the perceptron criterion
+    ``mean(max(0, -y (w . x + b)))`` with ``y`` in {-1, 1}; with ``batch_size=1`` the two are one.
+
+    Source: Rosenblatt (1958), The perceptron; the criterion: Bishop (2006), Pattern Recognition and Machine Learning, 4.1.7.
+    """
+
+    tasks = ("pneumonia",)
+    best_by = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
+    own_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimiser's settings only lr is used"
+    refuses = (
+        "mixup",
+        "label_smoothing",
+        "class_weights",
+        "trainer.gradient_clip_val",
+        "trainer.accumulate_grad_batches",
+    )
+
+    def __init__(self, setup: Setup, *, online: bool = True) -> None:
+        plain = {"_target_": "torch.optim.SGD", "lr": setup.optimizer["lr"]}
+        super().__init__(replace(setup, optimizer=plain))
+        self.unit = ThresholdUnit(setup.channels * setup.image_size**2)
+        self.network = self.unit
+        self.automatic_optimization = not online
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:  # type: ignore[override]
+        image, label = self.prepare(batch["image"]), batch["label"]
+        if self.automatic_optimization:
+            excitation = self.unit.excitation(image)
+            error = (excitation > 0).float() - label
+            loss: Tensor | None = (error.detach() * excitation).mean()
+        else:
+            excitation, loss = self._learn_in_turn(image, label), None
+            error = (excitation > 0).float() - label
+        criterion = (error * excitation).mean().detach()
+        self.log("train/loss", criterion, on_step=False, on_epoch=True, batch_size=len(label))
+        self.train_metrics.update(nn.functional.one_hot((excitation > 0).long(), 2).float(), label)
+        return loss
+
+    def weight_images(self) -> dict[str, Tensor]:
+        """The weights of the pixels, the channels added up, under the class that they speak for."""
+        side = self.setup_values.image_size
+        return {self.task.classes[1]: self.unit.weight.detach().reshape(-1, side, side).sum(dim=0)}
+
+    def _learn_in_turn(self, image: Tensor, label: Tensor) -> Tensor:
+        """One pass of the online rule; the excitation ``(B,)`` of each image as it was met."""
+        unit = self.unit
+        weight, bias = unit.weight.detach().cpu().numpy(), unit.bias.detach().cpu().numpy()
+        rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        met = learn_online(weight, bias, image.flatten(1).cpu().numpy(), label.cpu().numpy(), rate)
+        self.optimizers().step()  # type: ignore[union-attr] # there is no gradient: it only counts the step
+        unit.weight.data.copy_(torch.from_numpy(weight))  # on a CPU they share memory already
+        unit.bias.data.copy_(torch.from_numpy(bias))
+        return torch.from_numpy(met).to(image.device)
+
+
+def learn_online(weight: Floats, bias: Floats, image: Floats, label: NDArray[np.int64], rate: float) -> Floats:
+    """Rosenblatt's rule, image after image, in place.
+
+    Args:
+        weight: ``(D,)``.
+        bias: ``(1,)``.
+        image: ``(B, D)``.
+        label: ``(B,)``, 0 or 1.
+        rate: The learning rate.
+
+    Returns:
+        ``(B,)``: the excitation of each image as it was met, before it could teach anything.
+    """
+    met = np.empty(len(image), dtype=np.float32)
+    for number, (pixels, wanted) in enumerate(zip(image, label.tolist(), strict=True)):
+        excitation = pixels @ weight + bias[0]
+        met[number] = excitation
+        if error := wanted - int(excitation > 0):
+            weight += np.float32(rate * error) * pixels
+            bias += np.float32(rate * error)
+    return met
