@@ -4,7 +4,7 @@ Every class also subclasses a builtin, so that callers may catch it without know
 name and the message and exits with code 2.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 
@@ -66,6 +66,13 @@ class RunError(PneumoniaError, ValueError):
 
 class CheckpointError(PneumoniaError, ValueError):
     """A checkpoint can not be read, or belongs to another task or model."""
+
+
+def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:
+    """The error that lists every image that can't be read, with why, and says what to do."""
+    lines = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
+    noun = "image" if len(problems) == 1 else "images"
+    return BrokenImagesError(f"{len(problems)} {noun} can't be read:\n{lines}\n{advice}")
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:

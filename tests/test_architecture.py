@@ -24,7 +24,7 @@ storage.transfers storage.pull storage.push
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
 data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms data.baselines
-data.audit data.sheets data.audit_page data.dataset data.datamodule
+data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule
 metrics optim models.activations models.mixup models.averaging models.views models.base models.build models.proximal
 models.FAMILY explain
 runs callbacks predictions statistics announce train evaluate cli

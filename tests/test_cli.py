@@ -37,7 +37,10 @@ BAD = [
     ("split=rotating split.fraction=0.5", r"split.fraction does not go with split=rotating"),
     ("split=given split.file=/no/such.parquet", r"ManifestError: There is no split file /no/such.parquet"),
     ("normalisation=zscroe", r"normalisation=zscroe is not known.*'zscore'"),
-    ("data=folder data.root=/no/such.parquet", r"LayoutError: data.root=/no/such.parquet does not exist.*data import SOURCE --out"),
+    (
+        "data=folder data.root=/no/such.parquet",
+        r"LayoutError: data.root=/no/such.parquet does not exist.*SOURCE --out",
+    ),
 ]
 
 

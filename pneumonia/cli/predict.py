@@ -62,7 +62,7 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
 
     from pneumonia.console import track
     from pneumonia.data.images import UnreadableImageError, decode
-    from pneumonia.errors import BrokenImagesError
+    from pneumonia.errors import broken_images
     from pneumonia.explain import check_explainable, draw_explanations
     from pneumonia.models.build import load_classifier
     from pneumonia.predictions import classify
@@ -73,13 +73,13 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
     setup = classifier.setup_values
     decoded = []
     answers: list[dict[str, Any]] = []
-    problems: list[str] = []
+    problems: dict[str, str] = {}
     for path in track(images, len(images), "Predicting"):
         try:
             pixels = decode(path.read_bytes(), setup.image_size, setup.resize)
         except (UnreadableImageError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
-            problems.append(f"  {path}: {reason}")
+            problems[str(path)] = str(reason)
             continue
         decoded.append(pixels)
         probability = classify(classifier, torch.from_numpy(pixels)[None, None])[0]
@@ -88,12 +88,7 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
             {"image": str(path), "label": max(shares, key=lambda name: shares[name]), "probabilities": shares}
         )
     if problems:
-        noun = "image" if len(problems) == 1 else "images"
-        raise BrokenImagesError(
-            f"{len(problems)} {noun} can't be read:\n"
-            + "\n".join(problems)
-            + "\nNothing was predicted. Leave them out."
-        )
+        raise broken_images(problems, "Nothing was predicted. Leave them out.")
     if explain is not None:
         titles = [f"{answer['label']}: {path.name}" for path, answer in zip(images, answers, strict=True)]
         for answer, path in zip(answers, draw_explanations(classifier, decoded, images, titles, explain), strict=True):

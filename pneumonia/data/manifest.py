@@ -8,7 +8,7 @@ import pandas as pd
 
 from pneumonia.data.cache import Shape, look_at
 from pneumonia.data.releases import Found, recognise
-from pneumonia.errors import BrokenImagesError, ManifestError, some
+from pneumonia.errors import BrokenImagesError, ManifestError, broken_images, some
 from pneumonia.storage.local import digest, one_at_a_time, replacing
 
 COLUMNS: Final = {
@@ -116,13 +116,11 @@ def manifest_sha256(manifest: pd.DataFrame) -> str:
 
 
 def broken(problems: dict[str, str]) -> BrokenImagesError:
-    """The error that lists every image that can't be read."""
-    lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(problems.items()))
-    noun = "image" if len(problems) == 1 else "images"
-    return BrokenImagesError(
-        f"{len(problems)} {noun} can't be read:\n{lines}\n"
+    """The error for a training whose images can't all be read."""
+    return broken_images(
+        dict(sorted(problems.items())),
         "A model trained without them answers another question. Replace them, or say data.on_bad_image=skip to go on "
-        "without them (the result will say so)."
+        "without them (the result will say so).",
     )
 
 

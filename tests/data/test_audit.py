@@ -19,7 +19,8 @@ from PIL import Image
 from pneumonia.cli import main
 from pneumonia.config import SplitConfig
 from pneumonia.data.audit import BLOCK, PAIR, audit, copies, leaks, measured
-from pneumonia.data.audit_page import conclusion, likeness, page, remarks
+from pneumonia.data.audit_page import page
+from pneumonia.data.audit_words import conclusion, likeness, remarks
 from pneumonia.data.baselines import unsaid
 from pneumonia.data.cache import load_cache
 from pneumonia.data.leaks import find_leaks

@@ -1,13 +1,12 @@
 """`pneumonia data audit`: finds leaks, copies and shortcuts; exit code 1 on a leak, so that a Makefile or CI can stop."""
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pneumonia.cli.data import Words
-from pneumonia.errors import BrokenImagesError, ConfigError
+from pneumonia.errors import ConfigError, broken_images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,19 +42,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, default=Path("audit"), help="where the page goes (audit)")
     parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON instead of the page's path")
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="list images that can't be read and stop, or leave them out and say so (error)",
-    )
-    parser.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        type=Path,
-        default=Path(os.environ.get("PNEUMONIA_CACHE") or "cache"),
-        help="where decoded images are kept (cache, or the environment variable PNEUMONIA_CACHE)",
-    )
+    parser.add_image_options()
     words = [word for word in arguments if SPLIT_WORD.match(word)]  # they may stand anywhere
     options = parser.parse_args([word for word in arguments if word not in words])
     parser.check(options.out.is_dir() or not options.out.exists(), f"--out {options.out} is a file; name a folder")
@@ -110,19 +97,12 @@ def images(
     cache = load_cache(manifest, size, "squash", options.cache_dir)
     good = ~manifest["path"].isin(list(cache.problems)).to_numpy()
     if cache.problems and (options.on_bad_image == "error" or not good.any()):
-        raise _broken(cache.problems)
+        raise broken_images(
+            dict(sorted(cache.problems.items())),
+            "Nothing was written. Replace them, or say --on-bad-image skip to leave them out.",
+        )
     pixels = cache.pixels if good.all() else cache.pixels[good]
     return manifest[good].reset_index(drop=True), pixels, cache.problems
-
-
-def _broken(problems: dict[str, str]) -> BrokenImagesError:
-    """The error that lists every image that can't be read."""
-    lines = "\n".join(f"  {path}: {reason}" for path, reason in sorted(problems.items()))
-    noun = "image" if len(problems) == 1 else "images"
-    return BrokenImagesError(
-        f"{len(problems)} {noun} can't be read:\n{lines}\nNothing was written. Replace them, or say --on-bad-image skip to "
-        "leave them out."
-    )
 
 
 def _plan(words: list[str], file: Path | None) -> "SplitConfig | None":
@@ -145,7 +125,7 @@ def _show(found: dict[str, Any]) -> None:
 
     from pneumonia.console import say, table, warn
     from pneumonia.data.audit import classes_in_order
-    from pneumonia.data.audit_page import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+    from pneumonia.data.audit_words import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
 
     labels = classes_in_order(label for part in found["parts"].values() for label in part["classes"])
     rows = [

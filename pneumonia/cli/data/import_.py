@@ -1,14 +1,14 @@
 """`pneumonia data import`: recognises a release, says what it found, and writes the manifest."""
 
 import argparse
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final
 
 from pneumonia.cli import wants_help
-from pneumonia.errors import BrokenImagesError, ConfigError, LayoutError
+from pneumonia.cli.data import Words
+from pneumonia.errors import BrokenImagesError, ConfigError, LayoutError, broken_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,11 +36,6 @@ takes as SOURCE or data.root. Nothing is moved or changed.
 HOSTS: Final = ("kaggle", "huggingface", "medmnist")
 
 
-class _Words(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"pneumonia data import: {message}. `pneumonia data import --help` says what there is.")
-
-
 def run(arguments: list[str]) -> int:
     """Reads the words and imports; prints the path of the manifest on standard output.
 
@@ -63,15 +58,14 @@ def run(arguments: list[str]) -> int:
 
 
 def _words(arguments: list[str]) -> argparse.Namespace:
-    parser = _Words("pneumonia data import", add_help=False, allow_abbrev=False)
+    parser = Words("pneumonia data import", add_help=False, allow_abbrev=False)
     parser.add_argument("source", nargs="?")
     parser.add_argument("--from", dest="host", choices=HOSTS)
     parser.add_argument("--out", type=Path, default=Path("manifest.parquet"))
     parser.add_argument("--labels", type=Path)
-    parser.add_argument("--cache-dir", type=Path, default=Path(os.environ.get("PNEUMONIA_CACHE") or "cache"))
     parser.add_argument("--size", type=int, choices=(28, 64, 128, 224))
     parser.add_argument("--repo")
-    parser.add_argument("--on-bad-image", choices=("error", "skip"), default="error")
+    parser.add_image_options()
     words = parser.parse_args(arguments)
     if bool(words.source) == bool(words.host):
         both = "both SOURCE and --from" if words.source else "neither SOURCE nor --from"
@@ -154,11 +148,9 @@ def _range(values: "pd.Series[int]") -> str:
 
 
 def _broken(bad: "pd.DataFrame") -> BrokenImagesError:
-    lines = "\n".join(f"  {path}: {reason}" for path, reason in zip(bad["path"], bad["problem"], strict=True))
-    noun = "image" if len(bad) == 1 else "images"
-    return BrokenImagesError(
-        f"{len(bad)} {noun} can't be read:\n{lines}\nNo manifest was written. Replace them, or say --on-bad-image skip to "
-        "leave them out."
+    return broken_images(
+        dict(zip(bad["path"], bad["problem"], strict=True)),
+        "No manifest was written. Replace them, or say --on-bad-image skip to leave them out.",
     )
 
 

@@ -1,6 +1,5 @@
 """`pneumonia data pull`: a container, or a part of one, into a local folder."""
 
-import argparse
 from pathlib import Path
 
 from pneumonia.cli.data import Words
@@ -16,14 +15,10 @@ def run(arguments: list[str]) -> int:
         "pneumonia data pull",
         description="Makes FOLDER hold what a container of Azure Blob Storage holds: only what is new is fetched, verified by "
         "MD5; what is gone there goes here too, your own files never. Run it again after a break: it goes on.",
-        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT (or "
-        "AZURE_STORAGE_ACCOUNT_URL) with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
-        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net")
-    parser.add_argument("--workers", type=int, default=16, metavar="N", help="transfers at once (16)")
+    parser.add_azure_options()
     options = parser.parse_args(arguments)
     parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
     from rich.markup import escape

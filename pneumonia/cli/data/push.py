@@ -15,13 +15,10 @@ def run(arguments: list[str]) -> int:
         "pneumonia data push",
         description="Uploads the files of FOLDER (X-rays, a run folder, a bundle) to a container of Azure Blob Storage: only "
         "what is new or changed, with MD5, and never over a change of someone else's. Blobs without a file here are left alone.",
-        epilog="Credentials come from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT (or "
-        "AZURE_STORAGE_ACCOUNT_URL) with AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or what DefaultAzureCredential finds.",
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
-    parser.add_argument("--account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net")
-    parser.add_argument("--workers", type=int, default=16, metavar="N", help="transfers at once (16)")
+    parser.add_azure_options()
     options = parser.parse_args(arguments)
     parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
     from rich.markup import escape

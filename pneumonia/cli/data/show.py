@@ -1,6 +1,5 @@
 """`pneumonia data show`: contact sheets of what a model will see."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,19 +33,7 @@ def run(arguments: list[str]) -> int:
     parser.add_argument("--draws", type=int, default=8, metavar="N", help="draws of each image (8)")
     parser.add_argument("--size", type=int, default=112, metavar="PX", help="pixels a side of each picture (112)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="list images that can't be read and stop, or leave them out and say so (error)",
-    )
-    parser.add_argument(
-        "--cache-dir",
-        metavar="DIR",
-        type=Path,
-        default=Path(os.environ.get("PNEUMONIA_CACHE") or "cache"),
-        help="where decoded images are kept (cache, or the environment variable PNEUMONIA_CACHE)",
-    )
+    parser.add_image_options()
     options = parser.parse_args(arguments)
     parser.check(options.out.is_dir() or not options.out.exists(), f"--out {options.out} is a file; name a folder")
     for name, low, high in (("images", 1, 100), ("draws", 1, 100), ("size", 16, 1024), ("seed", 0, 2**32 - 1)):
