@@ -141,6 +141,10 @@ class XRayData(LightningDataModule):
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader("val", epoch=self._epoch())
 
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        # Lightning's own looks into every kind of collection, which small networks feel.
+        return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
+
     def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
         """Batches of a part, shuffled where a seed is given."""
         dataset = self.dataset(part, epoch)

@@ -97,6 +97,7 @@ class Classifier(LightningModule):
         self.model_config: dict[str, Any] = {}
         self.most_batches = 0  # of the longest epoch, where epochs differ
         self.averaged: AveragedModel | None = None
+        self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
@@ -150,6 +151,7 @@ class Classifier(LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
+            self._epoch.clear()
             torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -160,9 +162,12 @@ class Classifier(LightningModule):
             label = target.argmax(dim=1)  # of a blend, the class that prevails
         logits = self(image)
         loss: Tensor = self.criterion(logits, target)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(label))
-        self.train_metrics.update(logits.detach().float().softmax(dim=1), label)
+        self.keep(loss, logits, label)
         return loss
+
+    def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
+        """Puts a training batch's loss and answers aside for the figures of the epoch; a metric a step would cost more time."""
+        self._epoch.append((loss.detach() * len(label), logits.detach().argmax(dim=1), label))
 
     def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
         super().optimizer_step(*arguments, **settings)
@@ -176,7 +181,12 @@ class Classifier(LightningModule):
             self._average_epoch(self.setup_values.swa)
 
     def on_train_epoch_end(self) -> None:
-        self._log_summary("train", summary(self.train_metrics, self.task))
+        losses, answers, labels = zip(*self._epoch, strict=True)
+        self._epoch.clear()
+        label = torch.cat(labels)
+        self.train_metrics.update(torch.cat(answers), label)
+        loss = torch.stack(losses).double().sum() / len(label)
+        self._log_summary("train", {"loss": float(loss), **summary(self.train_metrics, self.task)})
         self.train_metrics.reset()
         self._advance_schedules("epoch")
 

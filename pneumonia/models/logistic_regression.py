@@ -121,8 +121,8 @@ class LogisticRegression(Classifier):
             optimizer.step(problem)
         problem.evaluate()  # where the solver ended: L-BFGS may have looked further
         gradient = problem.gradient if self.smooth else optimizer.slope
-        self.train_metrics.update(problem.logits.softmax(dim=1), batch["label"])
-        self.log_dict({"train/loss": problem.loss, "train/objective": problem.objective, "train/gradient": gradient})
+        self.keep(torch.tensor(problem.loss), problem.logits, batch["label"])
+        self.log_dict({"train/objective": problem.objective, "train/gradient": gradient})
         if gradient <= self.tolerance:
             self.trainer.should_stop = True
         elif self.current_epoch + 1 == self.trainer.max_epochs:

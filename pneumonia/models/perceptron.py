@@ -78,9 +78,8 @@ class Perceptron(Classifier):
         else:
             excitation, loss = self._learn_in_turn(image, label), None
             error = (excitation > 0).float() - label
-        criterion = (error * excitation).mean().detach()
-        self.log("train/loss", criterion, on_step=False, on_epoch=True, batch_size=len(label))
-        self.train_metrics.update(nn.functional.one_hot((excitation > 0).long(), 2).float(), label)
+        criterion = (error * excitation).mean()
+        self.keep(criterion, torch.stack([torch.zeros_like(excitation), excitation], dim=1), label)
         return loss
 
     def weight_images(self) -> dict[str, Tensor]:
