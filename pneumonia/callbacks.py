@@ -181,15 +181,15 @@ class EpochReport(Callback):
 
 
 def better(value: float, best: float, monitor: str) -> bool:
-    """Whether a metric beats the best so far: losses are better when lower, all others when higher; NaN beats nothing."""
+    """Whether a metric beats the best so far; NaN beats nothing."""
     if math.isnan(value) or math.isnan(best):
         return not math.isnan(value)
     return value < best if direction(monitor) == "min" else value > best
 
 
 def direction(monitor: str) -> Literal["min", "max"]:
-    """``min`` for metrics that are better when lower."""
-    return "min" if monitor.rpartition("/")[2] in {"loss", "fpr", "fnr"} else "max"
+    """``min`` for losses and error rates, which are better when lower; else ``max``."""
+    return "min" if monitor.rpartition("/")[2] in {"loss", "objective", "fpr", "fnr"} else "max"
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:

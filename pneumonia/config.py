@@ -312,6 +312,8 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("scheduler.warmup", _number(0, 0.99, above=True), "a fraction of the steps above 0, at most 0.99"),
     ("trainer.gradient_clip_val", _number(0, above=True), "null, or above 0"),
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
+    ("trainer.limit_train_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
+    ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
     ("model.width", _number(1, 4096, whole=True), "a whole number of channels from 1 to 4096"),
     ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
     ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),

@@ -58,6 +58,38 @@ def test_a_short_training_beats_the_largest_class_by_far(real_xrays, compose, tm
     assert result["metrics"]["val"]["auroc"] > 0.80
 
 
+QUICK = {  # validation figures on the study's own split that no seed should miss
+    "article/perceptron_exponential": {"accuracy": 0.95, "fnr": 0.035},
+    "article/perceptron_step": {"accuracy": 0.95, "fnr": 0.035},
+    "article/logistic_regression image_size=64": {"accuracy": 0.77, "f1_macro": 0.75, "loss": 0.55},
+}
+SLOW = {
+    "article/mlp_4": {"accuracy": 0.96, "fnr": 0.03},
+    "article/logistic_regression": {"accuracy": 0.77, "f1_macro": 0.75, "loss": 0.55},
+    "article/simple_cnn": {"accuracy": 0.79, "f1_macro": 0.76, "loss": 0.46},
+}
+
+
+def _reaches(real_xrays, compose, runs_dir, words, wanted):
+    experiment, *more = words.split()
+    words = ["data=folder", f"data.root={real_xrays}", "split=article", f"experiment={experiment}", *more]
+    values = train(compose(*words, runs_dir=runs_dir, small=False))["metrics"]["val"]
+    for name, bound in wanted.items():
+        assert values[name] <= bound if name in {"loss", "fnr"} else values[name] >= bound, (name, values[name])
+
+
+@pytest.mark.parametrize("words", QUICK)
+def test_linear_families_reach_the_studys_figures(words, real_xrays, compose, tmp_path):
+    _reaches(real_xrays, compose, tmp_path, words, QUICK[words])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("words", SLOW)
+def test_slower_families_reach_the_studys_figures(words, real_xrays, compose, tmp_path):
+    _reaches(real_xrays, compose, tmp_path, words, SLOW[words])
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, tmp_path):

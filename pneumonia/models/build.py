@@ -20,6 +20,7 @@ NEUTRAL: dict[str, Any] = {
     "swa": None,
     "trainer.gradient_clip_val": None,
     "trainer.accumulate_grad_batches": 1,
+    "trainer.limit_train_batches": 1.0,
 }
 
 
@@ -71,6 +72,11 @@ def check_family(config: Mapping[str, Any]) -> None:
         ConfigError: With the setting and what to do.
     """
     family = family_of(config["model"])
+    if family.whole_part and config["split"]["method"] == "rotating":
+        raise ConfigError(
+            f"split=rotating changes the training part from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
+            "Use split=kfold, where each fold is a run of its own."
+        )
     for key in family.refuses:
         if key == "augmentation":
             value = next((f"{name}={part}" for name, part in config[key].items() if part), None)

@@ -54,7 +54,8 @@ class LogisticRegression(Classifier):
         sum_i s_i loss_i / S + (1 - r) / (2 C S) |w|^2 + r / (C S) |w|_1
 
     over weights w and an unpenalised bias, where r is 0 for ``l2``, 1 for ``l1`` and ``l1_ratio`` for ``elasticnet``: the
-    objective of scikit-learn's ``LogisticRegression``, whose C, ``tol`` and optimum are the same. One epoch is a share of
+    objective of scikit-learn's ``LogisticRegression`` for three classes, whose C, ``tol`` and optimum are the same. (For two it
+    has one vector of weights where this has two, so that its C is twice this one.) One epoch is a share of
     ``max_iter`` steps of the solver on the whole training part, so that a long fit reports, and goes on after a kill; it ends
     early when the largest absolute entry of the gradient (for l1 of the proximal gradient mapping) is at most ``tolerance``.
 
@@ -70,8 +71,10 @@ class LogisticRegression(Classifier):
         "augmentation",
         "trainer.gradient_clip_val",
         "trainer.accumulate_grad_batches",
+        "trainer.limit_train_batches",
     )
     whole_part = True
+    best_by = "train/objective"  # the optimum is the model; epochs before it are not
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.labels import LABELS
 from pneumonia.models.base import Setup
 from pneumonia.models.build import build_classifier, check_family
+from pneumonia.train import train
 
 SIDE = 12
 NODE = {"_target_": "pneumonia.models.logistic_regression.LogisticRegression"}
@@ -54,6 +55,14 @@ def test_l2_reaches_scikit_learns_optimum(features, C, solver):
     assert centred - centred.mean() == pytest.approx(reference.intercept_ - reference.intercept_.mean(), abs=2e-3)
     assert logged["train/loss"] == pytest.approx(log_loss(label, reference.predict_proba(x)), rel=1e-3)
     assert logged["train/gradient"] <= 1e-6
+
+
+def test_with_two_classes_scikit_learns_c_is_twice_ours(features):
+    _, _, label, x = features
+    reference = Reference(C=0.2, tol=1e-8, max_iter=20_000).fit(x, label > 0)
+    ours, _ = _solve(features, task="pneumonia", C=0.1, tolerance=1e-6)
+    weight = ours.linear.weight.detach().numpy()
+    assert _relative((weight[1] - weight[0])[None], reference.coef_) < 1e-3
 
 
 def test_balanced_class_weights_are_scikit_learns(features):
@@ -127,10 +136,21 @@ def test_bad_settings_are_refused(words, message):
         build_classifier({**NODE, **words}, Setup("subtype", image_size=SIDE))
 
 
-@pytest.mark.parametrize("word", ["augmentation=normal", "ema=0.9", "swa=0.5", "mixup=0.2"])
+@pytest.mark.parametrize("word", ["augmentation=normal", "ema=0.9", "swa=0.5", "trainer.limit_train_batches=0.5"])
 def test_settings_that_it_would_not_heed_are_refused(word, compose):
     with pytest.raises(ConfigError, match="would change nothing or mislead: LogisticRegression"):
         check_family(compose("model=logistic_regression", word))
+
+
+def test_a_training_part_that_changes_is_refused(compose):
+    with pytest.raises(ConfigError, match=r"split=rotating changes the training part.*Use split=kfold"):
+        check_family(compose("model=logistic_regression", "split=rotating"))
+
+
+def test_a_run_keeps_the_optimum_even_where_an_epoch_before_it_validates_better(compose, tmp_path):
+    result = train(compose("model=logistic_regression", "model.C=1e3", "max_epochs=5", runs_dir=tmp_path))
+    assert result["best_epoch"] == result["epochs"] - 1
+    assert result["metrics"]["val"]["loss"] > 2 * result["metrics"]["train"]["loss"]
 
 
 def test_images_are_worked_on_a_few_at_a_time_with_the_same_result(features, monkeypatch):
