@@ -97,7 +97,6 @@ def _logistic_regression(root: Path, size: int, strength: float, rounds: int) ->
         "seconds": {"ours": ours, "scikit-learn": theirs},
         "times_scikit_learn": statistics.median(b / a for a, b in zip(ours, theirs, strict=True)),
         "train_loss": {"ours": losses[0][0], "scikit-learn": losses[0][1]},
-        "peak_memory_mib": result["cost"]["peak_memory_mib"],
     }
 
 

@@ -67,7 +67,7 @@ def evaluate(request: Request) -> dict[str, Any]:
         )
     trained_on = pd.read_parquet(folder.split(result["data"]["split_sha256"]))
     split = trained_on if own else _by_folders(images, request.part)
-    module = XRayData(images, split, task, batch_size=256)
+    module = XRayData(images, split, task, batch_size=64)
     if not len(module.positions(request.part)):
         have = ", ".join(f"{part} {count}" for part, count in split["part"].value_counts().items())
         raise SplitError(

@@ -56,7 +56,7 @@ def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_
     task = family_of(node).tasks[0]
     setup = Setup(task, image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
     classifier = build_classifier(node, setup)
-    trainer = quick_fit(classifier, two_batches[task], 25)
+    trainer = quick_fit(classifier, two_batches[task], 40)
     batch = next(iter(two_batches[task].loader("train")))
     logits = classifier.eval()(batch["image"])
     assert (logits.argmax(dim=1) == batch["label"]).float().mean() >= 0.95

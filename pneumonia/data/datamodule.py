@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ from pneumonia.data.splits import parts_of_fold
 from pneumonia.data.transforms import build
 from pneumonia.errors import SplitError
 from pneumonia.labels import Task
+
+WITHOUT_GRADIENTS: Final = 4  # as many times the images fit into memory where no activation is kept for a backward pass
 
 
 @dataclass(frozen=True)
@@ -146,10 +149,12 @@ class XRayData(LightningDataModule):
         return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
     def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
-        """Batches of a part, shuffled where a seed is given."""
+        """Batches of a part: shuffled for training where a seed is given, else larger ones in order."""
         dataset = self.dataset(part, epoch)
-        whole = self.whole_train and part == "train" and seed is not None
-        batches = Batches(len(dataset), len(dataset) if whole else self.batch_size, seed)
+        size = WITHOUT_GRADIENTS * self.batch_size
+        if seed is not None:
+            size = len(dataset) if self.whole_train else self.batch_size
+        batches = Batches(len(dataset), size, seed)
         batches.set_epoch(epoch)
         return DataLoader(
             dataset,

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from pneumonia.data.scaling import METHODS, fit_scaling, histogram
 from pneumonia.errors import ConfigError
@@ -21,6 +22,7 @@ def test_a_normalisation_is_what_numpy_makes_of_the_training_images_alone(method
         "minmax": (values.min(), values.max() - values.min()),
         "zscore": (values.mean(), values.std()),
         "robust": (middle, high - low),
+        "imagenet": (255 * np.mean(IMAGENET_DEFAULT_MEAN), 255 * np.mean(IMAGENET_DEFAULT_STD)),
     }[method]
     assert scaling.method == method
     assert scaling.shift == pytest.approx(shift, abs=1e-9)
