@@ -59,9 +59,8 @@ class Recorder(Checkpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
             self._started = self._epoch_started = time.perf_counter()
-            self._rate = float(
-                trainer.optimizers[0].param_groups[-1]["lr"]
-            )  # schedules have moved on when the epoch ends
+            # Schedules have moved on when the epoch ends.
+            self._rate = float(trainer.optimizers[0].param_groups[-1]["lr"])
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.train_s += time.perf_counter() - self._epoch_started
@@ -119,8 +118,12 @@ class WeightPictures(Callback):
                 page.save(part, "PNG")
 
 
-class EpochReport(Callback):
-    """A bar for the batches of the running epoch, and a line for each finished one."""
+class EpochReport(Checkpoint):
+    """A bar for the batches of the running epoch, and a line for each finished one.
+
+    A ``Checkpoint``, though it writes none, because Lightning calls the others before the module's own
+    ``on_train_epoch_end``, from which the epoch's training figures come.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder

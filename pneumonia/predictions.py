@@ -25,7 +25,9 @@ def predict_part(classifier: Classifier, data: XRayData, part: str, epoch: int =
         SplitError: The part holds no image.
     """
     loader = data.loader(part, epoch=epoch)
-    batches = [classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part}")]
+    batches = [
+        classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part} in batches")
+    ]
     probability = np.concatenate(batches)
     rows = data.positions(part, epoch)
     classes = np.array(data.task.classes)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,6 +65,16 @@ def test_the_result_is_the_metrics_of_the_best_epoch(finished):
     for name, value in result["metrics"]["val"].items():
         expected = row[f"val/{name}"]
         assert value is None if np.isnan(expected) else value == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_line_of_an_epoch_holds_the_figures_of_that_epoch(compose, tmp_path, capsys):
+    result = train(compose("max_epochs=3", "image_size=16", "model.width=16", runs_dir=tmp_path))
+    lines = re.findall(
+        r"epoch +\d+/3  train loss (\S+)  val loss (\S+)  accuracy (\S+)  f1 (\S+)", capsys.readouterr().err
+    )
+    history = pd.read_csv(_folder(result, tmp_path).metrics)
+    columns = ["train/loss", "val/loss", "val/accuracy", "val/f1_macro"]
+    assert np.array(lines, dtype=float) == pytest.approx(history[columns].to_numpy(), abs=1e-4)
 
 
 def test_the_result_holds_the_confusion_of_its_predictions(finished):
