@@ -1,5 +1,6 @@
 """What happens around each epoch: progress for people, and the files from which a run goes on."""
 
+import contextlib
 import csv
 import math
 import resource
@@ -16,8 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from pneumonia.console import CONSOLE, figure, say
 from pneumonia.explain import weights_picture
 from pneumonia.models.base import Classifier
-from pneumonia.runs import RunFolder
-from pneumonia.storage.local import replacing
+from pneumonia.runs import RunFolder, read_metrics
+from pneumonia.storage.local import replacing, write_json
 
 MIB = 2**20
 
@@ -81,6 +82,9 @@ class Recorder(Checkpoint):
             self.best, self.best_epoch = value, trainer.current_epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
+        epoch_s = time.perf_counter() - self._epoch_started
+        speed = {"images_per_s": self.speed()["images_per_s"], "epoch_s": round(epoch_s, 3)}
+        write_json(self.folder.progress, {"epochs": trainer.current_epoch + 1, "of": trainer.max_epochs, **speed})
 
     def speed(self) -> dict[str, float | None]:
         """Training images and batches a second, without validation; seconds in all epochs."""
@@ -195,18 +199,22 @@ def direction(monitor: str) -> Literal["min", "max"]:
     return "min" if monitor.rpartition("/")[2] in {"loss", "objective", "fpr", "fnr"} else "max"
 
 
-def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
-    """The rows of ``metrics.csv``, one an epoch; none before the first."""
-    if not folder.metrics.exists():
-        return []
-    with folder.metrics.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+def reset_peak_memory() -> None:
+    """Begins a new peak, so that a run in a process that has done others is not charged with theirs (Linux and GPUs)."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def peak_memory_mib() -> float:
-    """Peak memory of the GPU where one is used, else of this process."""
+    """Peak memory of the GPU where one is used, else of this process, since :func:`reset_peak_memory`."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return round(torch.cuda.max_memory_allocated() / MIB, 1)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / MIB if sys.platform == "darwin" else peak / 1024, 1)  # Linux counts KiB, macOS bytes
 

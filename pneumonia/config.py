@@ -1,7 +1,7 @@
 """The schema of the composed config and its range checks; imports nothing heavy.
 
 Types are checked by Hydra when it composes, because ``TrainConfig`` stands first in the defaults of ``conf/train.yaml``.
-The nodes that differ by choice (model, optimizer, scheduler, trainer, logger) list all their keys in their own file in
+The nodes that differ by choice (model, optimizer, scheduler, trainer, logger, launcher) list all their keys in their own file in
 ``conf/``: a key that is in none of the chosen files is a mistake.
 """
 
@@ -18,8 +18,11 @@ from pneumonia.errors import ConfigError, LayoutError, nearest
 from pneumonia.labels import TASKS
 
 PACKAGE: Final = Path(__file__).resolve().parent
-OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger")
-FOREIGN_TO_RESULT: Final = ("name", "data", "runs_dir", "cache_dir", "num_workers", "force", "logger")
+OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
+FOREIGN_TO_RESULT: Final = (
+    *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
+    *("logger", "launcher", "fail_fast", "rehearse"),
+)
 FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "benchmark", "detect_anomaly")
 
 
@@ -125,6 +128,9 @@ class TrainConfig:
     scheduler: dict[str, Any] = MISSING
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
+    launcher: dict[str, Any] = MISSING
+    fail_fast: bool = False
+    rehearse: bool = True
 
 
 def conf_dir(folder: str = "conf") -> Path:
@@ -314,6 +320,11 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
     ("trainer.limit_train_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
     ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
+    ("launcher.n_jobs", _number(1, 1024, whole=True), "null, or a number of jobs at once, 1 or more"),
+    ("launcher.timeout_min", _number(0, above=True), "null, or a number of minutes above 0"),
+    ("launcher.cpus_per_job", _number(1, 1024, whole=True), "null, or a number of cores, 1 or more"),
+    ("launcher.gpus_per_job", _number(0, 64), "a number of GPUs, or a share of one"),
+    ("launcher.mem_gb", _number(0, above=True), "null, or a number of GB above 0"),
     ("model.width", _number(1, 4096, whole=True), "a whole number of channels from 1 to 4096"),
     ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
     ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),

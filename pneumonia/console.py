@@ -1,5 +1,6 @@
 """What a person sees on the terminal: progress bars, tables, warnings."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -53,3 +54,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 def figure(value: float | None, digits: int = 4) -> str:
     """A number for a table; what is undefined says so."""
     return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def announce_loading() -> None:
+    """Says why nothing happens for the seconds that the first import of torch and Lightning takes."""
+    if "torch" not in sys.modules:
+        print("Loading torch and Lightning", file=sys.stderr, flush=True)

@@ -1,5 +1,6 @@
 """A run's identity, its folder, its result; what is done is not done again, what was cut goes on."""
 
+import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
+
+    @property
+    def progress(self) -> Path:
+        """How fast the running epochs go; for those who watch, of no use to the run itself."""
+        return self.path / "progress.json"
 
     @property
     def best(self) -> Path:
@@ -142,6 +148,14 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
             f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
         )
     return folder, result, dict(result["config"])
+
+
+def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
+    """The rows of ``metrics.csv``, one an epoch; none before the first."""
+    if not folder.metrics.exists():
+        return []
+    with folder.metrics.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def versions() -> dict[str, str]:

@@ -4,28 +4,35 @@ import logging
 import signal
 import warnings
 from collections import Counter
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 from pneumonia.announce import announce, show
-from pneumonia.callbacks import EpochReport, Recorder, WeightPictures, direction, peak_memory_mib, read_metrics
+from pneumonia.callbacks import (
+    EpochReport,
+    Recorder,
+    WeightPictures,
+    direction,
+    peak_memory_mib,
+    reset_peak_memory,
+)
 from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
 from pneumonia.console import say
-from pneumonia.data.datamodule import Images, XRayData, load_images
-from pneumonia.data.duplicates import groups
-from pneumonia.data.leaks import Leak, find_leaks
-from pneumonia.data.manifest import manifest_sha256
+from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.leaks import Leak
 from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import Scaling, fit_scaling, histogram
-from pneumonia.data.split_files import check_split_file, load_split
-from pneumonia.data.splits import PARTS, split_sha256
+from pneumonia.data.shelf import Shelf
+from pneumonia.data.split_files import check_split_file
+from pneumonia.data.splits import PARTS
 from pneumonia.errors import CheckpointError, PneumoniaError
 from pneumonia.labels import TASKS
 from pneumonia.metrics import confusion_counts, nullable
@@ -33,19 +40,25 @@ from pneumonia.models.base import Classifier, Setup
 from pneumonia.models.build import build_classifier, check_family, family_of, load_classifier
 from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import arrays, predict_part, table_metrics
-from pneumonia.runs import RunFolder, run_identity, versions, writable
+from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
 from pneumonia.storage.local import replacing
+
+REHEARSED: Final = 2  # batches of each part
 
 
 class Interrupted(PneumoniaError, KeyboardInterrupt):
     """Ctrl-C or SIGTERM ended the training between two epochs' checkpoints; the run can go on."""
 
 
-def train(config: dict[str, Any]) -> dict[str, Any]:
+def train(
+    config: dict[str, Any], *, shelf: Shelf | None = None, opened: Callable[[RunFolder], None] | None = None
+) -> dict[str, Any]:
     """Trains a run to its end, or from where it was cut, or not at all where it is finished.
 
     Args:
         config: Resolved and checked; see :mod:`pneumonia.config`.
+        shelf: Holds what earlier runs of this process have loaded.
+        opened: Is told the run's folder as soon as it is known.
 
     Returns:
         What ``result.json`` holds.
@@ -54,33 +67,12 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
         PneumoniaError: Bad data, a bad setting, a folder that can't be written; before anything is trained.
         Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
     """
-    quiet()
-    runs_dir, cache_dir = Path(config["runs_dir"]), Path(config["cache_dir"])
-    writable(runs_dir)
-    seed_everything(config["seed"], verbose=False)
-    # A setting that no family, optimiser or schedule takes is found before any data are read.
-    check_family(config)
-    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
-    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
-    plan = SplitConfig(**config["split"])
-    if plan.file is not None:
-        check_split_file(Path(plan.file))
-    images = load_images(data_config(config), config["image_size"], cache_dir)
-    task = TASKS[config["task"]]
-    check_classes(
-        Counter(task.classes[task.index(label)] for label in images.manifest["label"]), task.classes, "The data"
-    )
-    group = groups(images.manifest)
-    split = load_split(images.manifest, plan, group)
-    leaks = find_leaks(images.manifest, split, group, rotating=plan.method == "rotating")
-    data = _data_module(config, images, split)
-    trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
-    check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
-    hashes = {"manifest_sha256": manifest_sha256(images.manifest), "split_sha256": split_sha256(split)}
-    run_id = run_identity(_known(config), **hashes)
-    folder = RunFolder(runs_dir / config["name"] / run_id)
-    classifier = build_classifier(config["model"], _setup(config, data))
-
+    writable(Path(config["runs_dir"]))
+    run = _prepare(config, shelf or Shelf())
+    run_id = run_identity(_known(config), **run.hashes)
+    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / run_id)
+    if opened is not None:
+        opened(folder)
     with folder.held():
         done = None if config["force"] else folder.finished()
         if done is not None:
@@ -88,15 +80,73 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
             return done
         if config["force"]:
             folder.clear()
-        announce(config, classifier, data, leaks, folder)
+        announce(config, run.classifier, run.data, run.leaks, folder)
         folder.begin(config)
-        with replacing(folder.split(hashes["split_sha256"])) as part:
-            split.to_parquet(part, index=False)
-        recorder = _fit(config, classifier, data, folder)
-        result = _result(config, run_id, data, leaks, hashes, recorder, folder)
+        with replacing(folder.split(run.hashes["split_sha256"])) as part:
+            run.split.to_parquet(part, index=False)
+        recorder = _fit(config, run.classifier, run.data, folder)
+        result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
         folder.finish(result)
     show(result, folder)
     return result
+
+
+def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
+    """Trains on two batches and validates on two, and keeps nothing: what can't work fails now, not after hours.
+
+    Raises:
+        Exception: Whatever the run itself would raise.
+    """
+    run = _prepare(config, shelf)
+    run.classifier.most_batches = run.data.most_batches()
+    words = {**config["trainer"], "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
+    trainer = _trainer(words, config, [_OneEpoch()])
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(run.classifier, datamodule=run.data)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+class _OneEpoch(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that a run needs before its first step."""
+
+    classifier: Classifier
+    data: XRayData
+    split: pd.DataFrame
+    leaks: list[Leak]
+    hashes: dict[str, str]
+
+
+def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
+    quiet()
+    seed_everything(config["seed"], verbose=False)
+    reset_peak_memory()
+    # A setting that no family, optimiser or schedule takes is found before any data are read.
+    check_family(config)
+    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
+    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
+    plan = SplitConfig(**config["split"])
+    if plan.file is not None:
+        check_split_file(Path(plan.file))
+    images, manifest_hash = shelf.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+    task = TASKS[config["task"]]
+    check_classes(
+        Counter(task.classes[task.index(label)] for label in images.manifest["label"]), task.classes, "The data"
+    )
+    divided = shelf.divided(images.manifest, manifest_hash, plan)
+    data = _data_module(config, images, divided.split)
+    trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
+    check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
+    hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
+    classifier = build_classifier(config["model"], _setup(config, data))
+    return _Prepared(classifier, data, divided.split, divided.leaks, hashes)
 
 
 def data_config(config: dict[str, Any]) -> DataConfig:
@@ -170,24 +220,12 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
         callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
     classifier.most_batches = data.most_batches()
     words = dict(config["trainer"])
-    if words.pop("enable_progress_bar"):
+    if words["enable_progress_bar"]:
         callbacks.append(EpochReport(recorder))
     resume, data.first_epoch = _resume_point(folder, recorder)
     if recorder.stopped:
         return recorder
-    trainer = Trainer(
-        **words,
-        max_epochs=config["max_epochs"],
-        devices=1,
-        logger=False,
-        callbacks=callbacks,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1 if data.rotate_every else 0,
-        default_root_dir=folder.path,
-    )
+    trainer = _trainer(words, config, callbacks)
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -199,6 +237,22 @@ def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder:
     finally:
         signal.signal(signal.SIGINT, handler)
     return recorder
+
+
+def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    return Trainer(
+        **{**words, "enable_progress_bar": False},
+        max_epochs=config["max_epochs"],
+        devices=1,
+        logger=False,
+        callbacks=callbacks,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, Recorder) for callback in callbacks),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1 if config["split"]["method"] == "rotating" else 0,
+        default_root_dir=config["runs_dir"],
+    )
 
 
 def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, int]:

@@ -73,12 +73,6 @@ def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
     return words
 
 
-def announce_loading() -> None:
-    """Says why nothing happens for the seconds that the first import of torch and Lightning takes."""
-    if "torch" not in sys.modules:
-        print("Loading torch and Lightning", file=sys.stderr, flush=True)
-
-
 def wants_help(arguments: list[str], text: str) -> bool:
     """Prints a verb's help where it is asked for."""
     if any(argument in {"-h", "--help"} for argument in arguments):

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from pneumonia.cli import announce_loading, key_values, wants_help
+from pneumonia.cli import key_values, wants_help
+from pneumonia.console import announce_loading
 from pneumonia.errors import ConfigError
 
 HELP = """

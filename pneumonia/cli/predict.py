@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pneumonia.cli import announce_loading
+from pneumonia.console import announce_loading
 
 
 def run(arguments: list[str]) -> int:

@@ -1,13 +1,27 @@
-"""`pneumonia sweep NAME`: every job of sweeps/NAME.yaml, as a Hydra multirun. Finished jobs are recognised, cut ones go on."""
+"""`pneumonia sweep NAME`: every job of sweeps/NAME.yaml. Finished jobs are recognised, cut ones go on."""
 
 from pneumonia.cli import wants_help
 from pneumonia.errors import ConfigError, nearest
 
 HELP = """
 usage: pneumonia sweep NAME [OVERRIDES]
+       pneumonia sweep NAME status [runs_dir=runs] [name=NAME]
 
-Every job of sweeps/NAME.yaml, one after the other, into runs/NAME. Run it again: finished jobs are recognised, a cut one
-goes on where it was. OVERRIDES are those of `pneumonia train`.
+Every job of sweeps/NAME.yaml, into runs/NAME. First the plan, then two batches of each distinct configuration, then the work
+under one table; each failure is shown at once, the others go on. Run it again: finished jobs are recognised, cut ones go on.
+Exit code 1 where a job is not done. `status` shows the table from another terminal; runs/NAME/results.csv is kept current.
+
+OVERRIDES are those of `pneumonia train`; one with several values is swept over too (seed=0,1,2), one of a key that the sweep
+has takes the place of its values (optimizer=sgd,adam). experiment=... puts the sweep on other settings. And:
+
+  launcher=local      one job after the other in one process (the default)
+  launcher=parallel   several at once on this machine: launcher.n_jobs=2  launcher.gpus=[0,1]
+  launcher.timeout_min=60   breaks a job off; its finished epochs are kept
+  fail_fast=true      stops at the first failure
+  rehearse=false      leaves the two batches out
+
+Sweeps:
+{sweeps}
 
 Example:
   pneumonia sweep optimizer data=folder data.root=chest_xray max_epochs=2
@@ -15,20 +29,57 @@ Example:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs the named sweep.
+    """Does what is missing of the named sweep, or shows how far it is.
 
     Raises:
-        ConfigError: There is no such sweep.
+        PneumoniaError: With the name of what is wrong, before any job has run.
     """
-    if wants_help(arguments, HELP):
-        return 0
-    from pneumonia.config import conf_dir
+    if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
+        return _help(arguments)
+    from pneumonia.cli.train import explained
+    from pneumonia.sweep.plan import make_plan, sweep_names
 
-    folder = conf_dir("sweeps")
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
-    if not arguments or arguments[0] not in names:
-        asked = arguments[0] if arguments else ""
-        raise ConfigError(f"There is no sweep '{asked}'; choose one of {', '.join(names)}.{nearest(asked, names)}")
-    from pneumonia.cli import train
+    name, words = arguments[0].removeprefix("sweep="), arguments[1:]
+    if "=" in name:
+        names = sweep_names()
+        raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {', '.join(names)}.")
+    if "status" in words:
+        return _status(name, [word for word in words if word != "status"])
+    with explained():
+        plan = make_plan(name, words)
+    from pneumonia.sweep.conduct import conduct
 
-    return train.run(arguments[1:], config_name=arguments[0], config_dir=folder)
+    return conduct(plan)
+
+
+def _status(name: str, words: list[str]) -> int:
+    from pathlib import Path
+
+    from pneumonia.cli import key_values
+    from pneumonia.sweep.conduct import show_status
+    from pneumonia.sweep.plan import sweep_names
+
+    said = key_values(words, ("runs_dir", "name"))
+    folder = Path(said.get("runs_dir", "runs")) / said.get("name", name)
+    names = sweep_names()
+    if name not in names and not folder.is_dir():
+        raise ConfigError(f"There is no sweep '{name}'; choose one of {', '.join(names)}.{nearest(name, names)}")
+    show_status(folder)
+    return 0
+
+
+def _help(arguments: list[str]) -> int:
+    from pathlib import Path
+
+    package = Path(__file__).resolve().parent.parent
+    folder = package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
+    lines = []
+    for path in sorted(folder.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"  {path.stem:<24} {first.partition('   ')[0]}")
+    text = HELP.format(sweeps="\n".join(lines))
+    if not arguments:
+        print(text.strip())
+        return 2
+    wants_help(arguments, text)
+    return 0

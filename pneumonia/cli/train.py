@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.cli import announce_loading, wants_help
+from pneumonia.cli import wants_help
+from pneumonia.console import announce_loading
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Sweeps: many runs from one question, each done once, whatever is killed on the way."""

@@ -1,0 +1,224 @@
+"""What a person sees of a sweep: its plan, its jobs while they run, each failure at once, the table at the end."""
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from pneumonia.sweep.ledger import BROKEN, Ledger, Standing
+from pneumonia.sweep.plan import Job, Plan
+
+LOOK_S: Final = 1.0
+STYLES: Final = {
+    "done": "green",
+    "running": "cyan",
+    "failed": "red",
+    "killed": "red",
+    "out of time": "red",
+    "cut": "yellow",
+}
+WIDTH: Final = 140  # of a table that goes to a file
+MOST_LINES: Final = 30  # of the live table; the jobs that matter now come first
+
+
+class Board:
+    """Reads the ledger, writes to the terminal and keeps ``results.csv`` current."""
+
+    def __init__(self, jobs: list[Job], ledger: Ledger) -> None:
+        self.jobs = jobs
+        self.ledger = ledger
+        terminal = sys.stderr.isatty()
+        # This one stays, while a job's own output goes to its log.
+        self.console = Console(file=sys.stderr, width=None if terminal else WIDTH)
+        self._standings: list[Standing] = []
+        self._lock = threading.Lock()
+        self.look()
+
+    def look(self) -> list[Standing]:
+        """How far each job is now; ``results.csv`` follows."""
+        with self._lock:
+            standings = [self.ledger.standing(job) for job in self.jobs]
+            if standings != self._standings or not self.ledger.results.exists():
+                self._standings = standings
+                self.ledger.write_results(self.jobs, standings)
+            return standings
+
+    def show_plan(self, plan: Plan) -> None:
+        """Which jobs there are, what is done, and how long the rest may take."""
+        standings = self.look()
+        states = Counter(standing.state for standing in standings)
+        self._say(f"[bold]{escape(plan.question)}[/]")
+        for key, values in plan.axes.items():
+            self._say(f"  {escape(key)}: {escape(', '.join(values))}")
+        known = ", ".join(f"{states[state]} {state}" for state in ("done", "cut", *BROKEN, "running") if states[state])
+        left = len(standings) - states["done"]
+        self._say(
+            f"{len(standings)} {_plural('job', len(standings))}" + (f": {known}" if known else "") + f"; {left} to do"
+        )
+        seconds = expected_s(self.jobs, standings)
+        if left and seconds is not None:
+            at_once = plan.common["launcher"].get("n_jobs") or 1
+            basis = f"{states['done']} finished {_plural('job', states['done'])}"
+            self._say(f"About {duration(seconds / at_once)} left, judging by {basis}")
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Keeps the table on the screen up to date; where no one watches, one line says that a job begins."""
+        over = threading.Event()
+        live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
+
+        def watch() -> None:
+            begun: set[str] = set()
+            while not over.wait(LOOK_S):
+                standings = self.look()
+                if live is not None:
+                    live.update(self.running_table(standings), refresh=True)
+                for job, standing in zip(self.jobs, standings, strict=True):
+                    if standing.state == "running" and job.key not in begun and live is None:
+                        begun.add(job.key)
+                        self._say(f"begun     {escape(self._number(job))}")
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        if live is not None:
+            live.start()
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            if live is not None:
+                live.stop()
+            self.look()
+
+    def ended(self, job: Job) -> Standing:
+        """Says how a job ended; where it broke, with why and where its log is."""
+        standing = self.ledger.standing(job)
+        number = self._number(job)
+        if standing.state in BROKEN:
+            self._say(f"[bold red]{standing.state}[/]  {escape(number)}")
+            details = self.ledger.details(job)
+            for line in (details or standing.reason).rstrip().splitlines():
+                self._say(f"    {escape(line)}")
+            self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
+        elif standing.result is not None:
+            metrics, cost = standing.result["metrics"]["val"], standing.result["cost"]
+            loss, accuracy = (f"{name} {_figure(metrics.get(name))}" for name in ("loss", "accuracy"))
+            self._say(f"[green]done[/]      {escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
+        return standing
+
+    def running_table(self, standings: list[Standing], most: int = MOST_LINES) -> Table:
+        """Every job as it stands; of many, the running and the broken ones and those that come next."""
+        grid = Table(title=f"{self.ledger.folder}", title_justify="left")
+        for column in ("job", *self._axes(), "state", "epoch", "val loss", "accuracy", "images/s", "left"):
+            grid.add_column(
+                column, justify="right" if column in {"epoch", "val loss", "accuracy", "images/s", "left"} else "left"
+            )
+        order = {"running": 0, "failed": 1, "killed": 1, "out of time": 1, "cut": 2, "to do": 2, "done": 3}
+        numbered = list(enumerate(zip(self.jobs, standings, strict=True), start=1))
+        shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
+        for number, (job, standing) in shown:
+            best, progress = standing.best or {}, standing.progress or {}
+            total = int(job.config["max_epochs"])
+            left = ""
+            if standing.state == "running" and progress:
+                left = duration((total - standing.epochs) * float(progress["epoch_s"]))
+            speed = progress.get("images_per_s") or (standing.result or {}).get("cost", {}).get("images_per_s")
+            grid.add_row(
+                str(number),
+                *(escape(value) for value in job.differs.values()),
+                f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]",
+                f"{standing.epochs}/{total}",
+                _text(best.get("val/loss")),
+                _text(best.get("val/accuracy")),
+                "" if speed is None else f"{float(speed):.0f}",
+                left,
+            )
+        if len(numbered) > len(shown):
+            hidden = Counter(standing.state for number, (_, standing) in numbered if number not in dict(shown))
+            grid.caption = "and " + ", ".join(f"{count} {state}" for state, count in hidden.items())
+        return grid
+
+    def status(self) -> None:
+        """The table as it stands now, all jobs of it."""
+        self.console.print(self.running_table(self.look(), len(self.jobs)))
+
+    def summary(self) -> list[Standing]:
+        """The table at the end, with what broke and why below it."""
+        standings = self.look()
+        grid = Table(title=f"{self.ledger.folder}", title_justify="left")
+        priced = any(standing.result and standing.result["cost"]["usd"] is not None for standing in standings)
+        figures = ("best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds", *(["USD"] * priced))
+        for column in ("job", *self._axes(), "state", *figures):
+            grid.add_column(column, justify="right" if column in figures else "left", no_wrap=column in figures)
+        for number, (job, standing) in enumerate(zip(self.jobs, standings, strict=True), start=1):
+            row = [str(number), *(escape(value) for value in job.differs.values())]
+            row.append(f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]")
+            if standing.result is not None:
+                result, cost = standing.result, standing.result["cost"]
+                metrics = result["metrics"]["val"]
+                row += [f"{result['best_epoch'] + 1}/{result['epochs']}"]
+                row += [_figure(metrics.get(name)) for name in ("loss", "accuracy", "f1_macro")]
+                row += [_figure(cost[name], 0) for name in ("images_per_s", "peak_memory_mib", "fit_s")]
+                row += [_figure(cost["usd"], 3)] * priced
+            grid.add_row(*row)
+        self.console.print(grid)
+        for job, standing in zip(self.jobs, standings, strict=True):
+            if standing.state in BROKEN:
+                self._say(
+                    f"[bold red]{standing.state}[/]  {escape(self._number(job))}: {escape(standing.reason.splitlines()[0])}"
+                )
+                self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
+        self._say(f"All of it as a table: [bold]{escape(str(self.ledger.results))}[/]")
+        return standings
+
+    def _axes(self) -> list[str]:
+        return list(self.jobs[0].differs)
+
+    def _number(self, job: Job) -> str:
+        return f"{self.jobs.index(job) + 1}/{len(self.jobs)}  {job.label}"
+
+    def _say(self, text: str) -> None:
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+
+def expected_s(jobs: list[Job], standings: list[Standing]) -> float | None:
+    """Seconds that the unfinished epochs would take one after the other, at the mean of the finished jobs'."""
+    finished = [standing.result for standing in standings if standing.result is not None]
+    epochs = sum(result["epochs"] for result in finished)
+    if not epochs:
+        return None
+    each = sum(result["cost"]["fit_s"] for result in finished) / epochs
+    left = [
+        job.config["max_epochs"] - standing.epochs
+        for job, standing in zip(jobs, standings, strict=True)
+        if standing.result is None
+    ]
+    return float(each * sum(left))
+
+
+def duration(seconds: float) -> str:
+    """``3 h 20 min``, ``12 min``, ``40 s``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else noun + "s"
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def _text(value: str | None) -> str:
+    return "" if value in {None, "", "nan"} else f"{float(str(value)):.4f}"
