@@ -1,10 +1,10 @@
 """`pneumonia sweep NAME`: every job of sweeps/NAME.yaml. Finished jobs are recognised, cut ones go on."""
 
 from pneumonia.cli import wants_help
-from pneumonia.errors import ConfigError, nearest
+from pneumonia.errors import ConfigError
 
 HELP = """
-usage: pneumonia sweep NAME [OVERRIDES]
+usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES]
        pneumonia sweep NAME status [runs_dir=runs] [name=NAME]
 
 Every job of sweeps/NAME.yaml, into runs/NAME. First the plan, then two batches of each distinct configuration, then the work
@@ -57,13 +57,12 @@ def _status(name: str, words: list[str]) -> int:
 
     from pneumonia.cli import key_values
     from pneumonia.sweep.conduct import show_status
-    from pneumonia.sweep.plan import sweep_names
+    from pneumonia.sweep.plan import find_sweep
 
     said = key_values(words, ("runs_dir", "name"))
-    folder = Path(said.get("runs_dir", "runs")) / said.get("name", name)
-    names = sweep_names()
-    if name not in names and not folder.is_dir():
-        raise ConfigError(f"There is no sweep '{name}'; choose one of {', '.join(names)}.{nearest(name, names)}")
+    folder = Path(said.get("runs_dir", "runs")) / said.get("name", Path(name).stem)
+    if not folder.is_dir():
+        find_sweep(name)
     show_status(folder)
     return 0
 

@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
+from yaml import YAMLError
 
 from pneumonia.config import TrainConfig, check, check_root, conf_dir, identity, resolved
 from pneumonia.errors import ConfigError, nearest
@@ -68,31 +69,48 @@ class Plan:
 
 
 def sweep_names() -> list[str]:
-    """The sweeps there are."""
+    """The sweeps that come with the package."""
     return sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
 
 
-def question(name: str) -> str:
+def find_sweep(name: str) -> Path:
+    """The file of a sweep: one that comes with the package, or one's own by its path.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name.endswith((".yaml", ".yml")):
+        if not Path(name).is_file():
+            raise ConfigError(f"There is no sweep file {name}.")
+        return Path(name).resolve()
+    known = sweep_names()
+    if name not in known:
+        raise ConfigError(
+            f"There is no sweep '{name}'; choose one of {', '.join(known)}, or name a file of your own by its path."
+            f"{nearest(name, known)}"
+        )
+    return conf_dir("sweeps") / f"{name}.yaml"
+
+
+def question(path: Path) -> str:
     """The first line of a sweep file, which says what it asks."""
-    line = (conf_dir("sweeps") / f"{name}.yaml").read_text(encoding="utf-8").splitlines()[0]
-    return line.lstrip("# ").partition("   ")[0]
+    line = path.read_text(encoding="utf-8").partition("\n")[0]
+    return line.lstrip("# ").partition("   ")[0] if line.startswith("#") else path.stem
 
 
 def make_plan(name: str, words: Sequence[str]) -> Plan:
     """Composes and checks every job of a sweep.
 
     Args:
-        name: Of a file in ``sweeps``.
+        name: Of a file in ``sweeps``, or the path of one's own.
         words: Overrides. One with several values (``seed=0,1,2``) is swept over too; one of a key that the file sweeps over
             takes the place of the file's values.
 
     Raises:
         ConfigError: Unknown words, values that a job can not take, a sweep over sweeps; before any job has run.
     """
-    known = sweep_names()
-    if name not in known:
-        raise ConfigError(f"There is no sweep '{name}'; choose one of {', '.join(known)}.{nearest(name, known)}")
-    params = _params(name)
+    path = find_sweep(name)
+    params = _params(path)
     asked = _parse(words)
     for override in asked:
         key = override.get_key_element()
@@ -110,7 +128,7 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     if count > MOST_JOBS:
         raise ConfigError(f"These are {count} jobs, and a sweep may have {MOST_JOBS}. Ask for fewer values.")
     jobs: list[Job] = []
-    with _composer(name, [str(override.input_line) for override in fixed]) as config_of:
+    with _composer(path, [str(override.input_line) for override in fixed]) as config_of:
         for chosen in itertools.product(*axes.values()):
             differs = dict(zip(axes, chosen, strict=True))
             config = config_of(differs)
@@ -118,7 +136,7 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     _refuse_twins(jobs)
     for root in {job.config["data"]["root"] for job in jobs} - {None}:
         check_root(Path(root).expanduser())
-    return Plan(name, question(name), axes, jobs)
+    return Plan(path.stem, question(path), axes, jobs)
 
 
 def job_key(config: dict[str, Any]) -> str:
@@ -126,10 +144,14 @@ def job_key(config: dict[str, Any]) -> str:
     return digest([identity(config), config["data"], config["split"]["file"]])[:12]
 
 
-def _params(name: str) -> dict[str, Any]:
+def _params(path: Path) -> dict[str, Any]:
     """The swept keys of a file, with the values as they are written there."""
-    path = conf_dir("sweeps") / f"{name}.yaml"
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} is no sweep file: it holds no keys. sweeps/optimizer.yaml shows how one looks.")
     for base in loaded.get("defaults", []):
         if isinstance(base, str) and base in sweep_names():
             raise ConfigError(
@@ -163,7 +185,7 @@ def _values(override: Override) -> list[str]:
 
 
 @contextmanager
-def _composer(name: str, fixed: list[str]) -> Iterator[Any]:
+def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
     """A function from what differs to a job's config.
 
     Hydra composes once for each set of chosen files, a quarter of a second each; plain values are then set as Hydra sets them.
@@ -171,13 +193,15 @@ def _composer(name: str, fixed: list[str]) -> Iterator[Any]:
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()
     base: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
-    folders = [conf_dir("sweeps"), conf_dir()]
+    folders = [path.parent, conf_dir()]
 
     def config_of(differs: dict[str, str]) -> dict[str, Any]:
-        files = tuple(f"{key}={value}" for key, value in differs.items() if (conf_dir() / key).is_dir())
+        files = tuple(
+            f"{key}={value}" for key, value in differs.items() if any((folder / key).is_dir() for folder in folders)
+        )
         if files not in base:
             words = [f"hydra.searchpath=[file://{conf_dir()}]", *fixed, *files]
-            whole = compose(name, words, return_hydra_config=True)
+            whole = compose(path.stem, words, return_hydra_config=True)
             choices = {str(group): str(choice) for group, choice in whole.hydra.runtime.choices.items()}
             with open_dict(whole):
                 del whole["hydra"]
@@ -189,7 +213,7 @@ def _composer(name: str, fixed: list[str]) -> Iterator[Any]:
         check(config, choices, folders)
         return resolved(config)
 
-    with initialize_config_dir(str(conf_dir("sweeps")), version_base="1.3"):
+    with initialize_config_dir(str(path.parent), version_base="1.3"):
         yield config_of
 
 

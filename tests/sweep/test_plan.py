@@ -1,0 +1,116 @@
+"""The jobs of a sweep are Hydra's own, each checked before any runs."""
+
+import itertools
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+
+from pneumonia.config import conf_dir, resolved
+from pneumonia.errors import ConfigError, LayoutError
+from pneumonia.models.build import check_family
+from pneumonia.sweep.plan import find_sweep, make_plan, question, sweep_names
+
+OWN = """# Mine?   a sweep of mine
+defaults: [train, _self_]
+name: mine
+hydra:
+  sweeper:
+    params: {seed: "0,1"}
+"""
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(name, compose):
+    plan = make_plan(name, [])
+    assert len(plan.jobs) > 1
+    assert len({job.key for job in plan.jobs}) == len(plan.jobs)
+    assert question(find_sweep(name)).endswith("?")
+    assert plan.folder.name == name
+    compose()  # registers the schema
+    for job in {
+        tuple(job.differs.items())[:1]: job for job in plan.jobs
+    }.values():  # one of each value of the first key
+        words = [f"hydra.searchpath=[file://{conf_dir()}]", *(f"{key}={value}" for key, value in job.differs.items())]
+        with initialize_config_dir(str(conf_dir("sweeps")), version_base="1.3"):
+            assert resolved(hydra_compose(name, words)) == job.config
+    for job in plan.jobs:
+        check_family(job.config)
+
+
+def test_the_studys_settings_are_those_of_its_tables():
+    values = {name: list(make_plan(name, []).axes.values())[0] for name in sweep_names()}
+    assert values["batch_size"] == ["400", "200", "100", "50", "25", "10"]
+    assert values["image_size"] == ["100", "75", "50", "25"]
+    assert [float(v) for v in values["learning_rate"]] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    assert values["learning_rate"] == values["learning_rate_one_cycle"]
+    assert values["optimizer"] == ["sgd", "adam", "rmsprop", "adagrad"]
+    assert values["activation"] == ["sigmoid", "relu", "tanh", "softmax"]
+    folds = [job.config for job in make_plan("cross_validation", []).jobs]
+    assert [(c["split"]["k"], c["split"]["every"], c["max_epochs"]) for c in folds[:-1]] == [
+        (10, 2, 20),
+        (7, 3, 21),
+        (5, 5, 25),
+        (3, 7, 21),
+    ]
+    assert folds[-1]["split"]["method"] == "article"
+
+
+def test_an_override_with_values_is_swept_over_and_takes_the_place_of_the_files():
+    plan = make_plan("optimizer", ["seed=5,6", "optimizer=sgd,adam", "max_epochs=2", "batch_size=8"])
+    assert [tuple(job.differs.values()) for job in plan.jobs] == list(itertools.product(["5", "6"], ["sgd", "adam"]))
+    assert {(job.config["max_epochs"], job.config["batch_size"]) for job in plan.jobs} == {(2, 8)}
+
+
+def test_a_sweep_composes_with_an_experiment():
+    jobs = make_plan("learning_rate", ["experiment=article/simple_cnn"]).jobs
+    assert {job.config["model"]["_target_"].rpartition(".")[2] for job in jobs} == {"SimpleCNN"}
+    assert {job.config["name"] for job in jobs} == {"learning_rate"}
+    assert [job.config["optimizer"]["lr"] for job in jobs] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("optimiser", [], "There is no sweep 'optimiser'.*Did you mean 'optimizer'"),
+        ("none.yaml", [], "There is no sweep file none.yaml"),
+        ("optimizer", ["batch_size=0"], "batch_size=0 is out of range"),
+        ("optimizer", ["batch_size=8,0"], "batch_size=0 is out of range"),
+        ("optimizer", ["seed=1,1"], "are one and the same run"),
+        ("optimizer", ["hydra.sweep.dir=x"], "a sweep has no key of Hydra's own"),
+        ("optimizer", ["launcher.kind=8"], "launcher.kind=8 is not known"),
+        ("seeds", ["seed=range(0,20000)"], "20000 jobs"),
+        ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
+    ],
+)
+def test_what_no_job_can_take_is_refused_in_the_plan(name, words, message):
+    with pytest.raises(ConfigError, match=message):
+        make_plan(name, words)
+
+
+def test_a_place_without_data_is_refused_in_the_plan(tmp_path):
+    with pytest.raises(LayoutError, match="does not exist"):
+        make_plan("optimizer", ["data=folder", f"data.root={tmp_path / 'none'}"])
+
+
+def test_a_sweep_of_ones_own_is_named_by_its_path(tmp_path):
+    (tmp_path / "mine.yaml").write_text(OWN)
+    plan = make_plan(str(tmp_path / "mine.yaml"), ["max_epochs=1"])
+    assert [job.label for job in plan.jobs] == ["seed=0", "seed=1"]
+    assert plan.question == "Mine?"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (OWN.replace("train,", "train, optimizer,"), "a sweep over sweeps"),
+        (OWN.replace("seed:", "hydra.sweeper.params.seed:"), "a sweep over sweeps"),
+        (OWN.replace("seed:", "sweep:"), "a sweep over sweeps"),
+        ("- 1\n- 2\n", "is no sweep file"),
+        ("a: [1\n", "can't be read as YAML"),
+    ],
+)
+def test_a_sweep_over_sweeps_or_no_sweep_at_all_is_refused(text, message, tmp_path):
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        make_plan(str(tmp_path / "mine.yaml"), [])
