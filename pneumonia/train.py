@@ -26,7 +26,7 @@ from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import Scaling, fit_scaling, histogram
 from pneumonia.data.split_files import check_split_file, load_split
 from pneumonia.data.splits import PARTS, split_sha256
-from pneumonia.errors import CheckpointError, PneumoniaError
+from pneumonia.errors import CheckpointError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
 from pneumonia.metrics import confusion_counts, nullable
 from pneumonia.models.base import Classifier, Setup
@@ -84,6 +84,11 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     with folder.held():
         done = None if config["force"] else folder.finished()
         if done is not None:
+            if not folder.best.is_file():
+                raise RunError(
+                    f"The run in {folder.path} is finished, but {folder.best.name} is gone from it. Say force=true to train it "
+                    "again."
+                )
             show(done, folder, "This run is finished; nothing was trained. Say force=true to train it again.")
             return done
         if config["force"]:
