@@ -31,6 +31,8 @@ def announce(
         warn(_leak_text(method, leak))
     for path, reason in data.images.skipped.items():
         warn(f"left out {path}: {reason}")
+    if classifier.note:
+        say(classifier.note)
     if classifier.own_rule:
         say(f"{type(classifier).__name__} learns {classifier.own_rule}")
     if config["model"].get("activation") == "binary_step":

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pneumonia.console import CONSOLE, figure, say
+from pneumonia.console import CONSOLE, figure, say, warn
 from pneumonia.explain import weights_picture
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder, read_metrics
@@ -78,6 +78,13 @@ class Recorder(Checkpoint):
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
         value = values[self.monitor]
+        if not math.isfinite(values["train/loss"]):
+            warn(
+                f"The training loss of epoch {trainer.current_epoch + 1} is {values['train/loss']}: the weights have run away. "
+                "Lower optimizer.lr, or clip the gradient (trainer.gradient_clip_val=1)."
+            )
+        if isinstance(pl_module, Classifier) and trainer.current_epoch == pl_module.first_averaged_epoch():
+            self.best_epoch = -1  # with swa, the epochs before the first mean do not count
         if self.best_epoch < 0 or better(value, self.best, self.monitor):
             self.best, self.best_epoch = value, trainer.current_epoch
             self._save(trainer, self.folder.best, weights_only=True)

@@ -306,7 +306,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("augmentation.gamma", _number(0, 0.9), "a fraction from 0 to 0.9"),
     ("augmentation.noise", _number(0, 1), "a fraction of the full range from 0 to 1"),
     ("augmentation.blur", _number(0, 1), "a probability from 0 to 1"),
-    ("optimizer.lr", _number(0, 1e3, above=True), "a learning rate above 0 (a rate of 0 learns nothing)"),
+    ("optimizer.lr", _number(0, 1e3, above=True), "a learning rate above 0 (a rate of 0 learns nothing), at most 1000"),
     ("optimizer.weight_decay", _number(0), "0 or more"),
     ("optimizer.momentum", _number(0, 0.9999), "from 0 to less than 1"),
     ("scheduler.drop", _number(0, 1, above=True), "a factor above 0, at most 1"),

@@ -43,7 +43,10 @@ def warn(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table whose first column holds names and whose other columns hold figures."""
-    grid = Table(title=title, title_justify="left", title_style="bold")
+    CONSOLE.print(
+        f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True
+    )  # a Table's own title is cut to its width
+    grid = Table()
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:

@@ -82,8 +82,8 @@ def some(values: Iterable[object], limit: int = 5) -> str:
     return ", ".join(items[:limit]) + more
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def nearest(word: object, choices: Iterable[str]) -> str:
     """``" Did you mean 'x'?"``, or nothing where no choice is close."""
     spelt = {choice.lower(): choice for choice in choices}
-    found = get_close_matches(word.lower(), list(spelt), n=1, cutoff=0.6)
+    found = get_close_matches(str(word).lower(), list(spelt), n=1, cutoff=0.6)
     return f" Did you mean '{spelt[found[0]]}'?" if found else ""

@@ -105,13 +105,19 @@ def explanation(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -
     products = contributions(classifier, pixels)
     weights = {name: weight.float().cpu().numpy() for name, weight in classifier.weight_images().items()}
     most, most_product = _most(weights.values()), _most(products.values())
+    offsets = classifier.weight_offsets()
     tiles = [(np.repeat(pixels[:, :, None], 3, axis=2), "image")]
     for name, product in products.items():
         tiles.append((diverging(weights[name], most), f"{name}: weights"))
-        tiles.append((diverging(product, most_product), f"x image, sum {product.sum():.3g}"))
-    return _page(
-        tiles, title, "red speaks for the class or neuron, blue against", across=3 if len(weights) == 1 else 1 + 2 * 2
-    )
+        total = float(product.sum())
+        tiles.append(
+            (
+                diverging(product, most_product),
+                f"x image: {total:.3g} {offsets[name]:+.3g} = {total + offsets[name]:.3g}",
+            )
+        )
+    key = f"red: for it, up to {most:.2g} (weights), {most_product:.2g} (x image)   blue: against   sum, bias, both"
+    return _page(tiles, title, key, across=3 if len(weights) == 1 else 1 + 2 * 2)
 
 
 def diverging(values: Floats, most: float) -> NDArray[np.uint8]:

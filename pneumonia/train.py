@@ -33,7 +33,7 @@ from pneumonia.data.scaling import Scaling, fit_scaling, histogram
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
-from pneumonia.errors import CheckpointError, PneumoniaError
+from pneumonia.errors import CheckpointError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
 from pneumonia.metrics import confusion_counts, nullable
 from pneumonia.models.base import Classifier, Setup
@@ -76,6 +76,11 @@ def train(
     with folder.held():
         done = None if config["force"] else folder.finished()
         if done is not None:
+            if not folder.best.is_file():
+                raise RunError(
+                    f"The run in {folder.path} is finished, but {folder.best.name} is gone from it. Say force=true to train it "
+                    "again."
+                )
             show(done, folder, "This run is finished; nothing was trained. Say force=true to train it again.")
             return done
         if config["force"]:

@@ -25,7 +25,7 @@ data.readable data.dicom data.images data.archives data.names data.folders data.
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
 data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule
-metrics optim models.activations models.mixup models.averaging models.views models.base models.build models.proximal
+metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY explain
 runs callbacks predictions statistics announce train evaluate cli
 """.split()

@@ -67,6 +67,18 @@ def test_what_the_pixels_add_for_each_class_is_the_logit_of_logistic_regression_
     added = [part.sum() for part in contributions(classifier, pixels).values()]
     logits = classifier(torch.from_numpy(pixels)[None, None])[0]
     assert (torch.tensor(added) + classifier.linear.intercept()).tolist() == pytest.approx(logits.tolist(), abs=1e-3)
+    with_bias = [total + bias for total, bias in zip(added, classifier.weight_offsets().values(), strict=True)]
+    assert with_bias == pytest.approx(logits.tolist(), abs=1e-3)
+
+
+def test_without_a_hidden_layer_the_units_of_an_mlp_are_the_classes():
+    node = {"_target_": "pneumonia.models.mlp.MLP", "hidden": []}
+    classifier = build_classifier(node, Setup("pneumonia", image_size=8)).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
+    added = {name: part.sum() for name, part in contributions(classifier, pixels).items()}
+    logits = classifier(torch.from_numpy(pixels)[None, None])[0].tolist()
+    offsets = classifier.weight_offsets()
+    assert [added[name] + offsets[name] for name in ("NORMAL", "PNEUMONIA")] == pytest.approx(logits, abs=1e-3)
 
 
 def test_pictures_name_each_neuron_and_stay_on_the_page():

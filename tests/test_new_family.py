@@ -45,9 +45,9 @@ def test_training_and_sweeps_find_a_new_family(checkout, cache_dir, phantoms, tm
     done = _run(checkout, "-m", "pneumonia", "train", "-m", "model=tiny,mlp", *words)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(tmp_path.glob("*/*/result.json"))) == 2
-    wrong = _run(checkout, "-m", "pneumonia", "train", "model=tiny", "model.power=3", *words)
+    wrong = _run(checkout, "-m", "pneumonia", "train", "model=tiny", "model.sides=3", *words)
     assert wrong.returncode == 2
-    assert "Did you mean 'model.powers'" in wrong.stderr
+    assert "Did you mean 'model.side'" in wrong.stderr
     assert "tiny" in _run(checkout, "-m", "pneumonia", "train", "--help").stdout
 
 

@@ -409,3 +409,31 @@ def test_a_given_split_that_leaks_is_refused_unless_it_is_named_leaky(compose, p
     with pytest.raises(SplitLeakageError, match=r"split\.leaky=true"):
         train(compose(*words, runs_dir=tmp_path / "runs"))
     assert train(compose(*words, "split.leaky=true", runs_dir=tmp_path / "runs"))["data"]["leaks"]
+
+
+def test_with_stochastic_averaging_only_epochs_of_the_mean_can_be_best(compose, tmp_path):
+    words = ["model=mlp", "swa=0.6", "scheduler=none", "optimizer.lr=0.03", "max_epochs=5", "seed=1"]
+    result = train(compose(*words, runs_dir=tmp_path))
+    history = pd.read_csv(_folder(result, tmp_path).metrics)
+    assert result["best_epoch"] == history["val/loss"][3:].idxmin()
+    assert result["best_epoch"] != history["val/loss"].idxmin(), "the case would show nothing"
+
+
+def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):
+    words = [
+        "model=mlp",
+        "model.activation=linear",
+        "optimizer=sgd",
+        "optimizer.lr=1000",
+        "scheduler=none",
+        "max_epochs=12",
+    ]
+    train(compose(*words, runs_dir=tmp_path))
+    assert re.search(r"The training loss of epoch \d is (nan|inf): the weights have run away", capsys.readouterr().err)
+
+
+def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose, tmp_path):
+    config = compose("max_epochs=1", "image_size=16", "model.width=16", runs_dir=tmp_path)
+    _folder(train(config), tmp_path).best.unlink()
+    with pytest.raises(RunError, match=r"is finished, but best.ckpt is gone from it. Say force=true"):
+        train(config)

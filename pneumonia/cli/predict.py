@@ -60,7 +60,7 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
     announce_loading()
     import torch
 
-    from pneumonia.console import track
+    from pneumonia.console import track, warn
     from pneumonia.data.images import UnreadableImageError, decode
     from pneumonia.errors import broken_images
     from pneumonia.explain import check_explainable, draw_explanations
@@ -68,6 +68,8 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
     from pneumonia.predictions import classify
 
     classifier = load_classifier(folder.best, config["task"])
+    if classifier.caveat:
+        warn(classifier.caveat)
     if explain is not None:
         check_explainable(classifier)
     setup = classifier.setup_values
@@ -90,7 +92,10 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
     if problems:
         raise broken_images(problems, "Nothing was predicted. Leave them out.")
     if explain is not None:
-        titles = [f"{answer['label']}: {path.name}" for path, answer in zip(images, answers, strict=True)]
+        titles = [
+            f"{path.name}: told as {answer['label']} ({answer['probabilities'][answer['label']]:.2f})"
+            for path, answer in zip(images, answers, strict=True)
+        ]
         for answer, path in zip(answers, draw_explanations(classifier, decoded, images, titles, explain), strict=True):
             answer["explanation"] = str(path)
     return answers

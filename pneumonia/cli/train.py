@@ -43,6 +43,20 @@ Examples:
   pneumonia train                                                   drawn phantoms, about a minute
   pneumonia train data=folder data.root=chest_xray experiment=article/final
 """
+WITH_VALUE = {
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--package",
+    "-p",
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+}
 CAUSES = 6  # how deep a chain of causes is read
 
 
@@ -86,6 +100,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
                 print(f"Job {number} failed. {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
     app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
+    arguments = _options_first(arguments)
     before = sys.argv
     more = ["--config-dir", str(config_dir)] if config_dir else []
     sys.argv = ["pneumonia", *more, *arguments]
@@ -99,6 +114,21 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     if failures:
         raise failures[0]
     return 0
+
+
+def _options_first(arguments: list[str]) -> list[str]:
+    """Options before overrides: Hydra takes them apart only there or at the end."""
+    options: list[str] = []
+    words: list[str] = []
+    left = iter(arguments)
+    for word in left:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        options.append(word)
+        if word in WITH_VALUE:
+            options += [value for value in [next(left, None)] if value is not None]
+    return [*options, *words]
 
 
 def _job(config: DictConfig) -> None:
@@ -125,11 +155,20 @@ def explained() -> Iterator[None]:
     """Turns Hydra's and OmegaConf's errors into a ``ConfigError`` in our words."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import MarkedYAMLError
 
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+    except MarkedYAMLError as error:
+        raise ConfigError(f"A config file is no good YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        if isinstance(error, PneumoniaError) or "Config group override" not in str(error):
+            raise
+        raise ConfigError(
+            "A group of config files needs a name, not null: model=NAME, optimizer=NAME and so on."
+        ) from error
 
 
 def _explained(error: Exception) -> ConfigError:
@@ -153,15 +192,13 @@ def _explained(error: Exception) -> ConfigError:
     if found := re.search(r"Could not (?:override|append)[^']*'([^']+)'", text):
         if "is not in struct" in text or re.search(r"Key '\w+' not in", text) or "Could not find" not in text:
             key = found[1]
-            return ConfigError(f"{key} is not a config key.{nearest(key, keys)} `pneumonia train --help` lists them.")
+            return ConfigError(f"{key} is not a config key{_hint(key, keys)} `pneumonia train --help` lists them.")
     if found := re.search(r"Key '(\w+)' (?:not in|is not in) '?(\w+)'?", text):
         full = re.search(r"full_key: (\S+)", text)
         key = full[1] if full else found[1]
         where = re.search(r"In '([^']+)'", text)
         place = f" (in {where[1]})" if where else ""
-        return ConfigError(
-            f"{key} is not a config key{place}.{nearest(key, keys)} `pneumonia train --help` lists them."
-        )
+        return ConfigError(f"{key} is not a config key{place}{_hint(key, keys)} `pneumonia train --help` lists them.")
     if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
         group, choice = found[1], found[2]
         folder = conf_dir() / group
@@ -173,3 +210,10 @@ def _explained(error: Exception) -> ConfigError:
         wrong = re.search(r"^Value '.*", text, re.MULTILINE)
         return ConfigError(f"{full[1]} has a value of the wrong kind. {wrong[0] if wrong else first}.")
     return ConfigError(first if first.endswith(".") else f"{first} (see `pneumonia train --help`)")
+
+
+def _hint(key: str, keys: list[str]) -> str:
+    """What may have been meant; a key may be known, but of another choice."""
+    if key in keys:
+        return f" of the chosen {key.partition('.')[0]}, but of another one: it would change nothing here."
+    return f".{nearest(key, keys)}"

@@ -2,8 +2,10 @@
 
 import hashlib
 import logging
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import timm
@@ -11,6 +13,7 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
+from pneumonia.console import say
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError, nearest
 from pneumonia.models.base import Classifier, Setup
@@ -20,6 +23,9 @@ NESTED: Final = (
     "model",
     "model_state_dict",
 )  # where other programs keep a state dict within a checkpoint
+
+
+WRAPPERS: Final = ("module.", "_orig_mod.", "network.")  # what wrapping a network puts before every name
 
 
 class Backbone(Classifier):
@@ -49,6 +55,10 @@ class Backbone(Classifier):
     ) -> None:
         super().__init__(setup)
         _check(drop_path, frozen_epochs, unfreeze_every, layer_decay, head_lr)
+        if pretrained and weights is not None:
+            raise ConfigError(
+                f"model.pretrained=true and model.weights={weights} are two places of weights. Leave one out."
+            )
         if name not in timm.list_models() and name not in timm.list_pretrained():
             raise ConfigError(
                 f"model.name={name} is no network of timm {timm.__version__}.{nearest(name, timm.list_models())} "
@@ -68,6 +78,8 @@ class Backbone(Classifier):
             torch.set_rng_state(drawn)  # what no weights replace is then drawn again, and can be told
             state = None if weights is None else _state_dict(Path(weights))
             self._load(name, words, state, f"The weights of {name}" if weights is None else f"model.weights={weights}")
+            taken = sum(value.ndim > 0 for value in self.network.state_dict().values())
+            self.note = f"Starts from {weights or 'the weights of ' + name}, {taken} tensors; the head is drawn anew"
         self.stages = self._stages(name)
 
     @classmethod
@@ -140,7 +152,7 @@ class Backbone(Classifier):
             low = side // patch[0] * patch[0]
             raise ConfigError(
                 f"image_size={side} is no multiple of the patches of {name}, {patch[0]} pixels a side: a border would never be "
-                f"seen. Say image_size={low or patch[0]} or {low + patch[0]}; its own is {own}."
+                f"seen. Say image_size={' or '.join(str(size) for size in (low, low + patch[0]) if size)}; its own is {own}."
             )
         self.network.eval()
         try:
@@ -156,11 +168,14 @@ class Backbone(Classifier):
         logging.getLogger("timm").setLevel(
             logging.ERROR
         )  # it lists every key that it does not use; we say what is missing
+        if state is None and name not in _FETCHED:
+            _FETCHED.add(name)
+            say(f"Fetching the weights of {name}, unless they are here already")
         before = {key: value.clone() for key, value in self.network.state_dict().items()}
         overlay = None if state is None else {"state_dict": state}
         try:
             self.network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **words)
-        except (RuntimeError, KeyError) as error:
+        except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: these are not the weights of model.name={name} ({str(error).strip()[:200]} ...). Name the network "
                 "that they were saved from."
@@ -171,6 +186,8 @@ class Backbone(Classifier):
                 "elsewhere and say model.weights=FILE."
             ) from error
         head = set(_names(_described(name).classifier))
+        if state is not None:
+            _check_fit(state, before, head, name, source)
         missing = [
             key
             for key, value in self.network.state_dict().items()
@@ -186,6 +203,41 @@ class Backbone(Classifier):
             )
 
 
+_FETCHED: Final[set[str]] = set()  # networks of which it was said that their weights are being fetched
+
+
+def _check_fit(state: dict[str, Tensor], own: dict[str, Tensor], head: set[str], name: str, source: str) -> None:
+    """Refuses weights of a sibling, which fit wherever it is the same, and numbers that are none.
+
+    Raises:
+        CheckpointError: Layers are left over or missing, or hold NaN or a constant.
+    """
+    counters = ("num_batches_tracked",)
+
+    def layers(keys: Iterable[str]) -> set[str]:
+        return {key for key in keys if key.rpartition(".")[0] not in head and not key.endswith(counters)}
+
+    ours, theirs = layers(own), layers(state)
+    if ours & theirs:  # else the file has other names throughout, which timm translates
+        buffers = {key for key in theirs - ours if key.rpartition(".")[2] in {"relative_position_index", "attn_mask"}}
+        for wrong, what in ((theirs - ours - buffers, "unknown to it"), (ours - theirs, "missing")):
+            if wrong:
+                raise CheckpointError(
+                    f"{source}: these are not the weights of model.name={name}: {len(wrong)} tensors are {what}, for example "
+                    f"{min(wrong)}. Name the network that they were saved from."
+                )
+    numbers = {key: value for key, value in state.items() if value.is_floating_point()}
+    broken = [key for key, value in numbers.items() if not bool(value.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"{source}: {len(broken)} tensors hold NaN or infinity, for example {broken[0]}. Save them anew."
+        )
+    if all(bool((value == value.flatten()[0]).all()) for value in numbers.values() if value.ndim > 1 and value.numel()):
+        raise CheckpointError(
+            f"{source}: every tensor holds one number throughout, so nothing was learnt. Save them anew."
+        )
+
+
 def _described(name: str) -> Any:
     """What timm knows of a network: its own size, its first layer, its head."""
     return timm.get_pretrained_cfg(name)
@@ -195,10 +247,15 @@ def _create(name: str, words: dict[str, Any], image_size: int) -> nn.Module:
     try:
         network: nn.Module = timm.create_model(name, **words)
     except TypeError as error:
-        raise ConfigError(f"model.name={name} does not take one of {', '.join(words)}: {error}") from error
+        wrong = next((key for word, key in WORDS.items() if word in words and word in str(error)), None)
+        said = f"model.{wrong} is nothing that {name} knows" if wrong else f"model.name={name} can't be built"
+        raise ConfigError(f"{said} ({error}). Leave it at its default.") from error
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ConfigError(f"model.name={name} can't be built for image_size={image_size}: {error}") from error
     return network
+
+
+WORDS: Final = {"drop_path_rate": "drop_path", "drop_rate": "dropout", "img_size": "image_size"}
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
@@ -213,17 +270,30 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        found: Any = torch.load(path, map_location="cpu", weights_only=True)
-        for key in NESTED:
-            found = found.get(key, found)
-        if not found or not all(isinstance(value, Tensor) for value in found.values()):
-            raise ValueError("it holds no tensors by name")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles that are refused below
+            found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise CheckpointError(
+            f"model.weights={path} holds more than tensors, or is no file of torch's; what is in it is not executed, so it "
+            "can't be read. Save `model.state_dict()` alone, or as .safetensors (with that ending)."
+        ) from error
     except Exception as error:
         raise CheckpointError(
-            f"model.weights={path} can't be read as a .safetensors file or a state dict ({type(error).__name__}: "
-            f"{str(error).splitlines()[0][:200]})."
+            f"model.weights={path} can't be read: it is damaged, cut short, or neither a .safetensors file nor a state dict "
+            f"({type(error).__name__}). Save it anew."
         ) from error
-    return {str(key).removeprefix("module."): value for key, value in found.items()}
+    for key in NESTED:
+        found = found.get(key, found) if isinstance(found, dict) else found
+    if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
+        raise CheckpointError(
+            f"model.weights={path} holds no tensors by name, as a state dict does. Save `model.state_dict()`."
+        )
+    names = {str(key): value for key, value in found.items()}
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): value for name, value in names.items()}
+    return names
 
 
 def _existing(path: Path) -> Path:

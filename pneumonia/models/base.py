@@ -76,6 +76,8 @@ class Classifier(LightningModule):
         refuses: Config keys that the family would not heed; a run with other than their neutral values is refused.
         best_by: The metric by which epochs of the family are compared, unless ``monitor`` names another.
         whole_part: Whether one training batch is the whole training part.
+        caveat: What must be known of the probabilities, where they are none.
+        note: What a run should say of the network as it starts.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -83,6 +85,8 @@ class Classifier(LightningModule):
     refuses: ClassVar[tuple[str, ...]] = ()
     whole_part: ClassVar[bool] = False
     best_by: ClassVar[str] = "val/loss"
+    caveat: ClassVar[str] = ""
+    note: str = ""
     network: nn.Module
 
     def __init__(self, setup: Setup) -> None:
@@ -148,6 +152,16 @@ class Classifier(LightningModule):
         """Weights ``(H, W)`` that can be looked at as images, by name; none for most families."""
         return {}
 
+    def weight_offsets(self) -> dict[str, float]:
+        """What is added to the sum of weights times image, by name of :meth:`weight_images`."""
+        return dict.fromkeys(self.weight_images(), 0.0)
+
+    def first_averaged_epoch(self) -> int:
+        """The epoch whose figures are the first of the averaged weights, where ``swa`` averages them; else 0."""
+        if self.setup_values.swa is None:
+            return 0
+        return first_averaged_epoch(self.setup_values.swa, self.trainer.max_epochs or 1)
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
@@ -178,7 +192,7 @@ class Classifier(LightningModule):
             self._average_step()
             self._advance_schedules("step")
         if self.setup_values.swa is not None and self.trainer.is_last_batch:
-            self._average_epoch(self.setup_values.swa)
+            self._average_epoch()
 
     def on_train_epoch_end(self) -> None:
         losses, answers, labels = zip(*self._epoch, strict=True)
@@ -238,9 +252,9 @@ class Classifier(LightningModule):
         network: nn.Module = self.averaged.module
         return network
 
-    def _average_epoch(self, start: float) -> None:
+    def _average_epoch(self) -> None:
         """Stochastic weight averaging counts the weights at the end of each of the last epochs."""
-        if self.averaged is None or self.current_epoch < first_averaged_epoch(start, self.trainer.max_epochs or 1):
+        if self.averaged is None or self.current_epoch < self.first_averaged_epoch():
             return
         self.averaged.update_parameters(self.network)
         loader = self.trainer.datamodule.loader("train", self.setup_values.seed, self.current_epoch)  # type: ignore[attr-defined]

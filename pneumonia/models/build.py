@@ -11,6 +11,7 @@ from torch import nn
 
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+from pneumonia.models.kinds import check_kinds
 
 NEUTRAL: dict[str, Any] = {
     "mixup": 0.0,
@@ -33,11 +34,9 @@ def build_classifier(model: Mapping[str, Any], setup: Setup) -> Classifier:
     settings = dict(model)
     family = family_of(settings)
     del settings["_target_"]
+    check_kinds(family, settings)
     torch.manual_seed(setup.seed)
-    try:
-        classifier: Classifier = family(setup, **settings)
-    except TypeError as error:
-        raise ConfigError(f"model: {family.__name__} refuses its settings {settings}: {error}") from error
+    classifier: Classifier = family(setup, **settings)
     classifier.model_config = dict(model)
     if _may_use_channels_last(classifier.network):
         classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
@@ -51,12 +50,19 @@ def family_of(model: Mapping[str, Any]) -> type[Classifier]:
     Raises:
         ConfigError: It is no family of ours.
     """
-    target = str(model.get("_target_", ""))
+    target = str(model.get("_target_") or "")
+    if not target:
+        raise ConfigError(
+            "The model's YAML file has no _target_, so that no one knows its class. Begin it with "
+            "`_target_: package.module.Class`."
+        )
     try:
         family = get_class(target)
     except Exception as error:
+        why = str(error.__cause__ or error).partition("\n")[0]
         raise ConfigError(
-            f"model._target_={target} names no class. Use model=NAME, with a file of conf/model."
+            f"model._target_={target} names no class that can be imported ({why}). Use model=NAME with a file of conf/model, "
+            "or put your module on PYTHONPATH."
         ) from error
     if not issubclass(family, Classifier):  # also keeps a hostile checkpoint from calling anything else
         raise ConfigError(
@@ -77,6 +83,17 @@ def check_family(config: Mapping[str, Any]) -> None:
             f"split=rotating changes the training part from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
             "Use split=kfold, where each fold is a run of its own."
         )
+    swa, patience = config["swa"], config["early_stopping"]["patience"]
+    if swa is not None and patience is not None:
+        raise ConfigError(
+            f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
+            "early_stopping.patience=null, or ema=0.99 in place of swa."
+        )
+    precision = str(config["trainer"]["precision"])
+    if precision.startswith("16") and not torch.cuda.is_available():
+        raise ConfigError(
+            f"trainer.precision={precision} needs a GPU, and none is seen here. Say trainer.precision=bf16-mixed, or 32-true."
+        )
     for key in family.refuses:
         if key == "augmentation":
             value = next((f"{name}={part}" for name, part in config[key].items() if part), None)
@@ -86,7 +103,7 @@ def check_family(config: Mapping[str, Any]) -> None:
             wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
         if wrong:
             raise ConfigError(
-                f"{shown} would change nothing or mislead: {family.__name__} learns {family.own_rule}. "
+                f"{shown} is nothing that {family.__name__} heeds: it learns {family.own_rule}. "
                 f"Say {neutral}, or take another model."
             )
 
@@ -122,7 +139,10 @@ def load_classifier(path: Path, task: str | None = None) -> Classifier:
         CheckpointError: Missing, unreadable, not ours, or of another task.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no checkpoint {path}. Train the run to its end, or name another run folder.")
+        raise CheckpointError(
+            f"There is no checkpoint {path}. Train the run to its end (with force=true where it says that it is finished), or "
+            "name another."
+        )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         own = saved[CHECKPOINT_KEY]
@@ -131,7 +151,8 @@ def load_classifier(path: Path, task: str | None = None) -> Classifier:
         model = dict(own["model"])
     except Exception as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). Train the run again."
+            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). Train the run again, "
+            "with force=true."
         ) from error
     if task is not None and setup.task != task:
         raise CheckpointError(

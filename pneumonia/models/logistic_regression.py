@@ -140,6 +140,10 @@ class LogisticRegression(Classifier):
         weights = self.linear.weight.detach().reshape(-1, self.setup_values.channels, side, side).sum(dim=1)
         return dict(zip(self.task.classes, weights, strict=True))
 
+    def weight_offsets(self) -> dict[str, float]:
+        """The bias of each class, for images that are not centred."""
+        return dict(zip(self.task.classes, self.linear.intercept().detach().tolist(), strict=True))
+
 
 class _Solved(Exception):
     """The gradient is small enough; the parameters stand where it is."""
@@ -245,7 +249,12 @@ class _Problem:
 
 def _check(C: float, penalty: str, l1_ratio: float, solver: str, max_iter: int, tolerance: float) -> None:
     for name, value, good, wanted in (
-        ("C", C, C > 0 and math.isfinite(C), "above 0: it divides the penalty; the smaller, the stronger that is"),
+        (
+            "C",
+            C,
+            C > 0 and math.isfinite(C),
+            "finite and above 0: it divides the penalty; the smaller, the stronger that is",
+        ),
         ("l1_ratio", l1_ratio, 0 <= l1_ratio <= 1, "from 0 (all l2) to 1 (all l1)"),
         ("max_iter", max_iter, max_iter >= 1, "a number of steps, 1 or more"),
         ("tolerance", tolerance, tolerance > 0, "above 0"),

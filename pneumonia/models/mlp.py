@@ -33,11 +33,23 @@ class MLP(Classifier):
         for width in hidden:
             layers += [nn.Linear(inputs, width), activation_of(activation), nn.Dropout(dropout)]
             inputs = width
-        self.network = nn.Sequential(*layers, nn.Linear(inputs, len(self.task.classes)))
+        self.network: nn.Sequential = nn.Sequential(*layers, nn.Linear(inputs, len(self.task.classes)))
 
     def weight_images(self) -> dict[str, Tensor]:
         """The weights of each neuron of the first layer, the channels added up, for up to sixteen neurons."""
         first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
         side = self.setup_values.image_size
         weights = first.weight.detach().reshape(-1, self.setup_values.channels, side, side).sum(dim=1)
-        return {f"neuron {number + 1}": weight for number, weight in enumerate(weights[:SHOWN])}
+        return dict(zip(self._units(), weights, strict=False))
+
+    def weight_offsets(self) -> dict[str, float]:
+        """The bias of each of these neurons."""
+        first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
+        return dict(zip(self._units(), first.bias.detach().tolist(), strict=False))
+
+    def _units(self) -> list[str]:
+        """Names of what the first layer computes: the first neurons, or the classes where there is no hidden layer."""
+        first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
+        if first is self.network[-1]:
+            return list(self.task.classes)
+        return [f"neuron {number + 1}" for number in range(min(SHOWN, first.out_features))]

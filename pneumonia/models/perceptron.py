@@ -53,6 +53,7 @@ class Perceptron(Classifier):
 
     tasks = ("pneumonia",)
     best_by = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
+    caveat = "A perceptron has no probabilities: these are its distances from a hyperplane, put between 0 and 1."
     own_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimiser's settings only lr is used"
     refuses = (
         "mixup",
@@ -86,6 +87,10 @@ class Perceptron(Classifier):
         """The weights of the pixels, the channels added up, under the class that they speak for."""
         side = self.setup_values.image_size
         return {self.task.classes[1]: self.unit.weight.detach().reshape(-1, side, side).sum(dim=0)}
+
+    def weight_offsets(self) -> dict[str, float]:
+        """The bias."""
+        return {self.task.classes[1]: float(self.unit.bias.detach())}
 
     def _learn_in_turn(self, image: Tensor, label: Tensor) -> Tensor:
         """One pass of the online rule; the excitation ``(B,)`` of each image as it was met."""

@@ -66,12 +66,19 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno == errno.ENOENT and _lies_above(error.filename, path):  # /proc, a drive that is gone
+            remedies[errno.ENOENT] = "no file or folder can be made there"
         if isinstance(error, StorageError) or error.errno not in remedies:
             raise
         raise StorageError(
             f"Can't write {path}: {remedies[error.errno]}, or choose another place (--out DIR, cache_dir=DIR or runs_dir=DIR). "
             "Nothing half-written was left behind."
         ) from error
+
+
+def _lies_above(name: str | None, path: Path) -> bool:
+    """Whether a name is the path, one of its folders, or beside it."""
+    return name is not None and Path(name).parent in (path.parent, *path.parents)
 
 
 @contextmanager

@@ -158,19 +158,44 @@ def test_bad_settings_are_refused(words, setup, error, message):
 
 def test_weights_of_another_network_or_of_no_network_are_refused(colour_weights, tmp_path):
     _, folder = colour_weights["densenet121"]
-    with pytest.raises(
-        CheckpointError, match=r"not the weights of model.name=resnet18, with nothing for \d+ of its layers"
-    ):
+    with pytest.raises(CheckpointError, match=r"not the weights of model.name=resnet18"):
         build_classifier(_node(weights=str(folder / "densenet121.safetensors")), _setup())
+    save_file(timm.create_model("resnet34").state_dict(), tmp_path / "deeper.safetensors")
+    with pytest.raises(CheckpointError, match=r"\d+ tensors are unknown to it, for example layer1.2"):
+        build_classifier(_node(weights=str(tmp_path / "deeper.safetensors")), _setup())
     save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "shape.safetensors")
     with pytest.raises(CheckpointError, match=r"not the weights of model.name=resnet18"):
         build_classifier(_node(weights=str(tmp_path / "shape.safetensors")), _setup())
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(CheckpointError, match=r"can't be read as a .safetensors file or a state dict"):
+    with pytest.raises(CheckpointError, match=r"can't be read"):
         build_classifier(_node(weights=str(tmp_path / "text.pth")), _setup())
     torch.save({"epoch": 3}, tmp_path / "empty.pth")
-    with pytest.raises(CheckpointError, match="it holds no tensors by name"):
+    with pytest.raises(CheckpointError, match="holds no tensors by name"):
         build_classifier(_node(weights=str(tmp_path / "empty.pth")), _setup())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda key, value: None if key == "bn1.weight" else value, "1 tensors are missing, for example bn1.weight"),
+        (lambda key, value: value * float("nan") if value.is_floating_point() else value, "hold NaN or infinity"),
+        (lambda key, value: value * 0, "every tensor holds one number throughout"),
+    ],
+)
+def test_weights_with_gaps_or_without_numbers_are_refused(change, message, colour_weights, tmp_path):
+    network, _ = colour_weights["resnet18"]
+    changed = {key: change(key, value) for key, value in network.state_dict().items()}
+    torch.save({key: value for key, value in changed.items() if value is not None}, tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match=message):
+        build_classifier(_node(weights=str(tmp_path / "w.pt")), _setup())
+
+
+def test_an_empty_file_and_two_places_of_weights_are_refused(tmp_path):
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(CheckpointError, match="can't be read"):
+        build_classifier(_node(weights=str(tmp_path / "empty.pt")), _setup())
+    with pytest.raises(ConfigError, match="two places of weights"):
+        build_classifier(_node(weights=str(tmp_path / "empty.pt"), pretrained=True), _setup())
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path):
@@ -179,7 +204,7 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
             return (print, ("run",))
 
     torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(CheckpointError, match="can't be read"):
+    with pytest.raises(CheckpointError, match="what is in it is not executed"):
         build_classifier(_node(weights=str(tmp_path / "hostile.pth")), _setup())
 
 
