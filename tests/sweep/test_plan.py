@@ -1,6 +1,7 @@
 """The jobs of a sweep are Hydra's own, each checked before any runs."""
 
 import itertools
+import re
 
 import pytest
 from hydra import compose as hydra_compose
@@ -39,7 +40,7 @@ def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(nam
 
 
 def test_the_studys_settings_are_those_of_its_tables():
-    values = {name: list(make_plan(name, []).axes.values())[0] for name in sweep_names()}
+    values = {name: next(iter(make_plan(name, []).axes.values())) for name in sweep_names()}
     assert values["batch_size"] == ["400", "200", "100", "50", "25", "10"]
     assert values["image_size"] == ["100", "75", "50", "25"]
     assert [float(v) for v in values["learning_rate"]] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
@@ -54,6 +55,13 @@ def test_the_studys_settings_are_those_of_its_tables():
         (3, 7, 21),
     ]
     assert folds[-1]["split"]["method"] == "article"
+
+
+def test_the_list_of_sweeps_counts_their_jobs():
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (\d+) \|", (conf_dir("sweeps") / "README.md").read_text(), re.MULTILINE)
+    assert {name: (asks, int(jobs)) for name, asks, jobs in rows} == {
+        name: (question(find_sweep(name)), len(make_plan(name, []).jobs)) for name in sweep_names()
+    }
 
 
 def test_an_override_with_values_is_swept_over_and_takes_the_place_of_the_files():

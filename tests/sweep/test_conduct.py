@@ -1,0 +1,150 @@
+"""Sweeps end with the right table, whatever becomes of single jobs; what is done is not done again."""
+
+import json
+import re
+import signal
+import time
+
+import pandas as pd
+import pytest
+
+from pneumonia.cli.sweep import run
+from pneumonia.errors import RunError
+from pneumonia.runs import RunFolder
+from pneumonia.sweep.plan import make_plan
+from pneumonia.train import train
+
+
+def _results(workplace):
+    return pd.read_csv(workplace.folder / "runs" / "trouble" / "results.csv").set_index("model.trouble")
+
+
+def _stamps(workplace):
+    return {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/trouble/*/result.json")}
+
+
+def test_one_job_raises_one_is_killed_one_runs_out_of_time_and_the_others_are_right(workplace):
+    name = workplace.sweep("fine,raise,well,kill,stall,good")
+    words = [name, "launcher=parallel", "launcher.n_jobs=2", "launcher.timeout_min=0.2"]
+    code, told = workplace.call(*words)
+    assert code == 1, told
+    results = _results(workplace)
+    states = {
+        "fine": "done",
+        "raise": "failed",
+        "well": "done",
+        "kill": "killed",
+        "stall": "out of time",
+        "good": "done",
+    }
+    assert results["state"].to_dict() == states
+    assert "ArithmeticError: trouble in the second epoch" in results.loc["raise", "reason"]
+    assert "killed by SIGKILL" in results.loc["kill", "reason"]
+    assert "launcher.timeout_min=0.2" in results.loc["stall", "reason"]
+    before, _, summary = told.partition("model.trouble ┃")
+    assert 'raise ArithmeticError("trouble in the second epoch")' in before, "the traceback is seen at once"
+    for state in ("failed", "killed", "out of time"):
+        assert re.search(rf"{state} +\d/6", before)
+        assert re.search(rf"{state} +\d/6", summary)
+    log = re.search(r"log: (\S+)", before)[1]
+    assert "Traceback" in (workplace.folder / log).read_text()
+
+    jobs = {job.differs["model.trouble"]: job for job in make_plan(name, workplace.words).jobs}
+    alone = train({**jobs["well"].config, "runs_dir": str(workplace.folder / "alone")})
+    assert results.loc["well", "val/loss"] == pytest.approx(alone["metrics"]["val"]["loss"], rel=1e-4)
+
+    stamps = _stamps(workplace)
+    assert len(stamps) == 3
+    code, told = workplace.call(*words, TROUBLE="over")
+    assert code == 0, told
+    assert set(_results(workplace)["state"]) == {"done"}
+    assert {path: stamp for path, stamp in _stamps(workplace).items() if path in stamps} == stamps, "done once"
+    assert "cut after epoch 1" in "".join(path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log"))
+
+
+def test_in_one_process_the_others_go_on_too_and_fail_fast_stops(workplace, capsys):
+    name = workplace.sweep("raise,fine")
+    assert run([name, *workplace.words, "fail_fast=true"]) == 1
+    assert _results(workplace)["state"].to_dict() == {"raise": "failed", "fine": "to do"}
+    assert "Stopped at the first failure" in capsys.readouterr().err
+    assert run([name, *workplace.words]) == 1
+    assert _results(workplace)["state"].to_dict() == {"raise": "failed", "fine": "done"}
+
+
+def test_a_configuration_that_fails_in_its_first_batches_costs_no_long_work(workplace):
+    name = workplace.sweep("at_once,fine")
+    assert run([name, *workplace.words, "seed=0,1"]) == 1
+    results = _results(workplace)
+    assert results.loc["at_once", "state"].tolist() == ["failed", "failed"]
+    assert results.loc["fine", "state"].tolist() == ["done", "done"]
+    assert not results.loc["at_once", "run_id"].notna().any(), "no run folder was made"
+    assert "as model.trouble=at_once seed=0: ArithmeticError" in results.loc["at_once", "reason"].iloc[1]
+
+
+def test_a_finished_sweep_is_recognised_without_any_work(workplace, capsys):
+    name = workplace.sweep("fine,well")
+    assert run([name, *workplace.words]) == 0
+    stamps = _stamps(workplace)
+    capsys.readouterr()
+    assert run([name, *workplace.words]) == 0
+    told = capsys.readouterr().err
+    assert "2 jobs: 2 done; 0 to do" in told
+    assert "Loading torch" not in told
+    assert _stamps(workplace) == stamps
+    assert run([name, "status", workplace.words[0], "name=trouble"]) == 0
+    assert re.search(r"well +│ done", capsys.readouterr().err)
+
+
+def test_results_hold_metrics_and_cost_of_each_run(workplace):
+    name = workplace.sweep("fine,well")
+    assert run([name, *workplace.words]) == 0
+    for _, row in _results(workplace).iterrows():
+        result = RunFolder(workplace.folder / "runs" / "trouble" / row["run_id"]).finished()
+        assert row["val/accuracy"] == pytest.approx(result["metrics"]["val"]["accuracy"])
+        assert row["cost.images_per_s"] == pytest.approx(result["cost"]["images_per_s"])
+        assert row["cost.peak_memory_mib"] > 100
+
+
+def test_another_sweep_does_not_move_into_the_folder_of_one_but_a_larger_one_extends_it(workplace):
+    assert run([workplace.sweep("fine"), *workplace.words]) == 0
+    with pytest.raises(RunError, match=r"holds a sweep of other jobs: 1 of its 1 .*name=trouble_2"):
+        run([workplace.sweep("fine"), *workplace.words, "max_epochs=2"])
+    stamps = _stamps(workplace)
+    assert run([workplace.sweep("fine,well"), *workplace.words]) == 0
+    assert run([workplace.sweep("well"), *workplace.words]) == 0, "a part of it"
+    assert stamps.items() <= _stamps(workplace).items()
+    assert len(_stamps(workplace)) == 2
+
+
+def test_two_processes_share_one_sweep_and_train_no_run_twice(workplace):
+    name = workplace.sweep("fine,well,good,sound")
+    both = [workplace.start(name, "max_epochs=12", "rehearse=false") for _ in range(2)]
+    for process in both:
+        told = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, told
+    assert set(_results(workplace)["state"]) == {"done"}
+    for path in workplace.folder.glob("runs/trouble/jobs/*.log"):
+        assert path.read_text().count("Training ") == 1
+
+
+def test_a_damaged_plan_file_says_what_to_do(workplace):
+    name = workplace.sweep("fine")
+    assert run([name, *workplace.words]) == 0
+    (workplace.folder / "runs" / "trouble" / "sweep.json").write_text(json.dumps({"jobs": [{}]}))
+    with pytest.raises(RunError, match=r"is damaged .* Delete it and run the sweep again: finished runs are kept"):
+        run([name, *workplace.words])
+
+
+def test_sigterm_keeps_the_finished_epochs_and_the_next_call_goes_on(workplace):
+    name = workplace.sweep("fine,well")
+    process = workplace.start(name, "max_epochs=200")
+    deadline = time.monotonic() + 120
+    while not list(workplace.folder.glob("runs/trouble/*/checkpoints/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "Run the same command again to go on" in told
+    code, told = workplace.call(name, "max_epochs=200")
+    assert code == 0, told
+    assert re.search(r"2 jobs: 1 cut; 2 to do|1 done, 1 cut", told)
