@@ -42,7 +42,7 @@ def warn(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose first column holds names and whose other columns hold figures."""
+    """A table whose first column holds names and whose other columns hold figures; the title is plain text."""
     CONSOLE.print(
         f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True
     )  # a Table's own title is cut to its width

@@ -128,7 +128,7 @@ def _show(title: str, manifest: "pd.DataFrame") -> None:
         )
         for part, rows in groups
     ]
-    table(_plain(title), ["part", *labels, "images", "patients", "width px", "height px"], rows)
+    table(title, ["part", *labels, "images", "patients", "width px", "height px"], rows)
 
 
 def _patients(ids: "pd.Series[str]") -> str:
