@@ -340,7 +340,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "data.on_bad_image": ("error", "skip"),
     "split.method": ("grouped", "official", "article", "kfold", "rotating", "given"),
     "split.holdout": ("tenth", "folder", "none"),
-    "launcher.kind": ("local", "parallel"),
+    "launcher.kind": ("local", "parallel", "slurm", "ray"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
 }

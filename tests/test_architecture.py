@@ -28,7 +28,7 @@ data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamo
 metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY explain
 runs callbacks predictions statistics announce train
-sweep.plan sweep.ledger sweep.board sweep.worker sweep.engines sweep.conduct evaluate cli
+sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines sweep.conduct evaluate cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -16,6 +16,8 @@ has takes the place of its values (optimizer=sgd,adam). experiment=... puts the 
 
   launcher=local      one job after the other in one process (the default)
   launcher=parallel   several at once on this machine: launcher.n_jobs=2  launcher.gpus=[0,1]
+  launcher=slurm      tasks of SLURM: launcher.partition=gpu  launcher.gpus_per_job=1  launcher.mem_gb=16
+  launcher=ray        tasks of Ray: launcher.address=auto
   launcher.timeout_min=60   breaks a job off; its finished epochs are kept
   fail_fast=true      stops at the first failure
   rehearse=false      leaves the two batches out

@@ -158,6 +158,19 @@ class Parallel:
 
 
 def engine_of(settings: dict[str, Any], ledger: Ledger) -> Engine:
-    """The engine that ``launcher`` names."""
+    """The engine that ``launcher`` names.
+
+    Raises:
+        ConfigError: What it needs is not there.
+    """
+    kind = settings["kind"]
+    if kind == "slurm":
+        from pneumonia.sweep.slurm import Slurm
+
+        return Slurm(settings, ledger)
+    if kind == "ray":
+        from pneumonia.sweep.ray import Ray
+
+        return Ray(settings, ledger)
     kinds: dict[str, type[Local] | type[Parallel]] = {"local": Local, "parallel": Parallel}
-    return kinds[settings["kind"]](settings, ledger)
+    return kinds[kind](settings, ledger)

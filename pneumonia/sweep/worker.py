@@ -84,6 +84,21 @@ def attempt_alone(job: Job, folder: str, timeout_min: float | None, threads: int
     sys.exit(0 if done else BUSY)
 
 
+def attempt_there(job: Job, folder: str, timeout_min: float | None, threads: int) -> bool:
+    """Does a job as a task of a scheduler; False where another process is doing it."""
+    torch.set_num_threads(threads)
+    try:
+        return attempt(job, Ledger(Path(folder)), Shelf(), timeout_min)
+    except KeyboardInterrupt:  # the scheduler was asked to end it
+        return True
+
+
+def rehearse_there(job: Job, folder: str, timeout_min: float | None, threads: int) -> bool:
+    """Rehearses a job as a task of a scheduler; what it raises goes to the ledger."""
+    rehearse_alone([job], folder, threads, None)
+    return True
+
+
 def rehearse_alone(jobs: list[Job], folder: str, threads: int, gpu: str | None) -> None:
     """Rehearses jobs as the whole life of a process; what they raise goes to the ledger."""
     if gpu is not None:

@@ -1,8 +1,12 @@
 """A sweep whose jobs get into trouble on demand, as a user's own file with a family of its own."""
 
 import os
+import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,3 +90,86 @@ def workplace(tmp_path, cache_dir, monkeypatch):
     monkeypatch.delitem(sys.modules, "troubled", raising=False)
     yield Workplace(tmp_path, cache_dir)
     sys.modules.pop("troubled", None)
+
+
+SLURM = """ClusterName=loop
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+SlurmdUser=root
+AuthInfo=socket={folder}/munge.socket
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+MpiDefault=none
+ReturnToService=2
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path_factory, monkeypatch):
+    """A real SLURM of one node on loopback, from Debian's packages slurm-wlm and munge."""
+    needed = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
+    if missing := [name for name in needed if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]:
+        pytest.skip(f"{missing[0]} is not installed (apt-get install slurm-wlm munge)")
+    if os.geteuid() != 0:
+        pytest.skip("a SLURM of one's own needs root")
+    folder = tmp_path_factory.mktemp("slurm")
+    folder.chmod(0o755)
+    for parent in folder.parents:
+        if parent.stat().st_uid == 0 and parent.name.startswith("pytest"):
+            parent.chmod(0o755)  # munged refuses a socket that others can't reach
+    (folder / "key").write_bytes(secrets.token_bytes(1024))
+    (folder / "key").chmod(0o400)
+    ports = [_free_port(), _free_port()]
+    host = socket.gethostname()
+    config = folder / "slurm.conf"
+    config.write_text(SLURM.format(host=host, ports=ports, folder=folder, cores=os.cpu_count()))
+    monkeypatch.setenv("SLURM_CONF", str(config))
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+    munge = [
+        f"--{name}={folder}/{file}"
+        for name, file in {
+            "key-file": "key",
+            "socket": "munge.socket",
+            "pid-file": "munge.pid",
+            "log-file": "munge.log",
+            "seed-file": "seed",
+        }.items()
+    ]
+    daemons = [["munged", "--force", "--foreground", *munge], ["slurmctld", "-D", "-c"], ["slurmd", "-D", "-N", host]]
+    running = []
+    try:
+        for command in daemons:
+            running.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            time.sleep(1)
+        deadline = time.monotonic() + 60
+        while (
+            "idle"
+            not in subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True, check=False).stdout
+        ):
+            assert time.monotonic() < deadline, (folder / "slurmctld.log").read_text()[-2000:]
+            time.sleep(0.5)
+        yield config
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in running:
+            process.wait(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -23,9 +23,16 @@ def _stamps(workplace):
     return {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/trouble/*/result.json")}
 
 
-def test_one_job_raises_one_is_killed_one_runs_out_of_time_and_the_others_are_right(workplace):
+@pytest.mark.parametrize(
+    "launcher",
+    ["parallel", pytest.param("ray", marks=pytest.mark.slow), pytest.param("slurm", marks=pytest.mark.slow)],
+)
+def test_one_job_raises_one_is_killed_one_runs_out_of_time_and_the_others_are_right(launcher, workplace, request):
+    if launcher == "slurm":
+        request.getfixturevalue("slurm")
     name = workplace.sweep("fine,raise,well,kill,stall,good")
-    words = [name, "launcher=parallel", "launcher.n_jobs=2", "launcher.timeout_min=0.2"]
+    words = [name, f"launcher={launcher}", "launcher.n_jobs=2", "launcher.timeout_min=0.2"]
+    words += [] if launcher == "parallel" else ["launcher.cpus_per_job=1"]
     code, told = workplace.call(*words)
     assert code == 1, told
     results = _results(workplace)
@@ -39,7 +46,8 @@ def test_one_job_raises_one_is_killed_one_runs_out_of_time_and_the_others_are_ri
     }
     assert results["state"].to_dict() == states
     assert "ArithmeticError: trouble in the second epoch" in results.loc["raise", "reason"]
-    assert "killed by SIGKILL" in results.loc["kill", "reason"]
+    why = {"parallel": "killed by SIGKILL", "ray": "process was killed", "slurm": "SLURM ended its task"}[launcher]
+    assert why in results.loc["kill", "reason"]
     assert "launcher.timeout_min=0.2" in results.loc["stall", "reason"]
     before, _, summary = told.partition("model.trouble ┃")
     assert 'raise ArithmeticError("trouble in the second epoch")' in before, "the traceback is seen at once"
@@ -59,7 +67,9 @@ def test_one_job_raises_one_is_killed_one_runs_out_of_time_and_the_others_are_ri
     assert code == 0, told
     assert set(_results(workplace)["state"]) == {"done"}
     assert {path: stamp for path, stamp in _stamps(workplace).items() if path in stamps} == stamps, "done once"
-    assert "cut after epoch 1" in "".join(path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log"))
+    assert "cut after epoch 1; it goes on" in "".join(
+        path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log")
+    )
 
 
 def test_in_one_process_the_others_go_on_too_and_fail_fast_stops(workplace, capsys):
