@@ -8,7 +8,7 @@ ARGS ?=
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep test test-slow test-azure azurite lint lock build clean
+.PHONY: help setup train sweep sweeps test test-slow test-azure azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -30,6 +30,13 @@ train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
 
 sweep: $(READY) ## every job of sweeps/NAME.yaml: make sweep NAME=optimizer
 	$(BIN)/pneumonia sweep $(NAME) $(ARGS)
+
+SWEEPS := perceptron_schedules mlp optimizer learning_rate learning_rate_one_cycle batch_size image_size augmentation activation \
+	cross_validation final final_kfold kfold learning_curve seeds families backbones logistic_regression
+
+sweeps: $(READY) ## every sweep, the quick ones first; call it again and it goes on
+	@failed=""; for name in $(SWEEPS); do $(BIN)/pneumonia sweep $$name $(ARGS) || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed="$$failed $$name"; }; done; \
+	[ -z "$$failed" ] || { echo "Not all jobs are done in:$$failed"; exit 1; }
 
 test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
