@@ -90,7 +90,11 @@ class Recorder(Checkpoint):
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
         epoch_s = time.perf_counter() - self._epoch_started
-        speed = {"images_per_s": self.speed()["images_per_s"], "epoch_s": round(epoch_s, 3)}
+        speed = {
+            "images_per_s": self.speed()["images_per_s"],
+            "epoch_s": round(epoch_s, 3),
+            "peak_memory_mib": peak_memory_mib(),
+        }
         write_json(self.folder.progress, {"epochs": trainer.current_epoch + 1, "of": trainer.max_epochs, **speed})
 
     def speed(self) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ PACKAGE: Final = Path(__file__).resolve().parent
 OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
 FOREIGN_TO_RESULT: Final = (
     *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
-    *("logger", "launcher", "fail_fast", "rehearse"),
+    *("logger", "launcher", "fail_fast", "rehearse", "usd_per_hour"),
 )
 FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "benchmark", "detect_anomaly")
 
@@ -129,6 +129,7 @@ class TrainConfig:
     trainer: dict[str, Any] = MISSING
     logger: dict[str, Any] = MISSING
     launcher: dict[str, Any] = MISSING
+    usd_per_hour: float | None = None
     fail_fast: bool = False
     rehearse: bool = True
 
@@ -200,6 +201,8 @@ def check_values(plain: Any) -> None:
             raise ConfigError(f"{key}={value} is out of range: it must be {wanted}.")
     for key, allowed in WORDS.items():
         value = _lookup(plain, key)
+        if key in OF_SOME_CHOICES and value is None:
+            continue
         if value not in allowed:
             words = ", ".join(allowed)
             raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
@@ -320,6 +323,8 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
     ("trainer.limit_train_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
     ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
+    ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
+    ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
     ("launcher.n_jobs", _number(1, 1024, whole=True), "null, or a number of jobs at once, 1 or more"),
     ("launcher.timeout_min", _number(0, above=True), "null, or a number of minutes above 0"),
     ("launcher.cpus_per_job", _number(1, 1024, whole=True), "null, or a number of cores, 1 or more"),
@@ -329,6 +334,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
     ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),
 ]
+OF_SOME_CHOICES: Final = ("logger.mode",)  # keys that not every choice of their group has
 MONITORS: Final = ("val/loss", "val/accuracy", "val/f1_macro", "val/recall_macro", "val/auroc")
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "task": tuple(TASKS),
@@ -340,6 +346,8 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "data.on_bad_image": ("error", "skip"),
     "split.method": ("grouped", "official", "article", "kfold", "rotating", "given"),
     "split.holdout": ("tenth", "folder", "none"),
+    "logger.kind": ("csv", "wandb"),
+    "logger.mode": ("auto", "online", "offline"),
     "launcher.kind": ("local", "parallel", "slurm", "ray"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),

@@ -50,6 +50,11 @@ class RunFolder:
         return self.path / "progress.json"
 
     @property
+    def tracking(self) -> Path:
+        """Which run in W&B mirrors this one, and what was sent to it."""
+        return self.path / "wandb.json"
+
+    @property
     def best(self) -> Path:
         return self.path / "checkpoints" / "best.ckpt"
 

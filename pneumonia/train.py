@@ -24,12 +24,14 @@ from pneumonia.callbacks import (
     peak_memory_mib,
     reset_peak_memory,
 )
+from pneumonia.charts import Samples
 from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
 from pneumonia.console import say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak
 from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import Scaling, fit_scaling, histogram
+from pneumonia.data.sheets import by_draw
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
@@ -42,8 +44,10 @@ from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import arrays, predict_part, table_metrics
 from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
 from pneumonia.storage.local import replacing
+from pneumonia.tracking import Follower, Mirror, check_tracking, followed
 
 REHEARSED: Final = 2  # batches of each part
+SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
 
 class Interrupted(PneumoniaError, KeyboardInterrupt):
@@ -51,12 +55,17 @@ class Interrupted(PneumoniaError, KeyboardInterrupt):
 
 
 def train(
-    config: dict[str, Any], *, shelf: Shelf | None = None, opened: Callable[[RunFolder], None] | None = None
+    config: dict[str, Any],
+    *,
+    label: str = "",
+    shelf: Shelf | None = None,
+    opened: Callable[[RunFolder], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a run to its end, or from where it was cut, or not at all where it is finished.
 
     Args:
         config: Resolved and checked; see :mod:`pneumonia.config`.
+        label: What tells the run from the others of its sweep.
         shelf: Holds what earlier runs of this process have loaded.
         opened: Is told the run's folder as soon as it is known.
 
@@ -89,9 +98,16 @@ def train(
         folder.begin(config)
         with replacing(folder.split(run.hashes["split_sha256"])) as part:
             run.split.to_parquet(part, index=False)
-        recorder = _fit(config, run.classifier, run.data, folder)
-        result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
-        folder.finish(result)
+        with followed(folder, config, label) as mirror:
+            if mirror is not None and any(config["augmentation"].values()):
+                mirror.picture("augmentation", _drawn(config, run.data))
+            recorder = _fit(config, run.classifier, run.data, folder, mirror)
+            result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
+            folder.finish(result)
+            if mirror is not None:
+                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch)]
+                pixels = run.data.images.pixels[rows]
+                mirror.result(result, Samples(pixels, config["logger"]["samples"]))
     show(result, folder)
     return result
 
@@ -134,6 +150,7 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     seed_everything(config["seed"], verbose=False)
     reset_peak_memory()
     # A setting that no family, optimiser or schedule takes is found before any data are read.
+    check_tracking(config["logger"])
     check_family(config)
     parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
     build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
@@ -215,10 +232,22 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
     )
 
 
-def _fit(config: dict[str, Any], classifier: Classifier, data: XRayData, folder: RunFolder) -> Recorder:
+def _drawn(config: dict[str, Any], data: XRayData) -> Any:
+    """What training sees of some images."""
+    rows = data.rows("train")
+    manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
+    strengths = AugmentationConfig(**config["augmentation"])
+    return by_draw(manifest, data.images.pixels[rows], strengths, "training", SHOWN, SHOWN, config["seed"])
+
+
+def _fit(
+    config: dict[str, Any], classifier: Classifier, data: XRayData, folder: RunFolder, mirror: Mirror | None
+) -> Recorder:
     monitor = config["monitor"] or classifier.best_by
     recorder = Recorder(folder, monitor)
     callbacks: list[Any] = [recorder, WeightPictures(folder)]
+    if mirror is not None:
+        callbacks.append(Follower(mirror))
     patience = config["early_stopping"]["patience"]
     if patience is not None:
         least = config["early_stopping"]["min_delta"]
@@ -292,6 +321,7 @@ def _result(
         predictions.to_parquet(part, index=False)
     probability, label = arrays(predictions, data.task.classes)
     confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
+    price = config["usd_per_hour"]
     history = read_metrics(folder)
     row = history[recorder.best_epoch]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
@@ -318,7 +348,7 @@ def _result(
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
             **recorder.speed(),
             "peak_memory_mib": peak_memory_mib(),
-            "usd": None,
+            "usd": None if price is None else round(recorder.fit_s / 3600 * price, 6),
         },
         "versions": versions(),
     }

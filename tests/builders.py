@@ -19,11 +19,13 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.labels import TASKS
 from pneumonia.models.base import Classifier
+from pneumonia.train import quiet
 
 
 def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: object) -> Trainer:
     """Lightning's own loop without any of our callbacks, on the CPU."""
     data.whole_train = classifier.whole_part
+    quiet()
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",

@@ -27,8 +27,9 @@ data.phantom data.mirror data.leaks data.splits data.split_files data.scaling da
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
 metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY explain
-runs callbacks predictions statistics announce train
-sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines sweep.conduct evaluate cli
+runs charts tracking push_runs callbacks predictions statistics announce train
+sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines sweep.conduct
+dashboards evaluate cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))

@@ -13,6 +13,7 @@ VERBS: Final = {
     "sweep": "every job of a file in sweeps/; run it again and it goes on where it was",
     "evaluate": "scores a finished run on a part, with intervals: run=DIR split=test [data=folder data.root=DIR]",
     "predict": "classifies image files with a finished run: RUN IMAGE... [--json] [--explain DIR]",
+    "track": "push RUNS... | dashboard SWEEP: mirrors runs to Weights & Biases, builds dashboards",
     "data": "import|audit|split|push|pull|show: reads, checks, divides, moves and draws data",
     "doctor": "checks device, disk and data, and says what to do",
 }

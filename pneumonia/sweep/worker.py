@@ -48,7 +48,7 @@ def attempt(job: Job, ledger: Ledger, shelf: Shelf, timeout_min: float | None = 
         with output_to(ledger.log(job.key)):
             try:
                 with _limited(timeout_min):
-                    train(job.config, shelf=shelf, opened=lambda folder: ledger.opened(job, folder))
+                    train(job.config, label=job.label, shelf=shelf, opened=lambda folder: ledger.opened(job, folder))
             except KeyboardInterrupt:
                 raise
             except OutOfTime:

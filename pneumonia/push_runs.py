@@ -1,0 +1,67 @@
+"""Sends run folders to W&B after the fact, whatever logger they were trained with."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pneumonia.errors import RunError, TransferError
+from pneumonia.runs import RunFolder, read_metrics
+from pneumonia.tracking import Mirror, read_note
+
+
+def find_runs(places: list[Path]) -> list[RunFolder]:
+    """The run folders at or below some places.
+
+    Raises:
+        RunError: A place is not there.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            raise RunError(f"There is no folder {place}.")
+        for config in sorted(place.rglob("config.yaml")):
+            if not {"wandb", "checkpoints"} & set(config.parts):
+                found[config.parent] = None
+    return [RunFolder(path) for path in found]
+
+
+def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
+    """Sends what was not sent yet of a run that is finished or was cut; False where nothing is new.
+
+    Args:
+        folder: The run, trained with any logger.
+        logger: ``project``, ``entity`` and ``mode``.
+
+    Raises:
+        TransferError: W&B refuses or can't be reached.
+    """
+    result = folder.finished()
+    note = read_note(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
+    if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
+        return False
+    config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
+    own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
+    mirror = Mirror(folder, {**own, **logger}, config, label_of(folder), keep_offline=False)
+    code = 0 if result else 1
+    try:
+        mirror.epochs()
+        if result:
+            mirror.result(result)
+    finally:
+        failed = mirror.run is None
+        mirror.close(code)
+    if failed:
+        raise TransferError(
+            f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
+        )
+    return True
+
+
+def label_of(folder: RunFolder) -> str:
+    """What tells a run from the others of its sweep, where it belongs to one."""
+    plan = read_note(folder.path.parent / "sweep.json")
+    for job in plan.get("jobs", []):
+        if read_note(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
+            return " ".join(f"{key}={value}" for key, value in job["differs"].items())
+    return ""

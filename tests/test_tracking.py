@@ -1,0 +1,243 @@
+"""W&B mirrors the run folder: what its offline files hold, and what happens where it fails. Nothing is mocked."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pneumonia import callbacks, tracking
+from pneumonia.cli.sweep import run as sweep
+from pneumonia.cli.track import run as track
+from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
+from pneumonia.train import train
+
+WANDB = Path(sys.executable).with_name("wandb")
+KEY = "0123456789abcdef" * 2 + "deadbeef"
+SMALL = ("logger=wandb", "image_size=16", "model=mlp", "task=pneumonia")
+
+
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    """As on a machine that has never heard of W&B."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    tracking._warned.clear()
+
+
+def _segments(folder):
+    return sorted(folder.glob("wandb/offline-run-*"))
+
+
+def _inspect(segment, *words):
+    command = [WANDB, "leet", "inspect", *words, "--json", segment]
+    quiet = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=quiet).stdout
+
+
+def _summary(segment):
+    return json.loads(_inspect(segment, "--summary"))
+
+
+def _records(segment, kind):
+    return [line[kind] for line in map(json.loads, _inspect(segment).splitlines()) if line.get("type") == kind]
+
+
+def _history(segment):
+    """Numbers by epoch, as they were logged."""
+    return [record["item"] for record in _records(segment, "history")]
+
+
+def _only(folder):
+    return next(path.parent for path in folder.glob("*/*/config.yaml"))
+
+
+def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
+    words = ["model=perceptron", "task=pneumonia", "augmentation=normal", "logger.tags=[mine]", "usd_per_hour=0.4"]
+    result = train(compose("logger=wandb", "name=alone", *words, runs_dir=tmp_path), label="seed=0")
+    folder = _only(tmp_path)
+    (segment,) = _segments(folder)
+    summary, opened = _summary(segment), _records(segment, "run")[0]
+    assert (summary["name"], summary["project"], summary["state"]) == ("seed=0", "pneumonia", "finished")
+    assert (opened["run_group"], opened["job_type"]) == ("alone", "Perceptron")
+    assert {"mine", "pneumonia", "grouped", "phantom"} <= set(summary["tags"])
+    assert summary["config"]["optimizer"]["lr"] == result["config"]["optimizer"]["lr"]
+    history = pd.read_csv(folder / "metrics.csv")
+    logged = [row for row in _history(segment) if "val/loss" in row]
+    assert [row["epoch"] for row in logged] == [1, 2]
+    for name in ("val/loss", "val/accuracy", "train/loss", "lr"):
+        assert [row[name] for row in logged] == pytest.approx(history[name].tolist())
+    assert all(row["images_per_s"] > 0 and row["peak_memory_mib"] > 0 for row in logged)
+    assert summary["summary"]["best/val/accuracy"] == result["metrics"]["val"]["accuracy"]
+    assert summary["summary"]["cost/usd"] == pytest.approx(result["cost"]["fit_s"] / 3600 * 0.4, abs=1e-6)
+    assert _records(segment, "stats"), "the system's own figures"
+    media = [
+        path.relative_to(segment / "files" / "media").as_posix()
+        for path in segment.rglob("*.*")
+        if "media" in path.parts
+    ]
+    assert sum(name.startswith("images/weights") for name in media) == 2
+    assert sum(name.startswith("images/augmentation") for name in media) == 1
+    assert sum(name.startswith("images/val/samples") for name in media) == min(16, result["data"]["val"])
+    assert {name.partition("_table")[0] for name in media if name.startswith("table/")} == {
+        "table/val/confusion",
+        "table/val/roc",
+        "table/val/precision_recall",
+    }
+
+
+def test_without_samples_no_x_ray_is_sent(compose, tmp_path):
+    train(compose(*SMALL, "logger.samples=0", runs_dir=tmp_path))
+    assert not list(tmp_path.rglob("media/images/val"))
+
+
+def test_a_run_that_was_cut_goes_on_as_the_same_run_and_a_failed_one_shows_as_failed(compose, tmp_path, monkeypatch):
+    plain = callbacks.Recorder.on_train_batch_end
+
+    def die(self, trainer, module, outputs, batch, index):
+        plain(self, trainer, module, outputs, batch, index)
+        if trainer.current_epoch == 1:
+            raise ArithmeticError("trouble")
+
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+    config = compose(*SMALL, "max_epochs=3", runs_dir=tmp_path)
+    with pytest.raises(ArithmeticError):
+        train(config)
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    train(config)
+    first, second = map(_summary, _segments(_only(tmp_path)))
+    assert first["run_id"] == second["run_id"]
+    assert (first["state"], first["exit_code"], second["state"]) == ("failed", 1, "finished")
+    epochs = [row["epoch"] for segment in _segments(_only(tmp_path)) for row in _history(segment) if "val/loss" in row]
+    assert epochs == [1, 2, 3], "none missing, none twice"
+
+
+def test_the_jobs_of_a_sweep_are_runs_of_one_group_that_never_mix(cache_dir, tmp_path):
+    words = [
+        f"runs_dir={tmp_path}",
+        f"cache_dir={cache_dir}",
+        "data.phantom.patients=60",
+        "max_epochs=2",
+        "rehearse=false",
+    ]
+    assert sweep(["optimizer", *SMALL, *words, "optimizer=sgd,adam", "seed=0"]) == 0
+    segments = [segment for folder in tmp_path.glob("optimizer/*") for segment in _segments(folder)]
+    found = {_summary(segment)["name"]: segment for segment in segments}
+    assert set(found) == {"optimizer=sgd", "optimizer=adam"}
+    for name, segment in found.items():
+        assert _records(segment, "run")[0]["run_group"] == "optimizer"
+        assert [row["epoch"] for row in _history(segment) if "val/loss" in row] == [1, 2]
+        kind = _summary(segment)["config"]["optimizer"]["_target_"].rpartition(".")[2].lower()
+        assert name == f"optimizer={kind}"
+
+
+def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
+    followed = train(compose(*SMALL, runs_dir=tmp_path / "a"))
+    alone = train(compose(*SMALL, "logger=csv", runs_dir=tmp_path / "b"))
+    assert (followed["run_id"], followed["metrics"]) == (alone["run_id"], alone["metrics"])
+
+
+def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
+    copy = tmp_path / "runs" / finished.name
+    shutil.copytree(finished, copy)
+    assert track(["push", str(tmp_path / "runs"), "--offline", "--project", "mine"]) == 0
+    (segment,) = _segments(copy)
+    summary = _summary(segment)
+    assert (summary["project"], summary["state"]) == ("mine", "finished")
+    assert len([row for row in _history(segment) if "val/loss" in row]) == 2
+    assert track(["push", str(copy), "--offline"]) == 0
+    assert "Sent 0 of 1 runs; 1 had nothing new" in capsys.readouterr().err
+    assert len(_segments(copy)) == 1
+
+
+def test_pushing_without_a_key_or_nothing_says_what_to_do(finished, tmp_path):
+    with pytest.raises(AccessError, match="No key of W&B is known, so nothing was sent"):
+        track(["push", str(finished)])
+    with pytest.raises(RunError, match="There is no run in"):
+        track(["push", str(tmp_path)])
+    with pytest.raises(RunError, match="There is no folder"):
+        track(["push", str(tmp_path / "none")])
+    assert not (finished / "wandb").exists()
+
+
+@pytest.fixture(params=[401, 500])
+def server(request, monkeypatch):
+    """A server in W&B's place that refuses, on loopback."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.send_response(request.param)
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *words):
+            pass
+
+    one = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=one.serve_forever, daemon=True).start()
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{one.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setattr(tracking, "TIMEOUT_S", 3)
+    yield request.param
+    one.shutdown()
+    one.server_close()
+
+
+def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compose, tmp_path, capfd):
+    result = train(compose(*SMALL, runs_dir=tmp_path))
+    told = capfd.readouterr()
+    assert result["status"] == "completed"
+    assert told.err.count("W&B can't be reached or refuses us") == 1
+    assert KEY not in told.err + told.out
+    (segment,) = _segments(_only(tmp_path))
+    assert _summary(segment)["state"] == "finished"
+    texts = [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in {".json", ".yaml", ".csv", ".wandb"}
+    ]
+    assert not any(KEY.encode() in path.read_bytes() for path in texts), "the key is in no file"
+    with pytest.raises(TransferError, match="was not sent whole"):
+        track(["push", str(_only(tmp_path))])
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("logger.mode=sometimes", "logger.mode=sometimes is not known"),
+        ("logger.samples=-1", "logger.samples=-1 is out of range"),
+        ("usd_per_hour=-1", "usd_per_hour=-1.0 is out of range"),
+    ],
+)
+def test_words_that_it_does_not_know_are_refused(word, message):
+    from pneumonia.sweep.plan import make_plan
+
+    with pytest.raises(ConfigError, match=message):
+        make_plan("optimizer", ["logger=wandb", word])
+
+
+def test_online_without_a_key_is_refused_before_training(compose, tmp_path):
+    with pytest.raises(ConfigError, match=r"logger\.mode=online needs a key"):
+        train(compose(*SMALL, "logger.mode=online", runs_dir=tmp_path))
+    assert not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize("name", ["optimizer", "families", "learning_rate"])
+def test_a_dashboard_is_built_without_a_login(name, tmp_path, capsys):
+    assert track(["dashboard", name, "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
+    board = json.loads((tmp_path / "board.json").read_text())
+    assert board["entity"] == "me"
+    assert name in board["displayName"]
+    text = json.dumps(board["spec"])
+    for metric in ("val/loss", "best/val/accuracy", "cost/images_per_s", "val/samples"):
+        assert metric in text
+    assert ("best/val/fnr" in text) == (name == "families")
+    assert name in json.dumps(board["spec"]["section"]["runSets"][0]["filters"])
+    with pytest.raises(AccessError, match="needs a key of W&B and --entity"):
+        track(["dashboard", name])
