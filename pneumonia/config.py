@@ -21,7 +21,7 @@ PACKAGE: Final = Path(__file__).resolve().parent
 OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
 FOREIGN_TO_RESULT: Final = (
     *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
-    *("logger", "launcher", "fail_fast", "rehearse", "usd_per_hour"),
+    *("logger", "launcher", "search", "fail_fast", "rehearse", "usd_per_hour"),
 )
 FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "benchmark", "detect_anomaly")
 
@@ -97,6 +97,17 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class SearchConfig:
+    """How ``pneumonia sweep`` searches, where a file gives it ranges."""
+
+    trials: int | None = None
+    startup: int = 8
+    prune: bool = True
+    warmup: int = 2
+    seed: int = 0
+
+
+@dataclass
 class TrainConfig:
     """Everything one run depends on; the comments are in ``conf/train.yaml``."""
 
@@ -130,6 +141,7 @@ class TrainConfig:
     logger: dict[str, Any] = MISSING
     launcher: dict[str, Any] = MISSING
     usd_per_hour: float | None = None
+    search: SearchConfig = field(default_factory=SearchConfig)
     fail_fast: bool = False
     rehearse: bool = True
 
@@ -325,6 +337,10 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
     ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
     ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
+    ("search.trials", _number(1, 100_000, whole=True), "null, or a number of trials, 1 or more"),
+    ("search.startup", _number(1, whole=True), "a number of trials, 1 or more"),
+    ("search.warmup", _number(0, whole=True), "a number of epochs, 0 or more"),
+    ("search.seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
     ("launcher.n_jobs", _number(1, 1024, whole=True), "null, or a number of jobs at once, 1 or more"),
     ("launcher.timeout_min", _number(0, above=True), "null, or a number of minutes above 0"),
     ("launcher.cpus_per_job", _number(1, 1024, whole=True), "null, or a number of cores, 1 or more"),

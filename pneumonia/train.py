@@ -4,7 +4,7 @@ import logging
 import signal
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -60,6 +60,7 @@ def train(
     label: str = "",
     shelf: Shelf | None = None,
     opened: Callable[[RunFolder], None] | None = None,
+    callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
     """Trains a run to its end, or from where it was cut, or not at all where it is finished.
 
@@ -68,6 +69,7 @@ def train(
         label: What tells the run from the others of its sweep.
         shelf: Holds what earlier runs of this process have loaded.
         opened: Is told the run's folder as soon as it is known.
+        callbacks: Of Lightning's, beside ours.
 
     Returns:
         What ``result.json`` holds.
@@ -101,7 +103,7 @@ def train(
         with followed(folder, config, label) as mirror:
             if mirror is not None and any(config["augmentation"].values()):
                 mirror.picture("augmentation", _drawn(config, run.data))
-            recorder = _fit(config, run.classifier, run.data, folder, mirror)
+            recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
             result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
             folder.finish(result)
             if mirror is not None:
@@ -241,7 +243,12 @@ def _drawn(config: dict[str, Any], data: XRayData) -> Any:
 
 
 def _fit(
-    config: dict[str, Any], classifier: Classifier, data: XRayData, folder: RunFolder, mirror: Mirror | None
+    config: dict[str, Any],
+    classifier: Classifier,
+    data: XRayData,
+    folder: RunFolder,
+    mirror: Mirror | None,
+    more: Sequence[Any],
 ) -> Recorder:
     monitor = config["monitor"] or classifier.best_by
     recorder = Recorder(folder, monitor)
@@ -256,6 +263,7 @@ def _fit(
     words = dict(config["trainer"])
     if words["enable_progress_bar"]:
         callbacks.append(EpochReport(recorder))
+    callbacks += more
     resume, data.first_epoch = _resume_point(folder, recorder)
     if recorder.stopped:
         return recorder

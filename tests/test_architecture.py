@@ -28,7 +28,8 @@ data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamo
 metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY explain
 runs charts tracking push_runs callbacks predictions statistics announce train
-sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines sweep.conduct
+sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
+sweep.space sweep.search sweep.conduct
 dashboards evaluate cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

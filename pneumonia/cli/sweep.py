@@ -1,7 +1,12 @@
 """`pneumonia sweep NAME`: every job of sweeps/NAME.yaml. Finished jobs are recognised, cut ones go on."""
 
+from typing import TYPE_CHECKING
+
 from pneumonia.cli import wants_help
 from pneumonia.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pneumonia.sweep.plan import Search
 
 HELP = """
 usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES]
@@ -14,6 +19,7 @@ Exit code 1 where a job is not done. `status` shows the table from another termi
 OVERRIDES are those of `pneumonia train`; one with several values is swept over too (seed=0,1,2), one of a key that the sweep
 has takes the place of its values (optimizer=sgd,adam). experiment=... puts the sweep on other settings. And:
 
+  search.trials=30    lets Optuna choose from ranges: optimizer.lr=tag(log,interval(1e-4,1e-1)); see docs/sweeps.md
   launcher=local      one job after the other in one process (the default)
   launcher=parallel   several at once on this machine: launcher.n_jobs=2  launcher.gpus=[0,1]
   launcher=slurm      tasks of SLURM: launcher.partition=gpu  launcher.gpus_per_job=1  launcher.mem_gb=16
@@ -39,7 +45,7 @@ def run(arguments: list[str]) -> int:
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
     from pneumonia.cli.train import explained
-    from pneumonia.sweep.plan import make_plan, sweep_names
+    from pneumonia.sweep.plan import make_plan, open_search, sweep_names
 
     name, words = arguments[0].removeprefix("sweep="), arguments[1:]
     if "=" in name:
@@ -47,11 +53,28 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {', '.join(names)}.")
     if "status" in words:
         return _status(name, [word for word in words if word != "status"])
-    with explained():
+    with explained(), open_search(name, words) as wanted:
+        if wanted is not None:
+            return _search(wanted)
         plan = make_plan(name, words)
     from pneumonia.sweep.conduct import conduct
 
     return conduct(plan)
+
+
+def _search(wanted: "Search") -> int:
+    from pneumonia.console import announce_loading
+    from pneumonia.sweep.conduct import interruptible
+
+    try:
+        import optuna  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
+    announce_loading()
+    from pneumonia.sweep.search import search
+
+    with interruptible(wanted.folder):
+        return search(wanted)
 
 
 def _status(name: str, words: list[str]) -> int:

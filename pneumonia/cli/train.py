@@ -168,7 +168,7 @@ def explained() -> Iterator[None]:
         if isinstance(error, PneumoniaError) or "Config group override" not in str(error):
             raise
         raise ConfigError(
-            "A group of config files needs a name, not null: model=NAME, optimizer=NAME and so on."
+            "A group of config files needs a name, not null: model=NAME, optimizer=NAME and so on; ~experiment leaves one out."
         ) from error
 
 

@@ -23,6 +23,7 @@ STYLES: Final = {
     "killed": "red",
     "out of time": "red",
     "cut": "yellow",
+    "pruned": "yellow",
 }
 WIDTH: Final = 140  # of a table that goes to a file
 MOST_LINES: Final = 30  # of the live table; the jobs that matter now come first
@@ -31,38 +32,37 @@ MOST_LINES: Final = 30  # of the live table; the jobs that matter now come first
 class Board:
     """Reads the ledger, writes to the terminal and keeps ``results.csv`` current."""
 
-    def __init__(self, jobs: list[Job], ledger: Ledger) -> None:
+    def __init__(self, jobs: list[Job], ledger: Ledger, *, results: bool = True) -> None:
         self.jobs = jobs
         self.ledger = ledger
+        self.results = results  # whether these are all jobs of the sweep
         terminal = sys.stderr.isatty()
         # This one stays, while a job's own output goes to its log.
         self.console = Console(file=sys.stderr, width=None if terminal else WIDTH)
-        self._standings: list[Standing] = []
+        self._seen: list[tuple[Job, Standing]] = []
         self._lock = threading.Lock()
         self.look()
 
-    def look(self) -> list[Standing]:
+    def look(self) -> list[tuple[Job, Standing]]:
         """How far each job is now; ``results.csv`` follows."""
         with self._lock:
-            standings = [self.ledger.standing(job) for job in self.jobs]
-            if standings != self._standings or not self.ledger.results.exists():
-                self._standings = standings
-                self.ledger.write_results(self.jobs, standings)
-            return standings
+            seen = [(job, self.ledger.standing(job)) for job in self.jobs]
+            if self.results and seen and (seen != self._seen or not self.ledger.results.exists()):
+                self._seen = seen
+                self.ledger.write_results(seen)
+            return seen
 
     def show_plan(self, plan: Plan) -> None:
         """Which jobs there are, what is done, and how long the rest may take."""
-        standings = self.look()
-        states = Counter(standing.state for standing in standings)
+        seen = self.look()
+        states = Counter(standing.state for _, standing in seen)
         self._say(f"[bold]{escape(plan.question)}[/]")
         for key, values in plan.axes.items():
             self._say(f"  {escape(key)}: {escape(', '.join(values))}")
         known = ", ".join(f"{states[state]} {state}" for state in ("done", "cut", *BROKEN, "running") if states[state])
-        left = len(standings) - states["done"]
-        self._say(
-            f"{len(standings)} {_plural('job', len(standings))}" + (f": {known}" if known else "") + f"; {left} to do"
-        )
-        seconds = expected_s(self.jobs, standings)
+        left = len(seen) - states["done"]
+        self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
+        seconds = expected_s(seen)
         if left and seconds is not None:
             at_once = plan.common["launcher"].get("n_jobs") or 1
             basis = f"{states['done']} finished {_plural('job', states['done'])}"
@@ -77,10 +77,10 @@ class Board:
         def watch() -> None:
             begun: set[str] = set()
             while not over.wait(LOOK_S):
-                standings = self.look()
+                seen = self.look()
                 if live is not None:
-                    live.update(self.running_table(standings), refresh=True)
-                for job, standing in zip(self.jobs, standings, strict=True):
+                    live.update(self.running_table(seen), refresh=True)
+                for job, standing in seen:
                     if standing.state == "running" and job.key not in begun and live is None:
                         begun.add(job.key)
                         self._say(f"begun     {escape(self._number(job))}")
@@ -108,21 +108,23 @@ class Board:
             for line in (details or standing.reason).rstrip().splitlines():
                 self._say(f"    {escape(line)}")
             self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
+        elif standing.state == "pruned":
+            self._say(f"[yellow]pruned[/]    {escape(number)}  after {standing.epochs} epochs")
         elif standing.result is not None:
             metrics, cost = standing.result["metrics"]["val"], standing.result["cost"]
             loss, accuracy = (f"{name} {_figure(metrics.get(name))}" for name in ("loss", "accuracy"))
             self._say(f"[green]done[/]      {escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
         return standing
 
-    def running_table(self, standings: list[Standing], most: int = MOST_LINES) -> Table:
+    def running_table(self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES) -> Table:
         """Every job as it stands; of many, the running and the broken ones and those that come next."""
         grid = Table(title=f"{self.ledger.folder}", title_justify="left")
         for column in ("job", *self._axes(), "state", "epoch", "val loss", "accuracy", "images/s", "left"):
             grid.add_column(
                 column, justify="right" if column in {"epoch", "val loss", "accuracy", "images/s", "left"} else "left"
             )
-        order = {"running": 0, "failed": 1, "killed": 1, "out of time": 1, "cut": 2, "to do": 2, "done": 3}
-        numbered = list(enumerate(zip(self.jobs, standings, strict=True), start=1))
+        order = {"running": 0, "failed": 1, "killed": 1, "out of time": 1, "cut": 2, "to do": 2, "pruned": 3, "done": 3}
+        numbered = list(enumerate(seen, start=1))
         shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
         for number, (job, standing) in shown:
             best, progress = standing.best or {}, standing.progress or {}
@@ -150,15 +152,15 @@ class Board:
         """The table as it stands now, all jobs of it."""
         self.console.print(self.running_table(self.look(), len(self.jobs)))
 
-    def summary(self) -> list[Standing]:
+    def summary(self) -> list[tuple[Job, Standing]]:
         """The table at the end, with what broke and why below it."""
-        standings = self.look()
+        seen = self.look()
         grid = Table(title=f"{self.ledger.folder}", title_justify="left")
-        priced = any(standing.result and standing.result["cost"]["usd"] is not None for standing in standings)
+        priced = any(standing.result and standing.result["cost"]["usd"] is not None for _, standing in seen)
         figures = ("best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds", *(["USD"] * priced))
         for column in ("job", *self._axes(), "state", *figures):
             grid.add_column(column, justify="right" if column in figures else "left", no_wrap=column in figures)
-        for number, (job, standing) in enumerate(zip(self.jobs, standings, strict=True), start=1):
+        for number, (job, standing) in enumerate(seen, start=1):
             row = [str(number), *(escape(value) for value in job.differs.values())]
             row.append(f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]")
             if standing.result is not None:
@@ -170,17 +172,17 @@ class Board:
                 row += [_figure(cost["usd"], 3)] * priced
             grid.add_row(*row)
         self.console.print(grid)
-        for job, standing in zip(self.jobs, standings, strict=True):
+        for job, standing in seen:
             if standing.state in BROKEN:
                 self._say(
                     f"[bold red]{standing.state}[/]  {escape(self._number(job))}: {escape(standing.reason.splitlines()[0])}"
                 )
                 self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
         self._say(f"All of it as a table: [bold]{escape(str(self.ledger.results))}[/]")
-        return standings
+        return seen
 
     def _axes(self) -> list[str]:
-        return list(self.jobs[0].differs)
+        return list(self.jobs[0].differs) if self.jobs else []
 
     def _number(self, job: Job) -> str:
         return f"{self.jobs.index(job) + 1}/{len(self.jobs)}  {job.label}"
@@ -189,18 +191,14 @@ class Board:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def expected_s(jobs: list[Job], standings: list[Standing]) -> float | None:
+def expected_s(seen: list[tuple[Job, Standing]]) -> float | None:
     """Seconds that the unfinished epochs would take one after the other, at the mean of the finished jobs'."""
-    finished = [standing.result for standing in standings if standing.result is not None]
+    finished = [standing.result for _, standing in seen if standing.result is not None]
     epochs = sum(result["epochs"] for result in finished)
     if not epochs:
         return None
     each = sum(result["cost"]["fit_s"] for result in finished) / epochs
-    left = [
-        job.config["max_epochs"] - standing.epochs
-        for job, standing in zip(jobs, standings, strict=True)
-        if standing.result is None
-    ]
+    left = [job.config["max_epochs"] - standing.epochs for job, standing in seen if standing.result is None]
     return float(each * sum(left))
 
 

@@ -39,9 +39,9 @@ def conduct(plan: Plan) -> int:
     todo = [job for job in plan.jobs if force or ledger.standing(job).state != "done"]
     if todo:
         announce_loading()
-        with _interruptible(ledger), board.live():
+        with interruptible(ledger.folder), board.live():
             _work(todo, plan.common, ledger, board)
-    return 1 if any(standing.state != "done" for standing in board.summary()) else 0
+    return 1 if any(standing.state != "done" for _, standing in board.summary()) else 0
 
 
 def show_status(folder: Path) -> None:
@@ -95,7 +95,7 @@ def _configuration(job: Job) -> str:
 
 
 @contextmanager
-def _interruptible(ledger: Ledger) -> Iterator[None]:
+def interruptible(folder: Path) -> Iterator[None]:
     """Turns Ctrl-C and SIGTERM into one sentence."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -105,8 +105,6 @@ def _interruptible(ledger: Ledger) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(
-            f"Stopped; what is done is kept in {ledger.folder}. Run the same command again to go on."
-        ) from error
+        raise Interrupted(f"Stopped; what is done is kept in {folder}. Run the same command again to go on.") from error
     finally:
         signal.signal(signal.SIGTERM, before)

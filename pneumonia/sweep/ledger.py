@@ -16,9 +16,9 @@ from filelock import FileLock, Timeout
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import digest, explained, one_at_a_time, replacing, write_json
-from pneumonia.sweep.plan import Job, Plan
+from pneumonia.sweep.plan import Job, Plan, Search
 
-State = Literal["to do", "running", "cut", "done", "failed", "killed", "out of time"]
+State = Literal["to do", "running", "cut", "done", "pruned", "failed", "killed", "out of time"]
 BROKEN: Final = ("failed", "killed", "out of time")
 PATIENCE_S: Final = 1.0  # for a lock that someone only looks at
 
@@ -83,6 +83,11 @@ class Ledger:
             if old != new or not held:
                 described = {"sweep": plan.name, "question": plan.question, "jobs": [asdict(job) for job in jobs]}
                 write_json(self.plan_file, described)
+
+    def keep(self, plan: Search, jobs: list[Job]) -> None:
+        """Writes down the trials of a search so far."""
+        described = {"sweep": "search", "question": plan.question, "jobs": [asdict(job) for job in jobs]}
+        write_json(self.plan_file, described)
 
     def jobs(self) -> list[Job]:
         """All jobs of the sweep.
@@ -168,9 +173,9 @@ class Ledger:
             return Standing(broken["state"], folder, len(rows), row, best, reason=broken["reason"])
         return Standing("cut" if rows else "to do", folder, len(rows), row, best)
 
-    def write_results(self, jobs: list[Job], standings: list[Standing]) -> None:
+    def write_results(self, seen: list[tuple[Job, Standing]]) -> None:
         """``results.csv``: one row a job, with what differs, its state, metrics and cost."""
-        rows = [_result_row(job, standing) for job, standing in zip(jobs, standings, strict=True)]
+        rows = [_result_row(job, standing) for job, standing in seen]
         columns = list(dict.fromkeys(column for row in rows for column in row))
         ordered = sorted(columns, key=lambda name: ("/" in name or name.startswith("cost."), name.startswith("cost.")))
         with replacing(self.results) as part, part.open("w", newline="", encoding="utf-8") as file:

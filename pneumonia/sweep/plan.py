@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +68,29 @@ class Plan:
         return Path(str(self.common["runs_dir"])) / str(self.common["name"])
 
 
+@dataclass(frozen=True)
+class Search:
+    """A sweep over ranges, whose jobs are not known before.
+
+    Attributes:
+        question: Its first line.
+        swept: The overrides with several values or ranges.
+        base: The words that all trials share, as ``pneumonia train`` would take them.
+        common: The config but for what is searched.
+        job: From what differs to a checked job.
+    """
+
+    question: str
+    swept: list[Override]
+    base: list[str]
+    common: dict[str, Any]
+    job: Callable[[dict[str, str]], Job]
+
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.common["runs_dir"])) / str(self.common["name"])
+
+
 def sweep_names() -> list[str]:
     """The sweeps that come with the package."""
     return sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
@@ -98,6 +121,40 @@ def question(path: Path) -> str:
     return line.lstrip("# ").partition("   ")[0] if line.startswith("#") else path.stem
 
 
+@contextmanager
+def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
+    """A search, where the file is one (it says ``search.trials``); else nothing.
+
+    Raises:
+        ConfigError: Unknown words, or values that no trial can take.
+    """
+    path, swept, fixed = _read(name, words)
+    lines = [str(override.input_line) for override in fixed]
+    with _composer(path, lines) as config_of:
+        common = config_of({})
+        if common["search"]["trials"] is None:
+            yield None
+            return
+
+        def job(differs: dict[str, str]) -> Job:
+            config = config_of(differs)
+            return Job(job_key(config), differs, config)
+
+        left_out = {line.removeprefix("~") for line in lines if line.startswith("~")}
+        chosen = [word for word in _base(path) if word.partition("=")[0] not in left_out]
+        kept = [line for line in lines if not line.startswith(("search.", "~"))]
+        yield Search(question(path), swept, [*chosen, *kept], common, job)
+
+
+def _base(path: Path) -> list[str]:
+    """The choices of files that a sweep file makes, as words of ``pneumonia train``."""
+    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    chosen = [item for item in loaded.get("defaults", []) if isinstance(item, dict)]
+    return [
+        f"{str(key).removeprefix('override ').lstrip('/')}={value}" for item in chosen for key, value in item.items()
+    ]
+
+
 def make_plan(name: str, words: Sequence[str]) -> Plan:
     """Composes and checks every job of a sweep.
 
@@ -109,18 +166,7 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     Raises:
         ConfigError: Unknown words, values that a job can not take, a sweep over sweeps; before any job has run.
     """
-    path = find_sweep(name)
-    params = _params(path)
-    asked = _parse(words)
-    for override in asked:
-        key = override.get_key_element()
-        if key.lstrip("+~").startswith("hydra"):
-            raise ConfigError(
-                f"{override.input_line}: a sweep has no key of Hydra's own. Say launcher=... for where it runs."
-            )
-        params.pop(key, None)
-    swept = [*_parse([f"{key}={value}" for key, value in params.items()]), *(o for o in asked if o.is_sweep_override())]
-    fixed = [override for override in asked if not override.is_sweep_override()]
+    path, swept, fixed = _read(name, words)
     axes = {override.get_key_element(): _values(override) for override in swept}
     count = 1
     for values in axes.values():
@@ -137,6 +183,22 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     for root in {job.config["data"]["root"] for job in jobs} - {None}:
         check_root(Path(root).expanduser())
     return Plan(path.stem, question(path), axes, jobs)
+
+
+def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[Override]]:
+    """The file of a sweep, what is swept over, and the other overrides."""
+    path = find_sweep(name)
+    params = _params(path)
+    asked = _parse(words)
+    for override in asked:
+        key = override.get_key_element()
+        if key.lstrip("+~").startswith("hydra"):
+            raise ConfigError(
+                f"{override.input_line}: a sweep has no key of Hydra's own. Say launcher=... for where it runs."
+            )
+        params.pop(key, None)
+    swept = [*_parse([f"{key}={value}" for key, value in params.items()]), *(o for o in asked if o.is_sweep_override())]
+    return path, swept, [override for override in asked if not override.is_sweep_override()]
 
 
 def job_key(config: dict[str, Any]) -> str:
@@ -178,6 +240,11 @@ def _values(override: Override) -> list[str]:
     """What an override stands for, each value as one would write it."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
+    if override.is_interval_sweep():
+        raise ConfigError(
+            f"{override.input_line} is a range without steps, which only a search can try. Name values with commas, or "
+            "range(low, high, step); or say search.trials=30."
+        )
     values = list(override.sweep_string_iterator())
     if not values:
         raise ConfigError(f"{override.input_line} has no value. Name one, or several with commas between them.")

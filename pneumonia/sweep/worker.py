@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from pneumonia.data.shelf import Shelf
+from pneumonia.runs import RunFolder
 from pneumonia.storage.local import explained
 from pneumonia.sweep.ledger import Ledger
 from pneumonia.sweep.plan import Job
@@ -24,7 +25,18 @@ class OutOfTime(Exception):
     """A job has used the minutes that ``launcher.timeout_min`` gives it."""
 
 
-def attempt(job: Job, ledger: Ledger, shelf: Shelf, timeout_min: float | None = None) -> bool:
+class Pruned(Exception):
+    """A search has given a trial up."""
+
+
+def attempt(
+    job: Job,
+    ledger: Ledger,
+    shelf: Shelf,
+    timeout_min: float | None = None,
+    opened: Callable[[RunFolder], None] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> bool:
     """Does a job, unless it is done; however it ends, the ledger knows.
 
     Args:
@@ -32,6 +44,8 @@ def attempt(job: Job, ledger: Ledger, shelf: Shelf, timeout_min: float | None = 
         ledger: Of its sweep.
         shelf: What the jobs of this process share.
         timeout_min: After which the job is broken off; its finished epochs are kept.
+        opened: Is told the run's folder before its training goes on.
+        callbacks: Of Lightning's, for the training.
 
     Returns:
         False where another process is doing it.
@@ -44,13 +58,21 @@ def attempt(job: Job, ledger: Ledger, shelf: Shelf, timeout_min: float | None = 
             return False
         if not job.config["force"] and ledger.standing(job).state == "done":
             return True
+
+        def found(folder: RunFolder) -> None:
+            ledger.opened(job, folder)
+            if opened is not None:
+                opened(folder)
+
         ledger.begin(job)
         with output_to(ledger.log(job.key)):
             try:
                 with _limited(timeout_min):
-                    train(job.config, label=job.label, shelf=shelf, opened=lambda folder: ledger.opened(job, folder))
+                    train(job.config, label=job.label, shelf=shelf, opened=found, callbacks=callbacks)
             except KeyboardInterrupt:
                 raise
+            except Pruned:
+                ledger.broke(job, "pruned", "worse than the median of the earlier trials at the same epoch")
             except OutOfTime:
                 ledger.broke(
                     job, "out of time", f"launcher.timeout_min={timeout_min} was over; finished epochs are kept"
