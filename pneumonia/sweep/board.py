@@ -35,6 +35,7 @@ class Board:
     def __init__(self, jobs: list[Job], ledger: Ledger, *, results: bool = True) -> None:
         self.jobs = jobs
         self.ledger = ledger
+        self.at_once = int(jobs[0].config["launcher"].get("n_jobs") or 1) if jobs else 1
         self.results = results  # whether these are all jobs of the sweep
         terminal = sys.stderr.isatty()
         # This one stays, while a job's own output goes to its log.
@@ -64,9 +65,8 @@ class Board:
         self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
         seconds = expected_s(seen)
         if left and seconds is not None:
-            at_once = plan.common["launcher"].get("n_jobs") or 1
             basis = f"{states['done']} finished {_plural('job', states['done'])}"
-            self._say(f"About {duration(seconds / at_once)} left, judging by {basis}")
+            self._say(f"About {duration(seconds / self.at_once)} left, judging by {basis}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -143,9 +143,14 @@ class Board:
                 "" if speed is None else f"{float(speed):.0f}",
                 left,
             )
+        notes: list[str] = []
         if len(numbered) > len(shown):
             hidden = Counter(standing.state for number, (_, standing) in numbered if number not in dict(shown))
-            grid.caption = "and " + ", ".join(f"{count} {state}" for state, count in hidden.items())
+            notes.append("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()))
+        seconds = expected_s(seen)
+        if seconds:
+            notes.append(f"about {duration(seconds / self.at_once)} left in all")
+        grid.caption = "; ".join(notes) or None
         return grid
 
     def status(self) -> None:

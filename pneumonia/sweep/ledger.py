@@ -55,7 +55,7 @@ class Ledger:
         self.folder = folder
         self.plan_file = folder / "sweep.json"
         self.results = folder / "results.csv"
-        self._done: dict[str, Standing] = {}
+        self._done: dict[str, tuple[int, Standing]] = {}
         self._sources: dict[str, str] = {}
 
     def log(self, key: str) -> Path:
@@ -150,18 +150,19 @@ class Ledger:
         return str(_read(self._file(job.key, "broken.json")).get("details", ""))
 
     def standing(self, job: Job) -> Standing:
-        """How far a job is, as the files say it; what was once seen done is not read again."""
-        if job.key in self._done:
-            return self._done[job.key]
+        """How far a job is, as the files say it; a result that has not changed since it was read is not read again."""
+        at, done = self._done.get(job.key, (0, None))
+        if done is not None and done.folder is not None and _changed(done.folder.result) == at:
+            return done
         note = _read(self._file(job.key, "json"))
         folder = RunFolder(self.folder / str(note["run"])) if note else None
         if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
             result = folder.finished()
             if result is not None:
                 rows = read_metrics(folder)
-                best = rows[result["best_epoch"]]
-                found = Standing("done", folder, len(rows), rows[-1], best, None, result)
-                self._done[job.key] = found
+                best = rows[result["best_epoch"]] if len(rows) > result["best_epoch"] else None
+                found = Standing("done", folder, result["epochs"], rows[-1] if rows else None, best, None, result)
+                self._done[job.key] = _changed(folder.result), found
                 return found
         rows = read_metrics(folder) if folder is not None else []
         row, best = (rows[-1], min(rows, key=_loss)) if rows else (None, None)
@@ -240,6 +241,14 @@ def _result_row(job: Job, standing: Standing) -> dict[str, Any]:
         row["best_epoch"] = standing.best["epoch"]
         row |= {name: value for name, value in standing.best.items() if "/" in name}
     return row
+
+
+def _changed(path: Path) -> int:
+    """When a file was last written; -1 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _loss(row: dict[str, str]) -> float:

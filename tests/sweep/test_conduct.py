@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import time
 
@@ -103,6 +104,21 @@ def test_a_finished_sweep_is_recognised_without_any_work(workplace, capsys):
     assert _stamps(workplace) == stamps
     assert run([name, "status", workplace.words[0], "name=trouble"]) == 0
     assert re.search(r"well +│ done", capsys.readouterr().err)
+
+
+def test_what_was_deleted_is_done_again_and_force_does_all_again(workplace):
+    name = workplace.sweep("fine,well")
+    assert run([name, *workplace.words]) == 0
+    stamps = _stamps(workplace)
+    gone, kept = sorted(stamps)
+    shutil.rmtree(gone.parent)
+    assert run([name, *workplace.words]) == 0
+    assert _stamps(workplace).keys() == stamps.keys()
+    assert _stamps(workplace)[kept] == stamps[kept]
+    before = _stamps(workplace)
+    assert run([name, *workplace.words, "force=true"]) == 0
+    assert all(_stamps(workplace)[path] > before[path] for path in before)
+    assert set(_results(workplace)["state"]) == {"done"}
 
 
 def test_results_hold_metrics_and_cost_of_each_run(workplace):
