@@ -136,6 +136,18 @@ class _OneEpoch(Callback):
         trainer.should_stop = True
 
 
+def check_settings(config: dict[str, Any]) -> None:
+    """Refuses what the family, the optimiser, the schedule or the logger can't take, before any data are read.
+
+    Raises:
+        PneumoniaError: With the setting and what to do.
+    """
+    check_tracking(config["logger"])
+    check_family(config)
+    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
+    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
+
+
 @dataclass(frozen=True)
 class _Prepared:
     """All that a run needs before its first step."""
@@ -151,11 +163,7 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     quiet()
     seed_everything(config["seed"], verbose=False)
     reset_peak_memory()
-    # A setting that no family, optimiser or schedule takes is found before any data are read.
-    check_tracking(config["logger"])
-    check_family(config)
-    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
-    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
+    check_settings(config)
     plan = SplitConfig(**config["split"])
     if plan.file is not None:
         check_split_file(Path(plan.file))

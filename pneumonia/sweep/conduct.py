@@ -59,8 +59,10 @@ def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Boar
 
     alike: dict[str, list[Job]] = {}
     for job in todo:
-        ledger.begin(job)
         alike.setdefault(_configuration(job), []).append(job)
+    _refuse_if_none_can_run([jobs[0] for jobs in alike.values()])
+    for job in todo:
+        ledger.begin(job)
     refused: set[str] = set()
 
     def ended(job: Job) -> None:
@@ -85,6 +87,26 @@ def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Boar
         engine.run([job for job in todo if job.key not in refused], ended)
     except Stop:
         say("Stopped at the first failure, as fail_fast=true says.")
+
+
+def _refuse_if_none_can_run(jobs: list[Job]) -> None:
+    """Ends the sweep before any job, where a setting is refused by all of them; if by some, their rehearsal will tell.
+
+    Raises:
+        PneumoniaError: What the first job says.
+    """
+    from pneumonia.train import check_settings
+
+    first: PneumoniaError | None = None
+    for job in jobs:
+        try:
+            check_settings(job.config)
+        except PneumoniaError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first
 
 
 def _configuration(job: Job) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli.sweep import run
-from pneumonia.errors import RunError
+from pneumonia.errors import ConfigError, RunError
 from pneumonia.runs import RunFolder
 from pneumonia.sweep.plan import make_plan
 from pneumonia.train import train
@@ -90,6 +90,12 @@ def test_a_configuration_that_fails_in_its_first_batches_costs_no_long_work(work
     assert results.loc["fine", "state"].tolist() == ["done", "done"]
     assert not results.loc["at_once", "run_id"].notna().any(), "no run folder was made"
     assert "as model.trouble=at_once seed=0: ArithmeticError" in results.loc["at_once", "reason"].iloc[1]
+
+
+def test_a_value_that_no_job_takes_ends_the_sweep_before_any(workplace):
+    with pytest.raises(ConfigError, match=r"model.activation=rellu is not known.*'relu'"):
+        run(["optimizer", *workplace.words, "model.activation=rellu"])
+    assert not list(workplace.folder.glob("runs/optimizer/*/config.yaml"))
 
 
 def test_a_finished_sweep_is_recognised_without_any_work(workplace, capsys):
