@@ -67,7 +67,7 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno == errno.ENOENT and _lies_above(error.filename, path):  # /proc, a drive that is gone
-            remedies[errno.ENOENT] = "no file or folder can be made there"
+            remedies[errno.ENOENT] = "no file or folder can be made there. Check the path"
         if isinstance(error, StorageError) or error.errno not in remedies:
             raise
         raise StorageError(
