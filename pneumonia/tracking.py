@@ -23,6 +23,7 @@ from pneumonia.storage.local import write_json
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
 _warned: set[str] = set()
+_refused: set[str] = set()  # servers that this process need not wait for again
 
 
 class Mirror:
@@ -52,7 +53,7 @@ class Mirror:
         self.note: dict[str, Any] = read_note(folder.tracking)
         self.note.setdefault("id", secrets.token_hex(6))
         self.run: Any = None
-        self.online = wants_online(logger["mode"])
+        self.online = wants_online(logger["mode"]) and not (keep_offline and _server() in _refused)
         self._open(config, label, keep_offline)
 
     @property
@@ -113,6 +114,7 @@ class Mirror:
                 later = " The run goes on, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
                 _once(f"W&B can't be reached or refuses us ({_short(error)}).{later}")
                 self.online = not keep_offline
+                _refused.add(_server())
                 words["id"] += "-offline"  # wandb's service goes on holding the id with which it failed
         if self.run is None and not self.online:
             self._safely(lambda: setattr(self, "run", wandb.init(**words, mode="offline")), self)
@@ -234,11 +236,15 @@ def has_key() -> bool:
     """Whether a key of W&B is known: in the environment, or in the file that ``wandb login`` writes."""
     if os.environ.get("WANDB_API_KEY"):
         return True
-    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    host = urlsplit(_server()).hostname or ""
     with suppress(OSError, netrc.NetrcParseError):
         path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         return netrc.netrc(path).authenticators(host) is not None
     return False
+
+
+def _server() -> str:
+    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _once(text: str) -> None:

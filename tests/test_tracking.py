@@ -30,6 +30,7 @@ def no_key(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     tracking._warned.clear()
+    tracking._refused.clear()
 
 
 def _segments(folder):
@@ -203,6 +204,9 @@ def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compos
         path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in {".json", ".yaml", ".csv", ".wandb"}
     ]
     assert not any(KEY.encode() in path.read_bytes() for path in texts), "the key is in no file"
+    train(compose(*SMALL, "seed=1", runs_dir=tmp_path / "next"))
+    assert "can't be reached" not in capfd.readouterr().err, "the next run does not ask again"
+    assert len(list((tmp_path / "next").glob("*/*/wandb/offline-run-*"))) == 1
     with pytest.raises(TransferError, match="was not sent whole"):
         track(["push", str(_only(tmp_path))])
 
