@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from pneumonia.errors import RunError, TransferError
 from pneumonia.runs import RunFolder, read_metrics
-from pneumonia.tracking import Mirror, read_note
+from pneumonia.storage.local import read_json
+from pneumonia.tracking import Mirror
 
 
 def find_runs(places: list[Path]) -> list[RunFolder]:
@@ -37,7 +38,7 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
         TransferError: W&B refuses or can't be reached.
     """
     result = folder.finished()
-    note = read_note(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
+    note = read_json(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
     if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
         return False
     config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
@@ -60,8 +61,8 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
 
 def label_of(folder: RunFolder) -> str:
     """What tells a run from the others of its sweep, where it belongs to one."""
-    plan = read_note(folder.path.parent / "sweep.json")
+    plan = read_json(folder.path.parent / "sweep.json")
     for job in plan.get("jobs", []):
-        if read_note(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
+        if read_json(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
             return " ".join(f"{key}={value}" for key, value in job["differs"].items())
     return ""

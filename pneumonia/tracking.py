@@ -1,6 +1,5 @@
 """W&B as a mirror of the run folder: nothing is read back from it, and whatever befalls it, training goes on."""
 
-import json
 import netrc
 import os
 import secrets
@@ -18,7 +17,7 @@ from pneumonia.charts import Samples, curves, weight_picture
 from pneumonia.console import say, warn
 from pneumonia.errors import ConfigError
 from pneumonia.runs import RunFolder, read_metrics
-from pneumonia.storage.local import write_json
+from pneumonia.storage.local import read_json, write_json
 
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
@@ -50,7 +49,7 @@ class Mirror:
     ) -> None:
         self.folder = folder
         self.logger = logger
-        self.note: dict[str, Any] = read_note(folder.tracking)
+        self.note: dict[str, Any] = read_json(folder.tracking)
         self.note.setdefault("id", secrets.token_hex(6))
         self.run: Any = None
         self.online = wants_online(logger["mode"]) and not (keep_offline and _server() in _refused)
@@ -128,7 +127,7 @@ class Mirror:
 
     def _epochs(self) -> None:
         rows = read_metrics(self.folder)
-        progress = read_note(self.folder.progress)
+        progress = read_json(self.folder.progress)
         for row in rows[self.sent["rows"] :]:
             epoch = int(row["epoch"])
             values: dict[str, Any] = {key: float(value) for key, value in row.items() if value not in {"", "nan"}}
@@ -258,12 +257,3 @@ def _short(error: BaseException) -> str:
     text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "...") if key else text
-
-
-def read_note(path: Path) -> dict[str, Any]:
-    """A JSON file of ours; empty where it is not there or damaged, since nothing depends on it."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found

@@ -104,6 +104,15 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A note of ours; empty where it is missing or damaged, for notes on which nothing depends."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
 def digest(value: Any) -> str:
     """SHA-256 of a plain value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.runs import RunFolder, read_metrics
-from pneumonia.storage.local import digest, explained, one_at_a_time, replacing, write_json
+from pneumonia.storage.local import digest, explained, one_at_a_time, read_json, replacing, write_json
 from pneumonia.sweep.plan import Job, Plan, Search
 
 State = Literal["to do", "running", "cut", "done", "pruned", "failed", "killed", "out of time"]
@@ -147,14 +147,14 @@ class Ledger:
 
     def details(self, job: Job) -> str:
         """What was noted when the job broke."""
-        return str(_read(self._file(job.key, "broken.json")).get("details", ""))
+        return str(read_json(self._file(job.key, "broken.json")).get("details", ""))
 
     def standing(self, job: Job) -> Standing:
         """How far a job is, as the files say it; a result that has not changed since it was read is not read again."""
         at, done = self._done.get(job.key, (0, None))
         if done is not None and done.folder is not None and _changed(done.folder.result) == at:
             return done
-        note = _read(self._file(job.key, "json"))
+        note = read_json(self._file(job.key, "json"))
         folder = RunFolder(self.folder / str(note["run"])) if note else None
         if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
             result = folder.finished()
@@ -166,9 +166,9 @@ class Ledger:
                 return found
         rows = read_metrics(folder) if folder is not None else []
         row, best = (rows[-1], min(rows, key=_loss)) if rows else (None, None)
-        broken = _read(self._file(job.key, "broken.json"))
+        broken = read_json(self._file(job.key, "broken.json"))
         if self._held(job.key):
-            progress = _read(folder.progress) if folder is not None else None
+            progress = read_json(folder.progress) if folder is not None else None
             return Standing("running", folder, len(rows), row, best, progress)
         if broken:
             return Standing(broken["state"], folder, len(rows), row, best, reason=broken["reason"])
@@ -256,11 +256,3 @@ def _loss(row: dict[str, str]) -> float:
         return float(row["val/loss"])
     except (KeyError, ValueError):
         return float("inf")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found
