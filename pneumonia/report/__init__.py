@@ -1,0 +1,1 @@
+"""Run folders in, pages out; needs no GPU and no torch."""
