@@ -6,9 +6,9 @@ from pneumonia.console import figure, say, table, warn
 from pneumonia.data.datamodule import XRayData
 from pneumonia.data.leaks import Leak
 from pneumonia.data.splits import FOLDED, PARTS
-from pneumonia.metrics import by_class
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder
+from pneumonia.scores import by_class
 
 
 def announce(

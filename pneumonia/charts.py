@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-PREFIX: Final = "prob_"
+from pneumonia.scores import PREFIX
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,32 @@
-"""Scores a finished run on one part: metrics with patient-level intervals, and one row of probabilities per image."""
+"""Scores finished runs on one part: what each says of every image, and what that is worth."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from pneumonia.assess import assess, gain, with_intervals
 from pneumonia.config import DataConfig
-from pneumonia.console import figure, say, table, warn
-from pneumonia.data.datamodule import Images, XRayData, load_images
-from pneumonia.data.manifest import manifest_sha256
-from pneumonia.errors import RunError, SplitError
+from pneumonia.data.baselines import told_from
+from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.shelf import Shelf
+from pneumonia.errors import RunError, SplitError, some
+from pneumonia.evaluation_words import show_evaluation
 from pneumonia.labels import TASKS, Task
-from pneumonia.metrics import confusion_counts, nullable
+from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
-from pneumonia.predictions import arrays, predict_part, table_metrics
-from pneumonia.runs import RunFolder, open_run
-from pneumonia.statistics import bootstrap_intervals, calibration
-from pneumonia.storage.local import replacing, write_json
+from pneumonia.predictions import predict_part
+from pneumonia.runs import RunFolder, ensemble_folder, evaluation_identity, open_run
+from pneumonia.scores import PREFIX, by_probability
+from pneumonia.storage.local import digest, replacing, write_json
 from pneumonia.train import data_config
+
+BASELINES: Final = ("metadata", "thumbnail")
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,50 @@ class Request:
         part: ``train``, ``val`` or ``test``.
         data: Other data than the run's own; ``None`` for its own.
         cache_dir: Where decoded images are kept.
+        tta: Views whose answers are averaged, for example ``flip``; ``None`` for what the run was trained with.
+        cases: Also draw the images that are worth looking at.
+        brief: Show one line, not tables.
     """
 
     run: Path
     part: str = "test"
     data: DataConfig | None = None
     cache_dir: Path = Path("cache")
+    tta: str | None = None
+    cases: bool = False
+    brief: bool = False
 
 
-def evaluate(request: Request) -> dict[str, Any]:
-    """Evaluates, shows a table, writes ``evaluation/<part>.json`` and ``.parquet`` into the run folder.
+@dataclass
+class Desk:
+    """What the evaluations of one process share: images, and the baselines of a split."""
+
+    shelf: Shelf = field(default_factory=Shelf)
+    baselines: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What one run says.
+
+    Attributes:
+        table: Of the part.
+        fitting: Of its own validation images; ``None`` where they can't be had, because of ``without``.
+    """
+
+    folder: RunFolder
+    result: dict[str, Any]
+    classifier: Classifier
+    module: XRayData
+    table: pd.DataFrame
+    fitting: pd.DataFrame | None
+    without: str
+    trained_on: set[str]
+    own: bool
+
+
+def evaluate(request: Request, desk: Desk | None = None) -> dict[str, Any]:
+    """Evaluates a run, shows a table, writes ``evaluation/<part>.json`` and ``.parquet`` into the run folder.
 
     Data that the run was not trained on are divided by their own folders: ``split=test`` takes the folder ``test``, or
     everything where the data have no such folders.
@@ -53,13 +92,73 @@ def evaluate(request: Request) -> dict[str, Any]:
     Raises:
         RunError, CheckpointError, LayoutError, BrokenImagesError, SplitError: With what to do.
     """
+    desk = desk or Desk()
+    told = _tell(request, desk)
+    return _finish(told.folder, [told], told.table, told.fitting, request, desk)
+
+
+def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | None = None) -> dict[str, Any]:
+    """Evaluates the mean of several runs' probabilities: seeds of one configuration, folds, or unlike models.
+
+    A validation image counts with the mean of those members that had it in their validation part, so that temperature and
+    thresholds are chosen on images that none of these was trained on.
+
+    Args:
+        members: Two or more run folders.
+        request: As for one run; its ``run`` is not looked at.
+        desk: What the evaluations of one process share.
+
+    Returns:
+        What the JSON file holds; it lies in ``<runs_dir>/ensembles/<hash of the members>``.
+
+    Raises:
+        RunError: Runs of different tasks, images or parts, which have no common answer; and as :func:`evaluate`.
+    """
+    desk = desk or Desk()
+    opened = [open_run(path) for path in members]
+    _check_members(opened)
+    told = [_tell(replace(request, run=path), desk) for path in members]
+    first = told[0]
+    for other in told[1:]:
+        if list(other.table["image_id"]) != list(first.table["image_id"]):
+            raise RunError(
+                f"{first.folder.path} and {other.folder.path} have other images in their part '{request.part}', so their "
+                "answers have no mean. Join runs of one split, or folds of one split=kfold on split=test."
+            )
+    task = TASKS[first.result["task"]]
+    table = _mean([one.table for one in told], task)
+    known = [one.fitting for one in told if one.fitting is not None]
+    fitting = _mean(known, task) if len(known) == len(told) else None
+    folder = RunFolder(ensemble_folder([one.folder for one in told]))
+    write_json(folder.path / "ensemble.json", _about(told))
+    return _finish(folder, told, table, fitting, request, desk)
+
+
+def _check_members(opened: list[tuple[RunFolder, dict[str, Any], dict[str, Any]]]) -> None:
+    ids = [result["run_id"] for _, result, _ in opened]
+    if len(set(ids)) < 2:
+        raise RunError(f"An ensemble needs two different runs or more, and {some(dict.fromkeys(ids))} is one.")
+    first, known, _ = opened[0]
+    for folder, result, _ in opened[1:]:
+        for what, one, other in (
+            ("task", known["task"], result["task"]),
+            ("images and labels", known["data"]["manifest_sha256"][:12], result["data"]["manifest_sha256"][:12]),
+        ):
+            if one != other:
+                raise RunError(
+                    f"{first.path} and {folder.path} differ in {what} ({one}, {other}), so their answers have no mean. "
+                    "Leave one out."
+                )
+
+
+def _tell(request: Request, desk: Desk) -> _Told:
     folder, result, config = open_run(request.run)
     task = TASKS[config["task"]]
     data = data_config(config)
     if request.data is not None:
         data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
-    images = load_images(data, config["image_size"], request.cache_dir)
-    own = manifest_sha256(images.manifest) == result["data"]["manifest_sha256"]
+    images, manifest_hash = desk.shelf.images(data, config["image_size"], request.cache_dir)
+    own = manifest_hash == result["data"]["manifest_sha256"]
     if request.data is None and not own:
         raise RunError(
             f"The data of {folder.path} have changed since it was trained: other images, labels or folders. Its split no "
@@ -74,15 +173,97 @@ def evaluate(request: Request) -> dict[str, Any]:
             f"The data hold no image of the part '{request.part}' (they hold {have}). Say another split=PART."
         )
     classifier = load_classifier(folder.best, config["task"]).to("cuda" if torch.cuda.is_available() else "cpu")
-    predictions = predict_part(classifier, module, request.part)
-    overlap = _seen_in_training(predictions, trained_on, config["split"]["method"] == "rotating")
-    report = _report(predictions, request.part, task)
-    report["trained_on"] = overlap
-    write_json(folder.evaluation(request.part, "json"), report)
+    views = request.tta or classifier.setup_values.tta
+    changed = views != classifier.setup_values.tta
+    classifier.setup_values = replace(classifier.setup_values, tta=views)
+    table = predict_part(classifier, module, request.part)
+    fitting, without = _fitting(folder, result, classifier, module if own else None, changed)
+    parts = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
+    seen = set(trained_on.loc[trained_on["part"].isin(parts), "image_id"])
+    return _Told(folder, result, classifier, module, table, fitting, without, seen, own)
+
+
+def _fitting(
+    folder: RunFolder, result: dict[str, Any], classifier: Classifier, module: XRayData | None, changed: bool
+) -> tuple[pd.DataFrame | None, str]:
+    """Predictions of the run's own validation images, as the classifier now answers."""
+    if result["config"]["split"]["method"] == "rotating":
+        return None, "split=rotating has trained on its validation images, so nothing can be chosen on them"
+    if changed and module is not None:
+        return predict_part(classifier, module, "val"), ""
+    if changed:
+        return None, "the run's own validation images are not at hand to be seen with these views"
+    if not folder.predictions("val").is_file():
+        return None, "the run folder holds no predictions/val.parquet"
+    return pd.read_parquet(folder.predictions("val")), ""
+
+
+def _mean(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
+    """One row an image: the mean probabilities over the tables that hold it, in the order of their first appearance."""
+    columns = [f"{PREFIX}{name}" for name in task.classes]
+    rows = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(columns, np.float64))
+    grouped = rows.groupby("image_id", sort=False)
+    mean = pd.concat([grouped[["patient_id", "label"]].first(), grouped[columns].mean()], axis=1).reset_index()
+    mean.insert(3, "predicted", by_probability(mean[columns].to_numpy(), task.classes))
+    return mean.astype(dict.fromkeys(columns, np.float32))
+
+
+def _finish(
+    folder: RunFolder,
+    told: list[_Told],
+    table: pd.DataFrame,
+    fitting: pd.DataFrame | None,
+    request: Request,
+    desk: Desk,
+) -> dict[str, Any]:
+    first = told[0]
+    task = TASKS[first.result["task"]]
+    without = next((one.without for one in told if one.without), "")
+    report = assess(table, request.part, task, fitting, without)
+    report["baselines"] = _baselines(first, table, task, request, desk)
+    report["trained_on"] = int(table["image_id"].isin(set().union(*(one.trained_on for one in told))).sum())
+    tta = first.classifier.setup_values.tta
+    foreign = None if request.data is None else str(request.data.root)
+    report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, foreign)
     with replacing(folder.evaluation(request.part, "parquet")) as part:
-        predictions.to_parquet(part, index=False)
-    _show(report, task, folder, images, result)
+        table.to_parquet(part, index=False)
+    write_json(folder.evaluation(request.part, "json"), report)  # last: it says that the evaluation is whole
+    skipped = first.module.images.skipped
+    show_evaluation(report, task, folder, skipped, [one.result for one in told], request.brief)
     return report
+
+
+def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, desk: Desk) -> dict[str, Any]:
+    """What file metadata and thumbnails alone give on the same images, fitted on the run's own training part."""
+    if not told.own:
+        return {"reason": "the images that the run was trained on are not at hand"}
+    images, module = told.module.images, told.module
+    train, of = module.positions("train"), module.positions(request.part)
+    missing = [name for number, name in enumerate(task.classes) if not (module.labels[train] == number).any()]
+    if missing:
+        return {"reason": f"no training image shows {some(missing)}"}
+    found: dict[str, Any] = {"reason": None}
+    for kind in BASELINES:
+        key = digest([kind, task.name, told.result["data"]["split_sha256"], request.part, images.pixels.shape[1]])
+        if key not in desk.baselines:
+            pixels: NDArray[np.uint8] = images.pixels[images.rows]
+            answers = told_from(kind, images.manifest, pixels, module.labels, train, of, len(task.classes))
+            names = {f"{PREFIX}{name}": answers[:, number] for number, name in enumerate(task.classes)}
+            desk.baselines[key] = table[["image_id", "patient_id", "label"]].assign(**names)
+        baseline = desk.baselines[key]
+        found[kind] = {"metrics": with_intervals(baseline, task), "gain": gain(table, baseline, task)}
+    return found
+
+
+def _about(told: list[_Told]) -> dict[str, Any]:
+    """What an ensemble is, for whoever finds its folder."""
+    first = told[0].result
+    members = [
+        {"run": str(one.folder.path), "run_id": one.result["run_id"], "seed": one.result["seed"]}
+        | {"fold": one.result["config"]["split"]["fold"], "model": one.result["model"]["_target_"]}
+        for one in told
+    ]
+    return {"task": first["task"], "classes": first["classes"], "members": members, "data": first["data"]}
 
 
 def _by_folders(images: Images, part: str) -> pd.DataFrame:
@@ -90,60 +271,3 @@ def _by_folders(images: Images, part: str) -> pd.DataFrame:
     source = images.manifest["source_split"]
     parts = source.where(source != "", part)
     return pd.DataFrame({"image_id": images.manifest["image_id"], "part": parts, "fold": -1})
-
-
-def _seen_in_training(predictions: pd.DataFrame, split: pd.DataFrame, rotating: bool) -> int:
-    """How many of these images the run was trained on, by name; rotating folds all train in their turn."""
-    parts = ["train", "val"] if rotating else ["train"]
-    trained = set(split.loc[split["part"].isin(parts), "image_id"])
-    return int(predictions["image_id"].isin(trained).sum())
-
-
-def _report(predictions: pd.DataFrame, part: str, task: Task) -> dict[str, Any]:
-    probability, label = arrays(predictions, task.classes)
-    exact: NDArray[np.float64] = probability.astype(np.float64)
-    patient = predictions["patient_id"].to_numpy(dtype=object)
-    values = table_metrics(predictions, task)
-    bounds = bootstrap_intervals(exact, label, patient, task)
-    metrics = {
-        name: nullable({"value": value, "low": bounds[name][0], "high": bounds[name][1]})
-        for name, value in values.items()
-    }
-    confusion = confusion_counts(probability.argmax(axis=1), label, len(task.classes))
-    return {
-        "split": part,
-        "n": len(predictions),
-        "patients": int(predictions["patient_id"].nunique()),
-        "metrics": metrics,
-        "confusion": {"classes": list(task.classes), "counts": confusion.tolist()},
-        "calibration": calibration(exact, label),
-    }
-
-
-def _show(report: dict[str, Any], task: Task, folder: RunFolder, images: Images, result: dict[str, Any]) -> None:
-    rows = [
-        (name, figure(entry["value"]), f"{figure(entry['low'])} to {figure(entry['high'])}")
-        for name, entry in report["metrics"].items()
-    ]
-    title = f"{report['split']}: {report['n']} images of {report['patients']} patients"
-    table(title, ("metric", "value", "95% interval, by patient"), rows)
-    counts = report["confusion"]["counts"]
-    shown = [(name, *(str(count) for count in row)) for name, row in zip(task.classes, counts, strict=True)]
-    table("Confusion: true class by predicted class", ("", *task.classes), shown)
-    say(
-        f"Calibration error {report['calibration']['ece']:.4f} ({report['calibration']['bins']} bins), "
-        f"Brier score {report['calibration']['brier']:.4f}"
-    )
-    if report["trained_on"]:
-        warn(
-            f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
-        )
-    for leak in result["data"]["leaks"]:
-        if leak["part"] == report["split"]:
-            warn(
-                f"split={result['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a patient "
-                "that the model was trained on."
-            )
-    for path, reason in images.skipped.items():
-        warn(f"left out {path}: {reason}")
-    say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]")

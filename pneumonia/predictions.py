@@ -10,8 +10,7 @@ from pneumonia.data.datamodule import XRayData
 from pneumonia.labels import Task
 from pneumonia.metrics import summary_of
 from pneumonia.models.base import Classifier
-
-PREFIX = "prob_"
+from pneumonia.scores import PREFIX, arrays
 
 
 def predict_part(classifier: Classifier, data: XRayData, part: str, epoch: int = 0) -> pd.DataFrame:
@@ -53,10 +52,3 @@ def table_metrics(table: pd.DataFrame, task: Task) -> dict[str, float]:
     """Loss and every metric of a table of predictions; NaN where undefined."""
     probability, label = arrays(table, task.classes)
     return summary_of(torch.from_numpy(probability), torch.from_numpy(label), task)
-
-
-def arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """``(N, K)`` probabilities and ``(N,)`` class numbers of a table of predictions."""
-    probability = np.array(table[[f"{PREFIX}{name}" for name in classes]], dtype=np.float32)
-    number = {name: index for index, name in enumerate(classes)}
-    return probability, np.array(table["label"].map(number), dtype=np.int64)

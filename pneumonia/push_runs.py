@@ -1,30 +1,13 @@
 """Sends run folders to W&B after the fact, whatever logger they were trained with."""
 
-from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from pneumonia.errors import RunError, TransferError
-from pneumonia.runs import RunFolder, read_metrics
+from pneumonia.errors import TransferError
+from pneumonia.runs import RunFolder, label_of, read_metrics
 from pneumonia.storage.local import read_json
 from pneumonia.tracking import Mirror
-
-
-def find_runs(places: list[Path]) -> list[RunFolder]:
-    """The run folders at or below some places.
-
-    Raises:
-        RunError: A place is not there.
-    """
-    found: dict[Path, None] = {}
-    for place in places:
-        if not place.is_dir():
-            raise RunError(f"There is no folder {place}.")
-        for config in sorted(place.rglob("config.yaml")):
-            if not {"wandb", "checkpoints"} & set(config.parts):
-                found[config.parent] = None
-    return [RunFolder(path) for path in found]
 
 
 def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
@@ -57,12 +40,3 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
             f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
         )
     return True
-
-
-def label_of(folder: RunFolder) -> str:
-    """What tells a run from the others of its sweep, where it belongs to one."""
-    plan = read_json(folder.path.parent / "sweep.json")
-    for job in plan.get("jobs", []):
-        if read_json(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
-            return " ".join(f"{key}={value}" for key, value in job["differs"].items())
-    return ""

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from pneumonia.errors import RunError, StorageError
-from pneumonia.storage.local import digest, explained, replacing, write_json
+from pneumonia.storage.local import digest, explained, read_json, replacing, write_json
 
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
@@ -153,6 +153,51 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
             f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
         )
     return folder, result, dict(result["config"])
+
+
+def evaluation_identity(run_ids: Sequence[str], tta: str, other_data: str | None = None) -> dict[str, Any]:
+    """What an evaluation was made of; an equal one need not be made again."""
+    return {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "version": version("pneumonia")}
+
+
+def is_evaluated(folder: RunFolder, result: dict[str, Any], part: str, tta: str | None) -> bool:
+    """Whether a run's own part was evaluated so, since it was last trained."""
+    path = folder.evaluation(part, "json")
+    wanted = evaluation_identity([result["run_id"]], tta or result["config"]["tta"])
+    if read_json(path).get("of") != wanted or not folder.evaluation(part, "parquet").is_file():
+        return False
+    return path.stat().st_mtime >= folder.result.stat().st_mtime
+
+
+def ensemble_folder(members: Sequence[RunFolder]) -> Path:
+    """Where the evaluation of several runs together lies: beside their sweeps, under a hash of their names."""
+    names = sorted(folder.path.name for folder in members)
+    return members[0].path.parent.parent / "ensembles" / digest(names)[:12]
+
+
+def find_runs(places: list[Path]) -> list[RunFolder]:
+    """The run folders at or below some places.
+
+    Raises:
+        RunError: A place is not there.
+    """
+    found: dict[Path, None] = {}
+    for place in places:
+        if not place.is_dir():
+            raise RunError(f"There is no folder {place}.")
+        for config in sorted(place.rglob("config.yaml")):
+            if not {"wandb", "checkpoints"} & set(config.parts):
+                found[config.parent] = None
+    return [RunFolder(path) for path in found]
+
+
+def label_of(folder: RunFolder) -> str:
+    """What tells a run from the others of its sweep, where it belongs to one."""
+    plan = read_json(folder.path.parent / "sweep.json")
+    for job in plan.get("jobs", []):
+        if read_json(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
+            return " ".join(f"{key}={value}" for key, value in job["differs"].items())
+    return ""
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:

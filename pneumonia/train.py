@@ -37,12 +37,12 @@ from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
 from pneumonia.errors import CheckpointError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
-from pneumonia.metrics import confusion_counts, nullable
 from pneumonia.models.base import Classifier, Setup
 from pneumonia.models.build import build_classifier, check_family, family_of, load_classifier
 from pneumonia.optim import build_optimizer, build_schedule
-from pneumonia.predictions import arrays, predict_part, table_metrics
+from pneumonia.predictions import predict_part, table_metrics
 from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
+from pneumonia.scores import arrays, confusion_counts, nullable
 from pneumonia.storage.local import replacing
 from pneumonia.tracking import Follower, Mirror, check_tracking, followed
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from sklearn import metrics as sk
 
+from pneumonia.calibration import calibration
 from pneumonia.labels import TASKS
-from pneumonia.metrics import collection, confusion_counts, nullable, summary, summary_of
-from pneumonia.statistics import bootstrap_intervals, calibration, weighted_metrics
+from pneumonia.metrics import collection, summary, summary_of
+from pneumonia.scores import confusion_counts, nullable
+from pneumonia.statistics import bootstrap_intervals, weighted_metrics
 
 
 def _draw(task: str, images: int = 300, seed: int = 0, *, ties: bool = False):

@@ -40,7 +40,8 @@ def _push(options: argparse.Namespace) -> int:
 
     announce_loading()
     from pneumonia.errors import AccessError, RunError
-    from pneumonia.push_runs import find_runs, push_run
+    from pneumonia.push_runs import push_run
+    from pneumonia.runs import find_runs
     from pneumonia.tracking import has_key
 
     folders = find_runs(options.runs)

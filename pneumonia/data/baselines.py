@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 from sklearn.base import ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -25,12 +24,12 @@ from pneumonia.data.duplicates import Groups
 from pneumonia.errors import some
 from pneumonia.labels import TASKS, Task
 from pneumonia.parallel import available_cores
+from pneumonia.statistics.resampling import BLOCK, share_bounds, weighted_auroc
 
 FOLDS: Final = 5
 RESAMPLES: Final = 1000
 FEWEST: Final = 20  # groups that a part must have before anything is said of its shift
 THUMBNAIL: Final = 16  # pixels a side
-BLOCK: Final = 2**22  # numbers worked on at once while resampling: 32 MiB
 FIGURES: Final = ("accuracy", "balanced_accuracy", "auroc")
 Features = NDArray[np.float64]
 Model = Callable[[], ClassifierMixin]
@@ -154,6 +153,32 @@ def of_duel(features: Features, part: NDArray[np.object_], group: Groups, duel: 
     return cross_validated(features[rows], part[rows].astype(str), group[rows], model)
 
 
+def told_from(
+    kind: str,
+    manifest: pd.DataFrame,
+    pixels: NDArray[np.uint8],
+    codes: NDArray[np.int64],
+    train: NDArray[np.int64],
+    of: NDArray[np.int64],
+    kinds: int,
+) -> Features:
+    """Probabilities ``(len(of), kinds)`` of some images by a baseline that was fitted on others.
+
+    Args:
+        kind: ``metadata`` or ``thumbnail``.
+        manifest: All readable images.
+        pixels: ``(N, S, S)`` uint8, the same images.
+        codes: ``(N,)`` class numbers.
+        train: Rows to fit on.
+        of: Rows to tell.
+        kinds: How many classes there are.
+    """
+    rows = np.concatenate([train, of])
+    features = metadata_features(manifest.iloc[rows]) if kind == "metadata" else thumbnail_features(pixels[rows])
+    model = forest if kind == "metadata" else linear
+    return _probability(model, features[: len(train)], codes[train], features[len(train) :], kinds)
+
+
 def cross_validated(features: Features, label: NDArray[Any], group: Groups, model: Model) -> Score:
     """How well the features tell the labels apart, on groups that the model was not fitted on.
 
@@ -203,15 +228,20 @@ def scored(codes: NDArray[np.int64], probability: Features, group: Groups, class
     confusion = (times @ cell).reshape(-1, kinds, kinds)
     right, truth = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)
     wanted = range(1, 2) if kinds == 2 else range(kinds)  # of two classes, the one's area is the other's
+    blocks = np.array_split(times, -(-times.shape[0] * len(codes) // BLOCK))
+
+    def area(k: int, rows: NDArray[np.int64]) -> Features:
+        return weighted_auroc(probability[:, k], codes == k, rows[:, cluster].astype(np.float64))
+
     with np.errstate(invalid="ignore"):  # a resample may lack a class: not a number, and counted below
         values = {
             "balanced_accuracy": (right / truth).mean(axis=1),
-            "auroc": np.mean([_areas(probability[:, k], codes == k, times, cluster) for k in wanted], axis=0),
+            "auroc": np.concatenate([np.mean([area(k, rows) for k in wanted], axis=0) for rows in blocks]),
         }
     absent = [name for number, name in enumerate(classes) if not (codes == number).any()]
     score: Score = {"reason": f"there is no image of {some(absent)}" if absent else None, "n": len(codes)}
     hits = np.bincount(cluster, weights=codes == probability.argmax(axis=1)).astype(np.float64)
-    score["accuracy"], score["low"], score["high"] = _share(hits, np.bincount(cluster))
+    score["accuracy"], score["low"], score["high"] = share_bounds(hits, np.bincount(cluster))
     for name, resampled in values.items():
         score[name], score[f"{name}_low"], score[f"{name}_high"] = _bounded(resampled)
     score["largest_class"] = float(np.bincount(codes).max() / len(codes))
@@ -239,36 +269,6 @@ def _probability(model: Model, features: Features, codes: NDArray[np.int64], of:
         probability = np.zeros((len(of), kinds))
         probability[:, fitted.classes_] = fitted.predict_proba(of)
     return probability
-
-
-def _areas(
-    score: Features, positive: NDArray[np.bool_], times: NDArray[np.int64], cluster: NDArray[np.int64]
-) -> Features:
-    """Area under the ROC curve ``(R,)`` for each row of ``times`` ``(R, G)``: how often each group counts; ties count half."""
-    rank = rankdata(score, method="dense")
-    order = np.argsort(rank, kind="stable")
-    starts = np.flatnonzero(np.diff(rank[order], prepend=0))
-    up, of = positive[order].astype(np.float64), cluster[order]
-    areas = []
-    for rows in np.array_split(times, -(-times.shape[0] * len(score) // BLOCK)):
-        weight = rows[:, of].astype(np.float64)
-        ups = np.add.reduceat(weight * up, starts, axis=1)
-        downs = np.add.reduceat(weight, starts, axis=1) - ups
-        below = np.cumsum(downs, axis=1) - downs / 2
-        areas.append((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))
-    return np.concatenate(areas)
-
-
-def _share(hits: Features, sizes: NDArray[np.int64]) -> tuple[float, float, float]:
-    """A share with Wilson's 95% bounds, from hits and images ``(G,)`` of each group."""
-    count, images, share = len(sizes), int(sizes.sum()), float(hits.sum() / sizes.sum())
-    spread = float(((hits - share * sizes) ** 2).sum()) * count / max(count - 1, 1) / images**2
-    # Where all are right or all wrong nothing is known of how groups cluster: each then counts once.
-    effective = min(share * (1 - share) / spread, images) if spread > 0 else count
-    z = 1.959964
-    middle = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
-    half = z / (1 + z**2 / effective) * np.sqrt(share * (1 - share) / effective + z**2 / (4 * effective**2))
-    return share, float(max(middle - half, 0)), float(min(middle + half, 1))
 
 
 def _bounded(values: Features) -> tuple[float | None, float | None, float | None]:
