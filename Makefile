@@ -8,7 +8,7 @@ ARGS ?=
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps test test-slow test-azure azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report test test-slow test-azure azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,16 @@ SWEEPS := perceptron_schedules mlp optimizer learning_rate learning_rate_one_cyc
 sweeps: $(READY) ## every sweep, the quick ones first; call it again and it goes on
 	@failed=""; for name in $(SWEEPS); do $(BIN)/pneumonia sweep $$name $(ARGS) || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed="$$failed $$name"; }; done; \
 	[ -z "$$failed" ] || { echo "Not all jobs are done in:$$failed"; exit 1; }
+
+PRESET ?= smoke
+
+reproduce: $(READY) ## the study from sweeps to report: PRESET=smoke (drawn phantoms, minutes), cpu or full with ARGS="data=folder data.root=DIR"
+	$(BIN)/pneumonia reproduce preset=$(PRESET) $(ARGS)
+
+RUNS ?= runs
+
+report: $(READY) ## which differences between runs are real, into report/: make report RUNS=runs/optimizer
+	$(BIN)/pneumonia report $(RUNS) $(ARGS)
 
 test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from pneumonia.assess import assess, gain, with_intervals
+from pneumonia.case_pictures import draw_cases
+from pneumonia.cases import case_blocks, write_cases
 from pneumonia.config import DataConfig
 from pneumonia.data.baselines import told_from
 from pneumonia.data.datamodule import Images, XRayData
@@ -21,6 +23,8 @@ from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
 from pneumonia.predictions import predict_part
+from pneumonia.report.document import Document
+from pneumonia.report.html import page
 from pneumonia.runs import RunFolder, ensemble_folder, evaluation_identity, open_run
 from pneumonia.scores import PREFIX, by_probability
 from pneumonia.storage.local import digest, replacing, write_json
@@ -227,10 +231,24 @@ def _finish(
     report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, foreign)
     with replacing(folder.evaluation(request.part, "parquet")) as part:
         table.to_parquet(part, index=False)
+    if request.cases:
+        _draw(folder, told, table, task, request.part)
     write_json(folder.evaluation(request.part, "json"), report)  # last: it says that the evaluation is whole
     skipped = first.module.images.skipped
     show_evaluation(report, task, folder, skipped, [one.result for one in told], request.brief)
     return report
+
+
+def _draw(folder: RunFolder, told: list[_Told], table: pd.DataFrame, task: Task, part: str) -> None:
+    """The images worth looking at, as a page of their own and for the report."""
+    cases, how = draw_cases(table, told[0].module.images, [one.classifier for one in told], task)
+    kept = folder.path / "evaluation"
+    write_cases(kept / f"{part}-cases.json", cases, how)
+    title = f"{folder.path.name}: images of the part {part} worth looking at"
+    wrong = int((table["predicted"] != table["label"]).sum())
+    subtitle = f"{wrong} of {len(table)} images are told wrong. Not a medical device."
+    with replacing(kept / f"{part}-cases.html") as page_file:
+        page_file.write_text(page(Document(title, subtitle, case_blocks(cases, how))), encoding="utf-8")
 
 
 def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, desk: Desk) -> dict[str, Any]:

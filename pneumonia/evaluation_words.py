@@ -43,7 +43,9 @@ def show_evaluation(
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
     if not brief:
-        say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]")
+        page = folder.path / "evaluation" / f"{report['split']}-cases.html"
+        drawn = f"; images worth looking at: [bold]{page}[/]" if page.is_file() else ""
+        say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]{drawn}")
 
 
 def _show_tables(report: dict[str, Any], task: Task, members: int) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonia.errors import ConfigError
+from pneumonia.grad_cam import heat_maps, last_map, overlay
 from pneumonia.models.base import Classifier
 from pneumonia.storage.local import replacing
 
@@ -52,24 +53,24 @@ def contributions(classifier: Classifier, pixels: NDArray[np.uint8]) -> dict[str
     Raises:
         ConfigError: The family has no such weights.
     """
-    weights = check_explainable(classifier)
-    scaled = classifier.scale(torch.from_numpy(pixels)[None, None].to(classifier.device))[0, 0]
-    return {name: (weight * scaled).float().cpu().numpy() for name, weight in weights.items()}
-
-
-def check_explainable(classifier: Classifier) -> dict[str, torch.Tensor]:
-    """The weights of a classifier that can be laid over an image.
-
-    Raises:
-        ConfigError: There are none.
-    """
     weights = classifier.weight_images()
     if not weights:
         raise ConfigError(
             f"{type(classifier).__name__} has no weights that can be laid over an image: a perceptron, logistic regression and "
-            "the first layer of an MLP have. Leave --explain out."
+            "the first layer of an MLP have."
         )
-    return weights
+    scaled = classifier.scale(torch.from_numpy(pixels)[None, None].to(classifier.device))[0, 0]
+    return {name: (weight * scaled).float().cpu().numpy() for name, weight in weights.items()}
+
+
+def check_explainable(classifier: Classifier) -> None:
+    """Refuses a family that there is no picture of: it has neither weights to lay over an image nor a map of features.
+
+    Raises:
+        ConfigError: With what has.
+    """
+    if not classifier.weight_images():
+        last_map(classifier, (classifier.setup_values.image_size,) * 2)
 
 
 def draw_explanations(
@@ -82,7 +83,7 @@ def draw_explanations(
     """A picture of each image into a folder, under the image's name; images of one name get numbers.
 
     Raises:
-        ConfigError: The family has no weights that can be looked at.
+        ConfigError: There is no picture of the family; see :func:`check_explainable`.
         StorageError: The folder can't be written.
     """
     taken: Counter[str] = Counter()
@@ -97,11 +98,13 @@ def draw_explanations(
 
 
 def explanation(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -> Image.Image:
-    """An image, then for each unit its weights and their product with the image.
+    """An image, then for each unit its weights and their product with the image; for networks where each class was looked for.
 
     Raises:
-        ConfigError: The family has no weights that can be looked at.
+        ConfigError: There is no picture of the family; see :func:`check_explainable`.
     """
+    if not classifier.weight_images():
+        return _looked_at(classifier, pixels, title)
     products = contributions(classifier, pixels)
     weights = {name: weight.float().cpu().numpy() for name, weight in classifier.weight_images().items()}
     most, most_product = _most(weights.values()), _most(products.values())
@@ -118,6 +121,15 @@ def explanation(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -
         )
     key = f"red: for it, up to {most:.2g} (weights), {most_product:.2g} (x image)   blue: against   sum, bias, both"
     return _page(tiles, title, key, across=3 if len(weights) == 1 else 1 + 2 * 2)
+
+
+def _looked_at(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -> Image.Image:
+    """An image, then where the network looked for each class."""
+    classes = classifier.task.classes
+    heat = heat_maps(classifier, np.repeat(pixels[None], len(classes), axis=0), np.arange(len(classes)))
+    tiles = [(np.repeat(pixels[:, :, None], 3, axis=2), "image")]
+    tiles += [(overlay(pixels, one), f"for {name}") for one, name in zip(heat, classes, strict=True)]
+    return _page(tiles, title, "Grad-CAM: yellow speaks for the class the most, without colour nothing does")
 
 
 def diverging(values: Floats, most: float) -> NDArray[np.uint8]:

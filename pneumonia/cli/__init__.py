@@ -11,6 +11,8 @@ from pneumonia.errors import ConfigError, PneumoniaError, nearest
 VERBS: Final = {
     "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
     "sweep": "every job of a file in sweeps/; run it again and it goes on where it was",
+    "reproduce": "the whole study: its sweeps, the best of each family on the test part, the report: preset=smoke",
+    "report": "RUNS... --out DIR: which differences between runs are real, in pages and data",
     "evaluate": "scores a finished run on a part, with intervals: run=DIR split=test [data=folder data.root=DIR]",
     "predict": "classifies image files with a finished run: RUN IMAGE... [--json] [--explain DIR]",
     "track": "push RUNS... | dashboard SWEEP: mirrors runs to Weights & Biases, builds dashboards",

@@ -26,7 +26,8 @@ def run(arguments: list[str]) -> int:
         "--explain",
         metavar="DIR",
         type=Path,
-        help="also draw weights x image of each image into DIR, for families whose weights can be laid over it",
+        help="also draw into DIR what each image was told by: weights x image for linear families, Grad-CAM for "
+        "convolutional ones",
     )
     options = parser.parse_args(arguments)
     answers = predict(options.model, options.images, options.explain)
@@ -49,7 +50,7 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
         explain: A folder for pictures of what each pixel added; they are drawn once all images are known to be good.
 
     Raises:
-        ConfigError: Pictures are asked for, and the family has no weights that can be laid over an image.
+        ConfigError: Pictures are asked for, and there is none of the family.
         StorageError: The folder for the pictures can't be written.
         RunError, CheckpointError: The run can't be used.
         BrokenImagesError: Some images can't be read; lists all of them.

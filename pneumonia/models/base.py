@@ -126,7 +126,7 @@ class Classifier(LightningModule):
         if self.training:
             logits: Tensor = self.network(self.prepare(image))
             return logits
-        network = self._evaluated_network()
+        network = self.evaluated_network()
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.setup_values.tta](image)])
 
     def prepare(self, image: Tensor) -> Tensor:
@@ -246,7 +246,8 @@ class Classifier(LightningModule):
         if self.averaged is not None and self.setup_values.ema is not None:
             self.averaged.update_parameters(self.network)
 
-    def _evaluated_network(self) -> nn.Module:
+    def evaluated_network(self) -> nn.Module:
+        """The network that answers in evaluation: the averaged one where there is one."""
         if self.averaged is None or not int(self.averaged.n_averaged):
             return self.network
         network: nn.Module = self.averaged.module

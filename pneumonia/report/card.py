@@ -1,0 +1,251 @@
+"""What must be said of a model before anyone relies on it: a model card, TRIPOD+AI, and how to make everything again."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from pneumonia.report.collect import Entry
+from pneumonia.report.compare import Comparison
+from pneumonia.report.document import Block, Code, Heading, Items, Note, Table, Text
+from pneumonia.report.words import bounded, count, name_of, number, seconds
+from pneumonia.storage.local import read_json
+
+ASKED = "for you to write"
+
+
+def card(comparison: Comparison) -> list[Block]:
+    """The model card of a comparison's best candidate. Source: Mitchell et al. (2019), Model cards for model reporting."""
+    best = comparison.candidates[0]
+    entry = best.typical
+    config, data, cost = entry.config, entry.result["data"], entry.result["cost"]
+    phantom = config["data"]["source"] == "phantom"
+    augmented = {key: value for key, value in config["augmentation"].items() if value}
+    rows = [
+        ("Model", f"{entry.family}: {_settings(entry.result['model'])}"),
+        ("Task", f"{comparison.task}: {', '.join(entry.result['classes'])}"),
+        (
+            "Input",
+            f"grey chest X-ray, {config['image_size']} x {config['image_size']} pixels "
+            f"({config['data']['resize']}), normalisation={config['normalisation']}",
+        ),
+        (
+            "Training data",
+            f"{data['train']:,} images ({config['data']['source']}), split={comparison.split}, manifest "
+            f"`{data['manifest_sha256'][:12]}`",
+        ),
+        (
+            "Training",
+            f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
+            f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
+            f"{entry.result['epochs']} epochs: {entry.result['best_epoch'] + 1}",
+        ),
+        ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
+        (
+            "Measured on",
+            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part",
+        ),
+        (
+            "Figures",
+            "; ".join(
+                f"{name_of(metric)} {bounded(*best.estimates[metric])}" for metric in ("accuracy", "f1_macro", "auroc")
+            ),
+        ),
+        ("By class", _by_class(best.estimates)),
+        ("Cost", f"{seconds(cost['fit_s'])} a training on {cost['device']}, {cost['peak_memory_mib']:,.0f} MiB"),
+        ("Meant for", "comparing methods of classification in research and teaching"),
+        ("Not meant for", "deciding about a patient: it is no medical device, and was tested on none"),
+        ("Known limits", _limits(comparison, phantom)),
+    ]
+    return [Heading(f"Model card: {best.label}"), Table(("", ""), rows, "", 2, "model-card")]
+
+
+def _settings(model: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in model.items() if key != "_target_") or "no settings"
+
+
+def _by_class(estimates: dict[str, tuple[float, float, float]]) -> str:
+    names = [name for name in estimates if name.startswith("recall_") and name != "recall_macro"] or [
+        "sensitivity",
+        "specificity",
+    ]
+    return "; ".join(f"{name_of(name)} {bounded(*estimates[name])}" for name in names)
+
+
+def _limits(comparison: Comparison, phantom: bool) -> str:
+    limits = ["children of one hospital only; adults, other machines and other diseases were not seen"]
+    if phantom:
+        limits = ["drawn phantoms: nothing here says anything about medicine"]
+    if comparison.leaks:
+        limits.append(f"optimistic: {comparison.leaks}")
+    if comparison.candidates[0].trainings == 1:
+        limits.append("trained once: how far another seed differs is not known")
+    return "; ".join(limits)
+
+
+def tripod(comparison: Comparison, comparisons: Sequence[Comparison]) -> list[Block]:
+    """The items of TRIPOD+AI that a training platform can fill by itself, and those that it can't.
+
+    Source: Collins et al. (2024), TRIPOD+AI statement: updated guidance for reporting clinical prediction models.
+    """
+    best = comparison.candidates[0]
+    entry = best.typical
+    data, config = entry.result["data"], entry.config
+    found = entry.evaluations.get(comparison.part, {})
+    temperature = found.get("calibration", {}).get("temperature")
+    events = "; ".join(
+        f"{name} {sum(row):,}"
+        for name, row in zip(entry.result["classes"], found.get("confusion", {}).get("counts", []), strict=False)
+    )
+    rows = [
+        (
+            "1",
+            "Title: a prediction model, its outcome, its population",
+            f"classification of chest X-rays: {', '.join(entry.result['classes'])}",
+        ),
+        ("2", "Abstract", ASKED),
+        ("3", "Background, aims, fairness between groups of patients", ASKED),
+        (
+            "4",
+            "Objectives: development, evaluation or both",
+            "development and internal evaluation" if comparison.other_data is None else "evaluation on other data",
+        ),
+        (
+            "5",
+            "Data: source, dates, how representative",
+            f"{config['data']['source']}, manifest `{data['manifest_sha256'][:12]}`; dates and "
+            f"representativeness: {ASKED}",
+        ),
+        ("6", "Participants: setting, eligibility, treatment", ASKED),
+        (
+            "7",
+            "Data preparation",
+            f"decoded to {config['image_size']} pixels ({config['data']['resize']}), grey; "
+            f"{count(len(data['skipped']), 'image')} left out as unreadable; copies found by hash and kept in "
+            "one part unless the split leaks",
+        ),
+        ("8", "Outcome: definition, who assessed it", f"the release's own labels; who assessed them: {ASKED}"),
+        ("9", "Predictors", "the pixels of one image; no clinical variable"),
+        (
+            "10",
+            "Sample size",
+            f"{data['train']:,} training, {data['val']:,} validation, {data['test']:,} test images; how it was "
+            f"arrived at: {ASKED}",
+        ),
+        ("11", "Missing data", "none within an image; unreadable images are listed"),
+        (
+            "12",
+            "Analysis: model, training, selection, performance measures",
+            f"{entry.family}, every setting in config.yaml; epoch chosen by validation; "
+            f"{_metrics(best.estimates)}; intervals by patient; {count(len(comparison.pairs), 'paired test')} "
+            "with Holm's correction",
+        ),
+        ("13", "Class imbalance", f"class_weights={config['class_weights']}; macro averages reported beside accuracy"),
+        ("14", "Fairness", f"age, sex and site are not in the data, so that groups can't be compared: {ASKED}"),
+        (
+            "15",
+            "Model output",
+            f"probabilities of {len(entry.result['classes'])} classes; thresholds chosen on the validation part "
+            "for a sensitivity of 0.95",
+        ),
+        (
+            "16",
+            "Training and evaluation compared",
+            f"split={comparison.split}: {comparison.leaks or 'no patient in two parts'}",
+        ),
+        ("17", "Ethical approval", ASKED),
+        (
+            "18",
+            "Open science: funding, conflicts, protocol, registration, data, code",
+            f"code: pneumonia {version('pneumonia')}; the rest: {ASKED}",
+        ),
+        ("19", "Patient and public involvement", ASKED),
+        (
+            "20",
+            "Flow of participants, characteristics",
+            f"measured on {count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}; "
+            f"{events or 'by class: evaluate the run'}",
+        ),
+        (
+            "21",
+            "Model development: numbers in each analysis",
+            f"{data['train']:,} images, {count(best.trainings, 'training')}",
+        ),
+        (
+            "22",
+            "Model specification: how to obtain it",
+            f"`{entry.folder.path}/checkpoints/best.ckpt`, config.yaml beside it",
+        ),
+        (
+            "23",
+            "Performance with intervals",
+            f"{name_of(comparison.metric)} {bounded(*best.estimates[comparison.metric])}; all figures above",
+        ),
+        (
+            "24",
+            "Model updating",
+            f"temperature {number(temperature)} fitted on the validation part" if temperature else "none",
+        ),
+        ("25", "Interpretation", ASKED),
+        ("26", "Limitations", _limits(comparison, config["data"]["source"] == "phantom")),
+        (
+            "27",
+            "Usability: handling of poor input, expertise needed, next steps",
+            f"unreadable images are refused by name; the rest: {ASKED}",
+        ),
+    ]
+    text = (
+        "What the platform knows of each item of TRIPOD+AI (Collins et al., 2024), in our words; whoever "
+        "publishes has to write the "
+        f"{sum(ASKED in row[2] for row in rows)} that it can't know."
+    )
+    return [Heading("TRIPOD+AI"), Text(text), Table(("item", "asks for", "here"), rows, "", 3, "tripod-ai")]
+
+
+def _metrics(estimates: dict[str, Any]) -> str:
+    return ", ".join(name_of(name) for name in ("accuracy", "f1_macro", "auroc", "loss") if name in estimates)
+
+
+def again(entries: Sequence[Entry], command: str) -> list[Block]:
+    """The commands that make everything here again, and the versions that made it."""
+    lines = []
+    for sweep in dict.fromkeys(entry.sweep for entry in entries if entry.members == 1):
+        first = next(entry for entry in entries if entry.sweep == sweep)
+        plan = read_json(first.folder.path.parent / "sweep.json")
+        if plan:
+            lines.append(
+                f"pneumonia sweep {plan['sweep']} {_data_words(first)}  # into {first.folder.path.parent}; with "
+                "the same overrides"
+            )
+        else:
+            runs = [entry for entry in entries if entry.sweep == sweep]
+            lines += [f"# {run.folder.path}: every setting is in its config.yaml" for run in runs[:5]]
+    for entry in entries:
+        if entry.members > 1:
+            known = read_json(entry.folder.path / "ensemble.json")
+            lines.append("pneumonia evaluate ensemble=" + ",".join(member["run"] for member in known["members"]))
+    lines += [
+        f"pneumonia evaluate {place} split=test"
+        for place in dict.fromkeys(
+            str(entry.folder.path.parent) for entry in entries if "test" in entry.evaluations and entry.members == 1
+        )
+    ]
+    versions: dict[str, set[str]] = {}
+    for entry in entries:
+        for name, number_ in entry.result["versions"].items():
+            versions.setdefault(name, set()).add(number_)
+    devices = sorted({entry.result["cost"]["device"] for entry in entries})
+    items = [
+        "Versions: " + ", ".join(f"{name} {' and '.join(sorted(known))}" for name, known in versions.items()),
+        f"Trained on: {', '.join(devices)}",
+    ]
+    blocks: list[Block] = [Heading("How to make this again"), Code("\n".join([*lines, command])), Items(items)]
+    if any(len(known) > 1 for known in versions.values()):
+        blocks.append(
+            Note("These runs were made with different versions: a difference between them may be of the software.")
+        )
+    return blocks
+
+
+def _data_words(entry: Entry) -> str:
+    data = entry.config["data"]
+    return f"data={data['source']}" + (f" data.root={data['root']}" if data["root"] else "")

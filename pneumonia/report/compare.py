@@ -1,0 +1,345 @@
+"""Which runs may be compared, what each is worth, and which differences are real."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pneumonia.config import identity
+from pneumonia.console import track
+from pneumonia.labels import TASKS, Task
+from pneumonia.report.collect import CHANCES, PARTS, Entry
+from pneumonia.scores import arrays
+from pneumonia.statistics import (
+    Difference,
+    Sampled,
+    compare,
+    delong,
+    differing_patients,
+    estimate,
+    folds_difference,
+    holm,
+    mcnemar,
+    sampled,
+)
+from pneumonia.statistics.resampling import OF_ANSWERS
+from pneumonia.storage.local import digest
+
+LEVEL: Final = 0.05  # of the corrected p below which two are called different
+ALL_PAIRS: Final = 12  # candidates; of more, each is held against the best alone
+LOWER_IS_BETTER: Final = ("loss", "fpr", "fnr")
+APART: Final = "can't be told apart"
+Kind = Literal["images", "folds"]
+Bounded = tuple[float, float, float]
+
+
+@dataclass
+class Candidate:
+    """One configuration in one comparison.
+
+    Attributes:
+        label: What it is called there; unlike all others.
+        entries: Its trainings.
+        estimates: By metric: mean, lower and upper bound; NaN where undefined.
+        typical: The training whose figure lies nearest to the mean; the one that is drawn.
+    """
+
+    label: str
+    entries: list[Entry]
+    estimates: dict[str, Bounded]
+    typical: Entry
+    _sampled: dict[str, Sampled] = field(default_factory=dict, repr=False)
+
+    @property
+    def trainings(self) -> int:
+        return len(self.entries)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is known of two candidates.
+
+    Attributes:
+        first: Label.
+        second: Label.
+        difference: First less second, of the metric.
+        corrected: p by Holm over all pairs of the comparison.
+        verdict: Of the first: ``better``, ``worse``, or that they can't be told apart.
+        mcnemar: Exact p of equal accuracy of the two typical trainings, images taken for independent; NaN over folds.
+        auroc: p of equal AUROC of the two typical trainings by DeLong's test for clustered data, for pneumonia or not.
+    """
+
+    first: str
+    second: str
+    difference: Difference
+    corrected: float
+    verdict: str
+    mcnemar: float
+    auroc: float
+
+
+@dataclass
+class Comparison:
+    """Candidates that were measured on the same images, or on the folds of one cross-validation.
+
+    Attributes:
+        task: Its name.
+        manifest: Hash of images and labels.
+        split: In words, for example ``grouped``, ``kfold with 5 folds``.
+        part: ``test`` or ``val``.
+        other_data: Where the images come from, if not from the runs' own data.
+        kind: Whether the same images were told by all, or each fold its own.
+        n: Images.
+        patients: Of them.
+        metric: By which is ranked.
+        candidates: Best first.
+        pairs: Of candidates; all, or each with the best.
+        leaks: What is leaky of the split, in words; empty where nothing is.
+        leak_share: The share of images that leak, for a table.
+    """
+
+    task: str
+    manifest: str
+    split: str
+    part: str
+    other_data: str | None
+    kind: Kind
+    n: int
+    patients: int
+    metric: str
+    candidates: list[Candidate]
+    pairs: list[Pair]
+    leaks: str
+    leak_share: str
+
+    @property
+    def title(self) -> str:
+        words = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
+        where = f", {self.other_data}" if self.other_data else ""
+        return f"{words}: {'test' if self.part == 'test' else 'validation'} part of split={self.split}{where}"
+
+
+def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
+    """Every group of runs that may be compared, the test parts first; runs of unlike task, images or split are kept apart.
+
+    Runs that were evaluated on the test part are not compared on the validation part again, on which their best epoch was
+    chosen.
+    """
+    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    for part in PARTS:
+        for entry in entries:
+            if part in entry.tables and (part == "test" or "test" not in entry.tables):
+                groups.setdefault(_protocol(entry, part), []).append(entry)
+    return [
+        _comparison(key, found, metric)
+        for key, found in track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
+    ]
+
+
+def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:
+    """What two runs must have in common to be compared."""
+    split = entry.config["split"]
+    words = split["method"]
+    if words in {"kfold", "rotating"}:
+        words += f" with {split['k']} folds"
+    if split["seed"]:
+        words += f" split.seed={split['seed']}"
+    other = entry.evaluations.get(part, {}).get("of", {}).get("other_data")
+    folds = part == "val" and split["method"] == "kfold"
+    images = None if folds else digest(entry.tables[part][["image_id", "label"]].to_numpy().tolist())
+    result = entry.result
+    return part, result["task"], result["data"]["manifest_sha256"], words, other, "folds" if folds else "images", images
+
+
+def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comparison:
+    part, task, manifest, split, other, kind, _ = key
+    metric = "f1_macro" if metric == "f1" and task == "subtype" else metric
+    by_configuration: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_configuration.setdefault(entry.configuration, []).append(entry)
+    labels = labels_of([found[0] for found in by_configuration.values()], common=("split", "data", "task"))
+    make = _over_folds if kind == "folds" else _over_images
+    candidates = [
+        make(label, found, part, TASKS[task], metric)
+        for label, found in zip(labels, by_configuration.values(), strict=True)
+    ]
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    candidates.sort(key=lambda one: (np.isnan(one.estimates[metric][0]), sign * one.estimates[metric][0], one.label))
+    tables = [entry.tables[part] for entry in entries]
+    ids = pd.concat([table[["image_id", "patient_id"]] for table in tables]).drop_duplicates("image_id")
+    pairs = _pairs(candidates, part, TASKS[task], metric, kind)
+    leak, share = _leak(entries[0], part)
+    n, patients = len(ids), ids["patient_id"].nunique()
+    return Comparison(task, manifest, split, part, other, kind, n, patients, metric, candidates, pairs, leak, share)
+
+
+def _leak(entry: Entry, part: str) -> tuple[str, str]:
+    """What leaks, in words and as a share."""
+    if entry.config["split"]["method"] == "rotating" and part == "val":
+        return "the model was trained on its validation images in other turns of the folds", "100%"
+    for leak in entry.result["data"]["leaks"]:
+        if leak["part"] == part:
+            words = f"{leak['images']} of {leak['of']} images show a patient that the models were trained on"
+            return words, f"{leak['images'] / leak['of']:.0%}"
+    return "", ""
+
+
+def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]:
+    """Names of configurations by what tells them apart in their sweeps; never two alike.
+
+    Args:
+        entries: One of each configuration.
+        common: Keys that all share, whatever their sweeps say of them.
+    """
+    varying = {
+        key
+        for key in {key for entry in entries for key in entry.differs}
+        if key.partition(".")[0] not in common and len({entry.differs.get(key) for entry in entries}) > 1
+    }
+    labels = []
+    for entry in entries:
+        words = [_word(key, value) for key, value in entry.differs.items() if key in varying]
+        labels.append(" ".join(words) or f"{entry.family} ({entry.sweep})")
+    for number, entry in enumerate(entries):
+        if labels.count(labels[number]) > 1 and entry.sweep not in labels[number]:
+            labels[number] += f" ({entry.sweep})"
+    for twin in {label for label in labels if labels.count(label) > 1}:
+        twins = [number for number, other in enumerate(labels) if other == twin]
+        settings = [_flat(identity(entries[number].config)) for number in twins]
+        apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in CHANCES]
+        for number, own in zip(twins, settings, strict=True):
+            more = " ".join(f"{key}={own.get(key)}" for key in apart[:2]) or entries[number].configuration[:4]
+            labels[number] = f"{twin} {more}"
+    known: dict[str, int] = {}
+    for number, name in enumerate(labels):
+        known[name] = known.get(name, 0) + 1
+        if known[name] > 1:
+            labels[number] = f"{name} {entries[number].configuration[:6]}"
+    return labels
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted keys and their values as text."""
+    found: dict[str, str] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = str(value)
+    return found
+
+
+def _word(key: str, value: str) -> str:
+    if key in {"experiment", "model", "ensemble"}:
+        return ("ensemble of " if key == "ensemble" else "") + value.removeprefix("article/")
+    return f"{key.rpartition('.')[2]}={value}"
+
+
+def _over_images(label: str, entries: list[Entry], part: str, task: Task, metric: str) -> Candidate:
+    found = resampled_metrics(entries, part, task)
+    mean = found[metric].values.mean()
+    typical = entries[int(np.abs(found[metric].values - mean).argmin())]
+    return Candidate(label, entries, {name: estimate(one, name) for name, one in found.items()}, typical, found)
+
+
+def resampled_metrics(entries: Sequence[Entry], part: str, task: Task) -> dict[str, Sampled]:
+    """Every metric of a configuration whose trainings told the same images."""
+    table = entries[0].tables[part]
+    told = [_probability(entry, part, task) for entry in entries]
+    label = arrays(table, task.classes)[1]
+    return sampled(told, label, table["patient_id"].to_numpy(dtype=object), task)
+
+
+def _probability(entry: Entry, part: str, task: Task) -> NDArray[np.float64]:
+    return arrays(entry.tables[part], task.classes)[0].astype(np.float64)
+
+
+def _over_folds(label: str, entries: list[Entry], part: str, task: Task, metric: str) -> Candidate:
+    values = fold_metrics(entries, part)
+    estimates = estimates_on(entries, part)
+    typical = entries[int(np.abs(np.array(values[metric]) - estimates[metric][0]).argmin())]
+    return Candidate(label, entries, estimates, typical)
+
+
+def estimates_on(entries: Sequence[Entry], part: str) -> dict[str, Bounded]:
+    """Every metric of a configuration on one part, whether its trainings told the same images or folds."""
+    images = {tuple(entry.tables[part]["image_id"]) for entry in entries}
+    if len(images) > 1:
+        gaps = {
+            name: folds_difference(values, *_sizes(entries, part))
+            for name, values in fold_metrics(entries, part).items()
+        }
+        return {name: (gap.value, gap.low, gap.high) for name, gap in gaps.items()}
+    found = resampled_metrics(entries, part, TASKS[entries[0].result["task"]])
+    return {name: estimate(one, name) for name, one in found.items()}
+
+
+def fold_metrics(entries: Iterable[Entry], part: str) -> dict[str, list[float]]:
+    """Every metric of each fold, in the order of the folds."""
+    ordered = sorted(entries, key=lambda entry: (entry.config["split"]["fold"], entry.config["seed"]))
+    found = [entry.result["metrics"][part] for entry in ordered]
+    return {name: [float("nan") if one[name] is None else one[name] for one in found] for name in found[0]}
+
+
+def _sizes(entries: Sequence[Entry], part: str) -> tuple[float, float]:
+    data = [entry.result["data"] for entry in entries]
+    return float(np.mean([one["train"] for one in data])), float(np.mean([one[part] for one in data]))
+
+
+def _pairs(candidates: list[Candidate], part: str, task: Task, metric: str, kind: Kind) -> list[Pair]:
+    """Each two candidates, the better ranked first; of many candidates each with the best alone."""
+    numbers = range(len(candidates))
+    chosen = [(i, j) for i in numbers for j in numbers if i < j and (len(candidates) <= ALL_PAIRS or i == 0)]
+    found: list[tuple[Candidate, Candidate, Difference]] = []
+    for i, j in chosen:
+        first, second = candidates[i], candidates[j]
+        gap = (
+            _by_folds(first, second, part, metric) if kind == "folds" else _by_images(first, second, part, task, metric)
+        )
+        found.append((first, second, gap))
+    corrected = holm([gap.p for *_, gap in found])
+    made = []
+    for (first, second, gap), p in zip(found, corrected, strict=True):
+        better = gap.value < 0 if metric in LOWER_IS_BETTER else gap.value > 0
+        verdict = ("better" if better else "worse") if p < LEVEL else APART
+        if np.isnan(p):
+            verdict = "undefined"
+        tests = (float("nan"), float("nan")) if kind == "folds" else _typical_tests(first, second, part, task)
+        made.append(Pair(first.label, second.label, gap, p, verdict, *tests))
+    return made
+
+
+def _by_images(first: Candidate, second: Candidate, part: str, task: Task, metric: str) -> Difference:
+    apart = None
+    if metric not in OF_ANSWERS:
+        patient = first.entries[0].tables[part]["patient_id"].to_numpy(dtype=object)
+        told = [[_probability(entry, part, task) for entry in one.entries] for one in (first, second)]
+        apart = differing_patients(told[0], told[1], patient)
+    return compare(first._sampled[metric], second._sampled[metric], apart)
+
+
+def _by_folds(first: Candidate, second: Candidate, part: str, metric: str) -> Difference:
+    """Over the folds that both have, each once."""
+    by_fold = [
+        {entry.config["split"]["fold"]: entry.result["metrics"][part][metric] for entry in reversed(one.entries)}
+        for one in (first, second)
+    ]
+    shared = sorted(set(by_fold[0]) & set(by_fold[1]))
+    if not shared:
+        return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
+    gaps = [float("nan") if None in (by_fold[0][k], by_fold[1][k]) else by_fold[0][k] - by_fold[1][k] for k in shared]
+    found = folds_difference(gaps, *_sizes(first.entries, part))
+    return found
+
+
+def _typical_tests(first: Candidate, second: Candidate, part: str, task: Task) -> tuple[float, float]:
+    table = first.typical.tables[part]
+    label = arrays(table, task.classes)[1]
+    told = [_probability(one.typical, part, task) for one in (first, second)]
+    right = [one.argmax(axis=1) == label for one in told]
+    patient = table["patient_id"].to_numpy(dtype=object)
+    area = delong(1 - told[0][:, 0], 1 - told[1][:, 0], label != 0, patient)
+    return mcnemar(right[0], right[1]), area.p

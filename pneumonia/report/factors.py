@@ -1,0 +1,144 @@
+"""What each sweep shows: curves by value, the final metric by value, speed, memory and price by value."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pneumonia.report import figures
+from pneumonia.report.collect import Entry
+from pneumonia.report.compare import Bounded, estimates_on, labels_of
+from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.report.study import factor
+from pneumonia.report.words import bounded, name_of, number, seconds, sentence
+
+MOST_CURVES = 10
+Group = list[Entry]
+
+
+def sweep_sections(entries: Sequence[Entry], questions: dict[str, str]) -> list[Block]:
+    """A section for each sweep that has two configurations or more; those of one task and one set of images together."""
+    blocks: list[Block] = []
+    for sweep in dict.fromkeys(entry.sweep for entry in entries if entry.sweep in questions):
+        apart: dict[tuple[str, str], Group] = {}
+        for entry in entries:
+            if entry.sweep == sweep and "val" in entry.tables:
+                key = entry.result["task"], entry.result["data"]["manifest_sha256"]
+                apart.setdefault(key, []).append(entry)
+        for (task, _), found in apart.items():
+            groups = _by_configuration(found)
+            if len(groups) > 1:
+                name = sweep if len(apart) == 1 else f"{sweep}-{task}"
+                blocks += _section(name, questions[sweep], task if len(apart) > 1 else "", groups)
+    if blocks:
+        text = (
+            "Figures of the validation part, on which each run's best epoch was chosen; bounds are 95% and count patients, and "
+            "seeds where there are several. They describe; what is better is said above, where tests are corrected."
+        )
+        return [Heading("Sweeps, one factor at a time"), Text(text), *blocks]
+    return []
+
+
+def _by_configuration(entries: Sequence[Entry]) -> dict[str, Group]:
+    """Trainings by the label of their configuration."""
+    found: dict[str, Group] = {}
+    for entry in entries:
+        found.setdefault(entry.configuration, []).append(entry)
+    labels = labels_of([group[0] for group in found.values()])
+    return dict(zip(labels, found.values(), strict=True))
+
+
+def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> list[Block]:
+    found = {label: estimates_on(group, "val") for label, group in groups.items()}
+    blocks: list[Block] = [Heading(f"{name}: {question}", 3)]
+    leaky = [label for label, group in groups.items() if group[0].config["split"]["method"] in {"article", "rotating"}]
+    if leaky:
+        share = "All" if len(leaky) == len(groups) else ", ".join(leaky)
+        blocks.append(Note(f"{share}: a leaky split; patients of the validation part were trained on.", "bad"))
+    images = {tuple(entry.tables["val"]["image_id"]) for group in groups.values() for entry in group}
+    if len(images) > 1:
+        blocks.append(
+            Note("These were not all validated on the same images, so that a difference may be of the images.")
+        )
+    best = sorted(groups, key=lambda label: found[label]["loss"][0])[:MOST_CURVES]
+    shown = [label for label in groups if label in best]
+    series = {label: [_losses(entry) for entry in groups[label]] for label in shown}
+    some = "" if len(shown) == len(groups) else f" The {len(shown)} of the lowest loss, of {len(groups)}."
+    drawn = figures.curves(series, "epoch", "validation loss")
+    caption = f"Validation loss by epoch. Thin: each training; thick: their mean.{some}"
+    lowest = f"{best[0]} reaches the lowest loss, {number(found[best[0]]['loss'][0])}"
+    blocks.append(Figure(f"{name}-curves", drawn, caption, f"Curves of validation loss by epoch; {lowest}."))
+    metric = "f1_macro"
+    order = sorted(groups, key=lambda label: -np.nan_to_num(found[label][metric][0], nan=-1))
+    if len(order) <= 40:
+        values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
+        drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation part")
+        caption = f"{sentence(name_of(metric))} of the best epoch, with 95% intervals."
+        blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
+    blocks.append(_results(name, groups, found, order))
+    blocks.append(_costs(name, groups))
+    return blocks
+
+
+def _losses(entry: Entry) -> list[float]:
+    return [float(row["val/loss"]) if row.get("val/loss") else float("nan") for row in entry.epochs]
+
+
+def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bounded]], order: Sequence[str]) -> Table:
+    metrics = ("loss", "accuracy", "f1_macro", "auroc")
+    key = _factor_key(groups)
+    study = {column: values for column, values in factor(key).items() if column.startswith("loss_")} if key else {}
+    rows = []
+    for label in order:
+        group = groups[label]
+        epochs = sorted({entry.result["best_epoch"] + 1 for entry in group})
+        row = [label, str(len(group)), *(bounded(*found[label][metric]) for metric in metrics)]
+        row.append(f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}")
+        for column, values in study.items():
+            losses = [_losses(entry)[0 if column == "loss_first_epoch" else -1] for entry in group]
+            row += [number(float(np.mean(losses))), number(values.get(_value(group, key)))]
+        rows.append(row)
+    head = ["", "trainings", *(name_of(metric) for metric in metrics), "best epoch"]
+    for column in study:
+        when = "first" if column == "loss_first_epoch" else "last"
+        head += [f"loss, {when} epoch", f"study, {when} epoch"]
+    return Table(head, rows, "Best epoch by validation, best first", 1, f"sweep-{name}")
+
+
+def _costs(name: str, groups: dict[str, Group]) -> Table:
+    key = _factor_key(groups)
+    study = {column: values for column, values in factor(key).items() if not column.startswith("loss_")} if key else {}
+    titles = {"peak_memory_mib": "study, VRAM MiB", "batches_per_s": "study, batches/s"}
+    rows = []
+    for label, group in groups.items():
+        costs = [entry.result["cost"] for entry in group]
+        priced = [cost["usd"] for cost in costs if cost["usd"] is not None]
+        row = [
+            label,
+            _mean(costs, "images_per_s", 0),
+            _mean(costs, "batches_per_s", 2),
+            _mean(costs, "peak_memory_mib", 0),
+            seconds(float(np.mean([cost["fit_s"] for cost in costs]))),
+            f"{np.mean(priced):.4f}" if priced else "–",
+        ]
+        rows.append(row + [number(values.get(_value(group, key)), 2).removesuffix(".00") for values in study.values()])
+    head = ["", "images/s", "batches/s", "peak MiB", "a training", "USD", *(titles[column] for column in study)]
+    devices = {entry.result["cost"]["device"] for group in groups.values() for entry in group}
+    on = f"Speed, memory and price of a training, on {', '.join(sorted(devices))}"
+    if study:
+        on += "; the study's on a T4 with RGB images"
+    return Table(head, rows, on, 1, f"cost-{name}")
+
+
+def _mean(costs: Sequence[dict[str, float | None]], key: str, digits: int) -> str:
+    values = [value for cost in costs if (value := cost[key]) is not None]
+    return f"{np.mean(values):,.{digits}f}" if values else "–"
+
+
+def _factor_key(groups: dict[str, Group]) -> str:
+    """The one key that is swept over; empty where there are several."""
+    keys = {key for group in groups.values() for key in group[0].differs}
+    return keys.pop() if len(keys) == 1 else ""
+
+
+def _value(group: Group, key: str) -> str:
+    return group[0].differs.get(key, "")

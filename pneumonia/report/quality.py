@@ -1,0 +1,189 @@
+"""The looks of one model: its errors by class, its curves, its calibration, its thresholds, when it had better abstain."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from pneumonia.cases import case_blocks, read_cases
+from pneumonia.labels import TASKS
+from pneumonia.operating import positives, risk_by_coverage
+from pneumonia.report import figures
+from pneumonia.report.collect import Entry
+from pneumonia.report.compare import Comparison
+from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.report.words import bounded, name_of, number
+from pneumonia.scores import arrays
+
+AREAS = {"roc": ("false positive rate", "sensitivity"), "precision-recall": ("sensitivity (recall)", "precision")}
+
+
+def looks(comparison: Comparison, number_: int) -> list[Block]:
+    """Sections on the best candidate's typical training, and how the candidates abstain."""
+    entry = comparison.candidates[0].typical
+    found = entry.evaluations.get(comparison.part)
+    label = comparison.candidates[0].label
+    seed = "" if entry.members > 1 else f" (seed {entry.result['seed']}, the training nearest to the mean)"
+    blocks: list[Block] = [
+        Heading(f"A closer look at {label}", 3),
+        Text(f"Of **{label}**{seed}, run `{entry.result['run_id']}`."),
+    ]
+    blocks += _errors(entry, comparison.part, number_)
+    blocks += _curves(entry, comparison.part, number_)
+    if found is None:
+        blocks.append(
+            Note(
+                "This run was not evaluated, so that there is no calibration, threshold or baseline to show: "
+                f"`pneumonia evaluate run={entry.folder.path} split={comparison.part}`"
+            )
+        )
+    else:
+        blocks += [*_calibration(found, number_), *_thresholds(found, number_), *_baselines(found, number_)]
+    blocks += _abstention(comparison, number_)
+    cases = entry.folder.path / "evaluation" / f"{comparison.part}-cases.json"
+    if cases.is_file():
+        blocks.append(Heading("Images worth looking at", 3))
+        blocks += case_blocks(*read_cases(cases))
+    return blocks
+
+
+def _told(entry: Entry, part: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    probability, label = arrays(entry.tables[part], TASKS[entry.result["task"]].classes)
+    return probability.astype(np.float64), label
+
+
+def _errors(entry: Entry, part: str, number_: int) -> list[Block]:
+    classes = TASKS[entry.result["task"]].classes
+    probability, label = _told(entry, part)
+    said = probability.argmax(axis=1)
+    counts = np.zeros((len(classes), len(classes)), dtype=int)
+    np.add.at(counts, (label, said), 1)
+    rows = []
+    found = entry.evaluations.get(part, {}).get("metrics", {})
+    for k, name in enumerate(classes):
+        cells = [name, f"{counts[k].sum():,}", f"{counts[k, k]:,}"]
+        for metric, among in (("recall", counts[k].sum()), ("precision", counts[:, k].sum())):
+            known = found.get(f"{metric}_{name.lower()}")
+            value = counts[k, k] / among if among else float("nan")
+            cells.append(bounded(known["value"], known["low"], known["high"]) if known else number(float(value)))
+        rows.append(cells)
+    absent = [name for k, name in enumerate(classes) if not counts[k].any()]
+    blocks: list[Block] = []
+    if absent:
+        blocks.append(Note(f"There is no image of {', '.join(absent)} here: what needs all classes is undefined (–)."))
+    blocks.append(
+        Figure(
+            f"confusion-{number_}",
+            figures.confusion(counts, classes),
+            "Images by true class (rows) and told class; shares of the row.",
+            "Confusion matrix.",
+        )
+    )
+    blocks.append(
+        Table(("true class", "images", "told right", "recall", "precision"), rows, "By class", 1, f"classes-{number_}")
+    )
+    return blocks
+
+
+def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
+    task = TASKS[entry.result["task"]]
+    probability, label = _told(entry, part)
+    asked = {name: pair for name, pair in positives(probability, label, task).items() if 0 < pair[1].sum() < len(label)}
+    if not asked:
+        return []
+    points = {
+        point["positive"]: point["metrics"]
+        for point in entry.evaluations.get(part, {}).get("operating_points", [])
+        if point["metrics"]
+    }
+    roc, pr = {}, {}
+    for name, (score, positive) in asked.items():
+        fpr, tpr, _ = roc_curve(positive, score)
+        precision, recall, _ = precision_recall_curve(positive, score)
+        at = points.get(name)
+        mark = at and (1 - (at["specificity"]["value"] or 0), at["sensitivity"]["value"], at["ppv"]["value"])
+        roc[name] = (fpr, tpr, (mark[0], mark[1]) if mark else None)
+        pr[name] = (recall, precision, (mark[1], mark[2]) if mark and mark[2] is not None else None)
+    share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
+    svg = figures.curve_pairs(roc, pr, share)
+    caption = (
+        "ROC and precision–recall, each kind against the rest. Dot: the threshold for a sensitivity of "
+        "0.95 on the validation part. Dashes: chance."
+    )
+    return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
+
+
+def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
+    known = found["calibration"]
+    mended = known["scaled"]
+    rows = [
+        ["as it is", number(known["ece"], 4), number(known["brier"], 4), number(found["metrics"]["loss"]["value"], 4)]
+    ]
+    if mended:
+        name = f"logits divided by {known['temperature']:.3f}"
+        rows.append([name, number(mended["ece"], 4), number(mended["brier"], 4), number(mended["loss"], 4)])
+    svg = figures.reliability(known["reliability"], mended["reliability"] if mended else None)
+    caption = (
+        f"How often an answer of some confidence is right, in {known['bins']} bins of equal width; a model "
+        "to be believed lies on the diagonal. Bars: the share of images in each bin, all of them being a "
+        "quarter of the height."
+    )
+    head = ("", f"ECE ({known['bins']} bins)", "Brier score (0 to 2)", "cross-entropy")
+    blocks: list[Block] = [
+        Figure(f"reliability-{number_}", svg, caption, "Reliability diagram before and after temperature scaling."),
+        Table(head, rows, "Calibration; the temperature is fitted on the validation part", 1, f"calibration-{number_}"),
+    ]
+    if known["reason"]:
+        blocks.append(Note(f"No temperature: {known['reason']}."))
+    return blocks
+
+
+def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
+    names = ("sensitivity", "specificity", "ppv", "npv", "flagged")
+    rows = []
+    for point in found["operating_points"]:
+        if point["metrics"] is None:
+            rows.append([point["positive"], point["reason"], *("–" for _ in names)])
+            continue
+        cells = [bounded(*(point["metrics"][name][key] for key in ("value", "low", "high"))) for name in names]
+        rows.append([point["positive"], number(point["threshold"], 4), *cells])
+    caption = (
+        "Thresholds chosen on the validation part for a sensitivity of 0.95, and what they give here; PPV "
+        "and NPV at this share of positives"
+    )
+    return [Table(("positive", "threshold", *names), rows, caption, 1, f"thresholds-{number_}")]
+
+
+def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
+    known = found["baselines"]
+    if known["reason"]:
+        return [Note(f"No baselines: {known['reason']}.")]
+    rows = []
+    for kind, words in (("metadata", "file metadata alone"), ("thumbnail", "16 x 16 thumbnail, linear")):
+        for metric, gain in known[kind]["gain"].items():
+            value = known[kind]["metrics"][metric]
+            rows.append(
+                [
+                    words,
+                    name_of(metric),
+                    bounded(value["value"], value["low"], value["high"]),
+                    bounded(gain["value"], gain["low"], gain["high"]),
+                ]
+            )
+    caption = "What can be told without looking at lungs, on the same images; the model should have clearly more"
+    return [Table(("baseline", "metric", "it reaches", "the model has more"), rows, caption, 2, f"baselines-{number_}")]
+
+
+def _abstention(comparison: Comparison, number_: int) -> list[Block]:
+    chosen = comparison.candidates[:5]
+    curves = {one.label: risk_by_coverage(*_told(one.typical, comparison.part)) for one in chosen}
+    caption = "How often the surest answers are wrong, if the others are left to a person."
+    if len(comparison.candidates) > len(chosen):
+        caption += f" The first {len(chosen)} of the ranking."
+    return [Figure(f"abstention-{number_}", figures.risk_coverage(curves), caption, _abstention_alt(curves))]
+
+
+def _abstention_alt(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
+    at = {label: risk[int(0.8 * len(risk)) - 1] for label, (_, risk) in curves.items() if len(risk) > 1}
+    return "Share of wrong answers at 80% coverage: " + ", ".join(f"{label} {value:.3f}" for label, value in at.items())

@@ -1,0 +1,163 @@
+"""A comparison as a reader sees it: what was compared, the ranking, and which differences are real."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pneumonia.report import figures
+from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
+from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.report.words import bounded, chance, count, listed, name_of, number, seconds, sentence
+
+SHOWN = {
+    "subtype": ("f1_macro", "accuracy", "auroc", "loss"),
+    "pneumonia": ("f1_macro", "accuracy", "auroc", "fnr"),
+}
+
+
+def in_short(comparison: Comparison) -> str:
+    """What can be said of a comparison, in two or three sentences."""
+    best, metric = comparison.candidates[0], comparison.metric
+    figure = bounded(*best.estimates[metric])
+    if len(comparison.candidates) == 1:
+        return f"**{best.label}** alone: {name_of(metric)} {figure}; there is nothing to compare it with."
+    beaten = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == "better"]
+    equal = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == APART]
+    text = f"**{best.label}** stands first with {name_of(metric)} {figure}."
+    if equal:
+        text += f" It can't be told apart from {_few(equal)}."
+    if beaten:
+        text += f" It is better than {_few(beaten)}."
+    return text
+
+
+def _few(labels: Sequence[str], limit: int = 4) -> str:
+    bold = [f"**{label}**" for label in labels[:limit]]
+    return listed(bold) if len(labels) <= limit else f"{', '.join(bold)} and {len(labels) - limit} more"
+
+
+def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
+    """Everything of one comparison but the looks of its best model."""
+    blocks: list[Block] = [Heading(comparison.title), Text(in_short(comparison))]
+    if comparison.leaks:
+        blocks.append(Note(f"Leaky: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
+    if comparison.part == "val":
+        blocks.append(
+            Note(
+                "These are validation figures, on which each run's best epoch was chosen; no run of this section "
+                "was evaluated on "
+                "the test part."
+            )
+        )
+    blocks += [_ranked(comparison, number_), _drawn(comparison, number_), *_pairwise(comparison, number_)]
+    return blocks
+
+
+def _ranked(comparison: Comparison, number_: int) -> Table:
+    metrics = list(dict.fromkeys((comparison.metric, *SHOWN[comparison.task])))
+    rows = [
+        [
+            str(rank),
+            candidate.label,
+            _trainings(candidate),
+            *(bounded(*candidate.estimates[metric]) for metric in metrics),
+            _cost(candidate),
+        ]
+        for rank, candidate in enumerate(comparison.candidates, 1)
+    ]
+    patients = count(comparison.patients, "patient")
+    caption = f"Ranked by {name_of(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
+    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "one training"]
+    return Table(head, rows, caption, 2, f"ranking-{number_}")
+
+
+def _trainings(candidate: Candidate) -> str:
+    members = candidate.entries[0].members
+    return f"{members} as one" if members > 1 else str(candidate.trainings)
+
+
+def _cost(candidate: Candidate) -> str:
+    return seconds(float(np.mean([entry.result["cost"]["fit_s"] for entry in candidate.entries])))
+
+
+def _drawn(comparison: Comparison, number_: int) -> Figure:
+    candidates = comparison.candidates[:30]
+    names = [candidate.label for candidate in candidates]
+    values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
+    svg = figures.intervals(names, values, lows, highs, name_of(comparison.metric))
+    single = [candidate.label for candidate in comparison.candidates if candidate.trainings == 1]
+    caption = (
+        f"{sentence(name_of(comparison.metric))} with 95% intervals: which patients, and which seed where "
+        "there are several trainings."
+    )
+    if single and comparison.kind == "images":
+        caption += f" {len(single)} of these were trained once: their intervals know nothing of the chance of training."
+    if comparison.kind == "folds":
+        caption = f"{sentence(name_of(comparison.metric))} over the folds, with the 95% interval of Nadeau and Bengio."
+    return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))
+
+
+def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
+    if not comparison.pairs:
+        return []
+    metric, folds = comparison.metric, comparison.kind == "folds"
+    rows = [
+        [
+            pair.first,
+            f"**{pair.verdict}**" if pair.verdict != APART else APART,
+            pair.second,
+            bounded(pair.difference.value, pair.difference.low, pair.difference.high),
+            chance(pair.difference.p),
+            chance(pair.corrected),
+            *([] if folds else [chance(pair.mcnemar), chance(pair.auroc)]),
+        ]
+        for pair in comparison.pairs
+    ]
+    head = ["", "is", "", f"difference in {name_of(metric)}", "p", "p, corrected"]
+    head += [] if folds else ["McNemar, p", "DeLong, p"]
+    how = (
+        "The difference over the folds, by the corrected resampled t-test of Nadeau and Bengio (2003)."
+        if folds
+        else "The difference on the same patients, resampled together 2,000 times (paired cluster bootstrap), "
+        "with the "
+        "trainings' own spread where there are several; Student's test by Welch and Satterthwaite."
+    )
+    how += f" p is corrected by Holm over the {count(len(rows), 'pair')}; below 0.05 one is called better."
+    if len(comparison.candidates) > ALL_PAIRS:
+        how += f" Of {len(comparison.candidates)} configurations each is held against the first alone."
+    if not folds:
+        how += (
+            " McNemar's exact test (accuracy; it takes a patient's images for independent) and DeLong's test for "
+            "clustered data (AUROC of "
+            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and decide nothing "
+            "here."
+        )
+    single = [candidate for candidate in comparison.candidates if candidate.trainings == 1]
+    if single and not folds:
+        how += (
+            " Where a configuration was trained once, the verdict is of that trained model, not of the "
+            "configuration: another seed "
+            "may differ."
+        )
+    blocks: list[Block] = [Heading("Which differences are real", 3), Text(how)]
+    if 3 <= len(comparison.candidates) <= ALL_PAIRS:
+        names = [candidate.label for candidate in comparison.candidates]
+        verdicts = {(pair.first, pair.second): pair.verdict for pair in comparison.pairs}
+        matrix = [[_seen(verdicts, one, other) for other in names] for one in names]
+        caption = "Each row against each column: + better, − worse, = can't be told apart."
+        blocks.append(
+            Figure(f"pairs-{number_}", figures.pairwise(names, matrix), caption, "The table below, as a grid.")
+        )
+    blocks.append(
+        Table(head, rows, f"Every pair: {number(0.05, 2)} is the limit of p, corrected", 3, f"pairs-{number_}")
+    )
+    return blocks
+
+
+def _seen(verdicts: dict[tuple[str, str], str], one: str, other: str) -> str:
+    """The verdict on ``one``, whichever way the pair was asked."""
+    if one == other:
+        return ""
+    if (one, other) in verdicts:
+        return verdicts[one, other]
+    return {"better": "worse", "worse": "better"}.get(verdicts[other, one], verdicts[other, one])

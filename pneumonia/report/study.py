@@ -1,0 +1,112 @@
+"""The study's figures, and which of our runs stand beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from pneumonia.report.collect import Entry
+from pneumonia.report.compare import Candidate, Comparison
+
+FILE: Final = Path(__file__).with_name("study.yaml")
+CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of one of the study's tables.
+
+    Attributes:
+        table: The table's title.
+        part: Which of our parts stands beside it.
+        name: What the study calls the model.
+        where: Settings of our runs that stand beside it.
+        study: The study's figures by metric; in words where it gives words.
+        note: How the two differ.
+    """
+
+    table: str
+    part: str
+    name: str
+    where: dict[str, Any]
+    study: dict[str, float | str]
+    note: str
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A row with one of our candidates.
+
+    Attributes:
+        row: The study's.
+        comparison: That the candidate belongs to.
+        candidate: Ours.
+    """
+
+    row: Row
+    comparison: Comparison
+    candidate: Candidate
+
+
+@cache
+def _loaded() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def protocol() -> str:
+    """How the study measured, in a few sentences."""
+    return str(_loaded()["protocol"])
+
+
+def rows() -> list[Row]:
+    """Every row of the study's tables of results."""
+    return [
+        Row(table["title"], table["part"], row["name"], row["where"], row["study"], row.get("note", ""))
+        for table in _loaded()["tables"]
+        for row in table["rows"]
+    ]
+
+
+def factor(key: str) -> dict[str, dict[str, float]]:
+    """What the study measured by value of one factor: by column, then by value as our sweeps write it."""
+    found = _loaded()["factors"].get(key, {})
+    return {column: {str(value): figure for value, figure in figures.items()} for column, figures in found.items()}
+
+
+def matches(row: Row, entry: Entry) -> bool:
+    """Whether a run has the settings of a row."""
+    if entry.members > 1:
+        return False
+    return all(_setting(entry.config, key) == value for key, value in row.where.items())
+
+
+def _setting(config: dict[str, Any], key: str) -> Any:
+    if key in CHOICES:
+        return str(config[key]["_target_"]).rpartition(".")[2]
+    value: Any = config
+    for word in key.split("."):
+        if not isinstance(value, dict) or word not in value:
+            return None
+        value = value[word]
+    return value
+
+
+def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
+    """Each row of the study with each of our candidates that has its settings, on X-rays and not on drawn phantoms.
+
+    Where a row asks for the validation part and the candidates were measured on the test part, these stand beside it.
+    """
+    found = []
+    for row in rows():
+        for comparison in comparisons:
+            if row.part == "test" and comparison.part != "test":
+                continue
+            for candidate in comparison.candidates:
+                entry = candidate.typical
+                if matches(row, entry) and entry.config["data"]["source"] != "phantom":
+                    found.append(Beside(row, comparison, candidate))
+    return found

@@ -1,0 +1,67 @@
+"""Figures as text, one way in the whole report."""
+
+import math
+from collections.abc import Sequence
+
+NAMES = {
+    "accuracy": "accuracy",
+    "f1_macro": "macro F1",
+    "f1": "F1",
+    "recall_macro": "macro recall",
+    "auroc": "AUROC",
+    "loss": "cross-entropy",
+    "fpr": "FPR",
+    "fnr": "FNR",
+}
+
+
+def name_of(metric: str) -> str:
+    """``f1_macro`` as ``macro F1``, ``recall_virus`` as ``recall of VIRUS``."""
+    if metric in NAMES:
+        return NAMES[metric]
+    kind, found, label = metric.partition("_")
+    return f"{kind} of {label.upper()}" if found else metric
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash for what is undefined."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def bounded(value: float | None, low: float | None, high: float | None, digits: int = 3) -> str:
+    """``0.812 (0.780 to 0.841)``; without bounds where there are none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if low is None or high is None or not math.isfinite(low + high):
+        return f"{number(value, digits)} (no interval)"
+    return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
+
+
+def chance(p: float) -> str:
+    """A p-value as papers print it."""
+    if not math.isfinite(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+
+
+def count(number: int, noun: str, plural: str = "") -> str:
+    """``1 run``, ``3 runs``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def seconds(value: float) -> str:
+    """``4.1 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def sentence(text: str) -> str:
+    """The text with its first letter large, the others as they are."""
+    return text[:1].upper() + text[1:]

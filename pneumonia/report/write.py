@@ -1,0 +1,144 @@
+"""From runs to a folder of pages and data."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pneumonia.console import say
+from pneumonia.report.collect import Entry, Gathered, gather
+from pneumonia.report.compare import Comparison, comparisons
+from pneumonia.report.content import report
+from pneumonia.report.document import Document, Table
+from pneumonia.report.html import page
+from pneumonia.report.markdown import write_markdown
+from pneumonia.report.typst import pdf
+from pneumonia.runs import writable
+from pneumonia.storage.local import replacing, write_json
+
+METRICS = ("f1_macro", "accuracy", "auroc", "loss", "recall_macro")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to report on.
+
+    Attributes:
+        places: Folders of runs.
+        out: Where the report goes.
+        metric: By which is ranked, and in which differences are tested.
+        title: Of the report.
+        command: That asked for it.
+    """
+
+    places: Sequence[Path]
+    out: Path
+    metric: str = "f1_macro"
+    title: str = "Which differences are real"
+    command: str = ""
+
+
+def write_report(wanted: Wanted) -> Document:
+    """Writes ``index.html``, ``report.pdf``, ``report.md`` with ``figures/``, ``tables/*.csv``, ``epochs.csv``, ``report.json``.
+
+    Raises:
+        RunError: There is nothing to report on.
+        StorageError: The folder can't be written.
+    """
+    writable(wanted.out)
+    found = gather(wanted.places)
+    for place, reason in found.left_out:
+        say(f"Left out {place}: {reason}")
+    compared = comparisons(found.entries, wanted.metric)
+    say("Drawing figures, writing pages")
+    document = report(found, compared, wanted.title, wanted.command)
+    out = wanted.out
+    _write_tables(document, out / "tables")
+    _write_epochs(found.entries, out / "epochs.csv")
+    write_json(out / "report.json", as_data(found, compared))
+    write_markdown(document, out)
+    with replacing(out / "report.pdf") as part:
+        part.write_bytes(pdf(document))
+    with replacing(out / "index.html") as part:
+        part.write_text(page(document), encoding="utf-8")
+    return document
+
+
+def _write_tables(document: Document, folder: Path) -> None:
+    for block in document.blocks:
+        if isinstance(block, Table) and block.name:
+            with replacing(folder / f"{block.name}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(block.head)
+                writer.writerows([[cell.replace("**", "").replace("`", "") for cell in row] for row in block.rows])
+
+
+def _write_epochs(entries: Sequence[Entry], path: Path) -> None:
+    """Every row of every ``metrics.csv``, with the run it is of."""
+    rows = [
+        {"sweep": entry.sweep, "run_id": entry.result["run_id"], **row} for entry in entries for row in entry.epochs
+    ]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, Any]:
+    """Everything that the report says in figures, as plain values; what is undefined is ``None``."""
+    return {
+        "comparisons": [_comparison(one) for one in compared],
+        "left_out": [{"run": place, "reason": reason} for place, reason in found.left_out],
+        "copies": [{"run": copy, "of": place} for copy, place in found.copies],
+    }
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    return {
+        "title": one.title,
+        "task": one.task,
+        "manifest_sha256": one.manifest,
+        "split": one.split,
+        "part": one.part,
+        "other_data": one.other_data,
+        "over": one.kind,
+        "n": one.n,
+        "patients": one.patients,
+        "metric": one.metric,
+        "leaks": one.leaks or None,
+        "candidates": [
+            {
+                "label": candidate.label,
+                "runs": [str(entry.folder.path) for entry in candidate.entries],
+                "seeds": [entry.result["seed"] for entry in candidate.entries],
+                "metrics": {
+                    name: dict(zip(("value", "low", "high"), map(_plain, bounds), strict=True))
+                    for name, bounds in candidate.estimates.items()
+                },
+                "cost": [entry.result["cost"] for entry in candidate.entries],
+            }
+            for candidate in one.candidates
+        ],
+        "pairs": [
+            {
+                "first": pair.first,
+                "second": pair.second,
+                "difference": _plain(pair.difference.value),
+                "low": _plain(pair.difference.low),
+                "high": _plain(pair.difference.high),
+                "p": _plain(pair.difference.p),
+                "p_holm": _plain(pair.corrected),
+                "verdict": pair.verdict,
+                "p_mcnemar": _plain(pair.mcnemar),
+                "p_delong": _plain(pair.auroc),
+            }
+            for pair in one.pairs
+        ],
+    }
+
+
+def _plain(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
