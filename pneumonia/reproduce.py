@@ -1,6 +1,6 @@
 """The whole study in one command: sweeps, the best of each family on the test part, the report. Call it again and it goes on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from pneumonia.errors import ConfigError, PneumoniaError, nearest
 from pneumonia.report.collect import Entry, gather
 from pneumonia.report.words import count
 
+Verb = Callable[[list[str]], int]
 METRIC = "f1_macro"  # of the validation part, by which the best of a family is chosen
 
 
@@ -52,7 +53,7 @@ def read_preset(name: str) -> Preset:
     return Preset(name, found["words"], found["sweeps"], found.get("needs_data", False))
 
 
-def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path) -> int:
+def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path, verbs: Mapping[str, Verb]) -> int:
     """Does what is missing of a preset.
 
     Args:
@@ -60,6 +61,7 @@ def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path) -
         words: More overrides, of every sweep.
         runs_dir: Where the sweeps go.
         out: Where the report goes.
+        verbs: The command line's ``sweep``, ``evaluate`` and ``report``.
 
     Returns:
         0, or 1 where a job or an evaluation failed; the report then says which.
@@ -73,28 +75,23 @@ def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path) -
             "data.root=DIR, or "
             "preset=smoke to see it work."
         )
-    failed = _sweep(preset, words, runs_dir)
+    failed = _sweep(preset, words, runs_dir, verbs["sweep"])
     folders = [runs_dir / name for name in preset.sweeps if (runs_dir / name).is_dir()]
     chosen = best_of_families(gather(folders).entries)
     say(
         f"\n[bold]Test part[/]: {count(len(chosen), 'run')} of the best configuration of each family, chosen by "
         "validation"
     )
-    from pneumonia.cli.evaluate import run as evaluate
-    from pneumonia.cli.report import run as report
-
-    code = evaluate([*(str(entry.folder.path) for entry in chosen), "split=test", *_cache(words)])
+    code = verbs["evaluate"]([*(str(entry.folder.path) for entry in chosen), "split=test", *_cache(words)])
     say("\n[bold]Report[/]")
-    report([*map(str, folders), "--out", str(out), "--title", f"The study, re-done (preset {preset.name})"])
+    verbs["report"]([*map(str, folders), "--out", str(out), "--title", f"The study, re-done (preset {preset.name})"])
     if failed:
         say(f"Not all jobs are done in {', '.join(failed)}; the report lists them. The same command tries them again.")
     return 1 if failed or code else 0
 
 
-def _sweep(preset: Preset, words: Sequence[str], runs_dir: Path) -> list[str]:
+def _sweep(preset: Preset, words: Sequence[str], runs_dir: Path, sweep: Verb) -> list[str]:
     """Does every sweep; the names of those that are not whole."""
-    from pneumonia.cli.sweep import run as sweep
-
     failed = []
     for number, (name, own) in enumerate(preset.sweeps.items(), 1):
         say(f"\n[bold]Sweep {number} of {len(preset.sweeps)}: {name}[/]")
@@ -136,6 +133,6 @@ def best_of_families(entries: Sequence[Entry]) -> list[Entry]:
     return best
 
 
-def _validated(entries: list[Entry]) -> float:
+def _validated(entries: Iterable[Entry]) -> float:
     values = [entry.result["metrics"]["val"][METRIC] for entry in entries]
     return float(np.mean([-1.0 if value is None else value for value in values]))

@@ -101,9 +101,15 @@ def test_images_of_one_name_get_numbers(perceptron_run, images, tmp_path):
     assert names == [f"{images[0].stem}.png", f"{images[0].stem}-2.png"]
 
 
-def test_a_family_without_such_weights_says_so_and_draws_nothing(finished, images, tmp_path):
-    with pytest.raises(
-        ConfigError, match=r"PseudoResNet has no weights that can be laid over an image.*Leave --explain"
-    ):
-        predict(finished, images, tmp_path / "why")
+def test_a_convolutional_family_is_explained_by_where_it_looked(finished, images, tmp_path):
+    answers = predict(finished, images[:1], tmp_path / "why")
+    with Image.open(answers[0]["explanation"]) as drawn:
+        assert drawn.width > 4 * 192, "the image, and beside it a heat map for each class"
+
+
+def test_a_family_that_there_is_no_picture_of_says_so_and_draws_nothing(compose, images, tmp_path):
+    words = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
+    result = train(compose(*words, runs_dir=tmp_path / "runs"))
+    with pytest.raises(ConfigError, match=r"Backbone has no layer of features with places at 32 x 32.*Leave --explain"):
+        predict(tmp_path / "runs" / "train" / result["run_id"], images, tmp_path / "why")
     assert not (tmp_path / "why").exists()

@@ -43,8 +43,10 @@ def run(arguments: list[str]) -> int:
             )
         else:
             words.append(argument)
+    from pneumonia.cli import evaluate, report, sweep
     from pneumonia.reproduce import read_preset, reproduce
 
     preset = read_preset(own["preset"])
     runs_dir = Path(own["runs_dir"] or f"runs/reproduce-{preset.name}")
-    return reproduce(preset, words, runs_dir, Path(own["out"] or f"report/{preset.name}"))
+    verbs = {"sweep": sweep.run, "evaluate": evaluate.run, "report": report.run}
+    return reproduce(preset, words, runs_dir, Path(own["out"] or f"report/{preset.name}"), verbs)

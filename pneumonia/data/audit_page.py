@@ -14,13 +14,8 @@ from PIL import Image
 from pneumonia.data.audit import QUANTITIES, classes_in_order
 from pneumonia.data.audit_words import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
 from pneumonia.data.sheets import chosen
+from pneumonia.report.document import COLOURS
 
-COLOURS: Final = {  # Okabe and Ito (2008): told apart by people who are colour-blind; names stand beside them anyway
-    "NORMAL": "#0072B2",
-    "VIRUS": "#E69F00",
-    "BACTERIA": "#D55E00",
-    "PNEUMONIA": "#CC79A7",
-}
 SHOWN_PAIRS: Final = 40
 EXAMPLES: Final = 10
 STYLE: Final = """

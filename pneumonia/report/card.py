@@ -77,7 +77,7 @@ def _limits(comparison: Comparison, phantom: bool) -> str:
         limits = ["drawn phantoms: nothing here says anything about medicine"]
     if comparison.leaks:
         limits.append(f"optimistic: {comparison.leaks}")
-    if comparison.candidates[0].trainings == 1:
+    if comparison.candidates[0].once:
         limits.append("trained once: how far another seed differs is not known")
     return "; ".join(limits)
 

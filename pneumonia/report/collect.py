@@ -204,7 +204,8 @@ def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", part: str, exa
     if strange or absent or len(told) != len(table):
         example = f", for example {some(strange or absent, 1)}" if strange or absent else ""
         raise RunError(
-            f"its predictions do not match its images: of the part '{part}', {len(strange)} are of images that its split does "
+            f"its predictions do not match its images: of the part '{part}', {len(strange)} are of images that "
+            "its split does "
             f"not have there, {len(absent)} are missing, {len(table) - len(told)} stand twice{example}"
         )
 

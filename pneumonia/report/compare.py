@@ -57,6 +57,11 @@ class Candidate:
     def trainings(self) -> int:
         return len(self.entries)
 
+    @property
+    def once(self) -> bool:
+        """Whether nothing is known of the chance of its training."""
+        return len(self.entries) == 1 and self.entries[0].members == 1
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -123,7 +128,9 @@ class Comparison:
 
 
 def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
-    """Every group of runs that may be compared, the test parts first; runs of unlike task, images or split are kept apart.
+    """Every group of runs that may be compared: test parts first, splits that do not leak first.
+
+    Runs of unlike task, images or split are kept apart.
 
     Runs that were evaluated on the test part are not compared on the validation part again, on which their best epoch was
     chosen.
@@ -133,10 +140,11 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
         for entry in entries:
             if part in entry.tables and (part == "test" or "test" not in entry.tables):
                 groups.setdefault(_protocol(entry, part), []).append(entry)
-    return [
+    made = [
         _comparison(key, found, metric)
         for key, found in track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
     ]
+    return sorted(made, key=lambda one: (one.part != "test", one.task != "subtype", bool(one.leaks), one.split))
 
 
 def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:

@@ -40,7 +40,7 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
         blocks += comparison_section(comparison, number_)
         blocks += looks(comparison, number_)
     blocks += sweep_sections(found.entries, found.questions)
-    blocks += _study(comparisons, found)
+    blocks += _study(comparisons)
     main = main_comparison(comparisons)
     blocks += card(main)
     blocks += tripod(main, comparisons)
@@ -159,32 +159,25 @@ def _why_apart(comparisons: Sequence[Comparison]) -> str:
     return ", ".join(name for name, values in what.items() if len(values) > 1) or "the images of that part"
 
 
-def _study(comparisons: Sequence[Comparison], found: Gathered) -> list[Block]:
-    """The study's figures next to ours, wherever there are any."""
-    rows = []
+def _study(comparisons: Sequence[Comparison]) -> list[Block]:
+    """The study's figures next to ours, wherever there are any: a table for each of its, a column for each of our splits."""
+    tables: dict[str, dict[tuple[str, str, str, str], dict[str, str]]] = {}
     notes: list[str] = []
     for one in beside(comparisons):
+        column = f"ours, split={one.comparison.split}, {one.part}"
         for metric, theirs in one.row.study.items():
-            estimate = one.candidate.estimates.get(metric)
-            rows.append(
-                [
-                    one.row.table,
-                    one.row.name,
-                    name_of(metric),
-                    theirs if isinstance(theirs, str) else number(theirs),
-                    bounded(*estimate) if estimate else "–",
-                    f"{one.comparison.split}, {one.comparison.part}",
-                    one.candidate.label,
-                ]
-            )
+            said = theirs if isinstance(theirs, str) else number(theirs)
+            key = one.row.name, one.candidate.label, name_of(metric), said
+            estimate = one.estimates.get(metric)
+            tables.setdefault(one.row.table, {}).setdefault(key, {})[column] = bounded(*estimate) if estimate else "–"
         if one.row.note:
             notes.append(f"{one.row.name}: {one.row.note}.")
-    if not rows:
+    if not tables:
         return []
-    head = ("table of the study", "model", "metric", "the study", "ours", "our split and part", "our configuration")
-    return [
-        Heading("The study's figures beside ours"),
-        Text(protocol()),
-        Table(head, rows, "Ours with 95% intervals by patient and seed; the study gives none", 3, "study"),
-        *([Items(list(dict.fromkeys(notes)))] if notes else []),
-    ]
+    blocks: list[Block] = [Heading("The study's figures beside ours"), Text(protocol())]
+    for place, (title, rows) in enumerate(tables.items(), 1):
+        columns = sorted({column for cells in rows.values() for column in cells})
+        shown = [[*key, *(cells.get(column, "–") for column in columns)] for key, cells in rows.items()]
+        head = ("the study's model", "our configuration", "metric", "the study", *columns)
+        blocks.append(Table(head, shown, f"{title}; ours with 95% intervals", 3, f"study-{place}"))
+    return [*blocks, Items(list(dict.fromkeys(notes)))] if notes else blocks

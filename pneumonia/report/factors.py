@@ -31,7 +31,8 @@ def sweep_sections(entries: Sequence[Entry], questions: dict[str, str]) -> list[
                 blocks += _section(name, questions[sweep], task if len(apart) > 1 else "", groups)
     if blocks:
         text = (
-            "Figures of the validation part, on which each run's best epoch was chosen; bounds are 95% and count patients, and "
+            "Figures of the validation part, on which each run's best epoch was chosen; bounds are 95% and count "
+            "patients, and "
             "seeds where there are several. They describe; what is better is said above, where tests are corrected."
         )
         return [Heading("Sweeps, one factor at a time"), Text(text), *blocks]

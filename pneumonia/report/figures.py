@@ -334,6 +334,8 @@ def _square(x: float, y: float, colour: str) -> Any:
 
 def scatter(names: Sequence[str], x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> str:
     """What each costs against what it reaches; the first axis is logarithmic, names stand beside their dots."""
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     figure, (axis,) = _figure(WIDTH * 0.8, 3.2)
     order = np.argsort(y)[::-1]
     taken: list[float] = []
@@ -355,6 +357,9 @@ def scatter(names: Sequence[str], x: Sequence[float], y: Sequence[float], x_labe
             arrowprops={"arrowstyle": "-", "color": LINE, "linewidth": 0.6, "shrinkB": 4},
         )
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set(xlabel=x_label, ylabel=y_label)
     axis.grid(color=LINE, linewidth=0.5)
     axis.set_axisbelow(True)

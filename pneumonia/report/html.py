@@ -18,6 +18,7 @@ a { color: var(--accent) }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; overflow-wrap: anywhere }
 h2 { font-size: 1.25rem; line-height: 1.3; margin: 3rem 0 .6rem; border-bottom: 1px solid var(--line);
   padding-bottom: .3rem; overflow-wrap: anywhere }
+main > h2:first-child { margin-top: 0 }
 h3 { font-size: 1.02rem; margin: 1.8rem 0 .4rem; overflow-wrap: anywhere }
 p, li { max-width: 48rem; overflow-wrap: anywhere }
 code { font: .88em ui-monospace, monospace; overflow-wrap: anywhere }

@@ -16,7 +16,7 @@ from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.words import bounded, name_of, number
 from pneumonia.scores import arrays
 
-AREAS = {"roc": ("false positive rate", "sensitivity"), "precision-recall": ("sensitivity (recall)", "precision")}
+BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
 
 
 def looks(comparison: Comparison, number_: int) -> list[Block]:
@@ -64,7 +64,7 @@ def _errors(entry: Entry, part: str, number_: int) -> list[Block]:
     for k, name in enumerate(classes):
         cells = [name, f"{counts[k].sum():,}", f"{counts[k, k]:,}"]
         for metric, among in (("recall", counts[k].sum()), ("precision", counts[:, k].sum())):
-            known = found.get(f"{metric}_{name.lower()}")
+            known = found.get(f"{metric}_{name.lower()}") or found.get(BINARY.get((metric, name), ""))
             value = counts[k, k] / among if among else float("nan")
             cells.append(bounded(known["value"], known["low"], known["high"]) if known else number(float(value)))
         rows.append(cells)

@@ -9,6 +9,7 @@ from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.words import bounded, chance, count, listed, name_of, number, seconds, sentence
 
+MOST_DOTS = 15
 SHOWN = {
     "subtype": ("f1_macro", "accuracy", "auroc", "loss"),
     "pneumonia": ("f1_macro", "accuracy", "auroc", "fnr"),
@@ -49,8 +50,29 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
                 "the test part."
             )
         )
-    blocks += [_ranked(comparison, number_), _drawn(comparison, number_), *_pairwise(comparison, number_)]
-    return blocks
+    blocks += [_ranked(comparison, number_), _drawn(comparison, number_), *_costs(comparison, number_)]
+    return blocks + _pairwise(comparison, number_)
+
+
+def _costs(comparison: Comparison, number_: int) -> list[Block]:
+    """What each costs against what it reaches, where there is something to see."""
+    metric = comparison.metric
+    alone = [
+        one for one in comparison.candidates if one.entries[0].members == 1 and np.isfinite(one.estimates[metric][0])
+    ]
+    times = [float(np.mean([entry.result["cost"]["fit_s"] for entry in one.entries])) for one in alone]
+    if not 3 <= len(alone) <= MOST_DOTS or min(times) <= 0:
+        return []
+    svg = figures.scatter(
+        [one.label for one in alone],
+        times,
+        [one.estimates[metric][0] for one in alone],
+        "seconds of one training",
+        name_of(metric),
+    )
+    fastest = alone[int(np.argmin(times))].label
+    caption = "What a training costs against what it reaches."
+    return [Figure(f"costs-{number_}", svg, caption, f"{fastest} trains in the least time, {min(times):.1f} s.")]
 
 
 def _ranked(comparison: Comparison, number_: int) -> Table:
@@ -77,7 +99,9 @@ def _trainings(candidate: Candidate) -> str:
 
 
 def _cost(candidate: Candidate) -> str:
-    return seconds(float(np.mean([entry.result["cost"]["fit_s"] for entry in candidate.entries])))
+    once = seconds(float(np.mean([entry.result["cost"]["fit_s"] for entry in candidate.entries])))
+    members = candidate.entries[0].members
+    return f"{members} x {once}" if members > 1 else once
 
 
 def _drawn(comparison: Comparison, number_: int) -> Figure:
@@ -85,13 +109,15 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     names = [candidate.label for candidate in candidates]
     values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
     svg = figures.intervals(names, values, lows, highs, name_of(comparison.metric))
-    single = [candidate.label for candidate in comparison.candidates if candidate.trainings == 1]
+    single = sum(candidate.once for candidate in comparison.candidates)
     caption = (
         f"{sentence(name_of(comparison.metric))} with 95% intervals: which patients, and which seed where "
         "there are several trainings."
     )
     if single and comparison.kind == "images":
-        caption += f" {len(single)} of these were trained once: their intervals know nothing of the chance of training."
+        caption += (
+            f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
+        )
     if comparison.kind == "folds":
         caption = f"{sentence(name_of(comparison.metric))} over the folds, with the 95% interval of Nadeau and Bengio."
     return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))
@@ -132,7 +158,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
             "pneumonia against normal) are of the training nearest to each mean, uncorrected, and decide nothing "
             "here."
         )
-    single = [candidate for candidate in comparison.candidates if candidate.trainings == 1]
+    single = any(candidate.once for candidate in comparison.candidates)
     if single and not folds:
         how += (
             " Where a configuration was trained once, the verdict is of that trained model, not of the "

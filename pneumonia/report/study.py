@@ -9,7 +9,7 @@ from typing import Any, Final
 import yaml
 
 from pneumonia.report.collect import Entry
-from pneumonia.report.compare import Candidate, Comparison
+from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 
 FILE: Final = Path(__file__).with_name("study.yaml")
 CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_
@@ -44,11 +44,15 @@ class Beside:
         row: The study's.
         comparison: That the candidate belongs to.
         candidate: Ours.
+        part: Where ours was measured: as the study's where it can be.
+        estimates: Ours, by metric, on that part.
     """
 
     row: Row
     comparison: Comparison
     candidate: Candidate
+    part: str
+    estimates: dict[str, Bounded]
 
 
 @cache
@@ -96,10 +100,7 @@ def _setting(config: dict[str, Any], key: str) -> Any:
 
 
 def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
-    """Each row of the study with each of our candidates that has its settings, on X-rays and not on drawn phantoms.
-
-    Where a row asks for the validation part and the candidates were measured on the test part, these stand beside it.
-    """
+    """Each row of the study with each of our candidates that has its settings, on X-rays and not on drawn phantoms."""
     found = []
     for row in rows():
         for comparison in comparisons:
@@ -107,6 +108,10 @@ def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
                 continue
             for candidate in comparison.candidates:
                 entry = candidate.typical
-                if matches(row, entry) and entry.config["data"]["source"] != "phantom":
-                    found.append(Beside(row, comparison, candidate))
+                if not matches(row, entry) or entry.config["data"]["source"] == "phantom":
+                    continue
+                part, estimates = comparison.part, candidate.estimates
+                if row.part != part and all(row.part in one.tables for one in candidate.entries):
+                    part, estimates = row.part, estimates_on(candidate.entries, row.part)
+                found.append(Beside(row, comparison, candidate, part, estimates))
     return found

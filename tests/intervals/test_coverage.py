@@ -1,0 +1,43 @@
+"""Whether 95% intervals hold the truth in 95% of worlds, and equal models are called different in one of twenty at most."""
+
+import numpy as np
+import pytest
+from worlds import world
+
+from pneumonia.labels import TASKS
+from pneumonia.statistics import bootstrap_intervals, compare, differing_patients, holm, sampled, weighted_metrics
+from pneumonia.statistics.resampling import OF_ANSWERS
+
+TASK = TASKS["subtype"]
+WORLDS = 1000
+METRICS = ("accuracy", "f1_macro", "recall_macro", "auroc", "loss", "recall_virus")
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.mark.parametrize("one_each", [True, False], ids=["independent", "clustered"])
+def test_intervals_hold_the_truth_in_93_to_97_of_100_worlds(one_each):
+    (all_told, *_), label, _ = world(120_000, np.random.default_rng(99), models=1, one_each=one_each)
+    whole = weighted_metrics(all_told, label, np.ones((1, len(label))), TASK)
+    rng = np.random.default_rng(1)
+    held = dict.fromkeys(METRICS, 0)
+    for seed in range(WORLDS):
+        (told,), label, patient = world(350, rng, models=1, one_each=one_each)
+        found = bootstrap_intervals(told, label, patient, TASK, seed)
+        for name in METRICS:
+            held[name] += found[name][0] <= whole[name][0] <= found[name][1]
+    assert {name: count for name, count in held.items() if not 0.93 <= count / WORLDS <= 0.97} == {}
+
+
+@pytest.mark.parametrize("metric", ["f1_macro", "accuracy", "auroc"])
+def test_three_equal_models_are_called_different_in_at_most_5_of_100_worlds(metric):
+    rng = np.random.default_rng(2)
+    false_claims = 0
+    for seed in range(WORLDS):
+        told, label, patient = world(300, rng, models=3)
+        found = [sampled([one], label, patient, TASK, seed)[metric] for one in told]
+        p = []
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            apart = None if metric in OF_ANSWERS else differing_patients([told[i]], [told[j]], patient)
+            p.append(compare(found[i], found[j], apart).p)
+        false_claims += min(holm(p)) < 0.05
+    assert false_claims / WORLDS <= 0.05
