@@ -241,6 +241,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _word(key: str, value: str) -> str:
+    value = value.replace("`", "'").replace("**", "*")  # which would be markup in a document
     if key in {"experiment", "model", "ensemble"}:
         return ("ensemble of " if key == "ensemble" else "") + value.removeprefix("article/")
     return f"{key.rpartition('.')[2]}={value}"

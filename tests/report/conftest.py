@@ -1,0 +1,135 @@
+"""Run folders as training and evaluation leave them, with predictions that a test has drawn."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from worlds import world
+
+from pneumonia.assess import assess
+from pneumonia.labels import TASKS
+from pneumonia.runs import RunFolder, evaluation_identity, versions
+from pneumonia.scores import PREFIX, by_probability
+from pneumonia.statistics import weighted_metrics
+from pneumonia.storage.local import digest, write_json
+
+MakeRun = Callable[..., RunFolder]
+
+
+def table_of(told: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str, prefix: str = "i") -> pd.DataFrame:
+    """A table of predictions."""
+    classes = TASKS[task].classes
+    probability = told.astype(np.float32)
+    columns = {f"{PREFIX}{name}": probability[:, k] for k, name in enumerate(classes)}
+    about = {
+        "image_id": [f"{prefix}{number:05d}" for number in range(len(label))],
+        "patient_id": [f"{prefix}-{name}" for name in patient],
+        "label": np.array(classes)[label],
+        "predicted": by_probability(probability, classes),
+    }
+    return pd.DataFrame(about | columns)
+
+
+@pytest.fixture
+def make_run(compose: Any) -> MakeRun:
+    """Writes a finished run: make_run(runs, "sweep", "seed=1", told=(validation, test)) of tables or arrays."""
+
+    def make(
+        runs: Path,
+        name: str,
+        *words: str,
+        seed: int = 0,
+        skill: float = 1.3,
+        patients: int = 80,
+        part: str | None = "test",
+        manifest: str = "m" * 64,
+        tables: dict[str, pd.DataFrame] | None = None,
+        differs: dict[str, str] | None = None,
+        losses: tuple[float, ...] = (0.9, 0.7, 0.8),
+        leaks: tuple[dict[str, Any], ...] = (),
+    ) -> RunFolder:
+        config = compose(f"name={name}", f"seed={seed}", *words, runs_dir=runs)
+        task = TASKS[config["task"]]
+        if tables is None:
+            tables = {}
+            for number, which in enumerate(("val", "test")):
+                # The images are those of every run; how they are told is each run's own.
+                (_,), label, patient = world(patients, np.random.default_rng(100 + number), models=1)
+                rng = np.random.default_rng([seed, number, int(1000 * skill)])
+                label = label if len(task.classes) == 3 else (label > 0).astype(int)
+                odds = np.exp(
+                    2 * skill * np.eye(len(task.classes))[label] + rng.normal(0, 1.3, (len(label), len(task.classes)))
+                )
+                tables[which] = table_of(odds / odds.sum(axis=1, keepdims=True), label, patient, task.name, which[0])
+        run_id = digest([config, manifest, skill])[:12]
+        folder = RunFolder(runs / name / run_id)
+        folder.path.mkdir(parents=True)
+        folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
+        split_sha = digest([manifest, config["split"]])
+        rows = [(image, which) for which, table in tables.items() for image in table["image_id"]] + [("t0", "train")]
+        pd.DataFrame(rows, columns=["image_id", "part"]).assign(fold=-1).to_parquet(folder.split(split_sha))
+        header = "epoch,lr,val/loss\n"
+        folder.metrics.write_text(header + "".join(f"{k},0.1,{loss}\n" for k, loss in enumerate(losses)))
+        folder.predictions("val").parent.mkdir()
+        tables["val"].to_parquet(folder.predictions("val"))
+        metrics = _metrics(tables["val"], task)
+        write_json(
+            folder.result,
+            {
+                "status": "completed",
+                "name": name,
+                "run_id": run_id,
+                "task": task.name,
+                "classes": list(task.classes),
+                "model": config["model"],
+                "seed": seed,
+                "config": config,
+                "data": {"manifest_sha256": manifest, "split_sha256": split_sha, "train": 800}
+                | {which: len(table) for which, table in tables.items()}
+                | {"leaks": list(leaks), "skipped": {}},
+                "epochs": len(losses),
+                "best_epoch": int(np.argmin(losses)),
+                "metrics": {"train": {}, "val": metrics},
+                "cost": {"device": "cpu", "fit_s": 10.0 + seed, "images_per_s": 300.0, "batches_per_s": 6.0}
+                | {"peak_memory_mib": 900.0, "usd": 0.01},
+                "versions": versions(),
+            },
+        )
+        if part:
+            _evaluate(folder, tables[part], tables["val"], part, run_id, config["tta"], task)
+        if differs is not None:
+            _note_job(runs / name, run_id, differs | {"seed": str(seed)})
+        return folder
+
+    return make
+
+
+def _metrics(table: pd.DataFrame, task: Any) -> dict[str, float | None]:
+    told = table[[f"{PREFIX}{name}" for name in task.classes]].to_numpy(float)
+    label = table["label"].map({name: k for k, name in enumerate(task.classes)}).to_numpy()
+    values = weighted_metrics(told, label, np.ones((1, len(label))), task)
+    return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in values.items()}
+
+
+def _evaluate(folder: RunFolder, table: Any, fitting: Any, part: str, run_id: str, tta: str, task: Any) -> None:
+    found = assess(table, part, task, fitting)
+    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity([run_id], tta)}
+    folder.evaluation(part, "parquet").parent.mkdir(exist_ok=True)
+    table.to_parquet(folder.evaluation(part, "parquet"))
+    write_json(folder.evaluation(part, "json"), found)
+
+
+def _note_job(folder: Path, run_id: str, differs: dict[str, str]) -> None:
+    path = folder / "sweep.json"
+    plan = (
+        json.loads(path.read_text()) if path.exists() else {"sweep": folder.name, "question": "Which one?", "jobs": []}
+    )
+    key = f"job{len(plan['jobs'])}"
+    plan["jobs"].append({"key": key, "differs": differs, "config": {}})
+    write_json(path, plan)
+    write_json(folder / "jobs" / f"{key}.json", {"run": run_id, "source": ""})

@@ -1,0 +1,172 @@
+"""What is compared with what, and what is called better."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from pneumonia.errors import RunError
+from pneumonia.report.collect import gather
+from pneumonia.report.compare import APART, comparisons
+
+
+def _all(*places, metric="f1_macro"):
+    return comparisons(gather(list(places)).entries, metric)
+
+
+def test_a_better_configuration_is_called_better_and_an_equal_one_can_not_be_told_apart(make_run, tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "s", "optimizer.lr=0.1", seed=seed, skill=2.0, differs={"optimizer.lr": "0.1"})
+        make_run(tmp_path, "s", "optimizer.lr=0.2", seed=seed + 10, skill=2.0, differs={"optimizer.lr": "0.2"})
+        make_run(tmp_path, "s", "optimizer.lr=0.3", seed=seed, skill=0.8, differs={"optimizer.lr": "0.3"})
+    (found,) = _all(tmp_path)
+    assert (found.part, found.kind, [one.trainings for one in found.candidates]) == ("test", "images", [3, 3, 3])
+    assert found.candidates[-1].label == "lr=0.3"
+    verdicts = {(pair.first, pair.second): pair.verdict for pair in found.pairs}
+    first, second = (one.label for one in found.candidates[:2])
+    assert verdicts == {(first, second): APART, (first, "lr=0.3"): "better", (second, "lr=0.3"): "better"}
+    assert all(pair.corrected >= pair.difference.p for pair in found.pairs)
+
+
+def test_a_loss_is_ranked_from_below(make_run, tmp_path):
+    make_run(tmp_path, "a", skill=2.0)
+    make_run(tmp_path, "b", "optimizer.lr=0.5", skill=0.6)
+    (found,) = _all(tmp_path, metric="loss")
+    assert [one.label.partition("(")[2] for one in found.candidates] == ["a)", "b)"]
+    assert found.pairs[0].verdict == "better"
+    assert found.pairs[0].difference.value < 0
+
+
+def test_tasks_images_and_splits_are_never_mixed(make_run, tmp_path):
+    make_run(tmp_path, "one")
+    make_run(tmp_path, "two", "task=pneumonia")
+    make_run(tmp_path, "three", manifest="n" * 64)
+    make_run(tmp_path, "four", "split=article")
+    make_run(tmp_path, "five", "split.seed=7")
+    make_run(tmp_path, "six", part=None)
+    found = _all(tmp_path)
+    assert len(found) == 6
+    assert all(len(one.candidates) == 1 and one.pairs == [] for one in found)
+    assert {one.split for one in found} == {"grouped", "article", "grouped split.seed=7"}
+    assert [one.part for one in found].count("val") == 1
+
+
+def test_runs_whose_test_images_differ_are_kept_apart_even_if_their_settings_agree(make_run, tmp_path):
+    make_run(tmp_path, "one", patients=80)
+    make_run(tmp_path, "two", "optimizer.lr=0.5", patients=60)
+    assert len(_all(tmp_path)) == 2
+
+
+def test_folds_are_compared_by_nadeau_and_bengio(make_run, tmp_path):
+    for fold in range(5):
+        words = ("split=kfold", f"split.fold={fold}")
+        make_run(tmp_path, "a", *words, seed=fold, skill=1.5, part=None)
+        make_run(tmp_path, "b", *words, "optimizer.lr=0.5", seed=fold, skill=1.1, part=None)
+    (found,) = _all(tmp_path)
+    assert found.kind == "folds"
+    first, second = (
+        np.array([one.entries[k].result["metrics"]["val"]["f1_macro"] for k in _by_fold(one)])
+        for one in found.candidates
+    )
+    pair = found.pairs[0]
+    assert pair.difference.value == pytest.approx((first - second).mean())
+    plain = ttest_1samp(first - second, 0).confidence_interval()
+    train, val = 800, found.candidates[0].entries[0].result["data"]["val"]
+    wider = np.sqrt((1 / 5 + val / train) / (1 / 5))
+    assert pair.difference.high - pair.difference.low == pytest.approx((plain.high - plain.low) * wider)
+
+
+def _by_fold(candidate):
+    folds = [entry.config["split"]["fold"] for entry in candidate.entries]
+    return np.argsort(folds)
+
+
+def test_of_many_configurations_each_is_held_against_the_best(make_run, tmp_path):
+    for number in range(14):
+        make_run(tmp_path, "s", f"optimizer.lr={0.01 * (number + 1)}", seed=number, patients=25)
+    (found,) = _all(tmp_path)
+    assert len(found.pairs) == 13
+    assert {pair.first for pair in found.pairs} == {found.candidates[0].label}
+
+
+def test_a_class_that_is_missing_leaves_its_figures_undefined_and_the_rest_stands(make_run, tmp_path):
+    whole = make_run(tmp_path / "x", "whole")
+    table = pd.read_parquet(whole.evaluation("test", "parquet"))
+    val = pd.read_parquet(whole.predictions("val"))
+    lacking = table[table["label"] != "VIRUS"].reset_index(drop=True)
+    make_run(tmp_path / "y", "one", tables={"val": val, "test": lacking})
+    make_run(tmp_path / "y", "two", "optimizer.lr=0.5", tables={"val": val, "test": lacking})
+    (found,) = _all(tmp_path / "y")
+    assert np.isnan(found.candidates[0].estimates["f1_macro"]).all()
+    assert np.isfinite(found.candidates[0].estimates["accuracy"]).all()
+    assert found.pairs[0].verdict == "undefined"
+
+
+def test_unfinished_and_broken_runs_are_left_out_with_the_reason(make_run, tmp_path):
+    good = make_run(tmp_path, "s", differs={"optimizer.lr": "0.1"})
+    cut = make_run(tmp_path, "s", "optimizer.lr=0.2", differs={"optimizer.lr": "0.2"})
+    cut.result.unlink()
+    damaged = make_run(tmp_path, "s", "optimizer.lr=0.3")
+    damaged.result.write_text("{")
+    plan = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    plan["jobs"] += [{"key": "failed", "differs": {"optimizer.lr": "9"}, "config": {}}]
+    plan["jobs"] += [{"key": "never", "differs": {"optimizer.lr": "8"}, "config": {}}]
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(plan))
+    (tmp_path / "s" / "jobs" / "failed.broken.json").write_text(
+        json.dumps({"state": "failed", "reason": "out of memory"})
+    )
+    found = gather([tmp_path])
+    assert [entry.folder.path for entry in found.entries] == [good.path]
+    reasons = dict(found.left_out)
+    assert reasons[str(cut.path)] == "not finished: 3 epochs are done"
+    assert "damaged" in reasons[str(damaged.path)]
+    assert reasons["s: optimizer.lr=9"] == "failed: out of memory"
+    assert reasons["s: optimizer.lr=8"] == "this job of the sweep was not begun"
+
+
+def _change(run, part, change):
+    path = run.evaluation(part, "parquet")
+    change(pd.read_parquet(path)).to_parquet(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda table: table.assign(image_id="x" + table["image_id"]), "do not match its images.*are of images"),
+        (lambda table: table.iloc[:-3], "3 are missing"),
+        (lambda table: pd.concat([table, table.iloc[:2]]), "2 stand twice"),
+        (lambda table: table.drop(columns="prob_VIRUS"), "lacks the columns prob_VIRUS"),
+        (lambda table: table.assign(prob_VIRUS=0.9), "do not sum to one"),
+    ],
+    ids=["other images", "missing", "twice", "no column", "no probabilities"],
+)
+def test_predictions_that_do_not_fit_the_run_are_left_out(make_run, tmp_path, change, reason):
+    make_run(tmp_path, "good")
+    _change(make_run(tmp_path, "bad", "optimizer.lr=0.5"), "test", change)
+    found = gather([tmp_path])
+    assert len(found.entries) == 1
+    import re
+
+    assert re.search(reason, found.left_out[0][1])
+
+
+def test_a_run_that_stands_in_two_places_counts_once(make_run, tmp_path):
+    run = make_run(tmp_path / "runs", "one")
+    shutil.copytree(run.path, tmp_path / "copy" / run.path.name)
+    found = gather([tmp_path])
+    assert len(found.entries) == 1
+    assert len(found.copies) == 1
+
+
+def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
+    make_run(tmp_path, "one").result.unlink()
+    with pytest.raises(RunError, match=r"no finished run to report on .*not finished: 3 epochs"):
+        gather([tmp_path])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="there is no run folder"):
+        gather([tmp_path / "empty"])
+    with pytest.raises(RunError, match="There is no folder"):
+        gather([tmp_path / "nowhere"])

@@ -1,0 +1,180 @@
+"""A report from run folders: what is in it, in which files, and what it costs to import."""
+
+import csv
+import json
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from pneumonia.cli import main
+from pneumonia.report.study import matches, rows
+from pneumonia.report.write import Wanted, write_report
+
+EXPERIMENT_OF = {
+    "logistic regression": "logistic_regression",
+    "simple CNN": "simple_cnn",
+    "pseudo-ResNet, cross-validated": "final_kfold",
+    "pseudo-ResNet": "final",
+    "final": "final",
+    "final, 10 folds x 2 epochs": "final_kfold",
+    "perceptron, no schedule": "perceptron_none",
+    "perceptron, exponential": "perceptron_exponential",
+    "perceptron, step": "perceptron_step",
+    "perceptron, cosine": "perceptron_cosine",
+    "MLP, 4 hidden neurons": "mlp_4",
+    "MLP, 8 hidden neurons": "mlp_8",
+}
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append(tag)
+        if "id" in found:
+            self.ids.append(found["id"])
+        self.sources += [found[key] for key in ("src", "href", "xlink:href") if key in found]
+
+
+@pytest.fixture
+def runs(make_run, tmp_path):
+    for seed in range(2):
+        for rate, skill in (("0.1", 1.8), ("0.2", 1.0)):
+            make_run(
+                tmp_path / "runs",
+                "rates",
+                f"optimizer.lr={rate}",
+                seed=seed,
+                skill=skill,
+                differs={"optimizer.lr": rate},
+            )
+    make_run(tmp_path / "runs", "binary", "task=pneumonia")
+    return tmp_path / "runs"
+
+
+def test_every_file_is_written_and_says_the_same(runs, tmp_path):
+    write_report(Wanted([runs], tmp_path / "out", title="A <b>title", command="pneumonia report runs"))
+    out = tmp_path / "out"
+    data = json.loads((out / "report.json").read_text())
+    main_, binary = data["comparisons"]
+    assert (main_["task"], binary["task"]) == ("subtype", "pneumonia")
+    best = main_["candidates"][0]
+    assert best["label"] == "lr=0.1"
+    assert main_["pairs"][0]["verdict"] == "better"
+    with (out / "tables" / "ranking-1.csv").open() as file:
+        ranking = list(csv.DictReader(file))
+    shown = f"{best['metrics']['f1_macro']['value']:.3f} ({best['metrics']['f1_macro']['low']:.3f} to "
+    assert ranking[0]["configuration"] == "lr=0.1"
+    assert ranking[0]["macro F1"].startswith(shown)
+    page, text = (out / "index.html").read_text(), (out / "report.md").read_text()
+    assert shown.partition(" ")[0] in page
+    assert shown in text
+    assert "A &lt;b&gt;title" in page
+    assert "<b>title" not in page
+    assert (out / "report.pdf").read_bytes().startswith(b"%PDF")
+    assert {path.stem for path in (out / "figures").iterdir()} >= {
+        "ranking-1",
+        "rates-curves",
+        "rates-metric",
+        "confusion-1",
+    }
+    with (out / "epochs.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 5 * 3
+
+
+def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
+    write_report(Wanted([runs], tmp_path / "out"))
+    page = (tmp_path / "out" / "index.html").read_text()
+    reader = _Reader()
+    reader.feed(page)
+    assert "script" not in reader.tags
+    assert all(source.startswith(("#", "data:")) for source in reader.sources)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {source[1:] for source in reader.sources if source.startswith("#")} <= set(reader.ids)
+    assert "url(http" not in page
+
+
+def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
+    write_report(Wanted([runs], tmp_path / "out"))
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "These runs differ in task, so they are compared within 2 separate groups" in text
+
+
+def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
+    leak = {"part": "test", "images": 40, "of": 160, "fraction": 0.25, "example": "p1"}
+    make_run(tmp_path / "runs", "a", "split=article", leaks=(leak,))
+    write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "Leaky: 40 of 160 images show a patient that the models were trained on" in text
+    assert "The split is leaky: these figures are optimistic." in text
+
+
+def test_one_run_alone_is_reported_and_compared_with_nothing(make_run, tmp_path):
+    run = make_run(tmp_path / "runs", "one")
+    write_report(Wanted([run.path], tmp_path / "out"))
+    assert "there is nothing to compare it with" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_hostile_name_does_no_harm(make_run, tmp_path):
+    label = '<img src=x onerror=1> | #pagebreak() $x$ *_`"\\ @a [b] </svg>'
+    for rate in ("0.1", "0.2"):
+        make_run(tmp_path / "runs", "s", f"optimizer.lr={rate}", differs={"optimizer.lr": f"{label}{rate}"})
+    write_report(Wanted([tmp_path / "runs"], tmp_path / "out", title=label))
+    assert "<img src=x" not in (tmp_path / "out" / "index.html").read_text()
+    for line in (tmp_path / "out" / "report.md").read_text().splitlines():
+        assert "<img" not in line.replace("\\<img", "")
+    assert (tmp_path / "out" / "report.pdf").stat().st_size > 10_000
+
+
+def test_a_report_is_made_without_torch(runs, tmp_path):
+    code = (
+        "import sys\nfrom pneumonia.cli.report import run\n"
+        f"run([{str(runs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "heavy = {'torch', 'lightning', 'hydra', 'albumentations', 'captum'} & set(sys.modules)\nassert not "
+        "heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_bad_input_exits_with_2_and_writes_nothing(monkeypatch, capsys, tmp_path):
+    for words in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--metric", "luck"], []):
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "report", *words, "--out", str(tmp_path / "out")])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 2
+    assert "RunError" in capsys.readouterr().err
+    assert not list(tmp_path.rglob("*.html"))
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.table}-{row.name}")
+def test_each_row_of_the_study_is_matched_by_its_own_experiment_and_by_no_other_family(row, compose):
+    from types import SimpleNamespace
+
+    def matched(experiment: str) -> bool:
+        config = compose(f"experiment=article/{experiment}", small=False)
+        return matches(row, SimpleNamespace(config=config, members=1))
+
+    assert matched(EXPERIMENT_OF[row.name])
+    others = {name for name in EXPERIMENT_OF.values() if name != EXPERIMENT_OF[row.name]}
+    assert [name for name in others if matched(name)] == []
+
+
+def test_the_studys_figures_stand_beside_ours_and_not_beside_phantoms(make_run, tmp_path):
+    words = ("experiment=article/simple_cnn",)
+    make_run(tmp_path / "drawn", "a", *words)
+    make_run(tmp_path / "real", "a", *words, f"data={'folder'}", f"data.root={tmp_path}")
+    texts = {}
+    for name in ("drawn", "real"):
+        write_report(Wanted([tmp_path / name], tmp_path / f"out-{name}"))
+        texts[name] = (tmp_path / f"out-{name}" / "report.md").read_text()
+    assert "The study's figures beside ours" not in texts["drawn"]
+    assert "drawn phantoms" in texts["drawn"]
+    assert "| simple CNN | SimpleCNN (a) | accuracy | 0.730 |" in texts["real"]
