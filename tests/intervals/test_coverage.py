@@ -28,16 +28,18 @@ def test_intervals_hold_the_truth_in_93_to_97_of_100_worlds(one_each):
     assert {name: count for name, count in held.items() if not 0.93 <= count / WORLDS <= 0.97} == {}
 
 
-@pytest.mark.parametrize("metric", ["f1_macro", "accuracy", "auroc"])
-def test_three_equal_models_are_called_different_in_at_most_5_of_100_worlds(metric):
+def test_three_equal_models_are_called_different_in_at_most_5_of_100_worlds():
     rng = np.random.default_rng(2)
-    false_claims = 0
+    false_claims = dict.fromkeys(("f1_macro", "accuracy", "auroc"), 0)
     for seed in range(WORLDS):
         told, label, patient = world(300, rng, models=3)
-        found = [sampled([one], label, patient, TASK, seed)[metric] for one in told]
-        p = []
-        for i, j in ((0, 1), (0, 2), (1, 2)):
-            apart = None if metric in OF_ANSWERS else differing_patients([told[i]], [told[j]], patient)
-            p.append(compare(found[i], found[j], apart).p)
-        false_claims += min(holm(p)) < 0.05
-    assert false_claims / WORLDS <= 0.05
+        found = [sampled([one], label, patient, TASK, seed) for one in told]
+        duels = ((0, 1), (0, 2), (1, 2))
+        apart = [differing_patients([told[i]], [told[j]], patient) for i, j in duels]
+        for metric in false_claims:
+            p = [
+                compare(found[i][metric], found[j][metric], None if metric in OF_ANSWERS else known).p
+                for (i, j), known in zip(duels, apart, strict=True)
+            ]
+            false_claims[metric] += min(holm(p)) < 0.05
+    assert {metric: count for metric, count in false_claims.items() if count / WORLDS > 0.05} == {}

@@ -1,0 +1,224 @@
+"""What an evaluation adds to metrics: calibration, thresholds, baselines, ensembles, views, pages; and its bad input."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.calibration import fit_temperature
+from pneumonia.cli import main
+from pneumonia.config import DataConfig
+from pneumonia.errors import RunError
+from pneumonia.evaluate import Request, evaluate, evaluate_ensemble
+from pneumonia.labels import TASKS
+from pneumonia.operating import positives, threshold_for
+from pneumonia.runs import RunFolder, is_evaluated
+from pneumonia.scores import arrays
+from pneumonia.train import train
+
+TASK = TASKS["subtype"]
+
+
+@pytest.fixture(scope="module")
+def seeds(compose, tmp_path_factory) -> list[Path]:
+    """Two runs that differ in their seed, and a third of another split."""
+    runs = tmp_path_factory.mktemp("seeds")
+    words = (("seed=0",), ("seed=1",), ("seed=0", "split.seed=5"))
+    results = [train(compose("max_epochs=1", *one, runs_dir=runs)) for one in words]
+    return [runs / result["name"] / result["run_id"] for result in results]
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _command(monkeypatch, capsys, *words: str):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "evaluate", *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.err
+
+
+def _validation(run: Path):
+    probability, label = arrays(pd.read_parquet(RunFolder(run).predictions("val")), TASK.classes)
+    return probability.astype(np.float64), label
+
+
+def test_temperature_and_thresholds_are_those_of_the_validation_part(run, cache_dir):
+    report = evaluate(Request(run, "test", cache_dir=cache_dir))
+    probability, label = _validation(run)
+    assert report["calibration"]["temperature"] == fit_temperature(probability, label).value
+    assert report["calibration"]["fitted_on"] == {"part": "val", "n": len(label), "same_images": False}
+    for point in report["operating_points"]:
+        assert point["threshold"] == threshold_for(*positives(probability, label, TASK)[point["positive"]])
+        assert point["metrics"]["sensitivity"]["value"] is not None
+
+
+def test_the_baselines_are_scored_on_the_same_images_and_the_gain_is_the_difference(run, cache_dir):
+    report = evaluate(Request(run, "test", cache_dir=cache_dir))
+    for kind in ("metadata", "thumbnail"):
+        found = report["baselines"][kind]
+        assert found["gain"]["accuracy"]["value"] == pytest.approx(
+            report["metrics"]["accuracy"]["value"] - found["metrics"]["accuracy"]["value"]
+        )
+    assert report["baselines"]["metadata"]["metrics"]["accuracy"]["value"] < 0.8, "phantoms' files say little"
+
+
+def test_other_data_have_no_baselines_and_say_why(run, phantoms, cache_dir, tmp_path):
+    shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
+    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
+    assert report["baselines"] == {"reason": "the images that the run was trained on are not at hand"}
+    assert report["of"]["other_data"] == str(tmp_path / "other")
+
+
+def test_a_part_without_one_class_gives_null_and_the_rest(run, phantoms, cache_dir, tmp_path):
+    for name in ("NORMAL", "PNEUMONIA"):
+        shutil.copytree(phantoms / "test" / name, tmp_path / "other" / "test" / name)
+    for path in (tmp_path / "other").rglob("*virus*"):
+        path.unlink()
+    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
+    assert report["metrics"]["recall_virus"] == {"value": None, "low": None, "high": None}
+    assert report["metrics"]["f1_macro"]["value"] is None
+    assert report["metrics"]["accuracy"]["value"] is not None
+    virus = next(point for point in report["operating_points"] if point["positive"] == "VIRUS")
+    assert virus["metrics"]["sensitivity"]["value"] is None
+
+
+def test_an_ensemble_is_the_mean_of_its_members(seeds, cache_dir):
+    alone = [evaluate(Request(path, "test", cache_dir=cache_dir)) for path in seeds[:2]]
+    report = evaluate_ensemble(seeds[:2], Request(seeds[0], "test", cache_dir=cache_dir))
+    (folder,) = (seeds[0].parent.parent / "ensembles").iterdir()
+    tables = [pd.read_parquet(RunFolder(path).evaluation("test", "parquet")) for path in (*seeds[:2], folder)]
+    columns = [f"prob_{name}" for name in TASK.classes]
+    mean = (tables[0][columns].to_numpy() + tables[1][columns].to_numpy()) / 2
+    assert tables[2][columns].to_numpy() == pytest.approx(mean, abs=1e-6)
+    assert (tables[2]["predicted"] == np.array(TASK.classes)[mean.argmax(axis=1)]).all()
+    assert report["n"] == alone[0]["n"]
+    assert sorted(report["of"]["run_ids"]) == sorted(path.name for path in seeds[:2])
+    probability = np.mean([_validation(path)[0] for path in seeds[:2]], axis=0)
+    assert report["calibration"]["temperature"] == pytest.approx(
+        fit_temperature(probability, _validation(seeds[0])[1]).value, rel=1e-3
+    )
+
+
+def test_folds_join_on_their_common_test_part_and_choose_on_images_that_each_had_not_seen(compose, cache_dir, tmp_path):
+    words = ("split=kfold", "split.k=3", "max_epochs=1")
+    results = [train(compose(*words, f"split.fold={fold}", runs_dir=tmp_path)) for fold in range(3)]
+    paths = [tmp_path / "train" / result["run_id"] for result in results]
+    report = evaluate_ensemble(paths, Request(paths[0], "test", cache_dir=cache_dir))
+    assert report["calibration"]["fitted_on"]["n"] == sum(result["data"]["val"] for result in results)
+    assert report["trained_on"] == 0
+
+
+def test_members_that_have_no_common_images_are_refused(seeds, compose, cache_dir, tmp_path):
+    with pytest.raises(RunError, match=r"have other images in their part 'test'.*split=kfold on split=test"):
+        evaluate_ensemble([seeds[0], seeds[2]], Request(seeds[0], "test", cache_dir=cache_dir))
+    with pytest.raises(RunError, match="two different runs or more"):
+        evaluate_ensemble([seeds[0], seeds[0]], Request(seeds[0], "test", cache_dir=cache_dir))
+    binary = train(compose("task=pneumonia", "max_epochs=1", runs_dir=tmp_path))
+    with pytest.raises(RunError, match=r"differ in task \(subtype, pneumonia\)"):
+        evaluate_ensemble(
+            [seeds[0], tmp_path / "train" / binary["run_id"]], Request(seeds[0], "test", cache_dir=cache_dir)
+        )
+
+
+def test_views_change_what_is_said_and_the_temperature_is_fitted_under_the_same_views(run, cache_dir):
+    evaluate(Request(run, "test", cache_dir=cache_dir))
+    before = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
+    report = evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip"))
+    after = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
+    assert report["of"]["tta"] == "flip"
+    assert not np.allclose(before["prob_VIRUS"], after["prob_VIRUS"])
+    probability, label = _validation(run)
+    assert report["calibration"]["temperature"] != fit_temperature(probability, label).value
+
+
+def test_a_rotating_split_has_no_validation_images_to_choose_on(compose, cache_dir, tmp_path):
+    words = ("split=rotating", "split.k=3", "split.every=1", "max_epochs=3")
+    result = train(compose(*words, runs_dir=tmp_path))
+    report = evaluate(Request(tmp_path / "train" / result["run_id"], "test", cache_dir=cache_dir))
+    assert report["calibration"]["temperature"] is None
+    assert "trained on its validation images" in report["calibration"]["reason"]
+    assert all(point["threshold"] is None for point in report["operating_points"])
+
+
+def test_several_runs_are_evaluated_once_and_again_when_trained_again(seeds, cache_dir, monkeypatch, capsys, tmp_path):
+    runs = Path(shutil.copytree(seeds[0].parent, tmp_path / "runs"))
+    shutil.copytree(runs / seeds[0].name, runs / "cut")
+    (runs / "cut" / "result.json").unlink()
+    code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}", "force=true")
+    assert code == 0
+    assert "1 runs did not finish and are left out" in err
+    folder = RunFolder(runs / seeds[0].name)
+    assert is_evaluated(folder, folder.finished(), "test", None)
+    code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}")
+    assert "3 of 3 runs are evaluated on test already" in err
+    folder.result.write_text(folder.result.read_text())
+    import os
+
+    os.utime(folder.result, (2_000_000_000, 2_000_000_000))
+    assert not is_evaluated(folder, folder.finished(), "test", None)
+    assert not is_evaluated(folder, folder.finished(), "test", "flip")
+
+
+def test_a_run_that_can_not_be_evaluated_does_not_stop_the_others(seeds, cache_dir, monkeypatch, capsys, tmp_path):
+    runs = Path(shutil.copytree(seeds[0].parent, tmp_path / "runs"))
+    (runs / seeds[0].name / "checkpoints" / "best.ckpt").unlink()
+    code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}", "force=true")
+    assert code == 1
+    assert "CheckpointError" in err
+    assert "1 of 3 runs could not be evaluated" in err
+
+
+def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
+    evaluate(Request(run, "test", cache_dir=cache_dir, cases=True))
+    folder = run / "evaluation"
+    kept = json.loads((folder / "test-cases.json").read_text())
+    assert "Grad-CAM" in kept["how"]
+    table = pd.read_parquet(folder / "test.parquet").set_index("image_id")
+    for case in kept["cases"]:
+        row = table.loc[case["image_id"]]
+        assert (case["label"], case["predicted"]) == (row["label"], row["predicted"])
+    page = (folder / "test-cases.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == len(kept["cases"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Say what to evaluate"),
+        (["run=a", "ensemble=b,c"], "One of the three"),
+        (["run=nowhere"], "no run folder nowhere"),
+        (["nowhere"], "There is no folder nowhere"),
+        (["ensemble=nowhere,there"], "There is no folder nowhere"),
+        (["run=a", "tta=spin"], "tta=spin is not known; choose one of none, flip, shift"),
+        (["run=a", "split=all"], "split=all is not known; choose one of train, val, test"),
+        (["run=a", "cases=maybe"], "cases=maybe is not known"),
+        (["run=a", "data=azure"], "data=azure can't be evaluated"),
+        (["run=a", "colour=red"], "colour=red is not understood"),
+    ],
+)
+def test_bad_words_are_refused_before_torch_is_loaded(words, message, monkeypatch, capsys):
+    code, err = _command(monkeypatch, capsys, *words)
+    assert code == 2
+    assert message in err
+    assert "Loading torch" not in err
+
+
+def test_an_empty_folder_of_runs_is_refused(monkeypatch, capsys, tmp_path):
+    code, err = _command(monkeypatch, capsys, tmp_path)
+    assert code == 2
+    assert "There is no finished run in" in err
+
+
+def test_views_known_to_the_command_line_are_those_of_the_models():
+    from pneumonia.cli.evaluate import VIEWS
+    from pneumonia.models.views import VIEWS as KNOWN
+
+    assert tuple(KNOWN) == VIEWS
