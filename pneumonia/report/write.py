@@ -55,6 +55,8 @@ def write_report(wanted: Wanted) -> Document:
     say("Drawing figures, writing pages")
     document = report(found, compared, wanted.title, wanted.command)
     out = wanted.out
+    for old in (*(out / "tables").glob("*.csv"), *(out / "figures").glob("*.svg")):
+        old.unlink()  # of an earlier report, which would pass for part of this one
     _write_tables(document, out / "tables")
     _write_epochs(found.entries, out / "epochs.csv")
     write_json(out / "report.json", as_data(found, compared))

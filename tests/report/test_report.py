@@ -89,6 +89,16 @@ def test_every_file_is_written_and_says_the_same(runs, tmp_path):
         assert len(list(csv.DictReader(file))) == 5 * 3
 
 
+def test_a_report_over_another_leaves_nothing_of_it(runs, tmp_path):
+    write_report(Wanted([runs], tmp_path / "out"))
+    assert (tmp_path / "out" / "tables" / "ranking-2.csv").exists()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    write_report(Wanted([runs / "binary"], tmp_path / "out"))
+    assert not (tmp_path / "out" / "tables" / "ranking-2.csv").exists()
+    assert not (tmp_path / "out" / "figures" / "rates-curves.svg").exists()
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
 def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
     write_report(Wanted([runs], tmp_path / "out"))
     page = (tmp_path / "out" / "index.html").read_text()
