@@ -75,12 +75,14 @@ class Gathered:
         left_out: Place and reason of what can't.
         copies: Places of runs that stand elsewhere too, and where.
         questions: What each sweep asks, by its folder's name.
+        by_sweep: The runs of each sweep, those too that stand in another as well.
     """
 
     entries: list[Entry] = field(default_factory=list)
     left_out: list[tuple[str, str]] = field(default_factory=list)
     copies: list[tuple[str, str]] = field(default_factory=list)
     questions: dict[str, str] = field(default_factory=dict)
+    by_sweep: dict[str, list[Entry]] = field(default_factory=dict)
 
 
 def gather(places: Sequence[Path]) -> Gathered:
@@ -91,7 +93,7 @@ def gather(places: Sequence[Path]) -> Gathered:
     """
     found = Gathered()
     folders = find_runs(list(places))
-    seen: dict[str, Path] = {}
+    seen: dict[str, int] = {}
     sweeps: dict[Path, dict[str, dict[str, Any]]] = {}
     for folder in track(folders, len(folders), "Reading runs"):
         parent = folder.path.parent
@@ -102,17 +104,23 @@ def gather(places: Sequence[Path]) -> Gathered:
             if result is None:
                 found.left_out.append((str(folder.path), _unfinished(folder, sweeps[parent])))
                 continue
-            if result["run_id"] in seen:
-                found.copies.append((str(folder.path), str(seen[result["run_id"]])))
-                continue
             entry = _entry(folder, result, sweeps[parent].get(folder.path.name, {}))
         except (PneumoniaError, KeyError, TypeError, ValueError, OSError) as error:
             ours = isinstance(error, PneumoniaError)
             reason = str(error) if ours else f"its files are damaged ({type(error).__name__}: {error})"
             found.left_out.append((str(folder.path), reason))
             continue
-        seen[result["run_id"]] = folder.path
-        found.entries.append(entry)
+        if entry.sweep in found.questions:
+            found.by_sweep.setdefault(entry.sweep, []).append(entry)
+        known = seen.get(result["run_id"])
+        if known is not None and len(entry.evaluations) <= len(found.entries[known].evaluations):
+            found.copies.append((str(folder.path), str(found.entries[known].folder.path)))
+        elif known is not None:  # the copy that was evaluated says more
+            found.copies.append((str(found.entries[known].folder.path), str(folder.path)))
+            found.entries[known] = entry
+        else:
+            seen[result["run_id"]] = len(found.entries)
+            found.entries.append(entry)
     for place in places:
         for path in sorted(place.rglob("ensemble.json")):
             _add_ensemble(path, found)

@@ -21,6 +21,7 @@ from pneumonia.statistics import (
     differing_patients,
     estimate,
     folds_difference,
+    folds_estimate,
     holm,
     mcnemar,
     sampled,
@@ -207,10 +208,15 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
         for key in {key for entry in entries for key in entry.differs}
         if key.partition(".")[0] not in common and len({entry.differs.get(key) for entry in entries}) > 1
     }
+    several = len({entry.family for entry in entries}) > 1
     labels = []
     for entry in entries:
         words = [_word(key, value) for key, value in entry.differs.items() if key in varying]
-        labels.append(" ".join(words) or f"{entry.family} ({entry.sweep})")
+        named = not several or any(
+            key in varying for key in ("experiment", "model", "ensemble") if key in entry.differs
+        )
+        label = " ".join(words if named or not words else [entry.family, *words])
+        labels.append(label or f"{entry.family} ({entry.sweep})")
     for number, entry in enumerate(entries):
         if labels.count(labels[number]) > 1 and entry.sweep not in labels[number]:
             labels[number] += f" ({entry.sweep})"
@@ -277,11 +283,8 @@ def estimates_on(entries: Sequence[Entry], part: str) -> dict[str, Bounded]:
     """Every metric of a configuration on one part, whether its trainings told the same images or folds."""
     images = {tuple(entry.tables[part]["image_id"]) for entry in entries}
     if len(images) > 1:
-        gaps = {
-            name: folds_difference(values, *_sizes(entries, part))
-            for name, values in fold_metrics(entries, part).items()
-        }
-        return {name: (gap.value, gap.low, gap.high) for name, gap in gaps.items()}
+        values = fold_metrics(entries, part)
+        return {name: folds_estimate(values[name], *_sizes(entries, part), name) for name in values}
     found = resampled_metrics(entries, part, TASKS[entries[0].result["task"]])
     return {name: estimate(one, name) for name, one in found.items()}
 

@@ -39,7 +39,7 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
     for number_, comparison in enumerate(comparisons, 1):
         blocks += comparison_section(comparison, number_)
         blocks += looks(comparison, number_)
-    blocks += sweep_sections(found.entries, found.questions)
+    blocks += sweep_sections(found.by_sweep, found.questions)
     blocks += _study(comparisons)
     main = main_comparison(comparisons)
     blocks += card(main)

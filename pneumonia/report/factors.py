@@ -15,13 +15,13 @@ MOST_CURVES = 10
 Group = list[Entry]
 
 
-def sweep_sections(entries: Sequence[Entry], questions: dict[str, str]) -> list[Block]:
+def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) -> list[Block]:
     """A section for each sweep that has two configurations or more; those of one task and one set of images together."""
     blocks: list[Block] = []
-    for sweep in dict.fromkeys(entry.sweep for entry in entries if entry.sweep in questions):
+    for sweep, entries in by_sweep.items():
         apart: dict[tuple[str, str], Group] = {}
         for entry in entries:
-            if entry.sweep == sweep and "val" in entry.tables:
+            if "val" in entry.tables:
                 key = entry.result["task"], entry.result["data"]["manifest_sha256"]
                 apart.setdefault(key, []).append(entry)
         for (task, _), found in apart.items():

@@ -1,6 +1,6 @@
 """Intervals that respect patients, and tests that say which differences are real."""
 
-from pneumonia.statistics.paired import delong, folds_difference, holm, mcnemar
+from pneumonia.statistics.paired import delong, folds_difference, folds_estimate, holm, mcnemar
 from pneumonia.statistics.resampling import (
     Difference,
     Sampled,
@@ -26,6 +26,7 @@ __all__ = [
     "differing_patients",
     "estimate",
     "folds_difference",
+    "folds_estimate",
     "holm",
     "mcnemar",
     "paired_bootstrap",

@@ -7,7 +7,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata, t
 
-from pneumonia.statistics.resampling import LEVEL, Difference, Floats
+from pneumonia.statistics.resampling import LEVEL, Difference, Floats, laid_off
 
 
 def mcnemar(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> float:
@@ -92,6 +92,23 @@ def holm(p: Sequence[float]) -> list[float]:
     if known.any():
         values[known] = multipletests(values[known], method="holm")[1]
     return [float(value) for value in values]
+
+
+def folds_estimate(values: Sequence[float], train: float, test: float, metric: str) -> tuple[float, float, float]:
+    """The mean of a metric over the folds of a cross-validation with its 95% bounds, on the scale of log odds.
+
+    Args:
+        values: ``(k,)``, of each fold.
+        train: As of :func:`folds_difference`, which names the source.
+        test: As there.
+        metric: Its name; see :func:`pneumonia.statistics.resampling.bounds`.
+    """
+    found = np.asarray(values, dtype=float)
+    value, count = float(found.mean()), len(found)
+    if count < 2 or not np.isfinite(value):
+        return value, float("nan"), float("nan")
+    variance = float((1 / count + test / train) * found.var(ddof=1))
+    return value, *laid_off(value, [(variance, count - 1)], metric)
 
 
 def folds_difference(gaps: Sequence[float], train: float, test: float) -> Difference:

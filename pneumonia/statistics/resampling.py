@@ -136,7 +136,7 @@ def bounds(
     if value in (0.0, 1.0) and asked is not None and patient is not None:
         sizes = pd.Series(patient[asked]).value_counts().to_numpy()
         return share_bounds(value * sizes.astype(np.float64), sizes)[1:]
-    return _laid_off(value, [_of_patients(known, patients)], metric)
+    return laid_off(value, [_of_patients(known, patients)], metric)
 
 
 def _of_patients(known: Floats, patients: int) -> tuple[float, float]:
@@ -144,7 +144,7 @@ def _of_patients(known: Floats, patients: int) -> tuple[float, float]:
     return float(known.var()) * patients / (patients - 1), patients - 1
 
 
-def _laid_off(value: float, parts: Sequence[tuple[float, float]], metric: str) -> tuple[float, float]:
+def laid_off(value: float, parts: Sequence[tuple[float, float]], metric: str) -> tuple[float, float]:
     """Student's interval on the scale of log odds, or of logarithms, of a variance in parts with their degrees of freedom."""
     error, freedom = _error(parts)
     if error == 0 or value <= 0 or (value >= 1 and metric != "loss"):
@@ -233,7 +233,7 @@ def estimate(of: Sampled, metric: str) -> tuple[float, float, float]:
     if not np.isfinite(value) or len(known) < DEFINED * len(of.resampled) or of.patients < 2:
         return value, float("nan"), float("nan")
     parts = [_of_patients(known, of.patients), *_of_trainings(of.values)]
-    return value, *_laid_off(value, parts, metric)
+    return value, *laid_off(value, parts, metric)
 
 
 def _of_trainings(values: Floats) -> list[tuple[float, float]]:

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-from pneumonia.statistics import delong, folds_difference, holm, mcnemar
+from pneumonia.statistics import delong, folds_difference, folds_estimate, holm, mcnemar
 
 
 def test_mcnemar_is_the_binomial_test_of_the_images_that_only_one_tells_right():
@@ -96,3 +96,13 @@ def test_the_folds_test_without_overlap_is_the_t_test_and_with_it_is_wider_by_na
     assert folds.p > plain.p
     assert np.isnan(folds_difference([0.1], 80, 20).p)
     assert folds_difference([0, 0, 0], 80, 20).p == 1
+
+
+def test_the_interval_over_folds_stays_within_what_a_metric_can_be_and_is_near_students_in_the_middle():
+    value, low, high = folds_estimate([0.2, 0.6], 80, 20, "f1_macro")
+    assert value == pytest.approx(0.4)
+    assert 0 < low < value < high < 1
+    near = folds_estimate([0.50, 0.51, 0.49, 0.505], 80, 20, "f1_macro")
+    plain = folds_difference([0.50, 0.51, 0.49, 0.505], 80, 20)
+    assert near[1:] == pytest.approx((plain.low, plain.high), abs=1e-4)
+    assert np.isnan(folds_estimate([0.5], 80, 20, "accuracy")[1:]).all()

@@ -161,6 +161,34 @@ def test_a_run_that_stands_in_two_places_counts_once(make_run, tmp_path):
     assert len(found.copies) == 1
 
 
+def test_a_run_that_two_sweeps_share_stands_in_the_sections_of_both(make_run, tmp_path):
+    shared = make_run(tmp_path, "a", differs={"optimizer.lr": "0.1"})
+    make_run(tmp_path, "a", "optimizer.lr=0.2", differs={"optimizer.lr": "0.2"})
+    make_run(tmp_path, "b", "optimizer.lr=0.3", differs={"optimizer.lr": "0.3"})
+    shutil.copytree(shared.path, tmp_path / "b" / shared.path.name)
+    found = gather([tmp_path])
+    assert len(found.entries) == 3
+    assert {name: len(entries) for name, entries in found.by_sweep.items()} == {"a": 2, "b": 2}
+
+
+def test_of_two_copies_the_one_that_was_evaluated_counts(make_run, tmp_path):
+    run = make_run(tmp_path / "b", "one")
+    copy = shutil.copytree(run.path, tmp_path / "a" / "one" / run.path.name)
+    shutil.rmtree(copy / "evaluation")
+    found = gather([tmp_path])
+    assert [entry.folder.path for entry in found.entries] == [run.path]
+    assert found.copies == [(str(copy), str(run.path))]
+
+
+def test_configurations_of_several_families_carry_their_family_in_their_names(make_run, tmp_path):
+    for family in ("simple_cnn", "pseudo_resnet"):
+        for rate in ("0.1", "0.2"):
+            make_run(tmp_path, family, f"model={family}", f"optimizer.lr={rate}", differs={"optimizer.lr": rate})
+    (found,) = _all(tmp_path)
+    names = {one.label for one in found.candidates}
+    assert names == {f"{family} lr={rate}" for family in ("SimpleCNN", "PseudoResNet") for rate in ("0.1", "0.2")}
+
+
 def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
     make_run(tmp_path, "one").result.unlink()
     with pytest.raises(RunError, match=r"no finished run to report on .*not finished: 3 epochs"):

@@ -1,0 +1,58 @@
+"""Drawings: always the same, well-formed, and robust to what runs give."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from pneumonia.report import figures
+
+NAN = float("nan")
+BINS = [{"low": 0.9, "high": 1.0, "n": 5, "confidence": 0.95, "accuracy": 0.8}]
+
+
+def _drawn():
+    return {
+        "curves": lambda: figures.curves({"a": [[0.9, NAN, 0.5], [0.8]], "b": [[]]}, "epoch", "loss"),
+        "one epoch": lambda: figures.curves({"a": [[0.9]]}, "epoch", "loss"),
+        "nothing": lambda: figures.curves({}, "epoch", "loss"),
+        "intervals": lambda: figures.intervals(
+            ["a", "b", "c"], [0.5, NAN, 1.0], [0.4, NAN, None], [0.6, None, NAN], "F1"
+        ),
+        "pairs of curves": lambda: figures.curve_pairs(
+            {"X": ([0, 1], [0, 1], (0.5, 0.5))}, {"X": ([0, 1], [1, 0.5], None)}, {"X": 0.5}
+        ),
+        "reliability": lambda: figures.reliability(BINS, None),
+        "reliability twice": lambda: figures.reliability(BINS, BINS),
+        "risk": lambda: figures.risk_coverage({f"model {n}": ([0.5, 1], [0, 0.1 * n]) for n in range(12)}),
+        "confusion": lambda: figures.confusion([[3, 1], [0, 0]], ["NORMAL", "VIRUS"]),
+        "pairwise": lambda: figures.pairwise(["a", "b"], [["", "better"], ["worse", ""]]),
+        "scatter": lambda: figures.scatter(["a", "b", "c"], [1.0, 30.0, 30.0], [0.5, 0.5, 0.5], "s", "F1"),
+    }
+
+
+@pytest.mark.parametrize("name", _drawn())
+def test_a_drawing_is_well_formed_and_always_the_same(name):
+    svg = _drawn()[name]()
+    assert ElementTree.fromstring(svg).tag.endswith("svg")
+    assert svg == _drawn()[name]()
+    assert "nan" not in svg.lower().replace("dominant", "")
+
+
+def test_a_curve_that_leaves_the_others_is_cut_off_and_the_axis_says_so():
+    calm = {"a": [[0.5, 0.4, 0.35, 0.3]], "b": [[0.6, 0.5, 0.45, 0.4]]}
+    drawn = []
+    real = figures._svg
+    try:
+        figures._svg = lambda figure: drawn.append(figure.axes[0]) or ""
+        figures.curves(calm, "epoch", "loss")
+        figures.curves(calm | {"c": [[0.5, 90.0, 400.0, 1000.0]]}, "epoch", "loss")
+    finally:
+        figures._svg = real
+    assert [axis.get_ylabel() for axis in drawn] == ["loss", "loss (cut off above)"]
+    assert drawn[1].get_ylim()[1] < 1000
+
+
+def test_every_verdict_has_a_sign_of_its_own_beside_its_colour():
+    signs = [sign for sign, _ in figures.VERDICTS.values()]
+    assert len(set(signs)) == len(signs)
+    assert len(set(figures.PALETTE)) == len(figures.PALETTE) == len(figures.STROKES)
