@@ -9,8 +9,8 @@ import pandas as pd
 from pneumonia.calibration import Temperature, calibration, fit_temperature, scaled
 from pneumonia.labels import Task
 from pneumonia.operating import SENSITIVITY, abstention, at_threshold, positives, threshold_for
-from pneumonia.scores import arrays, confusion_counts, nullable
-from pneumonia.statistics import bootstrap_intervals, paired_bootstrap, weighted_metrics
+from pneumonia.scores import arrays, confusion_counts, nullable, weighted_metrics
+from pneumonia.statistics import bootstrap_intervals, paired_bootstrap
 
 COMPARED = ("accuracy", "f1_macro", "auroc")  # of a model and a baseline
 Found = dict[str, Any]

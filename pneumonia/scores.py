@@ -6,10 +6,12 @@ from typing import Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
 from pneumonia.labels import Task
 
 PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
+Floats = NDArray[np.float64]
 
 
 def from_confusion(confusion: NDArray[np.generic], task: Task) -> dict[str, NDArray[np.float64]]:
@@ -74,3 +76,42 @@ def by_probability(probability: NDArray[np.floating], classes: tuple[str, ...]) 
     """The name of the likeliest class of each row ``(N, K)``; the first of equals."""
     named: NDArray[np.str_] = np.array(classes)[probability.argmax(axis=1)]
     return named
+
+
+def weighted_metrics(probability: Floats, label: NDArray[np.int64], weight: Floats, task: Task) -> dict[str, Floats]:
+    """Every metric for each of R weightings of the images.
+
+    Args:
+        probability: ``(N, K)``.
+        label: ``(N,)`` class numbers.
+        weight: ``(R, N)``, for example how often each image was drawn.
+        task: Decides which metrics there are.
+
+    Returns:
+        ``(R,)`` values of each metric; NaN where undefined.
+    """
+    images, classes = probability.shape
+    loss = -np.log(np.maximum(probability[np.arange(images), label], np.finfo(np.float32).tiny))
+    cell = np.zeros((images, classes * classes))
+    cell[np.arange(images), label * classes + probability.argmax(axis=1)] = 1
+    confusion = (weight @ cell).reshape(-1, classes, classes)
+    values = {"loss": weight @ loss / weight.sum(axis=1), **from_confusion(confusion, task)}
+    wanted = range(1, 2) if classes == 2 else range(classes)  # of two classes, the one's area is the other's
+    values["auroc"] = np.mean([weighted_auroc(probability[:, k], label == k, weight) for k in wanted], axis=0)
+    return values
+
+
+def weighted_auroc(score: Floats, positive: NDArray[np.bool_], weight: Floats) -> Floats:
+    """Area under the ROC curve for each weighting ``(R, N)``: ``(R,)``; ties count half, NaN where a side is empty.
+
+    Source: Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
+    """
+    group = (rankdata(score, method="dense") - 1).astype(np.int64)
+    order = np.argsort(group, kind="stable")
+    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
+    up = np.add.reduceat((weight * positive)[:, order], starts, axis=1)
+    down = np.add.reduceat((weight * ~positive)[:, order], starts, axis=1)
+    below = np.cumsum(down, axis=1) - down
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area: Floats = (up * (below + down / 2)).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1))
+    return area

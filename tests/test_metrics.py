@@ -10,8 +10,8 @@ from sklearn import metrics as sk
 from pneumonia.calibration import calibration
 from pneumonia.labels import TASKS
 from pneumonia.metrics import collection, summary, summary_of
-from pneumonia.scores import confusion_counts, nullable
-from pneumonia.statistics import bootstrap_intervals, weighted_metrics
+from pneumonia.scores import confusion_counts, nullable, weighted_metrics
+from pneumonia.statistics import bootstrap_intervals
 
 
 def _draw(task: str, images: int = 300, seed: int = 0, *, ties: bool = False):

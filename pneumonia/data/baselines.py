@@ -24,7 +24,8 @@ from pneumonia.data.duplicates import Groups
 from pneumonia.errors import some
 from pneumonia.labels import TASKS, Task
 from pneumonia.parallel import available_cores
-from pneumonia.statistics.resampling import BLOCK, share_bounds, weighted_auroc
+from pneumonia.scores import weighted_auroc
+from pneumonia.statistics.resampling import BLOCK, share_bounds
 
 FOLDS: Final = 5
 RESAMPLES: Final = 1000

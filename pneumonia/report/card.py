@@ -72,7 +72,7 @@ def _by_class(estimates: dict[str, tuple[float, float, float]]) -> str:
 
 
 def _limits(comparison: Comparison, phantom: bool) -> str:
-    limits = ["children of one hospital only; adults, other machines and other diseases were not seen"]
+    limits = ["other hospitals, machines, ages and diseases than those of the data were not seen"]
     if phantom:
         limits = ["drawn phantoms: nothing here says anything about medicine"]
     if comparison.leaks:
@@ -82,7 +82,7 @@ def _limits(comparison: Comparison, phantom: bool) -> str:
     return "; ".join(limits)
 
 
-def tripod(comparison: Comparison, comparisons: Sequence[Comparison]) -> list[Block]:
+def tripod(comparison: Comparison) -> list[Block]:
     """The items of TRIPOD+AI that a training platform can fill by itself, and those that it can't.
 
     Source: Collins et al. (2024), TRIPOD+AI statement: updated guidance for reporting clinical prediction models.

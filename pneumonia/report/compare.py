@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.config import identity
 from pneumonia.console import track
 from pneumonia.labels import TASKS, Task
-from pneumonia.report.collect import CHANCES, PARTS, Entry
+from pneumonia.report.collect import PARTS, Entry
+from pneumonia.report.naming import labels_of
 from pneumonia.scores import arrays
 from pneumonia.statistics import (
     Difference,
@@ -194,63 +194,6 @@ def _leak(entry: Entry, part: str) -> tuple[str, str]:
             words = f"{leak['images']} of {leak['of']} images show a patient that the models were trained on"
             return words, f"{leak['images'] / leak['of']:.0%}"
     return "", ""
-
-
-def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]:
-    """Names of configurations by what tells them apart in their sweeps; never two alike.
-
-    Args:
-        entries: One of each configuration.
-        common: Keys that all share, whatever their sweeps say of them.
-    """
-    varying = {
-        key
-        for key in {key for entry in entries for key in entry.differs}
-        if key.partition(".")[0] not in common and len({entry.differs.get(key) for entry in entries}) > 1
-    }
-    several = len({entry.family for entry in entries}) > 1
-    labels = []
-    for entry in entries:
-        words = [_word(key, value) for key, value in entry.differs.items() if key in varying]
-        named = not several or any(
-            key in varying for key in ("experiment", "model", "ensemble") if key in entry.differs
-        )
-        label = " ".join(words if named or not words else [entry.family, *words])
-        labels.append(label or f"{entry.family} ({entry.sweep})")
-    for number, entry in enumerate(entries):
-        if labels.count(labels[number]) > 1 and entry.sweep not in labels[number]:
-            labels[number] += f" ({entry.sweep})"
-    for twin in {label for label in labels if labels.count(label) > 1}:
-        twins = [number for number, other in enumerate(labels) if other == twin]
-        settings = [_flat(identity(entries[number].config)) for number in twins]
-        apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in CHANCES]
-        for number, own in zip(twins, settings, strict=True):
-            more = " ".join(f"{key}={own.get(key)}" for key in apart[:2]) or entries[number].configuration[:4]
-            labels[number] = f"{twin} {more}"
-    known: dict[str, int] = {}
-    for number, name in enumerate(labels):
-        known[name] = known.get(name, 0) + 1
-        if known[name] > 1:
-            labels[number] = f"{name} {entries[number].configuration[:6]}"
-    return labels
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = str(value)
-    return found
-
-
-def _word(key: str, value: str) -> str:
-    value = value.replace("`", "'").replace("**", "*")  # which would be markup in a document
-    if key in {"experiment", "model", "ensemble"}:
-        return ("ensemble of " if key == "ensemble" else "") + value.removeprefix("article/")
-    return f"{key.rpartition('.')[2]}={value}"
 
 
 def _over_images(label: str, entries: list[Entry], part: str, task: Task, metric: str) -> Candidate:

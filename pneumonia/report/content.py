@@ -43,7 +43,7 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
     blocks += _study(comparisons)
     main = main_comparison(comparisons)
     blocks += card(main)
-    blocks += tripod(main, comparisons)
+    blocks += tripod(main)
     blocks += again(found.entries, command)
     return Document(title, subtitle, blocks)
 

@@ -12,8 +12,6 @@ from pneumonia.statistics.resampling import (
     paired_bootstrap,
     sampled,
     share_bounds,
-    weighted_auroc,
-    weighted_metrics,
 )
 
 __all__ = [
@@ -32,6 +30,4 @@ __all__ = [
     "paired_bootstrap",
     "sampled",
     "share_bounds",
-    "weighted_auroc",
-    "weighted_metrics",
 ]

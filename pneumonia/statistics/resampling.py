@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import expit, logit
-from scipy.stats import norm, rankdata, t
+from scipy.stats import norm, t
 
 from pneumonia.labels import Task
-from pneumonia.scores import from_confusion
+from pneumonia.scores import weighted_metrics
 
 RESAMPLES: Final = 2000
 LEVEL: Final = 0.95
@@ -298,42 +298,3 @@ def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patien
         for trainings in (first, second)
     ]
     return len(pd.unique(pd.Series(patient[(votes[0] != votes[1]).any(axis=1)])))
-
-
-def weighted_metrics(probability: Floats, label: NDArray[np.int64], weight: Floats, task: Task) -> dict[str, Floats]:
-    """Every metric for each of R weightings of the images.
-
-    Args:
-        probability: ``(N, K)``.
-        label: ``(N,)`` class numbers.
-        weight: ``(R, N)``, for example how often each image was drawn.
-        task: Decides which metrics there are.
-
-    Returns:
-        ``(R,)`` values of each metric; NaN where undefined.
-    """
-    images, classes = probability.shape
-    loss = -np.log(np.maximum(probability[np.arange(images), label], np.finfo(np.float32).tiny))
-    cell = np.zeros((images, classes * classes))
-    cell[np.arange(images), label * classes + probability.argmax(axis=1)] = 1
-    confusion = (weight @ cell).reshape(-1, classes, classes)
-    values = {"loss": weight @ loss / weight.sum(axis=1), **from_confusion(confusion, task)}
-    wanted = range(1, 2) if classes == 2 else range(classes)  # of two classes, the one's area is the other's
-    values["auroc"] = np.mean([weighted_auroc(probability[:, k], label == k, weight) for k in wanted], axis=0)
-    return values
-
-
-def weighted_auroc(score: Floats, positive: NDArray[np.bool_], weight: Floats) -> Floats:
-    """Area under the ROC curve for each weighting ``(R, N)``: ``(R,)``; ties count half, NaN where a side is empty.
-
-    Source: Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
-    """
-    group = (rankdata(score, method="dense") - 1).astype(np.int64)
-    order = np.argsort(group, kind="stable")
-    starts = np.flatnonzero(np.diff(group[order], prepend=-1))
-    up = np.add.reduceat((weight * positive)[:, order], starts, axis=1)
-    down = np.add.reduceat((weight * ~positive)[:, order], starts, axis=1)
-    below = np.cumsum(down, axis=1) - down
-    with np.errstate(invalid="ignore", divide="ignore"):
-        area: Floats = (up * (below + down / 2)).sum(axis=1) / (up.sum(axis=1) * down.sum(axis=1))
-    return area

@@ -5,7 +5,8 @@ import pytest
 from worlds import world
 
 from pneumonia.labels import TASKS
-from pneumonia.statistics import bootstrap_intervals, compare, differing_patients, holm, sampled, weighted_metrics
+from pneumonia.scores import weighted_metrics
+from pneumonia.statistics import bootstrap_intervals, compare, differing_patients, holm, sampled
 from pneumonia.statistics.resampling import OF_ANSWERS
 
 TASK = TASKS["subtype"]

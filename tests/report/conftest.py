@@ -14,8 +14,7 @@ from worlds import world
 from pneumonia.assess import assess
 from pneumonia.labels import TASKS
 from pneumonia.runs import RunFolder, evaluation_identity, versions
-from pneumonia.scores import PREFIX, by_probability
-from pneumonia.statistics import weighted_metrics
+from pneumonia.scores import PREFIX, by_probability, weighted_metrics
 from pneumonia.storage.local import digest, write_json
 
 MakeRun = Callable[..., RunFolder]
