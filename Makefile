@@ -29,6 +29,7 @@ train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
 	$(BIN)/pneumonia train $(ARGS)
 
 sweep: $(READY) ## every job of sweeps/NAME.yaml: make sweep NAME=optimizer
+	@[ -n "$(NAME)" ] || { echo 'Which sweep? make sweep NAME=optimizer; `make sweeps` does all of them. There are: $(SWEEPS) search'; exit 2; }
 	$(BIN)/pneumonia sweep $(NAME) $(ARGS)
 
 SWEEPS := perceptron_schedules mlp optimizer learning_rate learning_rate_one_cycle batch_size image_size augmentation activation \

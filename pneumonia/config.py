@@ -258,6 +258,8 @@ def check_root(root: Path) -> None:
         raise LayoutError(
             f"data.root={root} does not exist; it must be the folder or file that holds the X-rays. Check the path.{hint}"
         )
+    if root.is_dir() and next(root.iterdir(), None) is None:
+        raise LayoutError(f"data.root={root} is an empty folder; it must hold the X-rays. Check the path.")
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

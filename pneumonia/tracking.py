@@ -1,13 +1,10 @@
 """W&B as a mirror of the run folder: nothing is read back from it, and whatever befalls it, training goes on."""
 
-import netrc
 import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
@@ -18,6 +15,7 @@ from pneumonia.console import say, warn
 from pneumonia.errors import ConfigError
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import read_json, write_json
+from pneumonia.wandb_account import has_key, server, wants_online
 
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
@@ -51,8 +49,9 @@ class Mirror:
         self.logger = logger
         self.note: dict[str, Any] = read_json(folder.tracking)
         self.note.setdefault("id", secrets.token_hex(6))
+        self.note.pop("trouble", None)
         self.run: Any = None
-        self.online = wants_online(logger["mode"]) and not (keep_offline and _server() in _refused)
+        self.online = wants_online(logger["mode"]) and not (keep_offline and server() in _refused)
         self._open(config, label, keep_offline)
 
     @property
@@ -111,9 +110,9 @@ class Mirror:
                 self.run = wandb.init(**words, mode="online")
             except Exception as error:  # no route, a wrong key, an answer that is none
                 later = " The run goes on, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
-                _once(f"W&B can't be reached or refuses us ({_short(error)}).{later}")
+                self._trouble(f"W&B can't be reached or refuses us ({_short(error)}).{later}")
                 self.online = not keep_offline
-                _refused.add(_server())
+                _refused.add(server())
                 words["id"] += "-offline"  # wandb's service goes on holding the id with which it failed
         if self.run is None and not self.online:
             self._safely(lambda: setattr(self, "run", wandb.init(**words, mode="offline")), self)
@@ -161,6 +160,13 @@ class Mirror:
         self.sent["result"] = True
         write_json(self.folder.tracking, self.note)
 
+    def _trouble(self, text: str) -> None:
+        """Says it once, and notes it for those who watch from elsewhere."""
+        _once(text)
+        self.note["trouble"] = text
+        with suppress(OSError):
+            write_json(self.folder.tracking, self.note)
+
     def _safely(self, work: Callable[[], Any], run: Any = None) -> None:
         """Does what may fail; a failure is said once and the run goes on without W&B."""
         if self.run is None and run is None:
@@ -169,7 +175,7 @@ class Mirror:
             work()
         except Exception as error:
             self.run = None
-            _once(
+            self._trouble(
                 f"W&B failed ({_short(error)}); the run goes on without it. `pneumonia track push` can send it later."
             )
 
@@ -221,29 +227,6 @@ def check_tracking(logger: dict[str, Any]) -> None:
             "logger.mode=online needs a key of W&B, and none is known. Set WANDB_API_KEY or call `wandb login`; or say "
             "logger.mode=offline and push the run later."
         )
-
-
-def wants_online(mode: str) -> bool:
-    """Whether runs go to the server now; ``WANDB_MODE`` in the environment has its say where mode is ``auto``."""
-    if mode == "auto":
-        said = os.environ.get("WANDB_MODE", "")
-        return said == "online" or (not said and has_key())
-    return mode == "online"
-
-
-def has_key() -> bool:
-    """Whether a key of W&B is known: in the environment, or in the file that ``wandb login`` writes."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    host = urlsplit(_server()).hostname or ""
-    with suppress(OSError, netrc.NetrcParseError):
-        path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        return netrc.netrc(path).authenticators(host) is not None
-    return False
-
-
-def _server() -> str:
-    return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
 
 
 def _once(text: str) -> None:

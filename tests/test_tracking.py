@@ -131,12 +131,12 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group_that_never_mix(cache_dir, tmp
     assert sweep(["optimizer", *SMALL, *words, "optimizer=sgd,adam", "seed=0"]) == 0
     segments = [segment for folder in tmp_path.glob("optimizer/*") for segment in _segments(folder)]
     found = {_summary(segment)["name"]: segment for segment in segments}
-    assert set(found) == {"optimizer=sgd", "optimizer=adam"}
+    assert set(found) == {"optimizer=sgd seed=0", "optimizer=adam seed=0"}
     for name, segment in found.items():
         assert _records(segment, "run")[0]["run_group"] == "optimizer"
         assert [row["epoch"] for row in _history(segment) if "val/loss" in row] == [1, 2]
         kind = _summary(segment)["config"]["optimizer"]["_target_"].rpartition(".")[2].lower()
-        assert name == f"optimizer={kind}"
+        assert name == f"optimizer={kind} seed=0"
 
 
 def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
@@ -209,6 +209,20 @@ def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compos
     assert len(list((tmp_path / "next").glob("*/*/wandb/offline-run-*"))) == 1
     with pytest.raises(TransferError, match="was not sent whole"):
         track(["push", str(_only(tmp_path))])
+
+
+def test_a_sweep_shows_the_trouble_of_its_jobs_once(server, cache_dir, tmp_path, capfd):
+    words = [
+        f"runs_dir={tmp_path}",
+        f"cache_dir={cache_dir}",
+        "data.phantom.patients=60",
+        "max_epochs=1",
+        "rehearse=false",
+    ]
+    assert sweep(["seeds", "experiment=null", *SMALL, *words, "seed=0,1"]) == 0
+    told = capfd.readouterr().err
+    assert told.count("W&B can't be reached or refuses us") == 1
+    assert KEY not in told
 
 
 @pytest.mark.parametrize(

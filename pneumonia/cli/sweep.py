@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
     from pneumonia.sweep.plan import Search
@@ -45,12 +45,19 @@ def run(arguments: list[str]) -> int:
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
     from pneumonia.cli.train import explained
-    from pneumonia.sweep.plan import make_plan, open_search, sweep_names
+    from pneumonia.sweep.files import sweep_names
+    from pneumonia.sweep.plan import make_plan, open_search
 
     name, words = arguments[0].removeprefix("sweep="), arguments[1:]
     if "=" in name:
         names = sweep_names()
         raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {', '.join(names)}.")
+    for word in words:
+        if word != "status" and "=" not in word and not word.startswith("~"):
+            raise ConfigError(
+                f"{word} is not understood: after the name of a sweep come overrides, key=value, or status."
+                f"{nearest(word, ['status'])}"
+            )
     if "status" in words:
         return _status(name, [word for word in words if word != "status"])
     with explained(), open_search(name, words) as wanted:
@@ -82,7 +89,7 @@ def _status(name: str, words: list[str]) -> int:
 
     from pneumonia.cli import key_values
     from pneumonia.sweep.conduct import show_status
-    from pneumonia.sweep.plan import find_sweep
+    from pneumonia.sweep.files import find_sweep
 
     said = key_values(words, ("runs_dir", "name"))
     folder = Path(said.get("runs_dir", "runs")) / said.get("name", Path(name).stem)

@@ -37,12 +37,9 @@ def run(arguments: list[str]) -> int:
 
 def _push(options: argparse.Namespace) -> int:
     from pneumonia.console import announce_loading, say
-
-    announce_loading()
     from pneumonia.errors import AccessError, RunError
-    from pneumonia.push_runs import push_run
     from pneumonia.runs import find_runs
-    from pneumonia.tracking import has_key
+    from pneumonia.wandb_account import has_key
 
     folders = find_runs(options.runs)
     if not folders:
@@ -52,6 +49,9 @@ def _push(options: argparse.Namespace) -> int:
             "No key of W&B is known, so nothing was sent. Set WANDB_API_KEY or call `wandb login`; --offline writes W&B's files "
             "only."
         )
+    announce_loading()
+    from pneumonia.push_runs import push_run
+
     logger: dict[str, Any] = {
         "project": options.project,
         "entity": options.entity,
@@ -77,7 +77,7 @@ def _dashboard(options: argparse.Namespace) -> int:
             part.write_text(as_json(workspace) + "\n", encoding="utf-8")
         print(options.json)
         return 0
-    from pneumonia.tracking import has_key
+    from pneumonia.wandb_account import has_key
 
     if not has_key() or options.entity is None:
         raise AccessError(

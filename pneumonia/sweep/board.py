@@ -3,7 +3,7 @@
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from pneumonia.storage.local import read_json
 from pneumonia.sweep.ledger import BROKEN, Ledger, Standing
 from pneumonia.sweep.plan import Job, Plan
 
@@ -32,26 +33,31 @@ MOST_LINES: Final = 30  # of the live table; the jobs that matter now come first
 class Board:
     """Reads the ledger, writes to the terminal and keeps ``results.csv`` current."""
 
-    def __init__(self, jobs: list[Job], ledger: Ledger, *, results: bool = True) -> None:
+    def __init__(self, jobs: list[Job], ledger: Ledger, kept: list[Job] | None = None, *, results: bool = True) -> None:
         self.jobs = jobs
+        self.kept = kept  # all jobs of the sweep, where ``jobs`` are a part of them
         self.ledger = ledger
         self.at_once = int(jobs[0].config["launcher"].get("n_jobs") or 1) if jobs else 1
-        self.results = results  # whether these are all jobs of the sweep
+        self.results = results
         terminal = sys.stderr.isatty()
         # This one stays, while a job's own output goes to its log.
         self.console = Console(file=sys.stderr, width=None if terminal else WIDTH)
         self._seen: list[tuple[Job, Standing]] = []
+        self._troubles: set[str] = set()
         self._lock = threading.Lock()
         self.look()
 
     def look(self) -> list[tuple[Job, Standing]]:
         """How far each job is now; ``results.csv`` follows."""
         with self._lock:
-            seen = [(job, self.ledger.standing(job)) for job in self.jobs]
+            seen = [(job, self.ledger.standing(job)) for job in self.kept or self.jobs]
             if self.results and seen and (seen != self._seen or not self.ledger.results.exists()):
                 self._seen = seen
                 self.ledger.write_results(seen)
-            return seen
+            if self.kept is None:
+                return seen
+            standings = {job.key: standing for job, standing in seen}
+            return [(job, standings[job.key]) for job in self.jobs]
 
     def show_plan(self, plan: Plan) -> None:
         """Which jobs there are, what is done, and how long the rest may take."""
@@ -61,7 +67,7 @@ class Board:
         for key, values in plan.axes.items():
             self._say(f"  {escape(key)}: {escape(', '.join(values))}")
         known = ", ".join(f"{states[state]} {state}" for state in ("done", "cut", *BROKEN, "running") if states[state])
-        left = len(seen) - states["done"]
+        left = len(seen) - states["done"] - states["running"]
         self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
         seconds = expected_s(seen)
         if left and seconds is not None:
@@ -81,7 +87,10 @@ class Board:
                 if live is not None:
                     live.update(self.running_table(seen), refresh=True)
                 for job, standing in seen:
-                    if standing.state == "running" and job.key not in begun and live is None:
+                    if standing.state != "running":
+                        continue
+                    self._tell_trouble(standing)
+                    if job.key not in begun and live is None:
                         begun.add(job.key)
                         self._say(f"begun     {escape(self._number(job))}")
 
@@ -101,6 +110,7 @@ class Board:
     def ended(self, job: Job) -> Standing:
         """Says how a job ended; where it broke, with why and where its log is."""
         standing = self.ledger.standing(job)
+        self._tell_trouble(standing)
         number = self._number(job)
         if standing.state in BROKEN:
             self._say(f"[bold red]{standing.state}[/]  {escape(number)}")
@@ -118,11 +128,8 @@ class Board:
 
     def running_table(self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES) -> Table:
         """Every job as it stands; of many, the running and the broken ones and those that come next."""
-        grid = Table(title=f"{self.ledger.folder}", title_justify="left")
-        for column in ("job", *self._axes(), "state", "epoch", "val loss", "accuracy", "images/s", "left"):
-            grid.add_column(
-                column, justify="right" if column in {"epoch", "val loss", "accuracy", "images/s", "left"} else "left"
-            )
+        figures = ("epoch", "val loss", "accuracy", "images/s", "left")
+        rows: list[list[str]] = []
         order = {"running": 0, "failed": 1, "killed": 1, "out of time": 1, "cut": 2, "to do": 2, "pruned": 3, "done": 3}
         numbered = list(enumerate(seen, start=1))
         shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
@@ -133,16 +140,15 @@ class Board:
             if standing.state == "running" and progress:
                 left = duration((total - standing.epochs) * float(progress["epoch_s"]))
             speed = progress.get("images_per_s") or (standing.result or {}).get("cost", {}).get("images_per_s")
-            grid.add_row(
-                str(number),
-                *(escape(value) for value in job.differs.values()),
-                f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]",
+            shares = [
                 f"{standing.epochs}/{total}",
                 _text(best.get("val/loss")),
                 _text(best.get("val/accuracy")),
                 "" if speed is None else f"{float(speed):.0f}",
                 left,
-            )
+            ]
+            rows.append([*self._named(number, job, standing), *shares])
+        grid = self._fitting(figures, rows, ("images/s", "accuracy", "left", "epoch"))
         notes: list[str] = []
         if len(numbered) > len(shown):
             hidden = Counter(standing.state for number, (_, standing) in numbered if number not in dict(shown))
@@ -160,14 +166,11 @@ class Board:
     def summary(self) -> list[tuple[Job, Standing]]:
         """The table at the end, with what broke and why below it."""
         seen = self.look()
-        grid = Table(title=f"{self.ledger.folder}", title_justify="left")
         priced = any(standing.result and standing.result["cost"]["usd"] is not None for _, standing in seen)
         figures = ("best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds", *(["USD"] * priced))
-        for column in ("job", *self._axes(), "state", *figures):
-            grid.add_column(column, justify="right" if column in figures else "left", no_wrap=column in figures)
+        rows: list[list[str]] = []
         for number, (job, standing) in enumerate(seen, start=1):
-            row = [str(number), *(escape(value) for value in job.differs.values())]
-            row.append(f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]")
+            row = self._named(number, job, standing)
             if standing.result is not None:
                 result, cost = standing.result, standing.result["cost"]
                 metrics = result["metrics"]["val"]
@@ -175,8 +178,10 @@ class Board:
                 row += [_figure(metrics.get(name)) for name in ("loss", "accuracy", "f1_macro")]
                 row += [_figure(cost[name], 0) for name in ("images_per_s", "peak_memory_mib", "fit_s")]
                 row += [_figure(cost["usd"], 3)] * priced
-            grid.add_row(*row)
-        self.console.print(grid)
+            rows.append(row)
+        self.console.print(
+            self._fitting(figures, rows, ("MiB", "images/s", "seconds", "best epoch", "macro F1", "USD"))
+        )
         for job, standing in seen:
             if standing.state in BROKEN:
                 self._say(
@@ -185,6 +190,36 @@ class Board:
                 self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
         self._say(f"All of it as a table: [bold]{escape(str(self.ledger.results))}[/]")
         return seen
+
+    def _named(self, number: int, job: Job, standing: Standing) -> list[str]:
+        """The first cells of a row: which job it is, and how it stands."""
+        state = f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]"
+        return [str(number), *(escape(job.differs.get(key, "")) for key in self._axes()), state]
+
+    def _fitting(self, figures: Sequence[str], rows: list[list[str]], spare: Sequence[str]) -> Table:
+        """A table without as many of its spare columns as the terminal is too narrow for."""
+        names = ("job", *self._axes(), "state", *figures)
+        for count in range(len(spare) + 1):
+            shown = [place for place, name in enumerate(names) if name not in spare[:count]]
+            grid = Table(title=f"{self.ledger.folder}", title_justify="left")
+            for place in shown:
+                figure = names[place] in figures
+                grid.add_column(names[place], justify="right" if figure else "left", no_wrap=figure)
+            for row in rows:
+                grid.add_row(*(row[place] for place in shown if place < len(row)))
+            wide = self.console.options.update(max_width=10_000)
+            if self.console.measure(grid, options=wide).minimum <= self.console.width:
+                break
+        return grid
+
+    def _tell_trouble(self, standing: Standing) -> None:
+        """Shows once what a job could say in its log alone: that W&B is of no use."""
+        if standing.folder is None:
+            return
+        trouble = read_json(standing.folder.tracking).get("trouble")
+        if trouble and trouble not in self._troubles:
+            self._troubles.add(trouble)
+            self._say(f"[bold yellow]Warning[/] {escape(trouble)}")
 
     def _axes(self) -> list[str]:
         return list(self.jobs[0].differs) if self.jobs else []

@@ -2,19 +2,23 @@
 
 import copy
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pneumonia.config import identity
 from pneumonia.console import announce_loading, say
-from pneumonia.errors import PneumoniaError
+from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.storage.local import digest
 from pneumonia.sweep.board import Board
+from pneumonia.sweep.checks import check_launcher
 from pneumonia.sweep.ledger import BROKEN, Ledger
 from pneumonia.sweep.plan import Job, Plan
+
+if TYPE_CHECKING:
+    from pneumonia.data.shelf import Shelf
 
 
 class Interrupted(PneumoniaError, KeyboardInterrupt):
@@ -31,16 +35,19 @@ def conduct(plan: Plan) -> int:
         RunError: The folder holds another sweep.
         Interrupted: Ctrl-C or SIGTERM.
     """
+    check_launcher(plan.common["launcher"])
     ledger = Ledger(plan.folder)
     ledger.adopt(plan)
-    board = Board(plan.jobs, ledger)
+    board = Board(plan.jobs, ledger, ledger.jobs())
     board.show_plan(plan)
     force = plan.common["force"]
     todo = [job for job in plan.jobs if force or ledger.standing(job).state != "done"]
     if todo:
         announce_loading()
-        with interruptible(ledger.folder), board.live():
-            _work(todo, plan.common, ledger, board)
+        with interruptible(ledger.folder):
+            shelf = _prepared(todo, plan.common["launcher"]["kind"])
+            with board.live():
+                _work(todo, plan.common, ledger, board, shelf)
     return 1 if any(standing.state != "done" for _, standing in board.summary()) else 0
 
 
@@ -54,13 +61,54 @@ def show_status(folder: Path) -> None:
     Board(ledger.jobs(), ledger).status()
 
 
-def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Board) -> None:
+def _prepared(todo: list[Job], launcher: str) -> "Shelf":
+    """Refuses what no job can take, then reads the images of all jobs once, where a person sees how far it is.
+
+    Raises:
+        PneumoniaError: What the first job says, where none could run.
+    """
+    from pneumonia.data.shelf import Shelf
+    from pneumonia.train import check_settings, data_config
+
+    shelf = Shelf()
+    _refuse_if_none(list(_by(_configuration, todo)), lambda job: check_settings(job.config))
+    if launcher in {"local", "parallel"}:  # else the jobs run elsewhere
+        sources = _by(lambda job: digest([job.config["data"], job.config["image_size"]]), todo)
+
+        def read(job: Job) -> None:
+            shelf.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
+
+        _refuse_if_none(list(sources), read)
+    return shelf
+
+
+def _by(key: Callable[[Job], str], jobs: list[Job]) -> Iterator[Job]:
+    """The first job of each kind."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        first.setdefault(key(job), job)
+    yield from first.values()
+
+
+def _refuse_if_none(jobs: list[Job], attempt: Callable[[Job], None]) -> None:
+    """Tries each job; what fails for some alone is told of them later, what fails for all ends the sweep now."""
+    errors: list[PneumoniaError] = []
+    for job in jobs:
+        try:
+            attempt(job)
+        except PneumoniaError as error:
+            errors.append(error)
+    if errors and len(errors) == len(jobs):
+        raise errors[0]
+
+
+def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Board, shelf: "Shelf") -> None:
     from pneumonia.sweep.engines import Stop, engine_of  # heavy: only where there is work
 
     alike: dict[str, list[Job]] = {}
     for job in todo:
         alike.setdefault(_configuration(job), []).append(job)
-    _refuse_if_none_can_run([jobs[0] for jobs in alike.values()])
+    engine = engine_of(settings["launcher"], ledger, shelf)
     for job in todo:
         ledger.begin(job)
     refused: set[str] = set()
@@ -78,7 +126,6 @@ def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Boar
                     ledger.broke(other, "failed", f"as {job.label}: {standing.reason}")
             ended(job)
 
-    engine = engine_of(settings["launcher"], ledger)
     try:
         fresh = [jobs[0] for jobs in alike.values() if not ledger.standing(jobs[0]).epochs]
         if settings["rehearse"] and fresh:
@@ -87,26 +134,6 @@ def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Boar
         engine.run([job for job in todo if job.key not in refused], ended)
     except Stop:
         say("Stopped at the first failure, as fail_fast=true says.")
-
-
-def _refuse_if_none_can_run(jobs: list[Job]) -> None:
-    """Ends the sweep before any job, where a setting is refused by all of them; if by some, their rehearsal will tell.
-
-    Raises:
-        PneumoniaError: What the first job says.
-    """
-    from pneumonia.train import check_settings
-
-    first: PneumoniaError | None = None
-    for job in jobs:
-        try:
-            check_settings(job.config)
-        except PneumoniaError as error:
-            first = first or error
-        else:
-            return
-    if first is not None:
-        raise first
 
 
 def _configuration(job: Job) -> str:
@@ -127,6 +154,17 @@ def interruptible(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"Stopped; what is done is kept in {folder}. Run the same command again to go on.") from error
+        raise Interrupted(f"Stopped. {_counted(folder)} Run the same command again to go on.") from error
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _counted(folder: Path) -> str:
+    """How much is done, as a sentence."""
+    ledger = Ledger(folder)
+    try:
+        jobs = ledger.jobs()
+    except RunError:
+        return f"No job has begun in {folder}."
+    done = sum(ledger.standing(job).state == "done" for job in jobs)
+    return f"{done} of {len(jobs)} job{'s' if len(jobs) > 1 else ''} done, kept in {folder}."

@@ -13,6 +13,7 @@ import joblib
 import torch
 
 from pneumonia.data.shelf import Shelf
+from pneumonia.errors import ConfigError
 from pneumonia.sweep.ledger import Ledger
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.worker import BUSY, attempt, attempt_alone, rehearse_alone, rehearsed
@@ -39,10 +40,10 @@ class Engine(Protocol):
 class Local:
     """One job after the other in this process, which pays for imports, decoded images and splits once."""
 
-    def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
+    def __init__(self, settings: dict[str, Any], ledger: Ledger, shelf: Shelf) -> None:
         self.ledger = ledger
         self.timeout_min = settings["timeout_min"]
-        self.shelf = Shelf()
+        self.shelf = shelf
 
     def rehearse(self, jobs: Sequence[Job], ended: Callable[[Job], None]) -> None:
         for job in jobs:
@@ -75,10 +76,7 @@ class Parallel:
     def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
         self.ledger = ledger
         self.timeout_min = settings["timeout_min"]
-        gpus = settings["gpus"]
-        if gpus is None and torch.cuda.is_available():
-            gpus = list(range(torch.cuda.device_count()))
-        self.gpus: list[str] = [str(gpu) for gpu in gpus or []]
+        self.gpus = _cards(settings["gpus"])
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self.n_jobs = int(settings["n_jobs"] or len(self.gpus) or max(1, cores // CORES_PER_JOB))
         self.threads = max(1, cores // self.n_jobs)
@@ -157,8 +155,32 @@ class Parallel:
             self.ledger.broke(job, "failed", f"its process ended with exit code {code}; see {self.ledger.log(job.key)}")
 
 
-def engine_of(settings: dict[str, Any], ledger: Ledger) -> Engine:
+def _cards(asked: list[int] | None) -> list[str]:
+    """What CUDA calls the GPUs that were asked for, or all that this process may see.
+
+    Raises:
+        ConfigError: There is no GPU of such a number.
+    """
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
+    numbers = range(count) if asked is None else asked
+    wrong = [number for number in numbers if not isinstance(number, int) or not 0 <= number < count]
+    if wrong:
+        there = f"GPUs 0 to {count - 1}" if count else "no GPU"
+        raise ConfigError(
+            f"launcher.gpus={asked}: this machine has {there}, so not {wrong[0]}. Name others, or leave it out."
+        )
+    return [names[number] for number in numbers]
+
+
+def engine_of(settings: dict[str, Any], ledger: Ledger, shelf: Shelf) -> Engine:
     """The engine that ``launcher`` names.
+
+    Args:
+        settings: The ``launcher`` node.
+        ledger: Of the sweep.
+        shelf: What this process has loaded already.
 
     Raises:
         ConfigError: What it needs is not there.
@@ -172,5 +194,4 @@ def engine_of(settings: dict[str, Any], ledger: Ledger) -> Engine:
         from pneumonia.sweep.ray import Ray
 
         return Ray(settings, ledger)
-    kinds: dict[str, type[Local] | type[Parallel]] = {"local": Local, "parallel": Parallel}
-    return kinds[kind](settings, ledger)
+    return Parallel(settings, ledger) if kind == "parallel" else Local(settings, ledger, shelf)

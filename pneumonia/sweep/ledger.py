@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
+from pneumonia.config import identity
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import digest, explained, one_at_a_time, read_json, replacing, write_json
@@ -75,7 +76,7 @@ class Ledger:
                 gone = [job.label for job in held if job.key not in new]
                 raise RunError(
                     f"{self.folder} holds a sweep of other jobs: {len(gone)} of its {len(old)} are not in this one "
-                    f"({some(gone, 2)}), because a value or a setting differs. One table "
+                    f"({some(gone, 2)}), because {_differences(held, plan.jobs)}. One table "
                     "of both would compare what can't be compared. Say "
                     f"name={plan.common['name']}_2 for a folder of its own, or repeat the overrides of the first call."
                 )
@@ -98,7 +99,10 @@ class Ledger:
         if not self.plan_file.is_file():
             raise RunError(f"{self.folder} holds no sweep yet. `pneumonia sweep NAME` begins one.")
         try:
-            return [Job(**job) for job in json.loads(self.plan_file.read_text(encoding="utf-8"))["jobs"]]
+            jobs = [Job(**job) for job in json.loads(self.plan_file.read_text(encoding="utf-8"))["jobs"]]
+            if not jobs:
+                raise ValueError("it names no job")
+            return jobs
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
                 f"{self.plan_file} is damaged ({error}). Delete it and run the sweep again: finished runs are kept."
@@ -133,9 +137,10 @@ class Ledger:
 
     def broke(self, job: Job, state: State, reason: str, details: str = "") -> None:
         """Notes how a job broke; the details, such as a traceback, go to its log too."""
-        if details:
-            with self.log(job.key).open("a", encoding="utf-8") as file:
-                file.write(details)
+        log = self.log(job.key)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as file:
+            file.write(details or f"{state}: {reason}\n")
         note = {"state": state, "reason": reason, "details": details, "at": time.time()}
         write_json(self._file(job.key, "broken.json"), note)
 
@@ -154,10 +159,13 @@ class Ledger:
         at, done = self._done.get(job.key, (0, None))
         if done is not None and done.folder is not None and _changed(done.folder.result) == at:
             return done
-        note = read_json(self._file(job.key, "json"))
+        note, damage = read_json(self._file(job.key, "json")), ""
         folder = RunFolder(self.folder / str(note["run"])) if note else None
         if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
-            result = folder.finished()
+            try:
+                result = folder.finished()
+            except RunError as error:  # costs this job alone
+                result, damage = None, f"{type(error).__name__}: {error}"
             if result is not None:
                 rows = read_metrics(folder)
                 best = rows[result["best_epoch"]] if len(rows) > result["best_epoch"] else None
@@ -172,6 +180,8 @@ class Ledger:
             return Standing("running", folder, len(rows), row, best, progress)
         if broken:
             return Standing(broken["state"], folder, len(rows), row, best, reason=broken["reason"])
+        if damage:
+            return Standing("failed", folder, len(rows), row, best, reason=damage)
         return Standing("cut" if rows else "to do", folder, len(rows), row, best)
 
     def write_results(self, seen: list[tuple[Job, Standing]]) -> None:
@@ -225,6 +235,25 @@ def _files(folder: str, inside: str) -> Iterator[list[Any]]:
             else:
                 stat = entry.stat()
                 yield [inside + entry.name, stat.st_size, stat.st_mtime_ns]
+
+
+def _differences(held: list[Job], new: list[Job]) -> str:
+    """Which settings two sweeps of one name don't share, for a message."""
+    by_label = {job.label: job for job in held}
+    pairs = [(by_label[job.label], job) for job in new if job.label in by_label] or [(held[0], new[0])]
+    before, now = ({**_flat(identity(job.config)), **_flat(job.config["data"], "data.")} for job in pairs[0])
+    swept = {*pairs[0][0].differs, *pairs[0][1].differs}
+    changed = [key for key in sorted({*before, *now} - swept) if before.get(key) != now.get(key)]
+    if not changed:
+        return "other values are swept over"
+    return some([f"{key} was {before.get(key)} and is {now.get(key)} now" for key in changed], 4)
+
+
+def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def _result_row(job: Job, standing: Standing) -> dict[str, Any]:

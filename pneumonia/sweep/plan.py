@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
-from yaml import YAMLError
 
 from pneumonia.config import TrainConfig, check, check_root, conf_dir, identity, resolved
-from pneumonia.errors import ConfigError, nearest
+from pneumonia.errors import ConfigError
 from pneumonia.storage.local import digest
+from pneumonia.sweep.files import OF_THE_SWEEP, chosen_files, find_sweep, names_its_folder, question, swept_keys
 
 MOST_JOBS = 10_000
 
@@ -91,36 +91,6 @@ class Search:
         return Path(str(self.common["runs_dir"])) / str(self.common["name"])
 
 
-def sweep_names() -> list[str]:
-    """The sweeps that come with the package."""
-    return sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
-
-
-def find_sweep(name: str) -> Path:
-    """The file of a sweep: one that comes with the package, or one's own by its path.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if name.endswith((".yaml", ".yml")):
-        if not Path(name).is_file():
-            raise ConfigError(f"There is no sweep file {name}.")
-        return Path(name).resolve()
-    known = sweep_names()
-    if name not in known:
-        raise ConfigError(
-            f"There is no sweep '{name}'; choose one of {', '.join(known)}, or name a file of your own by its path."
-            f"{nearest(name, known)}"
-        )
-    return conf_dir("sweeps") / f"{name}.yaml"
-
-
-def question(path: Path) -> str:
-    """The first line of a sweep file, which says what it asks."""
-    line = path.read_text(encoding="utf-8").partition("\n")[0]
-    return line.lstrip("# ").partition("   ")[0] if line.startswith("#") else path.stem
-
-
 @contextmanager
 def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
     """A search, where the file is one (it says ``search.trials``); else nothing.
@@ -128,8 +98,9 @@ def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
     Raises:
         ConfigError: Unknown words, or values that no trial can take.
     """
-    path, swept, fixed = _read(name, words)
-    lines = [str(override.input_line) for override in fixed]
+    path, asked, fixed = _read(name, words)
+    swept = [override for override in asked if override.is_sweep_override()]
+    lines = [*fixed, *(str(override.input_line) for override in asked if not override.is_sweep_override())]
     with _composer(path, lines) as config_of:
         common = config_of({})
         if common["search"]["trials"] is None:
@@ -141,18 +112,9 @@ def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
             return Job(job_key(config), differs, config)
 
         left_out = {line.removeprefix("~") for line in lines if line.startswith("~")}
-        chosen = [word for word in _base(path) if word.partition("=")[0] not in left_out]
+        chosen = [word for word in chosen_files(path) if word.partition("=")[0] not in left_out]
         kept = [line for line in lines if not line.startswith(("search.", "~"))]
         yield Search(question(path), swept, [*chosen, *kept], common, job)
-
-
-def _base(path: Path) -> list[str]:
-    """The choices of files that a sweep file makes, as words of ``pneumonia train``."""
-    loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
-    chosen = [item for item in loaded.get("defaults", []) if isinstance(item, dict)]
-    return [
-        f"{str(key).removeprefix('override ').lstrip('/')}={value}" for item in chosen for key, value in item.items()
-    ]
 
 
 def make_plan(name: str, words: Sequence[str]) -> Plan:
@@ -167,14 +129,14 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
         ConfigError: Unknown words, values that a job can not take, a sweep over sweeps; before any job has run.
     """
     path, swept, fixed = _read(name, words)
-    axes = {override.get_key_element(): _values(override) for override in swept}
+    axes = {override.get_key_element().lstrip("+"): _values(override) for override in swept}
     count = 1
     for values in axes.values():
         count *= len(values)
     if count > MOST_JOBS:
         raise ConfigError(f"These are {count} jobs, and a sweep may have {MOST_JOBS}. Ask for fewer values.")
     jobs: list[Job] = []
-    with _composer(path, [str(override.input_line) for override in fixed]) as config_of:
+    with _composer(path, fixed) as config_of:
         for chosen in itertools.product(*axes.values()):
             differs = dict(zip(axes, chosen, strict=True))
             config = config_of(differs)
@@ -185,20 +147,38 @@ def make_plan(name: str, words: Sequence[str]) -> Plan:
     return Plan(path.stem, question(path), axes, jobs)
 
 
-def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[Override]]:
-    """The file of a sweep, what is swept over, and the other overrides."""
+def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[str]]:
+    """The file of a sweep, what its jobs may differ in, and the other overrides as they were written.
+
+    A key that the file sweeps over keeps its place among the others when an override gives it other values, or a single one.
+    """
     path = find_sweep(name)
-    params = _params(path)
-    asked = _parse(words)
-    for override in asked:
-        key = override.get_key_element()
-        if key.lstrip("+~").startswith("hydra"):
+    swept = {override.get_key_element(): override for override in _parse(map(_line, swept_keys(path).items()))}
+    fixed = []
+    for override in _parse(words):
+        key, said = override.get_key_element().lstrip("+"), str(override.input_line)
+        if key.lstrip("~").startswith("hydra"):
+            raise ConfigError(f"{said}: a sweep has no key of Hydra's own. Say launcher=... for where it runs.")
+        if override.is_delete():
+            swept.pop(key.lstrip("~"), None)
+            fixed.append(said)
+        elif key in swept or override.is_sweep_override():
+            swept[key] = override
+        else:
+            fixed.append(said)
+    for key, override in swept.items():
+        if key.partition(".")[0] in OF_THE_SWEEP:
             raise ConfigError(
-                f"{override.input_line}: a sweep has no key of Hydra's own. Say launcher=... for where it runs."
+                f"{override.input_line}: all jobs of a sweep share {key.partition('.')[0]}, so it takes one value. "
+                "Call the sweep once for each."
             )
-        params.pop(key, None)
-    swept = [*_parse([f"{key}={value}" for key, value in params.items()]), *(o for o in asked if o.is_sweep_override())]
-    return path, swept, [override for override in asked if not override.is_sweep_override()]
+    if not names_its_folder(path) and not any(word.startswith("name=") for word in fixed):
+        fixed.append(f"name={path.stem}")
+    return path, list(swept.values()), fixed
+
+
+def _line(item: tuple[str, Any]) -> str:
+    return f"{item[0]}={item[1]}"
 
 
 def job_key(config: dict[str, Any]) -> str:
@@ -206,30 +186,7 @@ def job_key(config: dict[str, Any]) -> str:
     return digest([identity(config), config["data"], config["split"]["file"]])[:12]
 
 
-def _params(path: Path) -> dict[str, Any]:
-    """The swept keys of a file, with the values as they are written there."""
-    try:
-        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"{path} can't be read as YAML: {error}") from error
-    if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} is no sweep file: it holds no keys. sweeps/optimizer.yaml shows how one looks.")
-    for base in loaded.get("defaults", []):
-        if isinstance(base, str) and base in sweep_names():
-            raise ConfigError(
-                f"{path} extends the sweep {base}: a sweep over sweeps would lose the inner one. Write all its values into one "
-                "file, over train."
-            )
-    params = loaded.get("hydra", {}).get("sweeper", {}).get("params") or {}
-    wrong = [key for key in params if key.lstrip("+~").startswith(("hydra", "sweep"))]
-    if wrong:
-        raise ConfigError(
-            f"{path} sweeps over {wrong[0]}: a sweep over sweeps would lose the inner one. Use keys of a run."
-        )
-    return dict(params)
-
-
-def _parse(words: Sequence[str]) -> list[Override]:
+def _parse(words: Iterable[str]) -> list[Override]:
     from hydra.core.plugins import Plugins
 
     Plugins.instance()

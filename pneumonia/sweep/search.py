@@ -18,7 +18,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import one_at_a_time
 from pneumonia.sweep.board import Board
-from pneumonia.sweep.ledger import Ledger
+from pneumonia.sweep.ledger import BROKEN, Ledger, State
 from pneumonia.sweep.plan import Job, Search
 from pneumonia.sweep.space import Axis, axis_of, word_of
 from pneumonia.sweep.worker import Pruned, attempt
@@ -85,11 +85,14 @@ def search(plan: Search) -> int:
         shelf = Shelf()
         with board.live():
             for trial in _trials(study, settings, axes):
-                _one(trial, plan, study, board, shelf, monitor)
+                if _one(trial, plan, study, board, shelf, monitor) in BROKEN and plan.common["fail_fast"]:
+                    say("Stopped at the first failure, as fail_fast=true says.")
+                    break
         return _conclude(plan, study, board)
 
 
-def _one(trial: Trial, plan: Search, study: optuna.Study, board: Board, shelf: Shelf, monitor: str) -> None:
+def _one(trial: Trial, plan: Search, study: optuna.Study, board: Board, shelf: Shelf, monitor: str) -> State:
+    """Does a trial and tells Optuna; how it ended."""
     job = plan.job({key: word_of(value) for key, value in trial.params.items()})
     if job.key not in {known.key for known in board.jobs}:
         board.jobs = [*board.jobs, job]
@@ -102,6 +105,7 @@ def _one(trial: Trial, plan: Search, study: optuna.Study, board: Board, shelf: S
         study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
     else:
         study.tell(trial, state=TrialState.PRUNED if standing.state == "pruned" else TrialState.FAIL)
+    return standing.state
 
 
 def _trials(study: optuna.Study, settings: dict[str, Any], axes: Sequence[Axis]) -> Any:

@@ -36,6 +36,11 @@ def axis_of(override: Override) -> Axis:
         ConfigError: A range without room, or logarithms of what has none.
     """
     key, value, said = override.get_key_element(), override.value(), str(override.input_line)
+    unknown = sorted(value.tags - {"log"}) if isinstance(value, IntervalSweep) else sorted(getattr(value, "tags", ()))
+    if unknown:
+        raise ConfigError(
+            f"{said}: tag({unknown[0]}, ...) is not known here. A range may have tag(log, interval(low, high)), nothing else."
+        )
     if isinstance(value, IntervalSweep):
         log = "log" in value.tags
         low, high = value.start, value.end

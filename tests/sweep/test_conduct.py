@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli.sweep import run
-from pneumonia.errors import ConfigError, RunError
+from pneumonia.errors import ConfigError, PneumoniaError, RunError
 from pneumonia.runs import RunFolder
+from pneumonia.sweep import board
 from pneumonia.sweep.plan import make_plan
 from pneumonia.train import train
 
@@ -139,11 +140,15 @@ def test_results_hold_metrics_and_cost_of_each_run(workplace):
 
 def test_another_sweep_does_not_move_into_the_folder_of_one_but_a_larger_one_extends_it(workplace):
     assert run([workplace.sweep("fine"), *workplace.words]) == 0
-    with pytest.raises(RunError, match=r"holds a sweep of other jobs: 1 of its 1 .*name=trouble_2"):
+    with pytest.raises(
+        RunError, match=r"sweep of other jobs: 1 of its 1 .*max_epochs was 3 and is 2 now.*name=trouble_2"
+    ):
         run([workplace.sweep("fine"), *workplace.words, "max_epochs=2"])
     stamps = _stamps(workplace)
     assert run([workplace.sweep("fine,well"), *workplace.words]) == 0
+    (workplace.folder / "runs" / "trouble" / "results.csv").unlink()
     assert run([workplace.sweep("well"), *workplace.words]) == 0, "a part of it"
+    assert _results(workplace)["state"].to_dict() == {"fine": "done", "well": "done"}
     assert stamps.items() <= _stamps(workplace).items()
     assert len(_stamps(workplace)) == 2
 
@@ -163,8 +168,65 @@ def test_a_damaged_plan_file_says_what_to_do(workplace):
     name = workplace.sweep("fine")
     assert run([name, *workplace.words]) == 0
     (workplace.folder / "runs" / "trouble" / "sweep.json").write_text(json.dumps({"jobs": [{}]}))
-    with pytest.raises(RunError, match=r"is damaged .* Delete it and run the sweep again: finished runs are kept"):
-        run([name, *workplace.words])
+    for damage in ({"jobs": [{}]}, {"jobs": []}, []):
+        (workplace.folder / "runs" / "trouble" / "sweep.json").write_text(json.dumps(damage))
+        with pytest.raises(RunError, match=r"is damaged .* Delete it and run the sweep again: finished runs are kept"):
+            run([name, *workplace.words])
+
+
+def test_a_damaged_result_costs_its_own_job_alone(workplace):
+    name = workplace.sweep("fine,well")
+    assert run([name, *workplace.words]) == 0
+    damaged, _ = sorted(_stamps(workplace))
+    damaged.write_text("{")
+    assert run([name, *workplace.words]) == 1
+    results = _results(workplace).set_index("run_id")
+    assert results.loc[damaged.parent.name, "state"] == "failed"
+    assert "result.json is damaged" in results.loc[damaged.parent.name, "reason"]
+    assert sorted(results["state"]) == ["done", "failed"]
+    (log,) = [path for path in workplace.folder.glob("runs/trouble/jobs/*.log") if "is damaged" in path.read_text()]
+    damaged.unlink()
+    assert run([name, *workplace.words]) == 0, log
+
+
+def test_what_no_job_could_read_ends_the_sweep_before_any(workplace, tmp_path):
+    (tmp_path / "xrays" / "NORMAL").mkdir(parents=True)
+    (tmp_path / "xrays" / "NORMAL" / "a.jpeg").write_bytes(b"no image")
+    name = workplace.sweep("fine,well")
+    with pytest.raises(PneumoniaError, match=r"a\.jpeg"):
+        run([name, *workplace.words, "data=folder", f"data.root={tmp_path / 'xrays'}"])
+    assert not list(workplace.folder.glob("runs/trouble/jobs/*.log"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["statu"], "statu is not understood.*Did you mean 'status'"),
+        (["launcher=parallel", "launcher.gpus=[7]"], r"launcher.gpus=\[7\]: this machine has .*not 7"),
+    ],
+)
+def test_words_that_lead_nowhere_are_named(words, message, workplace):
+    with pytest.raises(ConfigError, match=message):
+        run([workplace.sweep("fine"), *workplace.words, *words])
+
+
+def test_a_launcher_that_is_not_there_is_named_before_torch_is_loaded(workplace, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(workplace.folder))
+    with pytest.raises(ConfigError, match="launcher=slurm needs SLURM's sinfo, and it is not there"):
+        run([workplace.sweep("fine"), *workplace.words, "launcher=slurm"])
+    assert "Loading torch" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("width", "missing"), [(200, set()), (70, {"MiB", "images/s", "seconds"})])
+def test_a_narrow_terminal_loses_columns_instead_of_figures(width, missing, workplace, monkeypatch, capsys):
+    name = workplace.sweep("fine")
+    assert run([name, *workplace.words]) == 0
+    monkeypatch.setattr(board, "WIDTH", width)
+    capsys.readouterr()
+    assert run([name, *workplace.words]) == 0
+    told = capsys.readouterr().err
+    assert {column for column in ("MiB", "images/s", "seconds", "val loss") if column not in told} == missing
+    assert re.search(r"│ +0\.\d{4} │", told)
 
 
 def test_sigterm_keeps_the_finished_epochs_and_the_next_call_goes_on(workplace):
@@ -176,7 +238,7 @@ def test_sigterm_keeps_the_finished_epochs_and_the_next_call_goes_on(workplace):
     process.send_signal(signal.SIGTERM)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
-    assert "Run the same command again to go on" in told
+    assert re.search(r"Stopped\. [01] of 2 jobs done, kept in .*Run the same command again to go on", told)
     code, told = workplace.call(name, "max_epochs=200")
     assert code == 0, told
     assert re.search(r"2 jobs: 1 cut; 2 to do|1 done, 1 cut", told)

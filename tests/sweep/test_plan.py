@@ -1,5 +1,6 @@
 """The jobs of a sweep are Hydra's own, each checked before any runs."""
 
+import functools
 import itertools
 import re
 
@@ -10,9 +11,11 @@ from hydra import initialize_config_dir
 from pneumonia.config import conf_dir, resolved
 from pneumonia.errors import ConfigError, LayoutError
 from pneumonia.models.build import check_family
-from pneumonia.sweep.plan import find_sweep, make_plan, question, sweep_names
+from pneumonia.sweep.files import find_sweep, question, sweep_names
+from pneumonia.sweep.plan import make_plan, open_search
 
 GRIDS = [name for name in sweep_names() if name != "search"]
+plan_of = functools.cache(lambda name: make_plan(name, []))  # a second each
 OWN = """# Mine?   a sweep of mine
 defaults: [train, _self_]
 name: mine
@@ -24,7 +27,7 @@ hydra:
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(name, compose):
-    plan = make_plan(name, [])
+    plan = plan_of(name)
     assert len(plan.jobs) > 1
     assert len({job.key for job in plan.jobs}) == len(plan.jobs)
     assert question(find_sweep(name)).endswith("?")
@@ -41,14 +44,14 @@ def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(nam
 
 
 def test_the_studys_settings_are_those_of_its_tables():
-    values = {name: next(iter(make_plan(name, []).axes.values())) for name in GRIDS}
+    values = {name: next(iter(plan_of(name).axes.values())) for name in GRIDS}
     assert values["batch_size"] == ["400", "200", "100", "50", "25", "10"]
     assert values["image_size"] == ["100", "75", "50", "25"]
     assert [float(v) for v in values["learning_rate"]] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     assert values["learning_rate"] == values["learning_rate_one_cycle"]
     assert values["optimizer"] == ["sgd", "adam", "rmsprop", "adagrad"]
     assert values["activation"] == ["sigmoid", "relu", "tanh", "softmax"]
-    folds = [job.config for job in make_plan("cross_validation", []).jobs]
+    folds = [job.config for job in plan_of("cross_validation").jobs]
     assert [(c["split"]["k"], c["split"]["every"], c["max_epochs"]) for c in folds[:-1]] == [
         (10, 2, 20),
         (7, 3, 21),
@@ -61,13 +64,14 @@ def test_the_studys_settings_are_those_of_its_tables():
 def test_the_list_of_sweeps_counts_their_jobs():
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (\d+) \|", (conf_dir("sweeps") / "README.md").read_text(), re.MULTILINE)
     assert {name: (asks, int(jobs)) for name, asks, jobs in rows} == {
-        name: (question(find_sweep(name)), len(make_plan(name, []).jobs)) for name in GRIDS
+        name: (question(find_sweep(name)), len(plan_of(name).jobs)) for name in GRIDS
     }
 
 
 def test_an_override_with_values_is_swept_over_and_takes_the_place_of_the_files():
     plan = make_plan("optimizer", ["seed=5,6", "optimizer=sgd,adam", "max_epochs=2", "batch_size=8"])
-    assert [tuple(job.differs.values()) for job in plan.jobs] == list(itertools.product(["5", "6"], ["sgd", "adam"]))
+    assert [tuple(job.differs.values()) for job in plan.jobs] == list(itertools.product(["sgd", "adam"], ["5", "6"]))
+    assert list(plan.axes) == ["optimizer", "seed"], "in the file's order"
     assert {(job.config["max_epochs"], job.config["batch_size"]) for job in plan.jobs} == {(2, 8)}
 
 
@@ -90,6 +94,8 @@ def test_a_sweep_composes_with_an_experiment():
         ("optimizer", ["launcher.kind=8"], "launcher.kind=8 is not known"),
         ("seeds", ["seed=range(0,20000)"], "20000 jobs"),
         ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
+        ("optimizer", ["name=a,b"], "name=a,b: all jobs of a sweep share name"),
+        ("optimizer", ["launcher.n_jobs=1,2"], "share launcher, so it takes one value"),
     ],
 )
 def test_what_no_job_can_take_is_refused_in_the_plan(name, words, message):
@@ -97,7 +103,20 @@ def test_what_no_job_can_take_is_refused_in_the_plan(name, words, message):
         make_plan(name, words)
 
 
+def test_a_single_value_of_a_swept_key_stays_in_the_names_of_the_jobs():
+    plan = make_plan("optimizer", ["seed=7"])
+    assert [job.label for job in plan.jobs] == [
+        f"optimizer={name} seed=7" for name in ("sgd", "adam", "rmsprop", "adagrad")
+    ]
+    assert {job.config["seed"] for job in plan.jobs} == {7}
+    with open_search("search", ["batch_size=50"]) as wanted:
+        assert wanted.common["batch_size"] == 50
+        assert "batch_size" not in {override.get_key_element() for override in wanted.swept}
+
+
 def test_a_place_without_data_is_refused_in_the_plan(tmp_path):
+    with pytest.raises(LayoutError, match="is an empty folder"):
+        make_plan("optimizer", ["data=folder", f"data.root={tmp_path}"])
     with pytest.raises(LayoutError, match="does not exist"):
         make_plan("optimizer", ["data=folder", f"data.root={tmp_path / 'none'}"])
 
@@ -107,6 +126,10 @@ def test_a_sweep_of_ones_own_is_named_by_its_path(tmp_path):
     plan = make_plan(str(tmp_path / "mine.yaml"), ["max_epochs=1"])
     assert [job.label for job in plan.jobs] == ["seed=0", "seed=1"]
     assert plan.question == "Mine?"
+    (tmp_path / "other.yaml").write_text(OWN.replace("name: mine\n", ""))
+    assert make_plan(str(tmp_path / "other.yaml"), []).folder.name == "other"
+    with pytest.raises(ConfigError, match=r"named with its ending: .*other\.yaml"):
+        make_plan(str(tmp_path / "other"), [])
 
 
 @pytest.mark.parametrize(
@@ -116,6 +139,11 @@ def test_a_sweep_of_ones_own_is_named_by_its_path(tmp_path):
         (OWN.replace("seed:", "hydra.sweeper.params.seed:"), "a sweep over sweeps"),
         (OWN.replace("seed:", "sweep:"), "a sweep over sweeps"),
         ("- 1\n- 2\n", "is no sweep file"),
+        ("", "is no sweep file"),
+        (OWN.replace("defaults: [train, _self_]\n", ""), r"has no `defaults: \[train, _self_\]`"),
+        (OWN.replace("train,", "trian,"), "extends trian, and a sweep extends train.*Did you mean 'train'"),
+        (OWN.replace('{seed: "0,1"}', "[seed]"), "params under hydra is no table"),
+        (OWN.replace('"0,1"', ""), "gives seed no values"),
         ("a: [1\n", "can't be read as YAML"),
     ],
 )

@@ -83,6 +83,7 @@ def test_words_of_hydra_are_distributions_of_optuna(word, distribution, ends):
         (["model.depth=1,2"], "model.depth"),
         (["search.trials=0"], "search.trials=0 is out of range"),
         (["launcher=parallel"], "launcher=parallel does not go with a search"),
+        (["optimizer.lr=tag(lgo,interval(1e-4,1e-1))"], r"tag\(lgo, ...\) is not known here.*tag\(log, interval"),
     ],
 )
 def test_a_space_that_no_trial_can_take_is_refused_before_the_first(words, message, space, workplace):
