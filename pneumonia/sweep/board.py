@@ -203,8 +203,11 @@ class Board:
             shown = [place for place, name in enumerate(names) if name not in spare[:count]]
             grid = Table(title=f"{self.ledger.folder}", title_justify="left")
             for place in shown:
-                figure = names[place] in figures
-                grid.add_column(names[place], justify="right" if figure else "left", no_wrap=figure)
+                cells = [names[place], *(row[place] for row in rows if place < len(row))]
+                if names[place] in figures:
+                    grid.add_column(names[place], justify="right", no_wrap=True, min_width=max(map(len, cells)))
+                else:
+                    grid.add_column(names[place], overflow="fold")
             for row in rows:
                 grid.add_row(*(row[place] for place in shown if place < len(row)))
             wide = self.console.options.update(max_width=10_000)
