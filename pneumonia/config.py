@@ -195,6 +195,10 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
         raise ConfigError(f"{key} has no value, and the run needs one. Say {key}=... on the command line.") from error
     except InterpolationResolutionError as error:
         raise ConfigError(f"A reference in the config leads nowhere: {error}") from error
+    known = [item.name for item in fields(TrainConfig)]
+    for key in plain if isinstance(plain, dict) else ():
+        if str(key) not in {*known, "hydra"}:  # +key=value adds what Hydra's own schema check does not see
+            raise ConfigError(f"{key!s} is not a config key, and would change nothing.{nearest(str(key), known)}")
     check_values(plain)
 
 

@@ -19,6 +19,7 @@ from pneumonia.sweep.plan import Job, Plan
 
 if TYPE_CHECKING:
     from pneumonia.data.shelf import Shelf
+    from pneumonia.sweep.engines import Engine
 
 
 class Interrupted(PneumoniaError, KeyboardInterrupt):
@@ -45,9 +46,14 @@ def conduct(plan: Plan) -> int:
     if todo:
         announce_loading()
         with interruptible(ledger.folder):
-            shelf = _prepared(todo, plan.common["launcher"]["kind"])
+            from pneumonia.data.shelf import Shelf  # heavy: only where there is work
+            from pneumonia.sweep.engines import engine_of
+
+            shelf = Shelf()
+            engine = engine_of(plan.common["launcher"], ledger, shelf)
+            _prepare(todo, plan.common["launcher"]["kind"], shelf)
             with board.live():
-                _work(todo, plan.common, ledger, board, shelf)
+                _work(todo, plan.common, ledger, board, engine)
     return 1 if any(standing.state != "done" for _, standing in board.summary()) else 0
 
 
@@ -61,16 +67,14 @@ def show_status(folder: Path) -> None:
     Board(ledger.jobs(), ledger).status()
 
 
-def _prepared(todo: list[Job], launcher: str) -> "Shelf":
+def _prepare(todo: list[Job], launcher: str, shelf: "Shelf") -> None:
     """Refuses what no job can take, then reads the images of all jobs once, where a person sees how far it is.
 
     Raises:
         PneumoniaError: What the first job says, where none could run.
     """
-    from pneumonia.data.shelf import Shelf
     from pneumonia.train import check_settings, data_config
 
-    shelf = Shelf()
     _refuse_if_none(list(_by(_configuration, todo)), lambda job: check_settings(job.config))
     if launcher in {"local", "parallel"}:  # else the jobs run elsewhere
         sources = _by(lambda job: digest([job.config["data"], job.config["image_size"]]), todo)
@@ -79,7 +83,6 @@ def _prepared(todo: list[Job], launcher: str) -> "Shelf":
             shelf.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
 
         _refuse_if_none(list(sources), read)
-    return shelf
 
 
 def _by(key: Callable[[Job], str], jobs: list[Job]) -> Iterator[Job]:
@@ -102,13 +105,12 @@ def _refuse_if_none(jobs: list[Job], attempt: Callable[[Job], None]) -> None:
         raise errors[0]
 
 
-def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Board, shelf: "Shelf") -> None:
-    from pneumonia.sweep.engines import Stop, engine_of  # heavy: only where there is work
+def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Board, engine: "Engine") -> None:
+    from pneumonia.sweep.engines import Stop
 
     alike: dict[str, list[Job]] = {}
     for job in todo:
         alike.setdefault(_configuration(job), []).append(job)
-    engine = engine_of(settings["launcher"], ledger, shelf)
     for job in todo:
         ledger.begin(job)
     refused: set[str] = set()

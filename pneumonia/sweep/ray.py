@@ -17,10 +17,8 @@ class Ray(Remote):
         super().__init__(settings, ledger)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("launcher=ray needs ray: pip install 'pneumonia[ray]'") from error
+        import ray
+
         self.ray = ray
         words: dict[str, Any] = {"address": settings["address"]}
         if settings["address"] is None:

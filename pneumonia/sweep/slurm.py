@@ -1,11 +1,10 @@
 """``launcher=slurm``: each job a task of SLURM, submitted through submitit, watched through squeue."""
 
-import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.errors import ConfigError
+from pneumonia.sweep.checks import ask_slurm
 from pneumonia.sweep.ledger import Ledger
 from pneumonia.sweep.remote import Remote
 
@@ -25,11 +24,8 @@ class Slurm(Remote):
 
     def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
         super().__init__(settings, ledger)
-        try:
-            import submitit
-        except ImportError as error:
-            raise ConfigError("launcher=slurm needs submitit: pip install 'pneumonia[slurm]'") from error
-        _slurm("sinfo", "--noheader")  # a machine without SLURM is found before any job
+        import submitit
+
         folder = Path(ledger.folder.resolve()) / "slurm" / "%j"
         self.executor = submitit.SlurmExecutor(folder=folder)
         minutes = settings["timeout_min"]
@@ -67,37 +63,19 @@ class Slurm(Remote):
 
     def cancel(self, handles: Sequence[Any]) -> None:
         for number in {handle.job_id.partition("_")[0] for handle in handles}:
-            _slurm("scancel", number)
+            ask_slurm("scancel", number)
 
     def _queued(self, handles: Sequence[Any]) -> set[str]:
         """Ids that wait or run."""
         numbers = ",".join(sorted({handle.job_id.partition("_")[0] for handle in handles}))
-        lines = _slurm(
+        lines = ask_slurm(
             "squeue", "--noheader", "--array", "--states=all", f"--jobs={numbers}", "--format=%i %T", missing=""
         )
         rows = [line.split() for line in lines.splitlines() if line.strip()]
         return {number for number, state in rows if state not in ENDED}
 
     def _why(self, handle: Any) -> str:
-        lines = _slurm(
+        lines = ask_slurm(
             "squeue", "--noheader", "--array", "--states=all", f"--jobs={handle.job_id}", "--format=%T %r", missing=""
         )
         return lines.strip() or "nothing more is known of it"
-
-
-def _slurm(*words: str, missing: str | None = None) -> str:
-    """What a command of SLURM prints; ``missing`` where it knows a job no more.
-
-    Raises:
-        ConfigError: There is no SLURM, or it does not answer.
-    """
-    try:
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    except FileNotFoundError as error:
-        raise ConfigError(
-            f"launcher=slurm needs SLURM's {words[0]}, and it is not there. Call the sweep on a node that may submit jobs."
-        ) from error
-    except subprocess.CalledProcessError as error:
-        if missing is not None and "Invalid job id" in error.stderr:
-            return missing
-        raise ConfigError(f"SLURM refuses `{' '.join(words)}`: {error.stderr.strip()}") from error

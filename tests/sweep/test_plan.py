@@ -94,6 +94,7 @@ def test_a_sweep_composes_with_an_experiment():
         ("optimizer", ["launcher.kind=8"], "launcher.kind=8 is not known"),
         ("seeds", ["seed=range(0,20000)"], "20000 jobs"),
         ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
+        ("optimizer", ["+sead=3"], "sead is not a config key.*Did you mean 'seed'"),
         ("optimizer", ["name=a,b"], "name=a,b: all jobs of a sweep share name"),
         ("optimizer", ["launcher.n_jobs=1,2"], "share launcher, so it takes one value"),
     ],
