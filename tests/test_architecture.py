@@ -33,8 +33,8 @@ runs charts tracking push_runs callbacks predictions assess announce train
 sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
 dashboards ensembles evaluation_words evaluate
-report.collect report.naming report.compare report.study report.factors report.ranking report.quality
-report.card report.content report.write
+report.entries report.collect report.naming report.compare report.study report.factors report.ranking report.quality
+report.card report.recipe report.again report.content report.write
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"
