@@ -20,7 +20,8 @@ def again(entries: Sequence[Entry], command: str) -> list[Block]:
         "The same images, settings and seeds give the same run ids, and on a CPU the same figures to the last digit. "
         "What is finished is recognised and not trained again: say `runs_dir=again` to each line for a second set."
     )
-    lines = [*training(entries), *evaluating(entries), command]
+    evaluated = evaluating(entries)
+    lines = [*training(entries), "", *evaluated, *([""] if evaluated else []), command]
     versions: dict[str, set[str]] = {}
     for entry in entries:
         for name, number in entry.result["versions"].items():
@@ -44,9 +45,10 @@ def training(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         if not entry.joined:
             folders.setdefault(entry.folder.path.parent, []).append(entry)
-    lines = []
+    lines: list[str] = []
     for folder, runs in folders.items():
         known = [run for run in runs if words_of(run.config) is not None]
+        lines += [""] if lines else []
         lines += [f"# {folder}", *commands_of([run.config for run in known])] if known else []
         lines += [
             f"# {run.folder.path}: made of config files of one's own; its config.yaml has every setting"

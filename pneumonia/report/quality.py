@@ -155,7 +155,7 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         "Thresholds chosen on the validation part for a sensitivity of 0.95, and what they give here; PPV "
         "and NPV at this share of positives"
     )
-    return [Table(("positive", "threshold", *names), rows, caption, 1, f"thresholds-{number_}")]
+    return [Table(("positive", "threshold", *map(name_of, names)), rows, caption, 1, f"thresholds-{number_}")]
 
 
 def _baselines(found: dict[str, Any], number_: int) -> list[Block]:

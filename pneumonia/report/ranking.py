@@ -164,7 +164,10 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         "with the "
         "trainings' own spread where there are several; Student's test by Welch and Satterthwaite."
     )
-    how += f" p is corrected by Holm over the {count(len(rows), 'pair')}; below 0.05 one is called better."
+    if len(rows) > 1:
+        how += f" p is corrected by Holm over the {len(rows)} pairs; below 0.05 one is called better."
+    else:
+        how += " With one pair there is nothing to correct p for; below 0.05 one is called better."
     if len(comparison.candidates) > ALL_PAIRS:
         how += f" Of {len(comparison.candidates)} configurations each is held against the first alone."
     if not folds:
