@@ -17,16 +17,18 @@ from pneumonia.config import DataConfig
 from pneumonia.data.baselines import told_from
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.shelf import Shelf
+from pneumonia.ensembles import check_images, check_members, described, ensemble_folder, mean_of
 from pneumonia.errors import RunError, SplitError, some
 from pneumonia.evaluation_words import show_evaluation
 from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
+from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
 from pneumonia.report.document import Document
 from pneumonia.report.html import page
-from pneumonia.runs import RunFolder, ensemble_folder, evaluation_identity, open_run
-from pneumonia.scores import PREFIX, by_probability
+from pneumonia.runs import RunFolder, evaluation_identity, open_run, read_split
+from pneumonia.scores import PREFIX
 from pneumonia.storage.local import digest, replacing, write_json
 from pneumonia.train import data_config
 
@@ -119,40 +121,16 @@ def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | No
         RunError: Runs of different tasks, images or parts, which have no common answer; and as :func:`evaluate`.
     """
     desk = desk or Desk()
-    opened = [open_run(path) for path in members]
-    _check_members(opened)
+    check_members([open_run(path)[:2] for path in members])
     told = [_tell(replace(request, run=path), desk) for path in members]
-    first = told[0]
-    for other in told[1:]:
-        if list(other.table["image_id"]) != list(first.table["image_id"]):
-            raise RunError(
-                f"{first.folder.path} and {other.folder.path} have other images in their part '{request.part}', so their "
-                "answers have no mean. Join runs of one split, or folds of one split=kfold on split=test."
-            )
-    task = TASKS[first.result["task"]]
-    table = _mean([one.table for one in told], task)
+    check_images([(one.folder.path, one.table) for one in told], request.part)
+    task = TASKS[told[0].result["task"]]
+    table = mean_of([one.table for one in told], task)
     known = [one.fitting for one in told if one.fitting is not None]
-    fitting = _mean(known, task) if len(known) == len(told) else None
+    fitting = mean_of(known, task) if len(known) == len(told) else None
     folder = RunFolder(ensemble_folder([one.folder for one in told]))
-    write_json(folder.path / "ensemble.json", _about(told))
+    write_json(folder.path / "ensemble.json", described([(one.folder, one.result) for one in told]))
     return _finish(folder, told, table, fitting, request, desk)
-
-
-def _check_members(opened: list[tuple[RunFolder, dict[str, Any], dict[str, Any]]]) -> None:
-    ids = [result["run_id"] for _, result, _ in opened]
-    if len(set(ids)) < 2:
-        raise RunError(f"An ensemble needs two different runs or more, and {some(dict.fromkeys(ids))} is one.")
-    first, known, _ = opened[0]
-    for folder, result, _ in opened[1:]:
-        for what, one, other in (
-            ("task", known["task"], result["task"]),
-            ("images and labels", known["data"]["manifest_sha256"][:12], result["data"]["manifest_sha256"][:12]),
-        ):
-            if one != other:
-                raise RunError(
-                    f"{first.path} and {folder.path} differ in {what} ({one}, {other}), so their answers have no mean. "
-                    "Leave one out."
-                )
 
 
 def _tell(request: Request, desk: Desk) -> _Told:
@@ -168,7 +146,7 @@ def _tell(request: Request, desk: Desk) -> _Told:
             f"The data of {folder.path} have changed since it was trained: other images, labels or folders. Its split no "
             "longer says which images it has not seen. Name the data to evaluate: data=folder data.root=DIR"
         )
-    trained_on = pd.read_parquet(folder.split(result["data"]["split_sha256"]))
+    trained_on = read_split(folder, result)
     split = trained_on if own else _by_folders(images, request.part)
     module = XRayData(images, split, task, batch_size=64)
     if not len(module.positions(request.part)):
@@ -193,23 +171,15 @@ def _fitting(
     """Predictions of the run's own validation images, as the classifier now answers."""
     if result["config"]["split"]["method"] == "rotating":
         return None, "split=rotating has trained on its validation images, so nothing can be chosen on them"
-    if changed and module is not None:
-        return predict_part(classifier, module, "val"), ""
-    if changed:
-        return None, "the run's own validation images are not at hand to be seen with these views"
-    if not folder.predictions("val").is_file():
-        return None, "the run folder holds no predictions/val.parquet"
-    return pd.read_parquet(folder.predictions("val")), ""
-
-
-def _mean(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
-    """One row an image: the mean probabilities over the tables that hold it, in the order of their first appearance."""
-    columns = [f"{PREFIX}{name}" for name in task.classes]
-    rows = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(columns, np.float64))
-    grouped = rows.groupby("image_id", sort=False)
-    mean = pd.concat([grouped[["patient_id", "label"]].first(), grouped[columns].mean()], axis=1).reset_index()
-    mean.insert(3, "predicted", by_probability(mean[columns].to_numpy(), task.classes))
-    return mean.astype(dict.fromkeys(columns, np.float32))
+    if not changed:
+        try:
+            return read_predictions(folder.predictions("val"), TASKS[result["task"]], ""), ""
+        except RunError:
+            pass  # lost or damaged: told anew below, from the same checkpoint
+    if module is None:
+        why = "can't be seen with these views" if changed else "are not in the run folder"
+        return None, f"the run's own validation images are not at hand, and their predictions {why}"
+    return predict_part(classifier, module, "val"), ""
 
 
 def _finish(
@@ -271,17 +241,6 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
         baseline = desk.baselines[key]
         found[kind] = {"metrics": with_intervals(baseline, task), "gain": gain(table, baseline, task)}
     return found
-
-
-def _about(told: list[_Told]) -> dict[str, Any]:
-    """What an ensemble is, for whoever finds its folder."""
-    first = told[0].result
-    members = [
-        {"run": str(one.folder.path), "run_id": one.result["run_id"], "seed": one.result["seed"]}
-        | {"fold": one.result["config"]["split"]["fold"], "model": one.result["model"]["_target_"]}
-        for one in told
-    ]
-    return {"task": first["task"], "classes": first["classes"], "members": members, "data": first["data"]}
 
 
 def _by_folders(images: Images, part: str) -> pd.DataFrame:

@@ -11,7 +11,8 @@ import yaml
 from pneumonia.config import conf_dir
 from pneumonia.console import say, warn
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
-from pneumonia.report.collect import Entry, gather
+from pneumonia.report.collect import gather
+from pneumonia.report.entries import Entry
 from pneumonia.report.words import count
 
 Verb = Callable[[list[str]], int]

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from shutil import rmtree
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from pneumonia.errors import RunError, StorageError
+from pneumonia.errors import RunError, StorageError, some
 from pneumonia.storage.local import digest, explained, read_json, replacing, write_json
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+OF_A_RESULT = ("run_id", "task", "config", "data", "metrics")  # without which no one can use a result
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -88,12 +92,17 @@ class RunFolder:
         """
         if not self.result.is_file():
             return None
+        remedy = "Delete it and give the same `pneumonia train` again, which goes on from the last checkpoint."
         try:
-            found = json.loads(self.result.read_text(encoding="utf-8"))
-            status = found["status"]
+            found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
+            if found["status"] != "completed":
+                return None
+            lacking = [key for key in OF_A_RESULT if key not in found]
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{self.result} is damaged ({error}). Delete it, or train again with force=true.") from error
-        return dict(found) if status == "completed" else None
+            raise RunError(f"{self.result} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+        if lacking:
+            raise RunError(f"{self.result} is damaged: it lacks {some(lacking)}. {remedy}")
+        return found
 
     def begin(self, config: dict[str, Any]) -> None:
         """Makes the folder and writes what will be done."""
@@ -141,18 +150,27 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
         RunError: The folder is missing, is no run, or its run did not finish.
     """
     if not path.is_dir():
-        raise RunError(f"There is no run folder {path}. It is named at the end of `pneumonia train`.")
+        what = f"{path} is a file, and no run folder" if path.exists() else f"There is no run folder {path}"
+        raise RunError(f"{what}. It is named at the end of `pneumonia train`.")
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise RunError(
-            f"{path} is not a run folder: it holds no config.yaml. Name the folder that `pneumonia train` printed."
-        )
+        raise RunError(f"{path} is not a run folder: {_what_instead(path)}")
     result = folder.finished()
     if result is None:
         raise RunError(
             f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
         )
     return folder, result, dict(result["config"])
+
+
+def _what_instead(path: Path) -> str:
+    """What a folder without a config is, and what to name in its place."""
+    if (path / "ensemble.json").is_file():
+        return "it is an evaluation of several runs. Repeat `pneumonia evaluate ensemble=...` with them."
+    inside = next(path.glob("*/config.yaml"), None)
+    if inside is not None:
+        return f"it is a folder of runs. Name one of them, for example {inside.parent}."
+    return "it holds no config.yaml. Name the folder that `pneumonia train` printed."
 
 
 def evaluation_identity(run_ids: Sequence[str], tta: str, other_data: str | None = None) -> dict[str, Any]:
@@ -169,26 +187,31 @@ def is_evaluated(folder: RunFolder, result: dict[str, Any], part: str, tta: str 
     return path.stat().st_mtime >= folder.result.stat().st_mtime
 
 
-def ensemble_folder(members: Sequence[RunFolder]) -> Path:
-    """Where the evaluation of several runs together lies: beside their sweeps, under a hash of their names."""
-    names = sorted(folder.path.name for folder in members)
-    return members[0].path.parent.parent / "ensembles" / digest(names)[:12]
-
-
 def find_runs(places: list[Path]) -> list[RunFolder]:
-    """The run folders at or below some places.
+    """The run folders at or below some places, each once however often it is named.
 
     Raises:
         RunError: A place is not there.
     """
-    found: dict[Path, None] = {}
+    check_places(places)
+    found: dict[Path, Path] = {}
+    for place in places:
+        for config in sorted(place.rglob("config.yaml")):
+            if not {"wandb", "checkpoints"} & set(config.relative_to(place).parts):
+                found.setdefault(config.parent.resolve(), config.parent)
+    return [RunFolder(path) for path in found.values()]
+
+
+def check_places(places: Sequence[Path]) -> None:
+    """Refuses a place of runs that is not there.
+
+    Raises:
+        RunError: With the place.
+    """
     for place in places:
         if not place.is_dir():
-            raise RunError(f"There is no folder {place}.")
-        for config in sorted(place.rglob("config.yaml")):
-            if not {"wandb", "checkpoints"} & set(config.parts):
-                found[config.parent] = None
-    return [RunFolder(path) for path in found]
+            what = f"{place} is a file" if place.exists() else f"There is no folder {place}"
+            raise RunError(f"{what}. Name run folders, or folders of them such as runs/train.")
 
 
 def label_of(folder: RunFolder) -> str:
@@ -198,6 +221,25 @@ def label_of(folder: RunFolder) -> str:
         if read_json(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
             return " ".join(f"{key}={value}" for key, value in job["differs"].items())
     return ""
+
+
+def read_split(folder: RunFolder, result: dict[str, Any]) -> "pd.DataFrame":
+    """The split that a finished run was trained on: ``image_id``, ``part``, ``fold``.
+
+    Raises:
+        RunError: Its file is gone or damaged.
+    """
+    import pandas as pd
+
+    path = folder.split(result["data"]["split_sha256"])
+    try:
+        return pd.read_parquet(path, columns=["image_id", "part", "fold"])
+    except (OSError, ValueError) as error:
+        what = "is damaged" if path.is_file() else "is gone"
+        raise RunError(
+            f"{path} {what}, which says what the run was trained on. Train it again: the same `pneumonia train` with "
+            "force=true."
+        ) from error
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:

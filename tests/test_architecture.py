@@ -19,7 +19,7 @@ from pneumonia.config import WORDS, check, check_values, conf_dir, resolved
 from pneumonia.models.build import check_family
 
 ORDER = """
-errors labels scores config console parallel statistics.resampling statistics.paired calibration operating
+errors labels scores config console parallel statistics.resampling statistics.paired calibration operating prediction_tables
 storage.local storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push
 report.document report.html report.markdown report.typst report.figures report.words cases
@@ -32,9 +32,9 @@ models.FAMILY grad_cam explain case_pictures
 runs charts wandb_account tracking push_runs callbacks predictions assess announce train
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
-dashboards evaluation_words evaluate
-report.collect report.naming report.compare report.study report.factors report.ranking report.quality
-report.card report.content report.write
+dashboards ensembles evaluation_words evaluate
+report.entries report.collect report.naming report.compare report.study report.factors report.ranking report.quality
+report.card report.recipe report.again report.content report.write
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

@@ -119,7 +119,7 @@ def test_folds_join_on_their_common_test_part_and_choose_on_images_that_each_had
 def test_members_that_have_no_common_images_are_refused(seeds, compose, cache_dir, tmp_path):
     with pytest.raises(RunError, match=r"have other images in their part 'test'.*split=kfold on split=test"):
         evaluate_ensemble([seeds[0], seeds[2]], Request(seeds[0], "test", cache_dir=cache_dir))
-    with pytest.raises(RunError, match="two different runs or more"):
+    with pytest.raises(RunError, match="two different finished runs or more"):
         evaluate_ensemble([seeds[0], seeds[0]], Request(seeds[0], "test", cache_dir=cache_dir))
     binary = train(compose("task=pneumonia", "max_epochs=1", runs_dir=tmp_path))
     with pytest.raises(RunError, match=r"differ in task \(subtype, pneumonia\)"):
@@ -154,7 +154,7 @@ def test_several_runs_are_evaluated_once_and_again_when_trained_again(seeds, cac
     (runs / "cut" / "result.json").unlink()
     code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}", "force=true")
     assert code == 0
-    assert "1 runs did not finish and are left out" in err
+    assert "1 run did not finish and is left out" in err
     folder = RunFolder(runs / seeds[0].name)
     assert is_evaluated(folder, folder.finished(), "test", None)
     code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}")
@@ -173,7 +173,7 @@ def test_a_run_that_can_not_be_evaluated_does_not_stop_the_others(seeds, cache_d
     code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}", "force=true")
     assert code == 1
     assert "CheckpointError" in err
-    assert "1 of 3 runs could not be evaluated" in err
+    assert "1 run could not be evaluated" in err
 
 
 def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
@@ -202,6 +202,14 @@ def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
         (["run=a", "cases=maybe"], "cases=maybe is not known"),
         (["run=a", "data=azure"], "data=azure can't be evaluated"),
         (["run=a", "colour=red"], "colour=red is not understood"),
+        (["ensembel=a,b"], "Did you mean 'ensemble'?"),
+        (["run=a", "--split", "test"], "--split is not understood; say run=..., ensemble=..., split=..."),
+        (["run=a", "split=tset"], "choose one of train, val, test. Did you mean 'test'?"),
+        (["run=a", "split="], "split has no value. Say split=test, or leave it out."),
+        (["run="], "run has no value. Say run=DIR"),
+        (["ensemble="], "ensemble has no value. Say ensemble=DIR,DIR"),
+        (["ensemble=,"], "ensemble has no value"),
+        (["run=a", "run=b"], "run stands twice, as a and b"),
     ],
 )
 def test_bad_words_are_refused_before_torch_is_loaded(words, message, monkeypatch, capsys):
@@ -209,6 +217,56 @@ def test_bad_words_are_refused_before_torch_is_loaded(words, message, monkeypatc
     assert code == 2
     assert message in err
     assert "Loading torch" not in err
+
+
+def test_a_damaged_run_costs_itself_alone_and_no_ensemble_goes_on_without_it(
+    seeds, cache_dir, monkeypatch, capsys, tmp_path
+):
+    runs = Path(shutil.copytree(seeds[0].parent, tmp_path / "runs"))
+    broken = runs / seeds[0].name / "result.json"
+    whole = broken.read_text()
+    for content, what in (
+        (whole[:300], "JSONDecodeError"),
+        ("[]", "TypeError"),
+        ('{"status": "completed"}', "it lacks"),
+    ):
+        broken.write_text(content)
+        code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}")
+        assert code == 1
+        assert what in err
+        assert "Delete it and give the same `pneumonia train` again" in err
+        assert "1 run could not be evaluated" in err
+        code, err = _command(monkeypatch, capsys, f"ensemble={runs}", f"cache_dir={cache_dir}")
+        assert code == 2
+        assert "result.json is damaged" in err
+        assert "Loading torch" not in err
+    broken.unlink()
+    code, err = _command(monkeypatch, capsys, f"ensemble={seeds[1]},{broken.parent}")
+    assert code == 2
+    assert f"The run in {broken.parent} did not finish" in err
+
+
+def test_a_run_without_its_split_says_so_and_lost_validation_predictions_are_made_again(run, cache_dir):
+    whole = evaluate(Request(run, "test", cache_dir=cache_dir))
+    RunFolder(run).predictions("val").write_bytes(b"PAR1")
+    again = evaluate(Request(run, "test", cache_dir=cache_dir))
+    assert again["calibration"]["temperature"] == pytest.approx(whole["calibration"]["temperature"], rel=1e-3)
+    (split,) = run.glob("split-*.parquet")
+    split.unlink()
+    with pytest.raises(RunError, match=r"is gone, which says what the run was trained on.*force=true"):
+        evaluate(Request(run, "test", cache_dir=cache_dir))
+
+
+def test_what_is_no_run_is_named_with_what_to_name_instead(run, tmp_path):
+    (tmp_path / "ensembles").mkdir()
+    (tmp_path / "ensembles" / "ensemble.json").write_text("{}")
+    for path, message in (
+        (run.parent, rf"is not a run folder: it is a folder of runs. Name one of them, for example {run}"),
+        (run / "config.yaml", "is a file, and no run folder"),
+        (tmp_path / "ensembles", "it is an evaluation of several runs. Repeat `pneumonia evaluate ensemble="),
+    ):
+        with pytest.raises(RunError, match=message):
+            evaluate(Request(path))
 
 
 def test_an_empty_folder_of_runs_is_refused(monkeypatch, capsys, tmp_path):

@@ -66,15 +66,16 @@ def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
     """The ``key=value`` words of a verb that is no Hydra app.
 
     Raises:
-        ConfigError: A word has no ``=``, or a key that the verb does not know.
+        ConfigError: A word has no ``=``, a key that the verb does not know, or one that another word has too.
     """
     words: dict[str, str] = {}
     for argument in arguments:
         key, found, value = argument.partition("=")
         if not found or key not in keys:
             known = ", ".join(f"{key}=..." for key in keys)
-            raise ConfigError(f"{argument} is not understood; say {known}.{nearest(key, keys)}")
-        words[key] = value
+            raise ConfigError(f"{argument} is not understood; say {known}.{nearest(key.lstrip('-'), keys)}")
+        if words.setdefault(key, value) != value:
+            raise ConfigError(f"{key} stands twice, as {words[key]} and {value}. Leave one out.")
     return words
 
 

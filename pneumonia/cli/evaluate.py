@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from pneumonia.cli import key_values, wants_help
 from pneumonia.console import announce_loading, say, warn
-from pneumonia.errors import ConfigError, PneumoniaError, RunError, some
+from pneumonia.errors import ConfigError, PneumoniaError, RunError, nearest, some
+from pneumonia.report.words import count
 
 if TYPE_CHECKING:
     from pneumonia.runs import RunFolder
@@ -35,6 +36,7 @@ folder names NORMAL and PNEUMONIA and the file names are the labels.
   force=true                     evaluates again what is evaluated
 """
 KEYS = ("run", "ensemble", "split", "tta", "cases", "data", "data.root", "data.on_bad_image", "cache_dir", "force")
+EXAMPLES = {"run": "run=DIR", "ensemble": "ensemble=DIR,DIR", "data.root": "data.root=DIR", "split": "split=test"}
 VIEWS = ("none", "flip", "shift")  # those of pneumonia.models.views, which imports torch
 
 
@@ -46,8 +48,11 @@ def run(arguments: list[str]) -> int:
     """
     if wants_help(arguments, HELP):
         return 0
-    places = [Path(word) for word in arguments if "=" not in word or Path(word).is_dir()]
-    words = key_values([word for word in arguments if Path(word) not in places], KEYS)
+    places = [Path(word) for word in arguments if _is_place(word)]
+    words = key_values([word for word in arguments if not _is_place(word)], KEYS)
+    for key, value in words.items():
+        if not value.strip(","):
+            raise ConfigError(f"{key} has no value. Say {EXAMPLES.get(key, f'{key}=...')}, or leave it out.")
     part = _word(words, "split", "test", ("train", "val", "test"))
     tta = _word(words, "tta", "", VIEWS)
     source = words.get("data", "folder" if "data.root" in words else "")
@@ -59,7 +64,7 @@ def run(arguments: list[str]) -> int:
     force = _word(words, "force", "false", ("true", "false")) == "true"
     cases = _word(words, "cases", "", ("true", "false"))
     cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
-    asked = [bool(words.get("run")), bool(words.get("ensemble")), bool(places)]
+    asked = ["run" in words, "ensemble" in words, bool(places)]
     if sum(asked) != 1:
         raise ConfigError(
             "Say what to evaluate: run=DIR, the folder that `pneumonia train` named at its end; or RUNS, folders of runs; or "
@@ -70,10 +75,13 @@ def run(arguments: list[str]) -> int:
 
     if source:
         check_root(Path(words["data.root"]).expanduser())
-    if words.get("run"):
-        todo = [open_run(Path(words["run"]))[0]]  # a wrong folder is found before torch is imported
+    failed = 0
+    if "run" in words:  # a wrong folder is found before torch is imported, here and below
+        todo = [open_run(Path(words["run"]))[0]]
+    elif "ensemble" in words:
+        todo = _members([Path(place) for place in words["ensemble"].split(",") if place])
     else:
-        todo = _finished(places or [Path(place) for place in words["ensemble"].split(",") if place])
+        todo, failed = _finished(places)
     if places and not force and not source:
         done = [one for one in todo if is_evaluated(one, one.finished() or {}, part, tta or None)]
         todo = [one for one in todo if one not in done]
@@ -82,7 +90,7 @@ def run(arguments: list[str]) -> int:
                 f"{len(done)} of {len(done) + len(todo)} runs are evaluated on {part} already; force=true does them again."
             )
         if not todo:
-            return 0
+            return _ended(failed)
     announce_loading()
     from pneumonia.evaluate import Desk, Request, evaluate, evaluate_ensemble
     from pneumonia.train import quiet
@@ -96,7 +104,7 @@ def run(arguments: list[str]) -> int:
     if words.get("run"):
         evaluate(request)
         return 0
-    desk, failed = Desk(), 0
+    desk = Desk()
     for number, one in enumerate(todo, 1):
         wanted = Request(one.path, part, data, cache_dir, tta or None, cases=cases == "true", brief=True)
         say(f"{number}/{len(todo)} {one.path}")
@@ -105,26 +113,67 @@ def run(arguments: list[str]) -> int:
         except PneumoniaError as error:
             failed += 1
             warn(f"{type(error).__name__}: {error}")
+    return _ended(failed)
+
+
+def _ended(failed: int) -> int:
+    """The exit code."""
     if failed:
-        say(f"{failed} of {len(todo)} runs could not be evaluated; the lines above say why.")
+        say(f"{count(failed, 'run')} could not be evaluated; the lines above say why.")
     return 1 if failed else 0
 
 
-def _finished(places: list[Path]) -> list["RunFolder"]:
-    from pneumonia.runs import find_runs
+def _is_place(word: str) -> bool:
+    """Whether a word names runs: it is a folder, or can't be anything else."""
+    return Path(word).is_dir() or ("=" not in word and not word.startswith("-"))
 
-    found = find_runs(places)
-    finished = [folder for folder in found if folder.finished() is not None]
-    unfinished = [folder.path for folder in found if folder not in finished]
+
+def _finished(places: list[Path]) -> tuple[list["RunFolder"], int]:
+    """The finished runs, and how many are damaged; what is wrong with one costs that one alone."""
+    from pneumonia.runs import RunFolder, find_runs
+
+    finished: list[RunFolder] = []
+    unfinished: list[RunFolder] = []
+    damaged = 0
+    for folder in find_runs(places):
+        try:
+            (unfinished if folder.finished() is None else finished).append(folder)
+        except RunError as error:
+            damaged += 1
+            warn(f"Left out: {error}")
     if unfinished:
-        warn(f"{len(unfinished)} runs did not finish and are left out: {some(unfinished, 3)}")
+        verb = "is" if len(unfinished) == 1 else "are"
+        paths = some((one.path for one in unfinished), 3)
+        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} left out: {paths}")
     if not finished:
         raise RunError(f"There is no finished run in {some(places)}. `pneumonia train` makes one.")
-    return finished
+    return finished, damaged
+
+
+def _members(places: list[Path]) -> list["RunFolder"]:
+    """The runs of an ensemble: all of them are sound, or there is none.
+
+    Raises:
+        RunError: A run that is named did not finish, or any is damaged; or they have no common answer.
+    """
+    from pneumonia.ensembles import check_members
+    from pneumonia.runs import find_runs, open_run
+
+    for place in places:
+        if (place / "config.yaml").is_file():
+            open_run(place)  # named by itself, so it must be whole; of a folder's runs only the finished count
+    opened = [(folder, folder.finished()) for folder in find_runs(places)]
+    unfinished = [folder.path for folder, result in opened if result is None]
+    if unfinished:
+        verb = "is" if len(unfinished) == 1 else "are"
+        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} no member: {some(unfinished, 3)}")
+    members = [(folder, result) for folder, result in opened if result is not None]
+    check_members(members)
+    return [folder for folder, _ in members]
 
 
 def _word(words: dict[str, str], key: str, default: str, allowed: tuple[str, ...]) -> str:
     value = words.get(key, default)
     if key in words and value not in allowed:
-        raise ConfigError(f"{key}={value} is not known; choose one of {', '.join(allowed)}.")
+        raise ConfigError(f"{key}={value} is not known; choose one of {', '.join(allowed)}.{nearest(value, allowed)}")
     return value

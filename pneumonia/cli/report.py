@@ -4,6 +4,8 @@ import argparse
 import shlex
 from pathlib import Path
 
+from pneumonia.errors import ConfigError
+
 
 def run(arguments: list[str]) -> int:
     """Writes the report.
@@ -37,6 +39,10 @@ def run(arguments: list[str]) -> int:
     )
     parser.add_argument("--title", default="Which differences are real")
     options = parser.parse_args(arguments)
+    for place in options.runs:
+        key, found, value = str(place).partition("=")
+        if found and key in {"out", "metric", "title"} and not place.exists():
+            raise ConfigError(f"{place} is not understood. Say --{key} {value}")
     from pneumonia.console import say
     from pneumonia.report.write import Wanted, write_report
 

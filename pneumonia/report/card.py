@@ -1,14 +1,12 @@
-"""What must be said of a model before anyone relies on it: a model card, TRIPOD+AI, and how to make everything again."""
+"""What must be said of a model before anyone relies on it: a model card and TRIPOD+AI."""
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from pneumonia.report.collect import Entry
 from pneumonia.report.compare import Comparison
-from pneumonia.report.document import Block, Code, Heading, Items, Note, Table, Text
+from pneumonia.report.document import Block, Heading, Table, Text
+from pneumonia.report.entries import Entry
 from pneumonia.report.words import bounded, count, name_of, number, seconds
-from pneumonia.storage.local import read_json
 
 ASKED = "for you to write"
 
@@ -21,7 +19,7 @@ def card(comparison: Comparison) -> list[Block]:
     phantom = config["data"]["source"] == "phantom"
     augmented = {key: value for key, value in config["augmentation"].items() if value}
     rows = [
-        ("Model", f"{entry.family}: {_settings(entry.result['model'])}"),
+        ("Model", f"{_mean_of(entry)}{entry.family}: {_settings(entry.result['model'])}"),
         ("Task", f"{comparison.task}: {', '.join(entry.result['classes'])}"),
         (
             "Input",
@@ -57,6 +55,10 @@ def card(comparison: Comparison) -> list[Block]:
         ("Known limits", _limits(comparison, phantom)),
     ]
     return [Heading(f"Model card: {best.label}"), Table(("", ""), rows, "", 2, "model-card")]
+
+
+def _mean_of(entry: Entry) -> str:
+    return f"the mean of {entry.members} runs, of which the first is " if entry.joined else ""
 
 
 def _settings(model: dict[str, Any]) -> str:
@@ -173,7 +175,9 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "22",
             "Model specification: how to obtain it",
-            f"`{entry.folder.path}/checkpoints/best.ckpt`, config.yaml beside it",
+            f"`{entry.folder.path}/ensemble.json` names its members, each with checkpoints/best.ckpt and config.yaml"
+            if entry.joined
+            else f"`{entry.folder.path}/checkpoints/best.ckpt`, config.yaml in the run folder",
         ),
         (
             "23",
@@ -203,49 +207,3 @@ def tripod(comparison: Comparison) -> list[Block]:
 
 def _metrics(estimates: dict[str, Any]) -> str:
     return ", ".join(name_of(name) for name in ("accuracy", "f1_macro", "auroc", "loss") if name in estimates)
-
-
-def again(entries: Sequence[Entry], command: str) -> list[Block]:
-    """The commands that make everything here again, and the versions that made it."""
-    lines = []
-    for sweep in dict.fromkeys(entry.sweep for entry in entries if entry.members == 1):
-        first = next(entry for entry in entries if entry.sweep == sweep)
-        plan = read_json(first.folder.path.parent / "sweep.json")
-        if plan:
-            lines.append(
-                f"pneumonia sweep {plan['sweep']} {_data_words(first)}  # into {first.folder.path.parent}; with "
-                "the same overrides"
-            )
-        else:
-            runs = [entry for entry in entries if entry.sweep == sweep]
-            lines += [f"# {run.folder.path}: every setting is in its config.yaml" for run in runs[:5]]
-    for entry in entries:
-        if entry.members > 1:
-            known = read_json(entry.folder.path / "ensemble.json")
-            lines.append("pneumonia evaluate ensemble=" + ",".join(member["run"] for member in known["members"]))
-    lines += [
-        f"pneumonia evaluate {place} split=test"
-        for place in dict.fromkeys(
-            str(entry.folder.path.parent) for entry in entries if "test" in entry.evaluations and entry.members == 1
-        )
-    ]
-    versions: dict[str, set[str]] = {}
-    for entry in entries:
-        for name, number_ in entry.result["versions"].items():
-            versions.setdefault(name, set()).add(number_)
-    devices = sorted({entry.result["cost"]["device"] for entry in entries})
-    items = [
-        "Versions: " + ", ".join(f"{name} {' and '.join(sorted(known))}" for name, known in versions.items()),
-        f"Trained on: {', '.join(devices)}",
-    ]
-    blocks: list[Block] = [Heading("How to make this again"), Code("\n".join([*lines, command])), Items(items)]
-    if any(len(known) > 1 for known in versions.values()):
-        blocks.append(
-            Note("These runs were made with different versions: a difference between them may be of the software.")
-        )
-    return blocks
-
-
-def _data_words(entry: Entry) -> str:
-    data = entry.config["data"]
-    return f"data={data['source']}" + (f" data.root={data['root']}" if data["root"] else "")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pneumonia.console import track
 from pneumonia.labels import TASKS, Task
-from pneumonia.report.collect import PARTS, Entry
+from pneumonia.report.entries import PARTS, Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.scores import arrays
 from pneumonia.statistics import (

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from pneumonia.report.card import again, card, tripod
+from pneumonia.report.again import again
+from pneumonia.report.card import card, tripod
 from pneumonia.report.collect import Gathered
 from pneumonia.report.compare import Comparison
 from pneumonia.report.document import Block, Document, Heading, Items, Note, Table, Text

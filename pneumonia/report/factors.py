@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumonia.report import figures
-from pneumonia.report.collect import Entry
 from pneumonia.report.compare import Bounded, estimates_on
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.report.entries import Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.report.study import factor
 from pneumonia.report.words import bounded, name_of, number, seconds, sentence

@@ -144,9 +144,10 @@ def data_uri(picture: bytes) -> str:
 def _table(block: Table, number: int) -> str:
     def cells(tag: str, values: Iterable[str]) -> str:
         scope = ' scope="col"' if tag == "th" else ""
+        shown = [inline(value) if tag == "th" else _kept_together(inline(value)) for value in values]
         return "".join(
-            f"<{tag}{scope}{' class=word' if column < block.words else ''}>{_kept_together(inline(value))}</{tag}>"
-            for column, value in enumerate(values)
+            f"<{tag}{scope}{' class=word' if column < block.words else ''}>{value}</{tag}>"
+            for column, value in enumerate(shown)
         )
 
     head = f"<thead><tr>{cells('th', block.head)}</tr></thead>" if any(block.head) else ""

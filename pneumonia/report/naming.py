@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pneumonia.config import identity
-from pneumonia.report.collect import CHANCES, Entry
+from pneumonia.report.entries import CHANCES, Entry
 
 
 def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]:
@@ -22,21 +22,24 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
     several = len({entry.family for entry in entries}) > 1
     labels = []
     for entry in entries:
-        words = [_word(key, value) for key, value in entry.differs.items() if key in varying]
-        named = not several or any(
-            key in varying for key in ("experiment", "model", "ensemble") if key in entry.differs
+        words = [_word(key, value) for key, value in entry.differs.items() if key in varying or entry.joined]
+        named = (
+            not several
+            or entry.joined
+            or any(key in varying for key in ("experiment", "model") if key in entry.differs)
         )
         label = " ".join(words if named or not words else [entry.family, *words])
         labels.append(label or f"{entry.family} ({entry.sweep})")
     for number, entry in enumerate(entries):
-        if labels.count(labels[number]) > 1 and entry.sweep not in labels[number]:
+        if labels.count(labels[number]) > 1 and entry.sweep not in labels[number] and not entry.joined:
             labels[number] += f" ({entry.sweep})"
     for twin in {label for label in labels if labels.count(label) > 1}:
         twins = [number for number, other in enumerate(labels) if other == twin]
         settings = [_flat(identity(entries[number].config)) for number in twins]
         apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in CHANCES]
         for number, own in zip(twins, settings, strict=True):
-            more = " ".join(f"{key}={own.get(key)}" for key in apart[:2]) or entries[number].configuration[:4]
+            more = " ".join(f"{key}={own.get(key)}" for key in apart[:2])
+            more = more or _of_members(entries[number]) or entries[number].configuration[:4]
             labels[number] = f"{twin} {more}"
     known: dict[str, int] = {}
     for number, name in enumerate(labels):
@@ -44,6 +47,15 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
         if known[name] > 1:
             labels[number] = f"{name} {entries[number].configuration[:6]}"
     return labels
+
+
+def _of_members(entry: Entry) -> str:
+    """``of seeds 0, 1``, or of folds."""
+    for key in ("seed", "fold"):
+        values = sorted({member[key] for member in entry.joined})
+        if len(values) > 1:
+            return f"of {key}s {', '.join(map(str, values))}"
+    return ""
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:

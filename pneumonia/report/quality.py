@@ -10,9 +10,9 @@ from pneumonia.cases import case_blocks, read_cases
 from pneumonia.labels import TASKS
 from pneumonia.operating import positives, risk_by_coverage
 from pneumonia.report import figures
-from pneumonia.report.collect import Entry
 from pneumonia.report.compare import Comparison
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.report.entries import Entry
 from pneumonia.report.words import bounded, name_of, number
 from pneumonia.scores import arrays
 
@@ -44,7 +44,10 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     cases = entry.folder.path / "evaluation" / f"{comparison.part}-cases.json"
     if cases.is_file():
         blocks.append(Heading("Images worth looking at", 3))
-        blocks += case_blocks(*read_cases(cases))
+        try:
+            blocks += case_blocks(*read_cases(cases))
+        except (ValueError, KeyError, TypeError):
+            blocks.append(Note(f"`{cases}` is damaged. Evaluate this run again with `cases=true`."))
     return blocks
 
 
@@ -152,7 +155,7 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         "Thresholds chosen on the validation part for a sensitivity of 0.95, and what they give here; PPV "
         "and NPV at this share of positives"
     )
-    return [Table(("positive", "threshold", *names), rows, caption, 1, f"thresholds-{number_}")]
+    return [Table(("positive", "threshold", *map(name_of, names)), rows, caption, 1, f"thresholds-{number_}")]
 
 
 def _baselines(found: dict[str, Any], number_: int) -> list[Block]:

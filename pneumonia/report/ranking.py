@@ -50,7 +50,8 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
                 "the test part."
             )
         )
-    blocks += [_ranked(comparison, number_), _drawn(comparison, number_), *_costs(comparison, number_)]
+    blocks += [_ranked(comparison, number_), *_members(comparison, number_)]
+    blocks += [_drawn(comparison, number_), *_costs(comparison, number_)]
     return blocks + _pairwise(comparison, number_)
 
 
@@ -91,6 +92,21 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
     caption = f"Ranked by {name_of(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
     head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "one training"]
     return Table(head, rows, caption, 2, f"ranking-{number_}")
+
+
+def _members(comparison: Comparison, number_: int) -> list[Block]:
+    """Which runs each ensemble is the mean of."""
+    rows = []
+    for candidate in comparison.candidates:
+        for member in candidate.entries[0].joined:
+            settings = [f"{key}={value}" for key, value in member["differs"].items()]
+            what = " ".join([member["family"], *settings])
+            fold = str(member["fold"]) if candidate.typical.config["split"]["method"] == "kfold" else "–"
+            rows.append([candidate.label, what, str(member["seed"]), fold, f"`{member['run']}`"])
+    if not rows:
+        return []
+    head = ("ensemble", "member", "seed", "fold", "run")
+    return [Table(head, rows, "What the ensembles are the mean of", 5, f"ensembles-{number_}")]
 
 
 def _trainings(candidate: Candidate) -> str:
@@ -148,7 +164,10 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         "with the "
         "trainings' own spread where there are several; Student's test by Welch and Satterthwaite."
     )
-    how += f" p is corrected by Holm over the {count(len(rows), 'pair')}; below 0.05 one is called better."
+    if len(rows) > 1:
+        how += f" p is corrected by Holm over the {len(rows)} pairs; below 0.05 one is called better."
+    else:
+        how += " With one pair there is nothing to correct p for; below 0.05 one is called better."
     if len(comparison.candidates) > ALL_PAIRS:
         how += f" Of {len(comparison.candidates)} configurations each is held against the first alone."
     if not folds:

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import yaml
 
-from pneumonia.report.collect import Entry
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
+from pneumonia.report.entries import Entry
 
 FILE: Final = Path(__file__).with_name("study.yaml")
 CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_

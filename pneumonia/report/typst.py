@@ -16,7 +16,7 @@ PREAMBLE: Final = """
 ])
 #set text(font: "Libertinus Serif", size: 10pt, lang: "en")
 #set par(justify: false, leading: 0.6em)
-#show raw: set text(font: "DejaVu Sans Mono", size: 8pt)
+#show raw: set text(font: "DejaVu Sans Mono", size: 0.82em)
 #show heading.where(level: 1): it => block(sticky: true, above: 1.6em, below: 0.7em, text(size: 13pt, it.body))
 #show heading.where(level: 2): it => block(sticky: true, above: 1.3em, below: 0.6em, text(size: 11pt, it.body))
 #let note(colour, body) = block(width: 100%, inset: 8pt, fill: luma(246), stroke: (left: 3pt + colour), body)
@@ -27,6 +27,7 @@ PREAMBLE: Final = """
 """
 SIZES: Final = ((8.5, 100), (7.5, 120), (7.0, 135))  # points, and characters that a line of the page then holds
 SMALLEST: Final = 6.5
+LONG: Final = 12  # rows, above which a table may go over pages
 LINE_PT: Final = 495  # points of a line of the page
 SHRUNK: Final = 0.78  # of a drawing, whose type is made for the screen
 COLOURS: Final = {"good": "#009E73", "bad": "#D55E00", "info": "#8a94a3"}
@@ -117,6 +118,7 @@ def _table(block: Table) -> str:
     count = len(block.head)
     needed = [max(map(_unbreakable, column)) for column in zip(block.head, *block.rows, strict=True)]
     size = next((size for size, room in SIZES if sum(needed) + 2 * count <= room), SMALLEST)
+    broken = str(len(block.rows) > LONG).lower()  # a short table stays on one page, under its caption
     columns = ", ".join(["auto"] * count)
     align = ", ".join("left" if column < block.words else "right" for column in range(count))
     head = f"table.header({', '.join(f'[#strong[{inline(cell)}]]' for cell in block.head)})," if any(block.head) else ""
@@ -125,7 +127,7 @@ def _table(block: Table) -> str:
         f"#block(above: 1.2em, below: 0.5em, sticky: true)[#strong[{inline(block.caption)}]]\n" if block.caption else ""
     )
     return (
-        f"{caption}#block[#set text(size: {size}pt)\n#set par(justify: false)\n#table(columns: ({columns},), "
-        f"align: ({align},), "
-        f"stroke: (x, y) => (bottom: 0.4pt + luma(200)), inset: (x: 3pt, y: 3pt), {head}\n{rows})]"
+        f"#block(breakable: {broken})[{caption}#block[#set text(size: {size}pt)\n#set par(justify: false)\n"
+        f"#table(columns: ({columns},), align: ({align},), "
+        f"stroke: (x, y) => (bottom: 0.4pt + luma(200)), inset: (x: 3pt, y: 3pt), {head}\n{rows})]]"
     )

@@ -12,6 +12,8 @@ NAMES = {
     "loss": "cross-entropy",
     "fpr": "FPR",
     "fnr": "FNR",
+    "ppv": "PPV",
+    "npv": "NPV",
 }
 
 
@@ -56,6 +58,8 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 def seconds(value: float) -> str:
     """``4.1 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    if 0 < value < 0.05:
+        return "< 0.1 s"
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)

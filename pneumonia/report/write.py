@@ -5,20 +5,23 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from pneumonia.console import say
-from pneumonia.report.collect import Entry, Gathered, gather
+from pneumonia.console import say, warn
+from pneumonia.errors import StorageError, some
+from pneumonia.report.collect import Gathered, gather
 from pneumonia.report.compare import Comparison, comparisons
 from pneumonia.report.content import report
-from pneumonia.report.document import Document, Table
+from pneumonia.report.document import Document, Figure, Table
+from pneumonia.report.entries import Entry
 from pneumonia.report.html import page
 from pneumonia.report.markdown import write_markdown
 from pneumonia.report.typst import pdf
-from pneumonia.runs import writable
-from pneumonia.storage.local import replacing, write_json
+from pneumonia.runs import check_places, writable
+from pneumonia.storage.local import read_json, replacing, write_json
 
-METRICS = ("f1_macro", "accuracy", "auroc", "loss", "recall_macro")
+PAGES: Final = ("index.html", "report.pdf", "report.md", "report.json")
+FOLDERS: Final = ("tables", "figures")
 
 
 @dataclass(frozen=True)
@@ -45,27 +48,54 @@ def write_report(wanted: Wanted) -> Document:
 
     Raises:
         RunError: There is nothing to report on.
-        StorageError: The folder can't be written.
+        StorageError: The folder can't be written, or holds pages of someone else's.
     """
+    check_places(wanted.places)
     writable(wanted.out)
+    earlier = _earlier(wanted.out)
     found = gather(wanted.places)
     for place, reason in found.left_out:
-        say(f"Left out {place}: {reason}")
+        warn(f"Left out {place}: {reason}")
     compared = comparisons(found.entries, wanted.metric)
     say("Drawing figures, writing pages")
     document = report(found, compared, wanted.title, wanted.command)
     out = wanted.out
-    for old in (*(out / "tables").glob("*.csv"), *(out / "figures").glob("*.svg")):
-        old.unlink()  # of an earlier report, which would pass for part of this one
+    files = _files_of(document)
+    for old in set(earlier) - set(files):
+        (out / old).unlink(missing_ok=True)  # of an earlier report, which would pass for part of this one
     _write_tables(document, out / "tables")
     _write_epochs(found.entries, out / "epochs.csv")
-    write_json(out / "report.json", as_data(found, compared))
+    write_json(out / "report.json", {**as_data(found, compared), "files": files})
     write_markdown(document, out)
     with replacing(out / "report.pdf") as part:
         part.write_bytes(pdf(document))
     with replacing(out / "index.html") as part:
         part.write_text(page(document), encoding="utf-8")
     return document
+
+
+def _earlier(out: Path) -> list[str]:
+    """The tables and figures of the report that lies in a folder already; a file of anyone else's is never replaced.
+
+    Raises:
+        StorageError: There are pages in the folder that no report has written.
+    """
+    held = read_json(out / "report.json")
+    if "comparisons" not in held:
+        strange = [name for name in PAGES if (out / name).exists()]
+        if strange:
+            raise StorageError(
+                f"{out} holds {some(strange)}, which no report has written; writing here would replace it. Choose another "
+                "place: --out DIR."
+            )
+    names = [str(name) for name in held.get("files", [])]
+    return [name for name in names if Path(name).parent.name in FOLDERS and len(Path(name).parts) == 2]
+
+
+def _files_of(document: Document) -> list[str]:
+    """The tables and figures that a document writes, from its folder."""
+    tables = [f"tables/{block.name}.csv" for block in document.blocks if isinstance(block, Table) and block.name]
+    return tables + [f"figures/{block.name}.svg" for block in document.blocks if isinstance(block, Figure)]
 
 
 def _write_tables(document: Document, folder: Path) -> None:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from worlds import world
 
 from pneumonia.assess import assess
+from pneumonia.ensembles import described, ensemble_folder, mean_of
 from pneumonia.labels import TASKS
 from pneumonia.runs import RunFolder, evaluation_identity, versions
 from pneumonia.scores import PREFIX, by_probability, weighted_metrics
@@ -100,9 +101,28 @@ def make_run(compose: Any) -> MakeRun:
             },
         )
         if part:
-            _evaluate(folder, tables[part], tables["val"], part, run_id, config["tta"], task)
+            _evaluate(folder, tables[part], tables["val"], part, [run_id], config["tta"], task)
         if differs is not None:
             _note_job(runs / name, run_id, differs | {"seed": str(seed)})
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
+    """Writes the evaluation of several runs as one, as `pneumonia evaluate ensemble=...` does."""
+
+    def make(runs: list[RunFolder]) -> RunFolder:
+        results = [json.loads(run.result.read_text()) for run in runs]
+        task = TASKS[results[0]["task"]]
+        folder = RunFolder(ensemble_folder(runs))
+        write_json(folder.path / "ensemble.json", described(list(zip(runs, results, strict=True))))
+        tables = [mean_of([pd.read_parquet(run.evaluation("test", "parquet")) for run in runs], task)]
+        tables.append(mean_of([pd.read_parquet(run.predictions("val")) for run in runs], task))
+        ids = [result["run_id"] for result in results]
+        folder.evaluation("test", "parquet").parent.mkdir()
+        _evaluate(folder, *tables, "test", ids, results[0]["config"]["tta"], task)
         return folder
 
     return make
@@ -115,9 +135,9 @@ def _metrics(table: pd.DataFrame, task: Any) -> dict[str, float | None]:
     return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in values.items()}
 
 
-def _evaluate(folder: RunFolder, table: Any, fitting: Any, part: str, run_id: str, tta: str, task: Any) -> None:
+def _evaluate(folder: RunFolder, table: Any, fitting: Any, part: str, ids: list[str], tta: str, task: Any) -> None:
     found = assess(table, part, task, fitting)
-    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity([run_id], tta)}
+    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta)}
     folder.evaluation(part, "parquet").parent.mkdir(exist_ok=True)
     table.to_parquet(folder.evaluation(part, "parquet"))
     write_json(folder.evaluation(part, "json"), found)

@@ -121,7 +121,7 @@ def test_unfinished_and_broken_runs_are_left_out_with_the_reason(make_run, tmp_p
     found = gather([tmp_path])
     assert [entry.folder.path for entry in found.entries] == [good.path]
     reasons = dict(found.left_out)
-    assert reasons[str(cut.path)] == "not finished: 3 epochs are done"
+    assert reasons[str(cut.path)] == "not finished: 3 epochs done; the same `pneumonia train` goes on"
     assert "damaged" in reasons[str(damaged.path)]
     assert reasons["s: optimizer.lr=9"] == "failed: out of memory"
     assert reasons["s: optimizer.lr=8"] == "this job of the sweep was not begun"

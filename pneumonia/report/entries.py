@@ -1,0 +1,192 @@
+"""One finished run, or several evaluated as one, as a report reads it: its tables and evaluations, checked."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from pneumonia.config import identity
+from pneumonia.errors import RunError, some
+from pneumonia.labels import TASKS
+from pneumonia.prediction_tables import read_predictions
+from pneumonia.runs import RunFolder, read_metrics, read_split
+from pneumonia.storage.local import digest, read_json
+
+CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
+PARTS: Final = ("test", "val")
+OF_AN_EVALUATION: Final = (
+    "of",
+    "n",
+    "metrics",
+    "confusion",
+    "calibration",
+    "operating_points",
+    "abstention",
+    "baselines",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A finished run, or the evaluation of several together.
+
+    Attributes:
+        folder: Of the run.
+        result: What its ``result.json`` holds.
+        differs: What tells it from the others of its sweep, without seed and fold.
+        sweep: Name of the folder it lies in.
+        epochs: Rows of its ``metrics.csv``.
+        tables: Predictions by part, sorted by image.
+        evaluations: What ``pneumonia evaluate`` found, by part.
+        joined: What an ensemble consists of: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
+    """
+
+    folder: RunFolder
+    result: dict[str, Any]
+    differs: dict[str, str]
+    sweep: str
+    epochs: list[dict[str, str]]
+    tables: dict[str, pd.DataFrame]
+    evaluations: dict[str, dict[str, Any]]
+    joined: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def members(self) -> int:
+        """Runs that answer together; 1 for a run."""
+        return max(1, len(self.joined))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return dict(self.result["config"])
+
+    @property
+    def family(self) -> str:
+        """``PseudoResNet``, or ``densenet121`` for a backbone."""
+        model = self.result["model"]
+        return str(model.get("name") or model["_target_"].rpartition(".")[2])
+
+    @property
+    def configuration(self) -> str:
+        """Equal for runs that differ in chance alone: the seed, the fold."""
+        if self.members > 1:
+            return self.folder.path.name
+        kept = identity(self.config)
+        kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
+        del kept["seed"]
+        return digest([kept, self.result["data"]["manifest_sha256"]])[:12]
+
+
+def read_entry(folder: RunFolder, result: dict[str, Any], about: Mapping[str, Any]) -> Entry:
+    """A finished run with its predictions and evaluations.
+
+    Args:
+        folder: Of the run.
+        result: What its ``result.json`` holds.
+        about: What its sweep knows of it: ``differs``.
+
+    Raises:
+        RunError: Something is damaged, or does not fit the run; with the remedy.
+    """
+    differs = {key: value for key, value in about.get("differs", {}).items() if key not in CHANCES}
+    tables, evaluations = _told(folder, result, [result["run_id"]], f"run={folder.path}")
+    if "val" not in tables and folder.predictions("val").is_file():
+        remedy = f"`pneumonia evaluate run={folder.path} split=val` tells these images anew."
+        tables["val"] = _sorted(read_predictions(folder.predictions("val"), TASKS[result["task"]], remedy))
+    if not tables:
+        raise RunError(f"it holds no predictions. `pneumonia evaluate run={folder.path} split=test` makes some.")
+    _check_images(folder, result, tables, evaluations)
+    return Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
+
+
+def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
+    """Several runs that were evaluated as one.
+
+    Args:
+        path: Of ``ensemble.json``.
+        known: Runs that can be reported on, by ``run_id``.
+
+    Raises:
+        RunError: It is damaged, was cut, or none of its members is known.
+    """
+    folder = RunFolder(path.parent)
+    members = read_json(path).get("members", [])
+    if not members:
+        raise RunError(f"{path} is damaged. `pneumonia evaluate ensemble=...` with its members writes it again.")
+    first = next((known[member["run_id"]] for member in members if member["run_id"] in known), None)
+    if first is None:
+        raise RunError("none of the ensemble's members is among these runs. Name their folders too.")
+    again = "ensemble=" + ",".join(member["run"] for member in members)
+    tables, evaluations = _told(folder, first.result, [member["run_id"] for member in members], again)
+    if not tables:
+        raise RunError(f"its evaluation was cut. `pneumonia evaluate {again}` makes it again.")
+    _check_images(first.folder, first.result, tables, evaluations)
+    joined = []
+    for member in members:
+        entry = known.get(member["run_id"])
+        family = entry.family if entry else str(member["model"]).rpartition(".")[2]
+        differs = entry.differs if entry else {}
+        joined.append({**member, "family": family, "differs": differs})
+    families = " + ".join(sorted({member["family"] for member in joined}))
+    label = {"ensemble": f"{len(joined)} x {families}"}
+    result = {**first.result, "run_id": folder.path.name}
+    return Entry(folder, result, label, "ensembles", [], tables, evaluations, tuple(joined))
+
+
+def _told(
+    folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: str
+) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
+    """Predictions and evaluations by part."""
+    tables, evaluations = {}, {}
+    for part in PARTS:
+        path = folder.evaluation(part, "json")
+        if not path.is_file():
+            continue
+        remedy = f"`pneumonia evaluate {again} split={part}` makes it again."
+        try:
+            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            of = found["of"]["run_ids"]
+            lacking = [key for key in OF_AN_EVALUATION if key not in found]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} is damaged or older than this version. {remedy}") from error
+        if lacking:
+            raise RunError(f"{path} is damaged or older than this version: it lacks {some(lacking)}. {remedy}")
+        if sorted(of) != sorted(run_ids):
+            raise RunError(f"{path} is of another run ({some(of)}). {remedy}")
+        evaluations[part] = found
+        tables[part] = _sorted(read_predictions(folder.evaluation(part, "parquet"), TASKS[result["task"]], remedy))
+    return tables, evaluations
+
+
+def _sorted(table: pd.DataFrame) -> pd.DataFrame:
+    return table.sort_values("image_id", ignore_index=True)
+
+
+def _check_images(
+    folder: RunFolder,
+    result: dict[str, Any],
+    tables: dict[str, pd.DataFrame],
+    evaluations: dict[str, dict[str, Any]],
+) -> None:
+    """Refuses predictions of other images than the run's own split names; those of other data are taken as they are."""
+    split = read_split(folder, result)
+    rotating = result["config"]["split"]["method"] == "rotating"
+    for part, table in tables.items():
+        if evaluations.get(part, {}).get("of", {}).get("other_data") is None:
+            parts = ["train", "val"] if rotating and part == "val" else [part]
+            _check_against(table, split.loc[split["part"].isin(parts), "image_id"], part, exact=not rotating)
+
+
+def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", part: str, exact: bool) -> None:
+    """Refuses predictions of other images than the run's own split names."""
+    told, known = set(table["image_id"]), set(images)
+    strange, absent = sorted(told - known), sorted(known - told) if exact else []
+    if strange or absent or len(told) != len(table):
+        example = f", for example {some(strange or absent, 1)}" if strange or absent else ""
+        raise RunError(
+            f"its predictions do not match its images: of the part '{part}', {len(strange)} are of images that "
+            "its split does "
+            f"not have there, {len(absent)} are missing, {len(table) - len(told)} stand twice{example}"
+        )
