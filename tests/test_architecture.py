@@ -33,6 +33,8 @@ runs charts tracking push_runs callbacks predictions assess announce train
 sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
 dashboards evaluation_words evaluate
+bundle.exact_files bundle.onnx_header bundle.contract bundle.gate bundle.answers bundle.occlusion
+bundle.promises bundle.parity bundle.graph bundle.export
 report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.content report.write
 reproduce cli
