@@ -34,7 +34,7 @@ sweep.plan sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.
 sweep.space sweep.search sweep.conduct
 dashboards evaluation_words evaluate
 bundle.exact_files bundle.onnx_header bundle.contract bundle.gate bundle.answers bundle.occlusion
-bundle.promises bundle.parity bundle.graph bundle.export
+bundle.promises bundle.parity bundle.graph bundle.export predict
 report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.content report.write
 reproduce cli

@@ -14,7 +14,7 @@ from pneumonia.bundle.contract import (
     OperatingPoint,
 )
 from pneumonia.bundle.gate import SIDE, Fitted
-from pneumonia.calibration import fit_temperature
+from pneumonia.calibration import Temperature, fit_temperature
 from pneumonia.data.images import DECODER
 from pneumonia.labels import Task
 from pneumonia.models.base import Setup
@@ -71,6 +71,16 @@ def chosen(
     risk = float(risk_by_coverage(exact, label)[1][given - 1])
     abstention = AbstentionFacts(coverage, least, given / len(label), risk, None)
     return CalibrationFacts(temperature.value, temperature.reason or None, len(label)), tuple(points), abstention
+
+
+def run_temperature(folder: RunFolder, result: dict[str, Any], task: Task) -> Temperature:
+    """The temperature that a bundle of the run has, so that both state the same probabilities."""
+    if result["config"]["split"]["method"] == "rotating":
+        return Temperature(None, ROTATING)
+    if not folder.predictions("val").is_file():
+        return Temperature(None, "the run folder holds no predictions/val.parquet")
+    probability, label = arrays(pd.read_parquet(folder.predictions("val")), task.classes)
+    return fit_temperature(probability.astype(np.float64), label)
 
 
 def gate_facts(fitted: Fitted) -> GateFacts:
