@@ -239,8 +239,8 @@ class Guard:
         seconds = time.perf_counter() - exchange.began
         self.figures.requests.labels(exchange.route, str(exchange.status)).inc()
         self.figures.seconds.labels(exchange.route).observe(seconds)
-        if exchange.path == PING and exchange.status == 200:
-            return  # every few seconds, and nothing else to say
+        if exchange.status == 200 and (exchange.path == PING or (exchange.route == PAGE and exchange.method == "GET")):
+            return  # every few seconds, or dozens for a page, and nothing else to say
         tell(
             "request",
             request_id=exchange.id,

@@ -27,7 +27,8 @@ from pneumonia.serve.refusal import Refusal, busy
 from pneumonia.serve.telemetry import ROUTES, tell
 
 WAIT: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="1">
-<meta name="viewport" content="width=device-width"><title>pneumonia</title><body style="font-family:system-ui;margin:3em">
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<title>pneumonia</title><body style="font-family:system-ui;margin:3em">
 <p>Loading the page; this takes some seconds the first time.</p>"""
 # What the page needs of Gradio's routes. Its proxy, its file server for other sites, its API and its history stay shut.
 NEEDED: Final = (

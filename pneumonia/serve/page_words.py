@@ -23,7 +23,7 @@ EMPTY: Final = (
 )
 FALLS: Final = (226, 74, 51)  # covering it lowers the probability: red
 RISES: Final = (52, 138, 189)  # covering it raises it: blue
-NOTHING: Final = 0.005  # of a probability; a map below this shows noise
+FAINT: Final = 0.02  # of a probability; maps of smaller effects are paler, so that noise does not look like a finding
 SHOWN: Final = 512  # pixels a side of the image on the page
 CSS: Final = """
 .px-device{border-left:4px solid #b45309;padding:.4em .8em;background:#f59e0b22;margin:0}
@@ -39,8 +39,10 @@ CSS: Final = """
 .px-opacity{display:flex;gap:.8em;align-items:center;margin:.6em 0}
 .px-opacity input{flex:1;min-width:0;accent-color:#2563eb}
 .px-note,.px-hint{opacity:.8;font-size:.92em}
-.px-about table{border-collapse:collapse;width:100%}
-.px-about td,.px-about th{padding:.25em .6em .25em 0;text-align:left;vertical-align:top;overflow-wrap:anywhere}
+.px-about dl{display:grid;grid-template-columns:8.5em 1fr;gap:.35em 1em;margin:1em 0 0}
+.px-about dt{font-weight:600}
+.px-about dd{margin:0;overflow-wrap:anywhere}
+@media (max-width:480px){.px-about dl{grid-template-columns:1fr;gap:0}.px-about dd{margin-bottom:.6em}}
 .gradio-container{max-width:1100px!important}
 """
 
@@ -98,19 +100,17 @@ def film(square: NDArray[np.uint8], aspect: float, answer: Answer, heat: NDArray
         return (
             f"{frame}{image}</div><p class='px-note'>Covering it patch by patch, to see what the answer hangs on.</p>"
         )
-    top = float(np.abs(heat).max())
-    if top < NOTHING:
-        flat = f"No single place matters: none changes the probability of {label} by {NOTHING}."
-        return f"{frame}{image}</div><p class='px-note'>{flat}</p>"
-    over = f"<img class='px-heat' alt='Heat map' style='opacity:.6' src='{_uri(_coloured(heat, top))}'>"
+    over = f"<img class='px-heat' alt='Heat map' style='opacity:.6' src='{_uri(_coloured(heat))}'>"
     act = "this.closest('.px-map').querySelector('.px-heat').style.opacity=this.value/100"
     slider = (
         "<label class='px-opacity'>Heat map <input type='range' min='0' max='100' value='60' "
         f'aria-label="Opacity of the heat map" oninput="{act}"></label>'
     )
+    lowers, raises = max(float(heat.max()), 0.0), max(-float(heat.min()), 0.0)
+    weak = " No single place matters much." if max(lowers, raises) < FAINT else ""
     note = (
-        f"<p class='px-note'>Red: covering this place lowers the probability of {label}, by up to "
-        f"{max(float(heat.max()), 0):.2f}. Blue: it raises it, by up to {max(-float(heat.min()), 0):.2f}.</p>"
+        f"<p class='px-note'>Red: covering this place lowers the probability of {label}, by up to {lowers:.3f}. "
+        f"Blue: it raises it, by up to {raises:.3f}.{weak}</p>"
     )
     return f"<div class='px-map'>{frame}{image}{over}</div>{slider}{note}</div>"
 
@@ -138,9 +138,9 @@ def about(contract: Contract) -> str:
         ("Licence", contract.licence),
         ("Use", contract.intended_use),
     ]
-    table = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in rows)
+    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     told = [*contract.limits, *([contract.caveat] if contract.caveat else [])]
-    return f"<div class='px-about'>{_list(told)}<table>{table}</table></div>"
+    return f"<div class='px-about'>{_list(told)}<dl>{facts}</dl></div>"
 
 
 _PARTS: Final = (("train", "for training"), ("val", "for validation"), ("test", "held out"))
@@ -188,9 +188,10 @@ def _bar(name: str, value: float) -> str:
     )
 
 
-def _coloured(heat: NDArray[np.float32], top: float) -> NDArray[np.uint8]:
+def _coloured(heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """``(S, S, 4)``, blue first as OpenCV writes it; the larger the effect, the less transparent."""
     smooth = cv2.resize(heat, (SHOWN // 2, SHOWN // 2), interpolation=cv2.INTER_CUBIC)
+    top = max(float(np.abs(heat).max()), FAINT)
     image = np.zeros((*smooth.shape, 4), dtype=np.uint8)
     image[..., :3] = np.where(smooth[..., None] > 0, FALLS[::-1], RISES[::-1])
     image[..., 3] = np.clip(np.abs(smooth) / top * 255, 0, 255)
