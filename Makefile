@@ -8,7 +8,7 @@ ARGS ?=
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report test test-slow test-azure azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,11 @@ RUNS ?= runs
 
 report: $(READY) ## which differences between runs are real, into report/: make report RUNS=runs/optimizer
 	$(BIN)/pneumonia report $(RUNS) $(ARGS)
+
+BUNDLE ?= bundle
+
+serve: $(READY) ## a bundle of `pneumonia export` behind HTTP, with a page: make serve BUNDLE=bundle
+	$(BIN)/pneumonia serve $(BUNDLE) $(ARGS)
 
 test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)

@@ -5,7 +5,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 BINS: Final = 15
 TEMPERATURES: Final = (0.02, 50.0)
@@ -35,6 +34,10 @@ def fit_temperature(probability: Floats, label: NDArray[np.int64]) -> Temperatur
 
     Source: Guo et al. (2017), On calibration of modern neural networks.
     """
+    from scipy.optimize import (
+        minimize_scalar,
+    )  # a third of a second, which whoever only applies a temperature need not wait
+
     if not len(label):
         return Temperature(None, "there is no image to fit it on")
     if (probability.argmax(axis=1) == label).all():

@@ -68,6 +68,22 @@ class CheckpointError(PneumoniaError, ValueError):
     """A checkpoint can not be read, or belongs to another task or model."""
 
 
+class BundleError(PneumoniaError, ValueError):
+    """A bundle is missing, can not be read or written, or was made by another version than this one can serve."""
+
+
+class TamperedBundleError(BundleError):
+    """A file of a bundle, or its contract, is not the one that was exported."""
+
+
+class ParityError(BundleError):
+    """An exported model does not answer as the trained one does."""
+
+
+class ServiceError(PneumoniaError, OSError):
+    """A service can not listen where it was told to."""
+
+
 def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:
     """The error that lists every image that can't be read, with why, and says what to do."""
     lines = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())

@@ -11,6 +11,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from pneumonia.bundle.export import Order, export
 from pneumonia.config import TrainConfig, conf_dir, resolved
 from pneumonia.data.phantom import load_phantoms
 from pneumonia.train import train
@@ -64,6 +65,14 @@ def finished(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path
     runs = tmp_path_factory.mktemp("runs")
     result = train(compose("split=official", runs_dir=runs))
     return runs / result["name"] / result["run_id"]
+
+
+@pytest.fixture(scope="session")
+def bundle_dir(finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the small finished run."""
+    out = tmp_path_factory.mktemp("bundles") / "bundle"
+    export(Order(finished, out, cache_dir=cache_dir))
+    return out
 
 
 @pytest.fixture(scope="session")

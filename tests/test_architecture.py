@@ -33,8 +33,12 @@ runs charts wandb_account tracking push_runs callbacks predictions assess announ
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
 dashboards ensembles evaluation_words evaluate
+bundle.exact_files bundle.onnx_header bundle.contract bundle.gate bundle.answers bundle.occlusion
+bundle.promises bundle.parity bundle.graph bundle.export predict
 report.entries report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.recipe report.again report.content report.write
+serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.desk
+serve.answer_form serve.page_words serve.page serve.app serve.run
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

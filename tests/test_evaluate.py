@@ -114,20 +114,20 @@ def test_predict_prints_the_probabilities_that_evaluate_wrote(run, phantoms, cac
     for image, answer in zip(images, answers, strict=True):
         row = table.loc[image.stem]
         assert answer["label"] == row["predicted"]
-        assert answer["probabilities"] == pytest.approx(
-            {c: row[f"prob_{c}"] for c in answer["probabilities"]}, abs=1e-5
-        )
+        assert answer["raw"] == pytest.approx({c: row[f"prob_{c}"] for c in answer["raw"]}, abs=1e-5)
 
 
-def test_predict_lists_all_broken_images_at_once(run, phantoms, monkeypatch, capsys, tmp_path):
+def test_predict_lists_all_broken_images_at_once_and_tells_the_others(run, phantoms, monkeypatch, capsys, tmp_path):
     (tmp_path / "empty.jpeg").write_bytes(b"")
     Image.new("L", (1, 1)).save(tmp_path / "dot.png")
     good = next(phantoms.rglob("*.jpeg"))
     words = [str(run), str(good), str(tmp_path / "empty.jpeg"), str(tmp_path / "dot.png"), str(tmp_path / "none.jpeg")]
     code, out, err = _predict(monkeypatch, capsys, *words)
     assert code == 2
-    assert out == ""
+    assert out.startswith(str(good))
+    assert len(out.splitlines()) == 1
     assert "3 images can't be read" in err
+    assert "All others were predicted" in err
     assert "none.jpeg: No such file" in err
 
 

@@ -388,7 +388,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
     for row in predictions.head(3).itertuples():
         path = next(phantoms.rglob(f"{row.image_id}.jpeg"))
         answer = predict(folder.path, [path])[0]
-        assert answer["probabilities"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
+        assert answer["raw"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
 
 
 def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_path):

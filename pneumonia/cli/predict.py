@@ -1,102 +1,93 @@
-"""`pneumonia predict`: classifies image files with a finished run."""
+"""`pneumonia predict`: classifies image files with a finished run or a bundle."""
 
 import argparse
+import csv
 import json
 from pathlib import Path
 from typing import Any
 
-from pneumonia.console import announce_loading
+from pneumonia.console import say
+from pneumonia.errors import ConfigError, broken_images
+
+PLAIN = ("abstained", "out_of_distribution", "gate_score", "bundle_version", "model_version", "error")
 
 
 def run(arguments: list[str]) -> int:
-    """Prints the probabilities of each image, as a table or as JSON.
+    """Prints the probabilities of each image, as a table or as JSON, or writes them as CSV.
 
     Raises:
-        PneumoniaError: With the name of what is wrong; all broken images at once.
+        BrokenImagesError: Some images can't be read: lists all of them, once the others are told.
+        PneumoniaError: With the name of what is wrong.
     """
     parser = argparse.ArgumentParser(
         "pneumonia predict", description="Probabilities by class of chest X-ray image files. Not a medical device."
     )
+    parser.add_argument("model", metavar="MODEL", type=Path, help="a run folder, or a bundle of `pneumonia export`")
     parser.add_argument(
-        "model", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end"
+        "images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP, TIFF or DICOM files, and folders of them"
     )
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="JPEG, PNG, BMP, TIFF or DICOM files")
     parser.add_argument("--json", action="store_true", help="a JSON list on standard output")
+    parser.add_argument("--csv", metavar="FILE", type=Path, help="one row an image, written whole or not at all")
     parser.add_argument(
         "--explain",
         metavar="DIR",
         type=Path,
         help="also draw into DIR what each image was told by: weights x image for linear families, Grad-CAM for "
-        "convolutional ones",
+        "convolutional ones; RUN alone can",
     )
     options = parser.parse_args(arguments)
-    answers = predict(options.model, options.images, options.explain)
+    if options.csv is not None and options.csv.is_dir():
+        raise ConfigError(f"--csv {options.csv} is a folder; name a file, for example --csv {options.csv}/answers.csv.")
+    from pneumonia.predict import image_files, told
+    from pneumonia.storage.local import replacing
+
+    files = image_files(options.images)
+    if options.csv is None:
+        answers = list(told(options.model, files, options.explain))
+    else:
+        with replacing(options.csv) as part:
+            part.touch()  # a place that can't be written is found before the work, not after it
+            answers = list(told(options.model, files, options.explain))
+            _write(answers, part)
+        say(f"Answers: {options.csv}")
     if options.json:
         print(json.dumps(answers, indent=2))
-        return 0
-    width = max(len(answer["image"]) for answer in answers)
-    for answer in answers:
-        shares = "  ".join(f"{name} {share:.4f}" for name, share in answer["probabilities"].items())
-        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}", answer.get("explanation", ""), sep="  ")
+    elif options.csv is None:
+        _print([answer for answer in answers if "error" not in answer])
+    problems = {answer["image"]: answer["error"] for answer in answers if "error" in answer}
+    if problems:
+        others = "Nothing was predicted" if len(problems) == len(answers) else "All others were predicted"
+        raise broken_images(problems, f"{others}. Leave them out, or mend them.")
     return 0
 
 
 def predict(model: Path, images: list[Path], explain: Path | None = None) -> list[dict[str, Any]]:
-    """Probabilities by class of each image, decoded and normalised as in training.
+    """The answers of :func:`pneumonia.predict.told` in a list."""
+    from pneumonia.predict import told
 
-    Args:
-        model: A run folder.
-        images: Image files.
-        explain: A folder for pictures of what each pixel added; they are drawn once all images are known to be good.
+    return list(told(model, images, explain))
 
-    Raises:
-        ConfigError: Pictures are asked for, and there is none of the family.
-        StorageError: The folder for the pictures can't be written.
-        RunError, CheckpointError: The run can't be used.
-        BrokenImagesError: Some images can't be read; lists all of them.
-    """
-    from pneumonia.runs import open_run
 
-    folder, _, config = open_run(model)  # a wrong folder is found before torch is imported
-    announce_loading()
-    import torch
-
-    from pneumonia.console import track, warn
-    from pneumonia.data.images import UnreadableImageError, decode
-    from pneumonia.errors import broken_images
-    from pneumonia.explain import check_explainable, draw_explanations
-    from pneumonia.models.build import load_classifier
-    from pneumonia.predictions import classify
-
-    classifier = load_classifier(folder.best, config["task"])
-    if classifier.caveat:
-        warn(classifier.caveat)
-    if explain is not None:
-        check_explainable(classifier)
-    setup = classifier.setup_values
-    decoded = []
-    answers: list[dict[str, Any]] = []
-    problems: dict[str, str] = {}
-    for path in track(images, len(images), "Predicting"):
-        try:
-            pixels = decode(path.read_bytes(), setup.image_size, setup.resize)
-        except (UnreadableImageError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            problems[str(path)] = str(reason)
-            continue
-        decoded.append(pixels)
-        probability = classify(classifier, torch.from_numpy(pixels)[None, None])[0]
-        shares = {name: float(value) for name, value in zip(classifier.task.classes, probability, strict=True)}
-        answers.append(
-            {"image": str(path), "label": max(shares, key=lambda name: shares[name]), "probabilities": shares}
-        )
-    if problems:
-        raise broken_images(problems, "Nothing was predicted. Leave them out.")
-    if explain is not None:
-        titles = [
-            f"{path.name}: told as {answer['label']} ({answer['probabilities'][answer['label']]:.2f})"
-            for path, answer in zip(images, answers, strict=True)
+def _print(answers: list[dict[str, Any]]) -> None:
+    width = max((len(answer["image"]) for answer in answers), default=0)
+    for answer in answers:
+        shares = "  ".join(f"{name} {share:.4f}" for name, share in answer["probabilities"].items())
+        marks = [
+            word
+            for key, word in (("out_of_distribution", "NOT LIKE AN X-RAY"), ("abstained", "UNSURE"))
+            if answer.get(key)
         ]
-        for answer, path in zip(answers, draw_explanations(classifier, decoded, images, titles, explain), strict=True):
-            answer["explanation"] = str(path)
-    return answers
+        rest = [*marks, *([answer["explanation"]] if "explanation" in answer else [])]
+        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}", *rest, sep="  ")
+
+
+def _write(answers: list[dict[str, Any]], path: Path) -> None:
+    """The rows of a CSV file: the image, label, ``prob_<class>`` and ``raw_<class>``, then what only bundles say."""
+    classes = next((list(answer["raw"]) for answer in answers if "raw" in answer), [])
+    columns = [f"{kind}_{name}" for kind in ("prob", "raw") for name in classes]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["image", "label", *columns, *PLAIN])
+        for answer in answers:
+            shares = [answer.get(kind, {}).get(name, "") for kind in ("probabilities", "raw") for name in classes]
+            rows.writerow([answer["image"], answer.get("label", ""), *shares, *(answer.get(key, "") for key in PLAIN)])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia.console import track
 from pneumonia.data.duplicates import perceptual_hash
-from pneumonia.data.images import KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
+from pneumonia.data.images import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
 from pneumonia.errors import ManifestError, some
 from pneumonia.parallel import in_threads
 from pneumonia.storage.local import digest, one_at_a_time, publish, replacing, scratch
@@ -27,7 +27,6 @@ LOOKS: Final = {
     "phash": "str",
     "problem": "str",
 }
-DECODER: Final = "2"  # raise it when pneumonia.data.images changes a pixel
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ SCALES: Final = {
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
     1: cv2.IMREAD_GRAYSCALE,
 }
+DECODER: Final = "2"  # raise it when this file changes a pixel: caches and bundles depend on it
 END_OF_JPEG: Final = b"\xff\xd9"
 ORIENTATION: Final = 0x0112  # the EXIF tag
 # PIL only warns of images over 89 million pixels; to us they are refused before a pixel is decoded.

@@ -1,0 +1,147 @@
+"""What a contract says of a run: its facts, what was chosen on its validation part, its limits in sentences."""
+
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from pneumonia.bundle.contract import (
+    AbstentionFacts,
+    CalibrationFacts,
+    GateFacts,
+    ImageFacts,
+    ModelFacts,
+    OperatingPoint,
+)
+from pneumonia.bundle.gate import SIDE, Fitted
+from pneumonia.calibration import Temperature, fit_temperature
+from pneumonia.data.images import DECODER
+from pneumonia.labels import Task
+from pneumonia.models.base import Setup
+from pneumonia.operating import SENSITIVITY, positives, risk_by_coverage, threshold_for
+from pneumonia.runs import RunFolder
+from pneumonia.scores import arrays
+from pneumonia.storage.local import read_json
+
+INTENDED: Final = (
+    "Research and teaching: telling {classes} apart in frontal chest X-rays of the kind that the model was trained on. "
+    "Not a medical device; no output may be used to decide about a person."
+)
+ROTATING: Final = "split=rotating has trained on its validation images, so nothing can be chosen on them"
+
+
+def model_facts(result: dict[str, Any]) -> ModelFacts:
+    """Which run it is."""
+    family = str(result["model"]["_target_"]).rpartition(".")[2]
+    return ModelFacts(result["name"], result["run_id"], family, int(result["seed"]), int(result["best_epoch"]))
+
+
+def image_facts(setup: Setup) -> ImageFacts:
+    """How a file becomes what the graph takes."""
+    return ImageFacts(setup.image_size, setup.resize, DECODER, setup.channels, dict(setup.scaling), setup.tta)
+
+
+def chosen(
+    table: pd.DataFrame, task: Task, coverage: float, without: str = ""
+) -> tuple[CalibrationFacts, tuple[OperatingPoint, ...], AbstentionFacts]:
+    """Temperature, thresholds and abstention as ``pneumonia evaluate`` chooses them.
+
+    Args:
+        table: Predictions of the run's own validation images.
+        task: Gives the classes.
+        coverage: The share of images that is to be answered.
+        without: Why nothing may be chosen on these images; empty where it may.
+    """
+    probability, label = arrays(table, task.classes)
+    exact = probability.astype(np.float64)
+    asked = positives(exact, label, task)
+    if without:
+        none = tuple(OperatingPoint(name, SENSITIVITY, None, without) for name in asked)
+        return CalibrationFacts(None, without, 0), none, AbstentionFacts(coverage, None, None, None, without)
+    temperature = fit_temperature(exact, label)
+    points = []
+    for name, (score, positive) in asked.items():
+        threshold = threshold_for(score, positive)
+        reason = None if threshold is not None else f"no validation image shows {name}"
+        points.append(OperatingPoint(name, SENSITIVITY, threshold, reason))
+    confidence = np.sort(exact.max(axis=1))[::-1]
+    last = max(int(np.ceil(coverage * len(label) - 1e-9)), 1) - 1
+    least = float(confidence[last])
+    given = int((confidence >= least).sum())
+    risk = float(risk_by_coverage(exact, label)[1][given - 1])
+    abstention = AbstentionFacts(coverage, least, given / len(label), risk, None)
+    return CalibrationFacts(temperature.value, temperature.reason or None, len(label)), tuple(points), abstention
+
+
+def run_temperature(folder: RunFolder, result: dict[str, Any], task: Task) -> Temperature:
+    """The temperature that a bundle of the run has, so that both state the same probabilities."""
+    if result["config"]["split"]["method"] == "rotating":
+        return Temperature(None, ROTATING)
+    if not folder.predictions("val").is_file():
+        return Temperature(None, "the run folder holds no predictions/val.parquet")
+    probability, label = arrays(pd.read_parquet(folder.predictions("val")), task.classes)
+    return fit_temperature(probability.astype(np.float64), label)
+
+
+def gate_facts(fitted: Fitted) -> GateFacts:
+    """The input gate and what it costs."""
+    count = len(fitted.gate.prototypes)
+    return GateFacts(fitted.gate.threshold, count, SIDE, fitted.fitted_on, fitted.false_alarms, fitted.measured_on)
+
+
+def data_facts(result: dict[str, Any]) -> dict[str, Any]:
+    """What the model was trained on; hashes and counts, no path."""
+    data, config = result["data"], result["config"]
+    return {
+        "source": config["data"]["source"],
+        "manifest_sha256": data["manifest_sha256"],
+        "split_sha256": data["split_sha256"],
+        "split": config["split"]["method"],
+        "train": data["train"],
+        "val": data["val"],
+        "test": data["test"],
+        "leaks": [
+            {key: leak[key] for key in ("part", "images", "of")} for leak in data["leaks"]
+        ],  # without the example's name
+    }
+
+
+def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+    """Validation metrics; those of the test part, with intervals, where the run was evaluated on it."""
+    found = read_json(folder.evaluation("test", "json"))
+    own = found.get("of", {}).get("run_ids") == [result["run_id"]] and found["of"].get("other_data") is None
+    test = {"images": found["n"], "patients": found["patients"], **found["metrics"]} if own else None
+    return {"val": result["metrics"]["val"], "test": test}
+
+
+def limits(result: dict[str, Any], gate: GateFacts, abstention: AbstentionFacts) -> tuple[str, ...]:
+    """What must be known before an answer is believed."""
+    data, config = result["data"], result["config"]
+    accuracy = result["metrics"]["val"]["accuracy"]
+    told = [
+        f"Trained on {data['train']} images and validated on {data['val']}; of these {accuracy:.1%} were told right. Images "
+        "of other machines, hospitals, ages or views may be told much worse."
+    ]
+    if config["data"]["source"] == "phantom":
+        told.append("Trained on drawn phantoms: it knows nothing of X-rays.")
+    leaking = [leak for leak in data["leaks"] if leak["part"] == "val"]
+    if leaking or config["split"]["method"] == "rotating":
+        told.append(
+            "The split leaks: some validation images show patients that it was trained on, so these figures "
+            "are optimistic."
+        )
+    told.append(
+        f"The input gate flags what does not look like these images; it flagged {gate.false_alarms} of {gate.measured_on} "
+        "such images that it had not seen. It does not notice an X-ray of another disease, or a subtle change."
+    )
+    if abstention.coverage is not None:
+        told.append(
+            f"Of the validation images it answers {abstention.coverage:.1%} and abstains on the rest; of the answered ones "
+            f"{abstention.risk:.1%} are told wrong."
+        )
+    return tuple(told)
+
+
+def intended_use(task: Task) -> str:
+    """In one sentence, and what it is not."""
+    return INTENDED.format(classes=", ".join(task.classes))
