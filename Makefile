@@ -71,8 +71,11 @@ lint: $(READY) ## style, types, formatting
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-lock: ## compile requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url
+
+lock: ## compile requirements.lock and requirements-serve.lock anew from pyproject.toml
+	$(COMPILE) pyproject.toml --all-extras --universal -o requirements.lock
+	$(COMPILE) --group pyproject.toml:serving --constraint requirements.lock --python-platform x86_64-unknown-linux-gnu -o requirements-serve.lock
 
 build: $(READY) ## the wheel, into dist/
 	$(BIN)/uv build --wheel
