@@ -80,6 +80,10 @@ class ParityError(BundleError):
     """An exported model does not answer as the trained one does."""
 
 
+class ServiceError(PneumoniaError, OSError):
+    """A service can not listen where it was told to."""
+
+
 def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:
     """The error that lists every image that can't be read, with why, and says what to do."""
     lines = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())

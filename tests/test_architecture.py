@@ -37,6 +37,8 @@ bundle.exact_files bundle.onnx_header bundle.contract bundle.gate bundle.answers
 bundle.promises bundle.parity bundle.graph bundle.export predict
 report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.content report.write
+serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.desk
+serve.answer_form serve.page_words serve.page serve.app serve.run
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

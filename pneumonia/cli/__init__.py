@@ -16,6 +16,7 @@ VERBS: Final = {
     "evaluate": "scores a finished run on a part, with intervals: run=DIR split=test [data=folder data.root=DIR]",
     "predict": "classifies image files with a run or a bundle: MODEL IMAGE... [--json] [--csv FILE] [--explain DIR]",
     "export": "a finished run as a bundle that answers without torch: RUN --out BUNDLE",
+    "serve": "a bundle behind HTTP, with a page at /: [BUNDLE] [--host H] [--port P]",
     "track": "push RUNS... | dashboard SWEEP: mirrors runs to Weights & Biases, builds dashboards",
     "data": "import|audit|split|push|pull|show: reads, checks, divides, moves and draws data",
     "doctor": "checks device, disk and data, and says what to do",

@@ -1,0 +1,277 @@
+"""Stands before the app: who may ask, how much, for how long; names each request, logs it and counts it."""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+from pneumonia.serve.limits import Limits
+from pneumonia.serve.refusal import Refusal, busy
+from pneumonia.serve.telemetry import OTHER, PAGE, ROUTES, Figures, tell
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+PING: Final = "/ping"
+STREAM: Final = "/gradio_api/heartbeat/"  # open as long as a browser shows the page
+PAGE_PATHS: Final = ("/gradio_api/", "/assets/", "/static/", "/theme.css", "/config", "/favicon.ico", "/manifest.json")
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CHALLENGES: Final = (  # a program answers the first, a browser the second
+    (b"www-authenticate", b'Bearer realm="pneumonia"'),
+    (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
+)
+LINGER_S: Final = 2.0  # for a refused body to run out, so that its sender reads the refusal instead of a reset
+# No page of ours may ask anyone else for anything; Gradio's own scripts need eval and inline code.
+SECURITY: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (
+        b"content-security-policy",
+        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'",
+    ),
+)
+
+
+class Exchange:
+    """One request and its answer, as far as they have come."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self.scope, self._send = scope, send
+        self.headers = {name: value for name, value in scope["headers"]}
+        self.path, self.method = scope["path"], scope["method"]
+        said = self.headers.get(b"x-request-id", b"").decode("latin-1")
+        self.id = said if REQUEST_ID.fullmatch(said) else secrets.token_hex(8)
+        self.told: dict[str, Any] = scope.setdefault("told", {})
+        self.began = time.perf_counter()
+        self.status = 0
+        self.size = 0
+        self.started = self.ended = False
+        self.leaves_body = self.method != "POST" and self.has_body
+
+    @property
+    def has_body(self) -> bool:
+        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
+
+    @property
+    def route(self) -> str:
+        if self.path in ROUTES:
+            return str(self.path)
+        return PAGE if self.path.startswith(PAGE_PATHS) else OTHER
+
+    async def send(self, message: Message) -> None:
+        """Passes a message of the app on, with our headers."""
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            extra = [(b"x-request-id", self.id.encode()), *SECURITY]
+            if self.leaves_body:
+                extra.append((b"connection", b"close"))
+            message = {**message, "headers": [*message.get("headers", ()), *extra]}
+        elif message["type"] == "http.response.body":
+            self.ended = not message.get("more_body", False)
+        await self._send(message)
+
+    async def refuse(self, refusal: Refusal, more: bool = False) -> None:
+        """Answers with a refusal; ``more`` leaves the answer open, so that the connection does."""
+        headers = refusal.raw_headers() + (list(CHALLENGES) if refusal.status == 401 else [])
+        self.told.setdefault("reason", refusal.reason)
+        await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
+        await self.send({"type": "http.response.body", "body": refusal.body, "more_body": more})
+
+
+class Guard:
+    """An ASGI app around another.
+
+    Args:
+        app: That answers what is let through.
+        limits: Of size, time and number.
+        figures: Where requests are counted.
+        token: That callers must know; ``None`` where any may ask.
+    """
+
+    def __init__(self, app: App, limits: Limits, figures: Figures, token: str | None = None) -> None:
+        self.app, self.limits, self.figures = app, limits, figures
+        self._token = token.encode() if token else None
+        self._answering = 0
+        self._held = 0
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = Exchange(scope, send)
+        self.figures.in_flight.inc()
+        try:
+            await self._serve(exchange, receive)
+        except Refusal as refusal:
+            if not exchange.started:
+                await self._turn_away(exchange, refusal, receive)
+        except asyncio.CancelledError:
+            exchange.told["cut"] = True
+            if not (self._stopping and exchange.started):
+                raise
+            if not exchange.ended:
+                await exchange.send({"type": "http.response.body", "body": b""})
+        except Exception:
+            logging.getLogger("pneumonia.serve").exception("failed", extra={"told": {"request_id": exchange.id}})
+            if not exchange.started:
+                await exchange.refuse(
+                    Refusal(500, "The service failed.", f"Report it with the request id {exchange.id}.", close=True)
+                )
+        finally:
+            self.figures.in_flight.dec()
+            self._record(exchange)
+
+    def stop_streams(self) -> None:
+        """Ends what would stay open as long as a browser does."""
+        self._stopping = True
+        for task in self._streams:
+            task.cancel()
+
+    async def _serve(self, exchange: Exchange, receive: Receive) -> None:
+        self._check_token(exchange)
+        if exchange.method == "POST":
+            await self._serve_body(exchange, receive)
+        elif exchange.path.startswith(STREAM) and (task := asyncio.current_task()) is not None:
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
+            await self.app(exchange.scope, receive, exchange.send)
+        else:
+            await self.app(exchange.scope, receive, exchange.send)
+
+    async def _serve_body(self, exchange: Exchange, receive: Receive) -> None:
+        self._check_size(exchange)
+        self._check_room()
+        counted = False
+        try:
+            try:
+                async with asyncio.timeout(self.limits.body_s):
+                    body = await self._read(exchange, receive)
+            except TimeoutError:
+                reason = f"The body did not arrive within {self.limits.body_s:g} s."
+                raise Refusal(408, reason, "Send it again over a faster line, or send less.", close=True) from None
+            self._check_room()
+            self._answering += 1
+            counted = True
+            async with asyncio.timeout(self.limits.answer_s):
+                await self.app(exchange.scope, _replay(body, receive), exchange.send)
+        except TimeoutError:
+            raise busy(f"There was no answer within {self.limits.answer_s:g} s.", 503) from None
+        finally:
+            self._answering -= counted
+            self._held -= exchange.size
+            self.figures.held.set(self._held)
+
+    async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
+        chunks: list[bytes] = []
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refusal(400, "The connection ended before the body did.", "Send it again.", close=True)
+            chunk = message.get("body", b"")
+            chunks.append(chunk)
+            exchange.size += len(chunk)
+            self._held += len(chunk)
+            self.figures.held.set(self._held)
+            if exchange.size > self.limits.body_bytes:
+                raise self._too_long(f"more than {self.limits.body_bytes:,} bytes")
+            if self._held > self.limits.held_bytes:
+                refusal = busy(f"All requests together hold more than {self.limits.held_mib:g} MiB.")
+                refusal.close = True
+                raise refusal
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+
+    def _check_token(self, exchange: Exchange) -> None:
+        if self._token is None or exchange.path == PING:
+            return
+        given = _credentials(exchange.headers.get(b"authorization", b""))
+        if given is None or not hmac.compare_digest(given, self._token):
+            what = "The token is wrong." if given is not None else "A token is needed, and none was sent."
+            raise Refusal(401, what, "Send the header 'Authorization: Bearer TOKEN'.", close=exchange.has_body)
+
+    def _check_size(self, exchange: Exchange) -> None:
+        length = exchange.headers.get(b"content-length", b"0")
+        if int(length) > self.limits.body_bytes:  # h11 lets digits through alone
+            raise self._too_long(f"{int(length):,} bytes")
+
+    def _check_room(self) -> None:
+        if self._answering >= self.limits.at_once:
+            refusal = busy(f"{self._answering} requests are being answered, as many as are taken at once.")
+            refusal.close = True
+            raise refusal
+
+    def _too_long(self, said: str) -> Refusal:
+        reason = f"The body has {said}, and at most {self.limits.body_mib:g} MiB are read."
+        return Refusal(413, reason, "Send fewer images at once, or smaller ones.", close=True)
+
+    async def _turn_away(self, exchange: Exchange, refusal: Refusal, receive: Receive) -> None:
+        """Answers at once, then lets the rest of the body run out unread for a moment."""
+        linger = refusal.close and exchange.has_body and exchange.headers.get(b"expect", b"").lower() != b"100-continue"
+        await exchange.refuse(refusal, more=linger)
+        if not linger:
+            return
+        left = self.limits.body_bytes
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while left > 0:
+                    message = await receive()
+                    left -= len(message.get("body", b""))
+                    if not message.get("more_body", False):
+                        break
+        except TimeoutError:
+            pass
+        await exchange.send({"type": "http.response.body", "body": b""})
+
+    def _record(self, exchange: Exchange) -> None:
+        seconds = time.perf_counter() - exchange.began
+        self.figures.requests.labels(exchange.route, str(exchange.status)).inc()
+        self.figures.seconds.labels(exchange.route).observe(seconds)
+        if exchange.path == PING and exchange.status == 200:
+            return  # every few seconds, and nothing else to say
+        tell(
+            "request",
+            request_id=exchange.id,
+            method=exchange.method,
+            route=exchange.route,
+            status=exchange.status,
+            ms=round(seconds * 1000, 2),
+            bytes=exchange.size,
+            **exchange.told,
+        )
+
+
+def _credentials(header: bytes) -> bytes | None:
+    """The token of an ``Authorization`` header: of Bearer, or the password of Basic (RFC 6750, RFC 7617)."""
+    scheme, _, rest = header.strip().partition(b" ")
+    if scheme.lower() == b"bearer":
+        return rest.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]
+        except (binascii.Error, ValueError):
+            return b""
+    return None
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A body that has been read, as if it were still to come; after it what else the client does."""
+    waiting = [body]
+
+    async def again() -> Message:
+        if waiting:
+            return {"type": "http.request", "body": waiting.pop(), "more_body": False}
+        return await receive()
+
+    return again
