@@ -117,13 +117,13 @@ def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     thumbs = thumbnails(pixels)
     shown = thumbs.any(axis=1)
     first, last = place < SHARES[0], place >= SHARES[1]
+    if not (first & shown).any() or not (~first & ~last & shown).any():
+        raise BundleError(
+            "Too many images of the run show nothing but one grey level, so no gate can be fitted. Look at them."
+        )
     prototypes = spherical_k_means(thumbs[first & shown])
     score = np.where(shown, 1 - (thumbs @ prototypes.T).max(axis=1), FURTHEST).astype(np.float64)
     middle = score[~first & ~last & shown]
-    if not len(middle):
-        raise BundleError(
-            "The images of the run show nothing but one grey level, so no gate can be fitted. Look at them."
-        )
     logs = np.log(np.maximum(middle, 1e-6))
     threshold = float(max(np.quantile(middle, QUANTILE) * SLACK, np.exp(logs.mean() + DEVIATIONS * logs.std())))
     return Fitted(

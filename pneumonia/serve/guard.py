@@ -30,6 +30,7 @@ CHALLENGES: Final = (  # a program answers the first, a browser the second
     (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
 )
 LINGER_S: Final = 2.0  # for a refused body to run out, so that its sender reads the refusal instead of a reset
+LINGER_BYTES: Final = 2**28
 # No page of ours may ask anyone else for anything; Gradio's own scripts need eval and inline code.
 SECURITY: Final = (
     (b"x-content-type-options", b"nosniff"),
@@ -222,7 +223,7 @@ class Guard:
         await exchange.refuse(refusal, more=linger)
         if not linger:
             return
-        left = self.limits.body_bytes
+        left = LINGER_BYTES
         try:
             async with asyncio.timeout(LINGER_S):
                 while left > 0:

@@ -1,0 +1,96 @@
+"""`pneumonia predict` gives the same numbers for a bundle as for the run that it was made of."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from pneumonia.cli import main
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "predict", *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bundle_dir, val_files):
+    files = val_files[:3]
+    _, of_run, _ = predict(finished, *files, "--json")
+    code, of_bundle, _ = predict(bundle_dir, *files, "--json")
+    assert code == 0
+    for one, other, path in zip(json.loads(of_run), json.loads(of_bundle), files, strict=True):
+        assert one["image"] == other["image"] == str(path)
+        assert one["label"] == other["label"]
+        for kind in ("raw", "probabilities"):
+            assert one[kind] == pytest.approx(other[kind], abs=1e-5)
+        assert one["raw"] != one["probabilities"]
+        assert one["temperature"] == other["temperature"]
+        assert one["model_version"] == other["model_version"]
+
+
+def test_json_of_a_bundle_is_what_the_bundle_answers(predict, bundle, bundle_dir, val_files):
+    _, out, _ = predict(bundle_dir, val_files[0], "--json")
+    assert json.loads(out) == [{"image": str(val_files[0]), **bundle.answer(val_files[0].read_bytes()).as_dict()}]
+
+
+def test_a_folder_stands_for_its_images_and_csv_has_a_row_for_each(predict, bundle, bundle_dir, phantoms, tmp_path):
+    code, out, err = predict(bundle_dir, phantoms / "test", "--csv", tmp_path / "answers.csv")
+    assert (code, out) == (0, "")
+    assert "Predicting" in err
+    files = sorted((phantoms / "test").rglob("*.jpeg"))
+    with (tmp_path / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == [str(path) for path in files]
+    answer = bundle.answer(files[-1].read_bytes())
+    assert float(rows[-1]["prob_VIRUS"]) == answer.probabilities["VIRUS"]
+    assert float(rows[-1]["raw_NORMAL"]) == answer.raw["NORMAL"]
+    assert rows[-1]["abstained"] == str(answer.abstained)
+    assert rows[-1]["bundle_version"] == bundle.contract.bundle_version
+
+
+def test_a_bad_file_is_named_and_the_others_go_on(predict, bundle_dir, val_files, tmp_path):
+    (tmp_path / "empty.png").write_bytes(b"")
+    words = (tmp_path / "empty.png", val_files[0], tmp_path / "none.png")
+    code, out, err = predict(bundle_dir, *words)
+    assert code == 2
+    assert out.startswith(str(val_files[0]))
+    assert len(out.splitlines()) == 1
+    assert "empty.png: empty file" in err
+    assert "none.png: No such file" in err
+    code, _, _ = predict(bundle_dir, *words, "--csv", tmp_path / "a.csv")
+    assert code == 2
+    rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert [bool(row["error"]) for row in rows] == [True, False, True]
+    assert rows[0]["label"] == ""
+
+
+def test_a_photograph_is_marked_in_the_table(predict, bundle_dir, tmp_path):
+    from PIL import Image
+
+    Image.linear_gradient("L").save(tmp_path / "gradient.png")
+    assert "NOT LIKE AN X-RAY" in predict(bundle_dir, tmp_path / "gradient.png")[1]
+
+
+def test_what_can_not_be_done_says_why(predict, bundle_dir, val_files, tmp_path):
+    code, _, err = predict(bundle_dir, val_files[0], "--explain", tmp_path / "why")
+    assert code == 2
+    assert "Name the run that it was made of" in err
+    (tmp_path / "none").mkdir()
+    code, _, err = predict(bundle_dir, tmp_path / "none")
+    assert code == 2
+    assert "holds no image file" in err
+    code, _, err = predict(bundle_dir, val_files[0], "--csv", tmp_path)
+    assert code == 2
+    assert "is a folder; name a file" in err
+    code, _, err = predict(bundle_dir, val_files[0], "--csv", Path("/proc/nowhere/a.csv"))
+    assert code == 2
+    assert "StorageError" in err

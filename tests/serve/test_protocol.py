@@ -1,0 +1,242 @@
+"""What the service answers, in this process: good requests as the bundle does, bad ones with a reason."""
+
+import base64
+import io
+import json
+import struct
+import zipfile
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from builders import dicom
+from fastapi.testclient import TestClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from .conftest import film
+
+TOKEN = "a-token-of-sixteen-or-more"
+
+
+def post(client: TestClient, raw: bytes, kind: str = "image/jpeg", **headers: str):
+    return client.post("/invocations", content=raw, headers={"content-type": kind, **headers})
+
+
+def as_json(client: TestClient, value: object):
+    return post(client, json.dumps(value).encode(), "application/json")
+
+
+def text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def refused(answer, status: int, reason: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    said = answer.json()
+    assert set(said) == {"error", "reason", "remedy"}
+    assert reason in said["reason"]
+    assert said["remedy"]
+    assert answer.headers["x-request-id"]
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png_of(width: int, height: int, rows: bytes = b"") -> bytes:
+    """A PNG that says it is this large, whatever it holds."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def zipped() -> bytes:
+    raw = io.BytesIO()
+    with zipfile.ZipFile(raw, "w") as archive:
+        archive.writestr("run.sh", "echo")
+    return raw.getvalue()
+
+
+def jpeg_of_size(width: int, height: int) -> bytes:
+    """A sound JPEG whose header says another size."""
+    raw = bytearray(film())
+    place = raw.index(b"\xff\xc0")
+    raw[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    return bytes(raw)
+
+
+def gif() -> bytes:
+    return b"GIF89a" + bytes(200)
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/dicom"])
+def test_raw_bytes_are_answered_as_the_bundle_answers_them(kind, client, files, bundle):
+    answer = post(client, files[kind], kind)
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    assert said.pop("ms") > 0
+    assert said == json.loads(json.dumps(bundle.answer(files[kind]).as_dict()))
+    assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_json_gives_one_object_for_image_and_a_list_for_images(client, files, bundle):
+    expected = {kind: bundle.answer(raw).as_dict() for kind, raw in files.items()}
+    one = as_json(client, {"image": text(files["image/png"])}).json()
+    assert one["probabilities"] == expected["image/png"]["probabilities"]
+    many = as_json(client, {"images": [text(raw) for raw in files.values()]}).json()
+    assert [said["raw"] for said in many["predictions"]] == [expected[kind]["raw"] for kind in files]
+    assert many["bundle_version"] == bundle.contract.bundle_version
+    assert many["ms"] > 0
+    assert len(as_json(client, {"images": [text(film())]}).json()["predictions"]) == 1
+
+
+def test_a_content_type_may_have_parameters_and_other_names(client, files):
+    assert post(client, files["image/jpeg"], "Image/JPG; charset=binary").status_code == 200
+    assert (
+        post(client, b'{"image": "%s"}' % text(film()).encode(), "application/json; charset=utf-8").status_code == 200
+    )
+
+
+BAD = {
+    "empty": (b"", "image/jpeg", 400, "empty (0 bytes)"),
+    "octet stream": (film(), "application/octet-stream", 415, "application/octet-stream"),
+    "form": (b"a=b", "application/x-www-form-urlencoded", 415, "is not one that is read here"),
+    "png said to be jpeg": (film(kind=".png"), "image/jpeg", 415, "says image/jpeg, and the bytes are image/png"),
+    "jpeg said to be dicom": (film(), "application/dicom", 415, "the bytes are image/jpeg"),
+    "gif": (gif(), "image/png", 415, "no JPEG, PNG or DICOM"),
+    "bmp": (film(kind=".bmp"), "image/jpeg", 415, "no JPEG, PNG or DICOM"),
+    "text": (b"hello", "image/jpeg", 415, "begin with b'hello'"),
+    "half a jpeg": (film()[:4000], "image/jpeg", 422, "cut short"),
+    "half a png": (film(kind=".png")[:4000], "image/png", 422, "cut short"),
+    "half a dicom": (dicom(np.zeros((64, 64), np.uint16))[:1000], "application/dicom", 422, "can't be read"),
+    "magic alone": (b"\xff\xd8\xff", "image/jpeg", 422, "cut short"),
+    "jpeg and zip": (film() + zipped(), "image/jpeg", 422, "appended"),
+    "png and zip": (film(kind=".png") + zipped(), "image/png", 422, "appended"),
+    "dicom and program": (b"MZ" + dicom(np.zeros((64, 64), np.uint16))[2:], "application/dicom", 415, "something else"),
+    "dicom and html": (b"<html>" + dicom(np.zeros((64, 64), np.uint16))[6:], "application/dicom", 415, "b'<'"),
+    "100 megapixels": (png_of(10_000, 10_000), "image/png", 413, "pixels"),
+    "bomb": (png_of(60_000, 60_000), "image/png", 413, "pixels"),
+    "over our own limit": (png_of(6_000, 6_000), "image/png", 413, "6000x6000 pixels"),
+    "0 x 0 png": (png_of(0, 0), "image/png", 422, "can't be read"),
+    "0 x 0 jpeg": (jpeg_of_size(0, 0), "image/jpeg", 422, "can't be read"),
+    "jpeg of 64 thousand pixels a side": (jpeg_of_size(65_000, 65_000), "image/jpeg", 413, "pixels"),
+    "png whose rows are missing": (png_of(400, 400), "image/png", 422, "broken or cut short"),
+    "3 x 3": (cv2.imencode(".png", np.zeros((3, 3), np.uint8))[1].tobytes(), "image/png", 422, "too small"),
+    "a thousand scans": (film()[:-2] + b"\xff\xda" * 1000 + b"\xff\xd9", "image/jpeg", 422, "scans"),
+    "dicom in colour": (
+        dicom(np.zeros((64, 64), np.uint8), PhotometricInterpretation="RGB"),
+        "application/dicom",
+        422,
+        "RGB",
+    ),
+    "not json": (b"{", "application/json", 400, "not JSON"),
+    "not utf-8": (b"\xff\xfe{", "application/json", 400, "not JSON"),
+    "deep json": (b"[" * 100_000, "application/json", 400, "not JSON"),
+    "a list": (b"[]", "application/json", 422, "one key"),
+    "both keys": (b'{"image": "", "images": []}', "application/json", 422, "one key"),
+    "no images": (b'{"images": []}', "application/json", 422, "at least one"),
+    "a number": (b'{"image": 3}', "application/json", 422, "no text"),
+    "not base64": (b'{"image": "data:image/png;base64,AA"}', "application/json", 422, "not base64"),
+    "letters beyond ascii": ('{"image": "ä"}'.encode(), "application/json", 422, "not base64"),
+    "empty image": (b'{"image": ""}', "application/json", 422, "empty"),
+    "a number too long to read": (b'{"image": ' + b"1" * 5000 + b"}", "application/json", 400, "not JSON"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_with_its_reason(case, client):
+    raw, kind, status, reason = BAD[case]
+    refused(post(client, raw, kind), status, reason)
+
+
+def test_of_several_images_the_bad_one_is_named(client):
+    refused(as_json(client, {"images": [text(film()), text(film()[:3000])]}), 422, "Image 1: ")
+    refused(as_json(client, {"images": [text(film()), text(png_of(400, 400))]}), 422, "Image 1: ")
+
+
+def test_no_content_type_is_refused(client):
+    refused(client.post("/invocations", content=film()), 415, "no Content-Type")
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/invocations", 405)])
+def test_unknown_paths_and_methods_are_refused_in_json(method, path, status, client):
+    refused(client.request(method, path), status, path)
+
+
+def test_too_many_images_or_bytes_are_refused(client_of):
+    small = client_of(images=2, body_mib=0.02, held_mib=0.02)
+    refused(as_json(small, {"images": ["AA==", "AA==", "AA=="]}), 413, "3 images")
+    refused(post(small, bytes(30_000)), 413, "30,000 bytes")
+
+    def pieces():
+        for _ in range(40):
+            yield bytes(1000)
+
+    refused(post(small, pieces()), 413, "more than 20,971 bytes")
+
+
+def test_a_token_is_asked_of_all_but_ping(client_of):
+    client = client_of(token=TOKEN)
+    assert client.get("/ping").status_code == 200
+    for path in ("/metrics", "/contract", "/openapi.json", "/docs", "/"):
+        refused(client.get(path), 401, "none was sent")
+    refused(post(client, film(), authorization="Bearer wrong"), 401, "wrong")
+    refused(post(client, film(), authorization="Basic !"), 401, "wrong")
+    refused(post(client, film(), authorization="Negotiate abc"), 401, "none was sent")
+    answer = post(client, film())
+    assert answer.headers.get_list("www-authenticate")[0].startswith("Bearer")
+    assert post(client, film(), authorization=f"Bearer {TOKEN}").status_code == 200
+    assert client.get("/contract", auth=("anyone", TOKEN)).status_code == 200
+
+
+def test_the_contract_and_the_versions_are_told(client, bundle):
+    assert client.get("/contract").json() == bundle.contract.as_dict()
+    said = client.get("/ping").json()
+    assert said["bundle_version"] == bundle.contract.bundle_version
+    assert said["model_version"] == bundle.contract.model.version
+
+
+def test_the_openapi_page_names_every_status_and_asks_no_one_else(client):
+    schema = client.get("/openapi.json").json()
+    told = schema["paths"]["/invocations"]["post"]
+    assert {"200", "400", "401", "408", "413", "415", "422", "429", "503"} <= set(told["responses"])
+    assert set(told["requestBody"]["content"]) == {"image/jpeg", "image/png", "application/dicom", "application/json"}
+    page = client.get("/docs").text
+    assert "//cdn" not in page
+    assert "https://" not in page
+    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+
+
+def test_figures_count_requests_and_images_by_label(client_of, bundle):
+    client = client_of()
+    label = bundle.answer(film()).label
+    for _ in range(2):
+        post(client, film())
+    post(client, b"")
+    client.get("/no/such/path")
+    found = {
+        (
+            sample.name,
+            *(sample.labels[key] for key in ("route", "status", "label") if key in sample.labels),
+        ): sample.value
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    }
+    assert found["pneumonia_requests_total", "/invocations", "200"] == 2
+    assert found["pneumonia_requests_total", "/invocations", "400"] == 1
+    assert found["pneumonia_requests_total", "other", "404"] == 1
+    assert found["pneumonia_images_total", label] == 2
+    assert found["pneumonia_held_bytes",] == 0
+
+
+def test_a_request_id_is_kept_where_it_is_harmless(client):
+    assert client.get("/ping", headers={"x-request-id": "ward-7.x_1"}).headers["x-request-id"] == "ward-7.x_1"
+    for bad in ("a b", "x" * 65, '{"a":1}', ""):
+        assert client.get("/ping", headers={"x-request-id": bad}).headers["x-request-id"] != bad
+
+
+def test_headers_keep_a_browser_from_asking_anyone_else(client):
+    policy = client.get("/docs").headers["content-security-policy"]
+    assert policy.startswith("default-src 'self'")
+    assert "http" not in policy
