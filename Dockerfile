@@ -19,6 +19,13 @@ COPY requirements-serve.lock ./
 RUN uv venv --python /usr/local/bin/python /opt/pneumonia \
     && uv pip install --no-cache --python /opt/pneumonia --require-hashes -r requirements-serve.lock \
     && uv pip install --no-cache --python /opt/pneumonia --no-deps /wheels/*.whl
+# What no request ever reaches: the packages' own tests, the page's video encoder and its server for Node. What every start reads is
+# compiled, since the image can't be written later.
+WORKDIR /opt/pneumonia/lib/python3.11/site-packages
+RUN find . -type d -name tests -prune -exec rm -rf {} + \
+    && rm -rf gradio/templates/node gradio/templates/frontend/static/ffmpeg gradio/media_assets \
+    && /opt/pneumonia/bin/python -m compileall -q pneumonia numpy/_core numpy/lib cv2 onnxruntime/capi fastapi starlette pydantic \
+        uvicorn anyio prometheus_client rich
 
 FROM build AS training
 COPY requirements.lock ./

@@ -29,18 +29,18 @@ build() {
         buildah rm "$from" > /dev/null
         rm -rf "$work/base"
     fi
-    buildah build --pull-never --layers --target serve --tag pneumonia-serve "${settings[@]}" --file Dockerfile .
+    buildah build --format docker --pull-never --layers --target serve --tag pneumonia-serve "${settings[@]}" --file Dockerfile .
     container=$(buildah from --pull-never pneumonia-serve)
     root=$(buildah mount "$container")
     mapfile -t environment < <(buildah inspect --format '{{range .OCIv1.Config.Env}}{{println .}}{{end}}' "$container" | grep '=')
 }
 size_mib() { du --summarize --block-size=1M "$root" | cut -f1; }
-inside() { within 1 "$@"; }
-within() { # its own mounts; $1: whether the model is left out
+inside() { (within 1 "$@"); }
+within() { # replaces the calling shell, so that signals arrive; $1: whether the model is left out
     local bare=$1
     shift
     # shellcheck disable=SC2016 # the inner shell expands them
-    ROOT=$root BUNDLE=$bundle BARE=$bare unshare --mount bash -c '
+    ROOT=$root BUNDLE=$bundle BARE=$bare exec unshare --mount bash -c '
         set -e
         mkdir -p "$ROOT/opt/ml/model" "$ROOT/proc" "$ROOT/dev"
         mount --bind "$ROOT" "$ROOT"

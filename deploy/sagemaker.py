@@ -1,12 +1,12 @@
-"""A serverless endpoint of SageMaker for a bundle, as code: uploads it, makes or updates the endpoint, waits, removes.
+r"""A serverless endpoint of SageMaker for a bundle, as code: uploads it, makes or updates the endpoint, waits, removes.
 
-    python deploy/sagemaker.py up BUNDLE --name xray --bucket B --role ARN \\
+    python deploy/sagemaker.py up BUNDLE --name xray --bucket B --role ARN \
         --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/pneumonia-serve:1
     python deploy/sagemaker.py call --name xray IMAGE
     python deploy/sagemaker.py down --name xray
 
 The image is the Dockerfile's target `serve`, pushed to ECR in the same region. Names of model and configuration carry a digest
-of the bundle and the settings, so `up` with the same bundle changes nothing, and with another one replaces what is served without an interruption.
+of the bundle and the settings, so `up` with the same bundle changes nothing, and another one takes its place while it serves.
 Credentials are boto3's own: the environment, a profile, or the machine's role. Needs `pip install 'pneumonia[deploy]'`.
 
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
