@@ -1,8 +1,7 @@
 # shellcheck shell=bash disable=SC2034,SC2154
 # image_test.sh with buildah and chroot, where no container engine can run: the same file system, user, environment and command,
-# the root mounted read-only, the network that of the machine (so the port is always 8080).
+# the root mounted read-only, the network that of the machine.
 export STORAGE_DRIVER=vfs BUILDAH_ISOLATION=chroot
-port=8080
 work=$(mktemp -d)
 base=docker.io/library/python:3.11-slim
 settings=() # the machine's certificates and package settings, for the build alone
@@ -52,7 +51,7 @@ within() { # replaces the calling shell, so that signals arrive; $1: whether the
         exec chroot --userspec=1000:1000 "$ROOT" /usr/bin/env -i --chdir=/tmp "$@"' within "${environment[@]}" "$@"
 }
 start() {
-    within 0 pneumonia serve > "$work/serve.log" 2>&1 &
+    within 0 pneumonia serve --port "$port" > "$work/serve.log" 2>&1 &
     server=$!
 }
 stop() {

@@ -36,6 +36,7 @@ inside python -c 'import os; assert os.getuid() == 1000, os.getuid()' || fail "i
 if inside env | grep -Eq 'TOKEN|SECRET|PASSWORD|_KEY='; then fail "a secret is in its environment"; fi
 if inside touch /opt/pneumonia/written 2> /dev/null; then fail "its own files can be written"; fi
 
+if curl --silent "http://127.0.0.1:$port/" > /dev/null; then fail "something else listens on port $port; name another, PORT=8090"; fi
 start
 for _ in $(seq 100); do
     curl --silent --fail "http://127.0.0.1:$port/ping" > /dev/null && break
