@@ -8,7 +8,7 @@ ARGS ?=
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report test test-slow test-azure azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report test test-slow test-azure azurite lint lock build clean image-test
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -53,6 +53,9 @@ test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
+	deploy/image_test.sh $(BUNDLE) $(IMAGE)
 
 test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
 	$(BIN)/python -m pytest tests/storage $(ARGS)

@@ -1,14 +1,27 @@
 #!/usr/bin/env bash
 # Builds the Dockerfile's `serve` target as it is, runs it as SageMaker does, and asks it: /ping, /invocations, user, size, secrets, SIGTERM.
 #
-#   deploy/image_test.sh BUNDLE IMAGE
+#   deploy/image_test.sh [BUNDLE IMAGE]      without a bundle, one of a small run on drawn phantoms (a minute)
 #
 # With Docker where there is one; else, as root, with Debian's buildah and debootstrap, over a Debian base under the name of the
 # Dockerfile's own (python:3.11-slim), since that one may be out of reach.
 set -euo pipefail
-bundle=$(realpath "${1:?usage: deploy/image_test.sh BUNDLE IMAGE}")
-image=$(realpath "${2:?usage: deploy/image_test.sh BUNDLE IMAGE}")
 here=$(cd "$(dirname "$0")" && pwd)
+if [ $# = 0 ]; then
+    made=$(mktemp -d)
+    pneumonia=$here/../.venv/bin/pneumonia
+    "$pneumonia" train name=image max_epochs=2 data.phantom.patients=60 "runs_dir=$made/runs" "cache_dir=$made/cache"
+    "$pneumonia" export "$made"/runs/image/*/ --out "$made/bundle"
+    set -- "$made/bundle" "$(find "$made/cache" -name '*.jpeg' | sort | head -n 1)"
+elif [ $# != 2 ]; then
+    echo "usage: deploy/image_test.sh [BUNDLE IMAGE]" >&2
+    exit 2
+fi
+bundle=$(realpath "$1")
+image=$(realpath "$2")
+for path in "$bundle/contract.json" "$image"; do
+    [ -f "$path" ] || { echo "There is no $path. Name a bundle and an X-ray." >&2; exit 2; }
+done
 port=${PORT:-8080}
 limit_mib=600
 
@@ -24,7 +37,7 @@ else
 fi
 
 fail() { echo "FAILED: $1" >&2; exit 1; }
-trap 'stop > /dev/null 2>&1 || true; clean > /dev/null 2>&1 || true' EXIT
+trap 'stop > /dev/null 2>&1 || true; clean > /dev/null 2>&1 || true; rm -rf "${made:-}"' EXIT
 
 cd "$here/.."
 build
