@@ -8,7 +8,7 @@ ARGS ?=
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure image-test azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -60,6 +60,9 @@ test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
+	deploy/image_test.sh $(BUNDLE) $(IMAGE)
+
 test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
 	$(BIN)/python -m pytest tests/storage $(ARGS)
 
@@ -77,8 +80,11 @@ lint: $(READY) ## style, types, formatting
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-lock: ## compile requirements.lock anew from pyproject.toml
-	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url -o requirements.lock
+COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url
+
+lock: ## compile requirements.lock and requirements-serve.lock anew from pyproject.toml
+	$(COMPILE) pyproject.toml --all-extras --universal -o requirements.lock
+	$(COMPILE) --group pyproject.toml:serving --constraint requirements.lock --python-platform x86_64-unknown-linux-gnu -o requirements-serve.lock
 
 build: $(READY) ## the wheel, into dist/
 	$(BIN)/uv build --wheel
