@@ -145,6 +145,12 @@ def test_a_graph_with_other_weights_fails_parity(bundle, bundle_dir, evaluated, 
     with pytest.raises(ParityError, match="the exported graph computes something else"):
         check_parity(parity)
     check_parity(measure_parity(bundle, val_files, trained, trained))
+    rounded = trained.astype(np.float16).astype(np.float64)  # as a run in half precision would have recorded them
+    with pytest.raises(ParityError, match="no longer gives what the run recorded"):
+        check_parity(measure_parity(bundle, val_files, trained, rounded))
+    check_parity(measure_parity(bundle, val_files, trained, rounded, exact=False))
+    with pytest.raises(ParityError, match="no longer gives what the run recorded"):
+        check_parity(measure_parity(bundle, val_files, trained, trained[:, ::-1], exact=False))
 
 
 def test_a_run_whose_records_say_otherwise_leaves_no_bundle(run, cache_dir, tmp_path):
