@@ -42,7 +42,7 @@ from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
 from pneumonia.predictions import predict_part
-from pneumonia.runs import RunFolder, open_run
+from pneumonia.runs import RunFolder, open_run, writable
 from pneumonia.scores import arrays
 from pneumonia.storage.local import explained
 from pneumonia.train import data_config
@@ -101,6 +101,7 @@ def export(order: Order) -> Contract:
         CheckpointError, StorageError: With what to do.
     """
     check_place(order.out, order.force)
+    writable(order.out.parent)
     with threadpool_limits(1), _one_thread():  # sums then do not depend on the number of cores
         run = _open(order)
         say("Writing the graph")

@@ -25,7 +25,7 @@ from pneumonia.bundle.parity import check_parity, measure_parity
 from pneumonia.bundle.promises import ROTATING, chosen
 from pneumonia.cli import main
 from pneumonia.config import conf_dir
-from pneumonia.errors import BundleError, ParityError, RunError
+from pneumonia.errors import BundleError, ParityError, RunError, StorageError
 from pneumonia.labels import SUBTYPE
 from pneumonia.models.base import Setup
 from pneumonia.models.build import build_classifier
@@ -222,6 +222,12 @@ def test_bad_words_end_with_code_2_and_the_reason(words, message, tmp_path, monk
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
     assert _left(tmp_path) == []
+
+
+def test_a_place_that_can_not_be_written_is_found_before_any_work(finished, cache_dir, capsys):
+    with pytest.raises(StorageError, match="Can't write /proc/nowhere"):
+        export(Order(finished, Path("/proc/nowhere/bundle"), cache_dir=cache_dir))
+    assert "Writing the graph" not in capsys.readouterr().err
 
 
 def test_a_run_that_did_not_finish_is_refused(run, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,6 +97,7 @@ def test_an_xray_is_answered_with_bars_and_a_heat_map_under_a_slider(page, bundl
         assert float(page.get_by_role("meter", name=name).get_attribute("aria-valuenow")) == pytest.approx(
             share, abs=1e-4
         )
+    assert not list(Path(tempfile.gettempdir()).glob("pneumonia-page-*/*/a.jpeg")), "an X-ray lies about"
     slider = page.get_by_label("Opacity of the heat map")
     assert heat.evaluate("e => getComputedStyle(e).opacity") == "0.6"
     look(page, "answer")
