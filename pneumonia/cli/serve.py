@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -42,6 +44,9 @@ def run(arguments: list[str]) -> int:
     port = _port(options.port or os.environ.get("PNEUMONIA_PORT") or os.environ.get("SAGEMAKER_BIND_TO_PORT") or "8080")
     host = options.host or os.environ.get("PNEUMONIA_HOST") or "127.0.0.1"
     limits = _limits(vars(options))
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(0)
+    )  # while it still loads; later the server takes over
     try:
         from pneumonia.serve.run import Place, serve
     except ModuleNotFoundError as error:
