@@ -26,7 +26,9 @@ def _command(monkeypatch, capsys, *words: str):
 @pytest.mark.parametrize("name", preset_names())
 def test_every_sweep_of_a_preset_makes_a_plan(name, tmp_path):
     preset = read_preset(name)
-    data = [f"data.root={tmp_path}", "data=folder"] if preset.needs_data else []
+    (tmp_path / "xrays").mkdir()
+    (tmp_path / "xrays" / "a.jpeg").touch()
+    data = [f"data.root={tmp_path / 'xrays'}", "data=folder"] if preset.needs_data else []
     for sweep, own in preset.sweeps.items():
         assert make_plan(sweep, [*preset.words, *own, *data, f"runs_dir={tmp_path}"]).jobs
 
