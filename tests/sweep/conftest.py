@@ -80,7 +80,11 @@ class Workplace:
 
     def call(self, *words: str, **environment: str) -> tuple[int, str]:
         process = self.start(*words, **environment)
-        told = process.communicate(timeout=240)[1]
+        try:
+            told = process.communicate(timeout=240)[1]
+        finally:
+            process.kill()  # only where it has not ended
+            process.wait()
         return process.returncode, told
 
 
