@@ -1,5 +1,6 @@
 """Classifies image files with a run or a bundle: the same words and the same numbers from both."""
 
+import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -8,7 +9,7 @@ from pneumonia.bundle.contract import CONTRACT
 from pneumonia.console import announce_loading, say, track, warn
 from pneumonia.data.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_junk
 from pneumonia.data.readable import UnreadableImageError
-from pneumonia.errors import ConfigError, LayoutError
+from pneumonia.errors import ConfigError, LayoutError, RunError
 
 WATCHED: Final = 10  # files from which on a bundle shows how far it is; the first ones are done before one could look
 Found = dict[str, Any]
@@ -26,7 +27,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
             files.append(place)
             continue
         suffixes = {*IMAGE_SUFFIXES, *DICOM_SUFFIXES}
-        inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in suffixes and path.is_file()]
+        inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in suffixes and not path.is_dir()]
         inside = [path for path in inside if not any(map(is_junk, path.relative_to(place).parts))]
         if not inside:
             raise LayoutError(f"{place} holds no image file. Name image files, or a folder with some.")
@@ -53,6 +54,11 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
         RunError, CheckpointError, BundleError: The model can't be used.
     """
     if not (model / CONTRACT).is_file():
+        if model.is_dir() and not (model / "config.yaml").is_file():
+            raise RunError(
+                f"{model} is neither a run folder (it holds no config.yaml) nor a bundle (no {CONTRACT}). Name the folder that "
+                "`pneumonia train` or `pneumonia export` printed."
+            )
         yield from _told_by_run(model, images, explain)
         return
     if explain is not None:
@@ -67,9 +73,16 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
     files: Iterable[Path] = images if len(images) < WATCHED else track(images, len(images), "Predicting")
     for path in files:
         try:
-            yield {"image": str(path), **bundle.answer(path.read_bytes()).as_dict()}
+            yield {"image": str(path), **bundle.answer(_bytes(path)).as_dict()}
         except (UnreadableImageError, OSError) as error:
             yield _unread(path, error)
+
+
+def _bytes(path: Path) -> bytes:
+    """The content of a file; a pipe or a device, which may never end, is refused as what can't be read."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return path.read_bytes()
 
 
 def _unread(path: Path, error: Exception) -> Found:
@@ -103,7 +116,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     drawn: list[tuple[Path, Any, str, Found]] = []
     for path in track(images, len(images), "Predicting"):
         try:
-            pixels = decode(path.read_bytes(), setup.image_size, setup.resize)
+            pixels = decode(_bytes(path), setup.image_size, setup.resize)
         except (UnreadableImageError, OSError) as error:
             yield _unread(path, error)
             continue

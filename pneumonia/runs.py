@@ -266,4 +266,4 @@ def writable(path: Path) -> None:
         except OSError as error:
             if isinstance(error, StorageError):
                 raise
-            raise OSError(error.errno, str(error)) from error
+            raise OSError(error.errno, error.strerror, str(path)) from error

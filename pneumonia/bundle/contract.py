@@ -198,6 +198,10 @@ def read_contract(folder: Path) -> Contract:
         BundleError: There is none, or it is of another version.
     """
     path = folder / CONTRACT
+    if folder.is_file():
+        raise BundleError(
+            f"{folder} is a file, and a bundle is a folder. Name its folder, or the one that model.tar.gz was unpacked into."
+        )
     if not folder.is_dir():
         raise BundleError(f"There is no bundle {folder}. `pneumonia export RUN --out BUNDLE` makes one.")
     try:

@@ -4,12 +4,13 @@ import argparse
 import csv
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pneumonia.console import say
 from pneumonia.errors import ConfigError, broken_images
 
 PLAIN = ("abstained", "out_of_distribution", "gate_score", "bundle_version", "model_version", "error")
+BEGINS: Final = b"image,label,"  # how every table of answers begins
 
 
 def run(arguments: list[str]) -> int:
@@ -36,12 +37,12 @@ def run(arguments: list[str]) -> int:
         "convolutional ones; RUN alone can",
     )
     options = parser.parse_args(arguments)
-    if options.csv is not None and options.csv.is_dir():
-        raise ConfigError(f"--csv {options.csv} is a folder; name a file, for example --csv {options.csv}/answers.csv.")
     from pneumonia.predict import image_files, told
     from pneumonia.storage.local import replacing
 
     files = image_files(options.images)
+    if options.csv is not None:
+        check_csv(options.csv, files)
     if options.csv is None:
         answers = list(told(options.model, files, options.explain))
     else:
@@ -59,6 +60,30 @@ def run(arguments: list[str]) -> int:
         others = "Nothing was predicted" if len(problems) == len(answers) else "All others were predicted"
         raise broken_images(problems, f"{others}. Leave them out, or mend them.")
     return 0
+
+
+def check_csv(path: Path, images: list[Path]) -> None:
+    """Refuses a place for the table that holds something else, before any work is done.
+
+    Raises:
+        ConfigError: It is a folder or a device, lies in no folder, is one of the images, or a file that is no table of ours.
+    """
+    if path.is_dir():
+        raise ConfigError(f"--csv {path} is a folder; name a file, for example --csv {path}/answers.csv.")
+    if not path.parent.is_dir():
+        raise ConfigError(f"--csv {path}: there is no folder {path.parent}. Make it, or check the path.")
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise ConfigError(
+            f"--csv {path} is no regular file, and would be replaced by one. --json prints to standard output."
+        )
+    if any(path.samefile(image) for image in images if image.exists()):
+        raise ConfigError(f"--csv {path} is one of the images, and would be overwritten. Name another file.")
+    with path.open("rb") as file:
+        begins = file.read(len(BEGINS))
+    if begins not in {b"", BEGINS}:
+        raise ConfigError(f"--csv {path} holds something else than answers, and is not overwritten. Name another file.")
 
 
 def predict(model: Path, images: list[Path], explain: Path | None = None) -> list[dict[str, Any]]:

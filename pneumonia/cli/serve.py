@@ -28,7 +28,7 @@ LIMITS: Final = {
     "body_s": "seconds for its body to arrive (30)",
     "answer_s": "seconds for its answer, waiting included (60)",
     "drain_s": "seconds for what is in flight when told to stop (20)",
-    "workers": "threads that decode and compute (as many as cores, 8 at most)",
+    "workers": "threads that decode and compute (0: as many as cores, 8 at most)",
 }
 
 

@@ -107,6 +107,7 @@ class Service:
         contract = self.desk.bundle.contract
         versions = {"bundle_version": contract.bundle_version, "model_version": contract.model.version}
 
+        @app.head("/ping", include_in_schema=False)
         @app.get("/ping", tags=["health"])
         async def ping() -> dict[str, str]:
             """200 once the bundle is loaded and can answer; needs no token."""
@@ -125,6 +126,9 @@ class Service:
             """Probabilities by class of one image (raw bytes, or `image` in JSON) or of several (`images` in JSON)."""
             began = time.perf_counter()
             kind = media_type(request.headers.get("content-type", ""))
+            packed = request.headers.get("content-encoding", "identity")
+            if packed.strip().lower() != "identity":
+                raise Refusal(415, f"Content-Encoding {packed[:50]!r} is not read here.", "Send the bytes as they are.")
             asked, answers = await self.desk.run(partial(self.desk.work, await request.body(), kind))
             self.count(answers)
             request.scope["told"] |= {"images": len(answers), "labels": [one.label for one in answers]}

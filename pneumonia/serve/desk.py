@@ -51,7 +51,7 @@ class Desk:
             try:
                 square = self.bundle.square(file)
             except UnreadableImageError as error:
-                raise unreadable(error, f"Image {place}: " if asked.several else "") from error
+                raise unreadable(error, f"images[{place}]: " if asked.several else "") from error
             answers.append(self.bundle.answer_square(square))
         return asked, answers
 

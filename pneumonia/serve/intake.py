@@ -68,7 +68,7 @@ def unpack(body: bytes, kind: str, limits: Limits) -> Asked:
         return Asked([body], several=False)
     asked = _from_json(body, limits)
     for place, file in enumerate(asked.files):
-        where = f"Image {place}: " if asked.several else ""
+        where = f"images[{place}]: " if asked.several else ""
         try:
             check_file(file, None, limits)
         except Refusal as refusal:
@@ -95,6 +95,8 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> None:
     try:
         header = read_header(raw)
     except UnreadableImageError as error:
+        if f"{MAX_PIXELS:,}" in str(error):
+            raise _too_large(f"The image has more than {MAX_PIXELS:,} pixels", limits) from error
         raise unreadable(error) from error
     if header.width * header.height > limits.pixels:
         raise _too_large(f"The image has {header.width}x{header.height} pixels", limits)
@@ -181,7 +183,7 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
         raise Refusal(
             413, f"{len(texts)} images in one request, and at most {limits.images} are read.", "Send fewer at once."
         )
-    return Asked([_from_base64(text, f"Image {place}") for place, text in enumerate(texts)], several=True)
+    return Asked([_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], several=True)
 
 
 def _from_base64(text: Any, which: str) -> bytes:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
+from pneumonia.data.readable import MAX_PIXELS
 from pneumonia.errors import ConfigError
 
 MIB: Final = 2**20
@@ -53,6 +54,10 @@ class Limits:
                 )
         if self.workers == 0:
             object.__setattr__(self, "workers", min(cores(), MAX_WORKERS))
+        if self.pixels > MAX_PIXELS:
+            raise ConfigError(
+                f"{option('megapixels')} {self.megapixels:g} is more than the {MAX_PIXELS / 1e6:g} ever decoded. Say less."
+            )
         if self.held_mib < self.body_mib:
             raise ConfigError(
                 f"{option('held_mib')} {self.held_mib:g} is less than {option('body_mib')} {self.body_mib:g}, so that the "

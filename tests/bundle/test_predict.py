@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -94,3 +95,41 @@ def test_what_can_not_be_done_says_why(predict, bundle_dir, val_files, tmp_path)
     code, _, err = predict(bundle_dir, val_files[0], "--csv", Path("/proc/nowhere/a.csv"))
     assert code == 2
     assert "StorageError" in err
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("xray.jpeg", "is one of the images, and would be overwritten"),
+        ("notes.txt", "holds something else than answers, and is not overwritten"),
+        ("none/a.csv", "there is no folder"),
+        ("pipe", "is no regular file"),
+    ],
+)
+def test_a_table_takes_the_place_of_nothing_but_a_table(place, message, predict, bundle_dir, val_files, tmp_path):
+    (tmp_path / "xray.jpeg").write_bytes(val_files[0].read_bytes())
+    (tmp_path / "notes.txt").write_text("mine\n")
+    os.mkfifo(tmp_path / "pipe")
+    code, _, err = predict(bundle_dir, tmp_path / "xray.jpeg", "--csv", tmp_path / place)
+    assert (code, message in err) == (2, True), err
+    assert (tmp_path / "xray.jpeg").read_bytes() == val_files[0].read_bytes()
+    assert (tmp_path / "notes.txt").read_text() == "mine\n"
+    for _ in range(2):
+        assert predict(bundle_dir, tmp_path / "xray.jpeg", "--csv", tmp_path / "answers.csv")[0] == 0
+
+
+def test_what_can_not_be_read_in_a_folder_is_named_too(predict, bundle_dir, val_files, tmp_path):
+    (tmp_path / "good.jpeg").write_bytes(val_files[0].read_bytes())
+    (tmp_path / "gone.jpeg").symlink_to(tmp_path / "nowhere.jpeg")
+    os.mkfifo(tmp_path / "pipe.jpeg")
+    code, out, err = predict(bundle_dir, tmp_path)
+    assert code == 2
+    assert "2 images can't be read" in err
+    assert "gone.jpeg: No such file" in err
+    assert "pipe.jpeg: it is no regular file" in err
+    assert "good.jpeg" in out
+
+
+def test_a_folder_that_is_neither_run_nor_bundle_is_named_so(predict, val_files, tmp_path):
+    code, _, err = predict(tmp_path, val_files[0])
+    assert (code, "is neither a run folder (it holds no config.yaml) nor a bundle" in err) == (2, True), err

@@ -223,6 +223,7 @@ assert not heavy, heavy
         (["--port", "65536"], "Port 65536"),
         (["--body-mib", "much"], "--body-mib much is not a number"),
         (["--at-once", "2.5"], "--at-once 2.5 is not a whole number"),
+        (["--megapixels", "1000"], "--megapixels 1000 is more than the 8"),
         (["--at-once", "0"], "--at-once 0 is out of range"),
         (["--answer-s", "nan"], "--answer-s nan is out of range"),
         (["--body-mib", "200"], "--held-mib 128 is less than --body-mib 200"),

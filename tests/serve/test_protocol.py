@@ -1,6 +1,7 @@
 """What the service answers, in this process: good requests as the bundle does, bad ones with a reason."""
 
 import base64
+import gzip
 import io
 import json
 import struct
@@ -151,8 +152,8 @@ def test_bad_input_is_refused_with_its_reason(case, client):
 
 
 def test_of_several_images_the_bad_one_is_named(client):
-    refused(as_json(client, {"images": [text(film()), text(film()[:3000])]}), 422, "Image 1: ")
-    refused(as_json(client, {"images": [text(film()), text(png_of(400, 400))]}), 422, "Image 1: ")
+    refused(as_json(client, {"images": [text(film()), text(film()[:3000])]}), 422, "images[1]: ")
+    refused(as_json(client, {"images": [text(film()), text(png_of(400, 400))]}), 422, "images[1]: ")
 
 
 def test_no_content_type_is_refused(client):
@@ -176,6 +177,11 @@ def test_too_many_images_or_bytes_are_refused(client_of):
     refused(post(small, pieces()), 413, "more than 20,971 bytes")
 
 
+def test_a_packed_body_is_refused_by_its_header(client):
+    said = {"content-type": "image/jpeg", "content-encoding": "gzip"}
+    refused(client.post("/invocations", content=gzip.compress(film()), headers=said), 415, "Content-Encoding 'gzip'")
+
+
 def test_a_token_is_asked_of_all_but_ping(client_of):
     client = client_of(token=TOKEN)
     assert client.get("/ping").status_code == 200
@@ -192,6 +198,7 @@ def test_a_token_is_asked_of_all_but_ping(client_of):
 
 def test_the_contract_and_the_versions_are_told(client, bundle):
     assert client.get("/contract").json() == bundle.contract.as_dict()
+    assert client.head("/ping").status_code == 200, "as balancers ask"
     said = client.get("/ping").json()
     assert said["bundle_version"] == bundle.contract.bundle_version
     assert said["model_version"] == bundle.contract.model.version
