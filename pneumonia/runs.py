@@ -92,7 +92,10 @@ class RunFolder:
         """
         if not self.result.is_file():
             return None
-        remedy = "Delete it and give the same `pneumonia train` again, which goes on from the last checkpoint."
+        remedy = (
+            "Delete it and give the same `pneumonia train` again, which goes on from the last checkpoint; or train anew with "
+            "force=true."
+        )
         try:
             found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
             if found["status"] != "completed":
