@@ -17,12 +17,13 @@ from pneumonia.config import DataConfig
 from pneumonia.data.baselines import told_from
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.shelf import Shelf
+from pneumonia.data.split_files import as_trained, row_by_row
 from pneumonia.ensembles import check_images, check_members, described, ensemble_folder, mean_of
 from pneumonia.errors import RunError, SplitError, some
 from pneumonia.evaluation_words import show_evaluation
 from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
-from pneumonia.models.build import load_classifier
+from pneumonia.models.build import check_checkpoint, load_classifier
 from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
 from pneumonia.report.document import Document
@@ -146,15 +147,18 @@ def _tell(request: Request, desk: Desk) -> _Told:
             f"The data of {folder.path} have changed since it was trained: other images, labels or folders. Its split no "
             "longer says which images it has not seen. Name the data to evaluate: data=folder data.root=DIR"
         )
-    trained_on = read_split(folder, result)
-    split = trained_on if own else _by_folders(images, request.part)
+    sha256 = result["data"]["split_sha256"]
+    trained_on = as_trained(read_split(folder, result), sha256, folder.split(sha256))
+    split = row_by_row(trained_on, images.manifest) if own else _by_folders(images, request.part)
     module = XRayData(images, split, task, batch_size=64)
     if not len(module.positions(request.part)):
         have = ", ".join(f"{part} {count}" for part, count in split["part"].value_counts().items())
         raise SplitError(
             f"The data hold no image of the part '{request.part}' (they hold {have}). Say another split=PART."
         )
-    classifier = load_classifier(folder.best, config["task"]).to("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = load_classifier(folder.best, config["task"])
+    check_checkpoint(classifier, config, folder.best)
+    classifier = classifier.to("cuda" if torch.cuda.is_available() else "cpu")
     views = request.tta or classifier.setup_values.tta
     changed = views != classifier.setup_values.tta
     classifier.setup_values = replace(classifier.setup_values, tta=views)

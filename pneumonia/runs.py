@@ -14,12 +14,15 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from pneumonia.errors import RunError, StorageError, some
+from pneumonia.labels import TASKS
 from pneumonia.storage.local import digest, explained, read_json, replacing, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 OF_A_RESULT = ("run_id", "task", "config", "data", "metrics")  # without which no one can use a result
+OF_A_CONFIG = ("task", "image_size", "seed", "data", "split", "model", "trainer", "tta")
+OF_THE_DATA = ("manifest_sha256", "split_sha256")
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -101,10 +104,15 @@ class RunFolder:
             if found["status"] != "completed":
                 return None
             lacking = [key for key in OF_A_RESULT if key not in found]
+            lacking += [f"config.{key}" for key in OF_A_CONFIG if not lacking and key not in found["config"]]
+            lacking += [f"data.{key}" for key in OF_THE_DATA if not lacking and key not in found["data"]]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{self.result} is damaged ({type(error).__name__}: {error}). {remedy}") from error
         if lacking:
             raise RunError(f"{self.result} is damaged: it lacks {some(lacking)}. {remedy}")
+        if found["config"]["task"] not in TASKS or found["task"] != found["config"]["task"]:
+            said = f"task={found['task']}, and of its config task={found['config']['task']}"
+            raise RunError(f"{self.result} is damaged: it speaks of {said}; tasks are {some(TASKS)}. {remedy}")
         return found
 
     def begin(self, config: dict[str, Any]) -> None:

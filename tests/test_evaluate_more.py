@@ -12,7 +12,7 @@ import pytest
 from pneumonia.calibration import fit_temperature
 from pneumonia.cli import main
 from pneumonia.config import DataConfig
-from pneumonia.errors import RunError
+from pneumonia.errors import CheckpointError, ManifestError, RunError, StorageError
 from pneumonia.evaluate import Request, evaluate, evaluate_ensemble
 from pneumonia.labels import TASKS
 from pneumonia.operating import positives, threshold_for
@@ -210,6 +210,10 @@ def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
         (["ensemble="], "ensemble has no value. Say ensemble=DIR,DIR"),
         (["ensemble=,"], "ensemble has no value"),
         (["run=a", "run=b"], "run stands twice, as a and b"),
+        (["run=a", "data.on_bad_image=skip"], "data.on_bad_image goes with other data"),
+        (["run=a", "data=folder"], "data.root has no value, and data=folder needs one"),
+        (["run=a", "data.root=nowhere"], "data.root=nowhere does not exist"),
+        (["run=a", "force=yes"], "force=yes is not known; choose one of true, false"),
     ],
 )
 def test_bad_words_are_refused_before_torch_is_loaded(words, message, monkeypatch, capsys):
@@ -280,3 +284,83 @@ def test_views_known_to_the_command_line_are_those_of_the_models():
     from pneumonia.models.views import VIEWS as KNOWN
 
     assert tuple(KNOWN) == VIEWS
+
+
+def _change(path: Path, change) -> None:
+    change(pd.read_parquet(path)).to_parquet(path, index=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda split: split.iloc[:-5],
+        lambda split: split.assign(part=split["part"].map({"train": "test", "test": "train", "val": "val"})),
+        lambda split: pd.concat([split, split.iloc[:1]]),
+    ],
+    ids=["shorter", "test and train swapped", "one twice"],
+)
+def test_a_split_that_was_changed_is_refused_and_the_order_of_its_rows_does_not_matter(change, run, cache_dir):
+    whole = evaluate(Request(run, "test", cache_dir=cache_dir))
+    table = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
+    (split,) = run.glob("split-*.parquet")
+    _change(split, lambda rows: rows.sample(frac=1, random_state=0))
+    assert evaluate(Request(run, "test", cache_dir=cache_dir))["metrics"] == whole["metrics"]
+    pd.testing.assert_frame_equal(pd.read_parquet(RunFolder(run).evaluation("test", "parquet")), table)
+    _change(split, change)
+    with pytest.raises(ManifestError, match=r"was changed since the run was trained.*the model has seen.*force=true"):
+        evaluate(Request(run, "test", cache_dir=cache_dir))
+    pd.testing.assert_frame_equal(pd.read_parquet(RunFolder(run).evaluation("test", "parquet")), table)
+
+
+def test_the_checkpoint_of_another_run_is_refused(seeds, cache_dir, tmp_path):
+    own = Path(shutil.copytree(seeds[0], tmp_path / "run"))
+    shutil.rmtree(own / "evaluation", ignore_errors=True)  # of another test
+    shutil.copy(RunFolder(seeds[1]).best, RunFolder(own).best)
+    with pytest.raises(CheckpointError, match=r"best\.ckpt is of another run: .* seed=1, and this run with seed=0"):
+        evaluate(Request(own, "test", cache_dir=cache_dir))
+    assert not RunFolder(own).evaluation("test", "json").exists()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda best: best.unlink(), "There is no checkpoint .*force=true"),
+        (
+            lambda best: best.write_bytes(best.read_bytes()[:1000]),
+            "is not a checkpoint that pneumonia wrote, or it is damaged",
+        ),
+    ],
+    ids=["gone", "cut short"],
+)
+def test_a_checkpoint_that_can_not_be_read_says_what_to_do(spoil, message, run, cache_dir):
+    spoil(RunFolder(run).best)
+    with pytest.raises(CheckpointError, match=message):
+        evaluate(Request(run, "test", cache_dir=cache_dir))
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda result: result.update(config={}), "it lacks config.task, config.image_size"),
+        (lambda result: result.update(data={}), "it lacks data.manifest_sha256, data.split_sha256"),
+        (lambda result: result.update(config=3), "is damaged (TypeError"),
+        (lambda result: result["config"].update(task="nope"), "its config task=nope; tasks are subtype, pneumonia"),
+    ],
+    ids=["no config", "no hashes", "a number", "no such task"],
+)
+def test_a_result_with_half_its_content_is_damaged_not_a_traceback(edit, message, run, monkeypatch, capsys):
+    result = json.loads((run / "result.json").read_text())
+    edit(result)
+    (run / "result.json").write_text(json.dumps(result))
+    code, err = _command(monkeypatch, capsys, f"run={run}")
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in err
+    assert "Loading torch" not in err
+
+
+def test_an_evaluation_that_can_not_be_written_leaves_nothing_half_done(run, cache_dir):
+    (run / "evaluation").write_text("mine")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        evaluate(Request(run, "test", cache_dir=cache_dir))
+    assert (run / "evaluation").read_text() == "mine"

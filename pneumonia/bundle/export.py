@@ -37,12 +37,13 @@ from pneumonia.config import DataConfig
 from pneumonia.console import say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.shelf import Shelf
+from pneumonia.data.split_files import as_trained, row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, LayoutError, ManifestError, RunError
 from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
-from pneumonia.models.build import load_classifier
+from pneumonia.models.build import check_checkpoint, load_classifier
 from pneumonia.predictions import predict_part
-from pneumonia.runs import RunFolder, open_run, writable
+from pneumonia.runs import RunFolder, open_run, read_split, writable
 from pneumonia.scores import arrays
 from pneumonia.storage.local import explained
 from pneumonia.train import data_config
@@ -207,10 +208,12 @@ def _open(order: Order) -> _Run:
             "bundle is compared on its validation images. Say data.root=DIR with the folder that it was trained on."
         )
     task = TASKS[config["task"]]
-    split = pd.read_parquet(folder.split(result["data"]["split_sha256"]))
+    sha256 = result["data"]["split_sha256"]
+    split = row_by_row(as_trained(read_split(folder, result), sha256, folder.split(sha256)), images.manifest)
     every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
     module = XRayData(images, split, task, batch_size=16, rotate_every=every)
     classifier = load_classifier(folder.best, config["task"])
+    check_checkpoint(classifier, config, folder.best)
     return _Run(folder, result, task, classifier, module, pd.read_parquet(folder.predictions("val")))
 
 

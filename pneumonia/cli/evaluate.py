@@ -61,6 +61,11 @@ def run(arguments: list[str]) -> int:
     if source and not words.get("data.root"):
         raise ConfigError("data.root has no value, and data=folder needs one. Say data.root=DIR.")
     skip = _word(words, "data.on_bad_image", "error", ("error", "skip"))
+    if not source and "data.on_bad_image" in words:
+        raise ConfigError(
+            "data.on_bad_image goes with other data: of a run's own images nothing can be left out now. Say data.root=DIR as "
+            "well, or leave it out."
+        )
     force = _word(words, "force", "false", ("true", "false")) == "true"
     cases = _word(words, "cases", "", ("true", "false"))
     cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")

@@ -94,3 +94,27 @@ def write_split(split: pd.DataFrame, folder: Path) -> Path:
     with replacing(path) as part:
         split.to_parquet(part, index=False)
     return path
+
+
+def as_trained(split: pd.DataFrame, sha256: str, path: Path) -> pd.DataFrame:
+    """A split that a run has kept, once it is known to be the one that it was trained on.
+
+    Args:
+        split: As it was read.
+        sha256: That the run recorded, from :func:`pneumonia.data.splits.split_sha256`.
+        path: Where it was read, for the message.
+
+    Raises:
+        ManifestError: It is another one; scores by it could be of images that the model was trained on.
+    """
+    if split_sha256(split) != sha256:
+        raise ManifestError(
+            f"{path} was changed since the run was trained: it divides the images otherwise, so scores by it could be of images "
+            "that the model has seen. Put the file back, or train the run again with force=true."
+        )
+    return split
+
+
+def row_by_row(split: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """A split with the rows of a manifest, in its order; the two name the same images."""
+    return split.set_index("image_id").loc[manifest["image_id"]].reset_index()

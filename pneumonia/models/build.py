@@ -1,7 +1,7 @@
 """From a config node or a checkpoint to a classifier of the family that it names."""
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,11 @@ from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
 from pneumonia.models.kinds import check_kinds
 
+# Settings of a run that its checkpoints hold too.
+OF_THE_RUN = (
+    *("seed", "image_size", "channels", "optimizer", "scheduler"),
+    *("label_smoothing", "mixup", "ema", "swa", "tta"),
+)
 NEUTRAL: dict[str, Any] = {
     "mixup": 0.0,
     "label_smoothing": 0.0,
@@ -166,3 +171,26 @@ def load_classifier(path: Path, task: str | None = None) -> Classifier:
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
     return classifier.eval()
+
+
+def check_checkpoint(classifier: Classifier, config: dict[str, Any], path: Path) -> None:
+    """Refuses a checkpoint that another run has written, as far as its settings tell.
+
+    Args:
+        classifier: From :func:`load_classifier`.
+        config: Of the run, whose checkpoint it should be.
+        path: For the message.
+
+    Raises:
+        CheckpointError: With the first setting that differs.
+    """
+    setup = asdict(classifier.setup_values)
+    family = str(classifier.model_config.get("_target_"))
+    held = {"model": family, **{key: setup[key] for key in OF_THE_RUN}}
+    wanted = {"model": str(config["model"]["_target_"]), **{key: config[key] for key in OF_THE_RUN}}
+    for key, value in held.items():
+        if value != wanted[key]:
+            raise CheckpointError(
+                f"{path} is of another run: it was trained with {key}={value}, and this run with {key}={wanted[key]}. Put the "
+                "run's own checkpoint back, or train it again with force=true."
+            )
