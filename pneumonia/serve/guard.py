@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from pneumonia.serve.limits import Limits
-from pneumonia.serve.refusal import Refusal, busy
+from pneumonia.serve.refusal import LINGER_S, Refusal, busy
 from pneumonia.serve.telemetry import OTHER, PAGE, ROUTES, Figures, tell
 
 Message = MutableMapping[str, Any]
@@ -29,7 +29,6 @@ CHALLENGES: Final = (  # a program answers the first, a browser the second
     (b"www-authenticate", b'Bearer realm="pneumonia"'),
     (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
 )
-LINGER_S: Final = 2.0  # for a refused body to run out, so that its sender reads the refusal instead of a reset
 LINGER_BYTES: Final = 2**28
 # No page of ours may ask anyone else for anything; Gradio's own scripts need eval and inline code.
 SECURITY: Final = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pneumonia.serve.refusal import Refusal
+from pneumonia.serve.refusal import LINGER_S, Refusal
 from pneumonia.serve.telemetry import tell
 
 if TYPE_CHECKING:
@@ -33,12 +33,15 @@ class Protocol(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._deadline: asyncio.TimerHandle | None = None
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._watch()
 
     def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return  # unread bytes at the end would turn our answer into a reset
         super().data_received(data)
         self._watch()
 
@@ -67,14 +70,21 @@ class Protocol(H11Protocol):
             self._deadline = None
 
     def _refuse(self, refusal: Refusal) -> None:
-        if self.transport.is_closing():
+        if self._refused or self.transport.is_closing():
             return
+        self._refused = True
         tell("refused before any request", status=refusal.status, client=self.client and self.client[0])
-        if self.cycle is None or self.cycle.response_complete:
-            head = b"".join(b"%b: %b\r\n" % pair for pair in refusal.raw_headers())
-            line = b"HTTP/1.1 %d %b\r\n" % (refusal.status, refusal.reason_phrase)
-            self.transport.write(line + head + b"\r\n" + refusal.body)
-        self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self.cycle.response_started:  # another answer is on its way
+                self.transport.close()
+                return
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        head = b"".join(b"%b: %b\r\n" % pair for pair in refusal.raw_headers())
+        self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (refusal.status, refusal.reason_phrase, head) + refusal.body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
 
 
 def with_deadline(header_s: float) -> type[Protocol]:

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
+LINGER_S: Final = 2.0  # for what is refused to run out, so that its sender reads the refusal instead of a reset
 
 
 @dataclass(eq=False)

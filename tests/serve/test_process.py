@@ -117,7 +117,13 @@ def test_a_chunked_body_is_counted_as_it_comes(process):
 
 
 @pytest.mark.parametrize(
-    "said", [b"\x16\x03\x01\x02\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000]
+    "said",
+    [
+        b"\x16\x03\x01\x02\x00\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * 2_000_000,  # still on its way when it is refused
+        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n",
+    ],
 )
 def test_what_is_not_http_is_refused_in_json(said, process):
     connection = process.connect()
