@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
 
+# Some images set it, and then every start of torch compiles it anew: 25 s instead of 10.
+unexport PYTHONDONTWRITEBYTECODE
+
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
 .PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure image-test azurite lint lock build clean
@@ -23,6 +26,8 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --no-deps -e .
+	@echo 'Loading everything once, which compiles it.'
+	@$(BIN)/python -c 'import pneumonia.train'
 	@touch $@
 
 train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
@@ -55,7 +60,7 @@ serve: $(READY) ## a bundle of `pneumonia export` behind HTTP, with a page: make
 	$(BIN)/pneumonia serve $(BUNDLE) $(ARGS)
 
 test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
