@@ -1,78 +1,93 @@
-"""Bytes of image files to probabilities on one thread: a bundle beside PIL, torchvision's transforms and eager torch.
+"""Row 8: bytes of image files to probabilities on one thread, one at a time.
 
-    .venv/bin/python benchmarks/serving.py RUN BUNDLE IMAGES_DIR [--images 64] [--rounds 7] [--json]
-
-Both take the same files in turns, round by round in one process; the figure is the median over the rounds, in seconds of the
-processor, which are those of the clock where nothing else runs. The second way is what
-most tutorials serve: PIL to RGB, torchvision's Resize, Grayscale and ToTensor, and the trained network in eager mode.
+- ours: a bundle's answer, with its checks, its gate and its calibration.
+- baseline: PIL to RGB, torchvision's Resize, Grayscale and ToTensor, and the trained network in eager mode.
+- limit: a scaled decode and ONNX Runtime alone.
 """
 
-import argparse
 import io
-import json
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
-
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+from typing import Final
 
 import cv2
+import numpy as np
+import onnxruntime
 import torch
 from PIL import Image
 from torchvision import transforms
 
+from benchmarks.harness import Arm, Differs, Goal, Row, unheard
+from benchmarks.ingest import files_of
+from benchmarks.world import SIDE, World
 from pneumonia.bundle.answers import Bundle
+from pneumonia.bundle.export import Order, export
+from pneumonia.cli.data.split import composed
 from pneumonia.models.build import load_classifier
-from pneumonia.predict import image_files
 from pneumonia.runs import open_run
+from pneumonia.train import train
+
+IMAGES: Final = 64
+CLOSE: Final = 0.05  # of probabilities, on average: two decoders and two ways to resize
 
 
-def main() -> None:
-    """Prints images a second of both, and their ratio."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    files = image_files([options.folder])
-    raw = [path.read_bytes() for path in files[:: max(1, len(files) // options.images)]][: options.images]
-    bundle = Bundle.load(options.bundle)
-    ways = {"bundle": lambda data: bundle.answer(data), "eager": eager(options.run, bundle.contract.image.size)}
-    took: dict[str, list[float]] = {name: [] for name in ways}
-    for way in ways.values():
-        for data in raw[:4]:
-            way(data)  # the first calls prepare memory and kernels
-    for _ in range(options.rounds):
-        for name, way in ways.items():
-            start = time.process_time()
+def row(world: World) -> Row:
+    """The arms over a sample of the files at full size, with a network that was trained for a moment."""
+    run, folder = trained(world)
+    bundle = Bundle.load(folder)
+    files = files_of(world.full_size)
+    raw = [path.read_bytes() for path in files[:: max(1, len(files) // IMAGES)]][:IMAGES]
+    ways = {"ours": lambda data: bundle.answer(data).raw, "baseline": eager(run), "limit": bare(folder)}
+
+    def all_of(way: Callable[[bytes], object]) -> None:
+        with one_thread():
             for data in raw:
                 way(data)
-            took[name].append(time.process_time() - start)
-    speed = {name: len(raw) / median(seconds) for name, seconds in took.items()}
-    ratios = [other / own for own, other in zip(took["bundle"], took["eager"], strict=True)]
-    figures = {
-        "images": len(raw),
-        "mean_kib": round(sum(map(len, raw)) / len(raw) / 1024, 1),
-        "images_per_s": {name: round(value, 1) for name, value in speed.items()},
-        "ratio": round(median(ratios), 2),
-        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-    }
-    if options.json:
-        print(json.dumps(figures, indent=2))
-        return
-    print(f"{figures['images']} files of {figures['mean_kib']} KiB, one thread, medians of {options.rounds} rounds")
-    print(f"bundle {speed['bundle']:.0f} images/s, PIL + torchvision + eager torch {speed['eager']:.0f} images/s")
-    print(f"ratio {figures['ratio']} ({figures['ratio_range'][0]} to {figures['ratio_range'][1]} by round)")
+
+    def guard() -> str:
+        ours, theirs = (np.array([ways[name](data) for data in raw]) for name in ("ours", "baseline"))
+        error = float(np.abs(ours - theirs).mean())
+        if error > CLOSE:
+            raise Differs(f"probabilities differ by {error:.3f} on average")
+        return f"probabilities differ by {error:.4f} on average, by decoder and resize alone"
+
+    return Row(
+        key="serving",
+        what=f"{len(raw)} JPEG files at full size to probabilities on one thread",
+        items=len(raw),
+        unit="images",
+        arms={name: Arm(lambda way=way: all_of(way)) for name, way in ways.items()},  # type: ignore[misc]
+        goals=(Goal("baseline", "faster", 2.5), Goal("limit", "faster", 0.75)),
+        guard=guard,
+        rounds=world.rounds,
+    )
 
 
-def eager(run: Path, size: int) -> Callable[[bytes], list[float]]:
+def trained(world: World) -> tuple[Path, Path]:
+    """A run of the study's network, and its bundle."""
+    few = {"max_epochs": "1", "trainer.limit_train_batches": "20", "name": "serving"}
+    with unheard():
+        result = train(composed({**world.words, **few, "split": "article", "split.leaky": "true"}))
+        run = world.scratch / "runs" / "serving" / result["run_id"]
+        export(Order(run, world.scratch / "bundle", cache_dir=world.cache_dir))
+    return run, world.scratch / "bundle"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch and OpenCV with one thread; ONNX Runtime has one anyway."""
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
+
+
+def eager(run: Path) -> Callable[[bytes], list[float]]:
     """The usual way from bytes to probabilities."""
     folder, _, config = open_run(run)
     classifier = load_classifier(folder.best, config["task"])
@@ -80,7 +95,7 @@ def eager(run: Path, size: int) -> Callable[[bytes], list[float]]:
     mean, std = float(scaling["shift"]) / 255, float(scaling["scale"]) / 255
     prepare = transforms.Compose(
         [
-            transforms.Resize((size, size)),
+            transforms.Resize((SIDE, SIDE)),
             transforms.Grayscale(),
             transforms.ToTensor(),
             transforms.Normalize((mean,), (std,)),
@@ -90,11 +105,24 @@ def eager(run: Path, size: int) -> Callable[[bytes], list[float]]:
 
     def answer(data: bytes) -> list[float]:
         with torch.inference_mode(), Image.open(io.BytesIO(data)) as image:
-            tensor = prepare(image.convert("RGB"))[None]
-            return network(tensor).softmax(dim=1)[0].tolist()
+            found: list[float] = network(prepare(image.convert("RGB"))[None]).softmax(dim=1)[0].tolist()
+            return found
 
     return answer
 
 
-if __name__ == "__main__":
-    main()
+def bare(folder: Path) -> Callable[[bytes], object]:
+    """A decode at the scale that is wanted and the graph; nothing is checked."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    given = session.get_inputs()[0]
+    kind = np.uint8 if "uint8" in given.type else np.float32
+
+    def answer(data: bytes) -> object:
+        image = Image.open(io.BytesIO(data))
+        image.draft("L", (2 * SIDE, 2 * SIDE))
+        square = cv2.resize(np.asarray(image.convert("L")), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+        return session.run(None, {given.name: square[None, None].astype(kind)})
+
+    return answer

@@ -129,6 +129,7 @@ class TrainConfig:
     early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
     runs_dir: str = "runs"
     cache_dir: str = "cache"
+    augmenter: str = "batch"
     num_workers: int = 0
     force: bool = False
     data: DataConfig = field(default_factory=DataConfig)
@@ -283,6 +284,8 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     kept["trainer"] = {k: v for k, v in config["trainer"].items() if k not in FOREIGN_TO_RESULT_IN_TRAINER}
     kept["resize"] = config["data"]["resize"]
     kept["split"] = {k: v for k, v in config["split"].items() if k != "file"}  # the hash of the split stands for it
+    if not any(config["augmentation"].values()):
+        kept.pop("augmenter", None)
     return kept
 
 
@@ -363,6 +366,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "class_weights": ("none", "balanced"),
     "normalisation": ("half", "minmax", "zscore", "robust", "imagenet"),
     "tta": ("none", "flip", "shift"),
+    "augmenter": ("batch", "albumentations"),
     "data.source": ("phantom", "folder", "azure", "medmnist"),
     "data.resize": ("squash", "pad"),
     "data.on_bad_image": ("error", "skip"),

@@ -239,6 +239,7 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         config["num_workers"],
         config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
         family_of(config["model"]).whole_part,
+        config["augmenter"],
     )
 
 
@@ -247,7 +248,9 @@ def _drawn(config: dict[str, Any], data: XRayData) -> Any:
     rows = data.rows("train")
     manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
     strengths = AugmentationConfig(**config["augmentation"])
-    return by_draw(manifest, data.images.pixels[rows], strengths, "training", SHOWN, SHOWN, config["seed"])
+    return by_draw(
+        manifest, data.images.pixels[rows], strengths, "training", SHOWN, SHOWN, config["seed"], config["augmenter"]
+    )
 
 
 def _fit(

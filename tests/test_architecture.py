@@ -25,7 +25,8 @@ storage.transfers storage.pull storage.push
 report.document report.html report.markdown report.typst report.figures report.words cases
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
-data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms data.baselines
+data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
+data.batch_transforms data.augmenter data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
 metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY grad_cam explain case_pictures

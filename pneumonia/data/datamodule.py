@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pneumonia.config import AugmentationConfig, DataConfig
+from pneumonia.data.augmenter import augmenter
+from pneumonia.data.batch_transforms import augmented
 from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, Batches, XRays
 from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.phantom import load_phantoms
 from pneumonia.data.splits import parts_of_fold
-from pneumonia.data.transforms import build
 from pneumonia.errors import SplitError
 from pneumonia.labels import Task
 
@@ -78,6 +79,7 @@ class XRayData(LightningDataModule):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
         whole_train: Whether one training batch is the whole training part.
+        augmenter: ``batch`` or ``albumentations``; see :mod:`pneumonia.data.augmenter`.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class XRayData(LightningDataModule):
         num_workers: int = 0,
         rotate_every: int = 0,
         whole_train: bool = False,
+        augmenter: str = "batch",
     ) -> None:
         super().__init__()
         self.images = images
@@ -102,6 +105,8 @@ class XRayData(LightningDataModule):
         self.num_workers = num_workers
         self.rotate_every = rotate_every
         self.whole_train = whole_train
+        self.augmenter = augmenter
+        self.on_device = torch.cuda.is_available() and augmenter == "batch" and any(vars(self.augmentation).values())
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
 
@@ -128,18 +133,18 @@ class XRayData(LightningDataModule):
         images = max(len(self.positions("train", epoch)) for epoch in epochs or (0,))
         return -(-images // self.batch_size)
 
-    def dataset(self, part: str, epoch: int = 0) -> XRays:
-        """One part; augmented only for training."""
+    def dataset(self, part: str, epoch: int = 0, later: bool = False) -> XRays:
+        """One part; augmented only for training, and with ``later`` only by :meth:`on_after_batch_transfer`."""
         chosen = self.positions(part, epoch)
         if not len(chosen):
             raise SplitError(
                 f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one."
             )
-        pipeline = build(self.augmentation) if part == "train" else None
-        return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], pipeline, self.seed)
+        changes = augmenter(self.augmentation, self.augmenter) if part == "train" else None
+        return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], changes, self.seed, later)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train", self.seed, self._epoch())
+        return self.loader("train", self.seed, self._epoch(), later=self.on_device)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader("val", epoch=self._epoch())
@@ -148,9 +153,16 @@ class XRayData(LightningDataModule):
         # Lightning's own looks into every kind of collection, which small networks feel.
         return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
-    def loader(self, part: str, seed: int | None = None, epoch: int = 0) -> DataLoader[Batch]:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Makes the random changes that were left to the device."""
+        key = batch.pop("key", None)
+        if key is not None:
+            batch["image"] = augmented(batch["image"][:, 0], key, self.augmentation)[:, None]
+        return batch
+
+    def loader(self, part: str, seed: int | None = None, epoch: int = 0, later: bool = False) -> DataLoader[Batch]:
         """Batches of a part: shuffled for training where a seed is given, else larger ones in order."""
-        dataset = self.dataset(part, epoch)
+        dataset = self.dataset(part, epoch, later)
         size = WITHOUT_GRADIENTS * self.batch_size
         if seed is not None:
             size = len(dataset) if self.whole_train else self.batch_size

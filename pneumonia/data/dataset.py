@@ -6,13 +6,13 @@ of the images and their augmentation depend on (seed, epoch) alone: a resumed ru
 
 from collections.abc import Iterator
 
-import albumentations as A
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from pneumonia.data.transforms import augment, image_seeds
+from pneumonia.data.augmenter import Augmenter
+from pneumonia.data.batch_transforms import image_keys
 
 Key = tuple[int, NDArray[np.int64]]  # epoch, positions in the part
 Batch = dict[str, torch.Tensor]
@@ -55,8 +55,9 @@ class XRays(Dataset[Batch]):
         pixels: ``(N, H, W)`` uint8, all images of the cache.
         rows: ``(M,)`` rows of ``pixels`` that belong to the part.
         labels: ``(M,)`` class numbers.
-        pipeline: Augmentation, or ``None``.
-        seed: Of the augmentation.
+        augmenter: Random changes, or ``None``.
+        seed: Of the changes.
+        later: Whether the changes are left to the device that trains; a batch then holds ``key`` ``(B,)`` for them.
     """
 
     def __init__(
@@ -64,14 +65,16 @@ class XRays(Dataset[Batch]):
         pixels: NDArray[np.uint8],
         rows: NDArray[np.int64],
         labels: NDArray[np.int64],
-        pipeline: A.Compose | None = None,
+        augmenter: Augmenter | None = None,
         seed: int = 0,
+        later: bool = False,
     ) -> None:
         self.pixels = pixels
         self.rows = rows
         self.labels = labels
-        self.pipeline = pipeline
+        self.augmenter = augmenter
         self.seed = seed
+        self.later = later
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,10 +83,11 @@ class XRays(Dataset[Batch]):
         """One batch: ``image`` ``(B, 1, H, W)`` uint8, ``label`` ``(B,)`` int64, ``position`` ``(B,)`` int64."""
         epoch, positions = key
         images = self.pixels[self.rows[positions]]
-        if self.pipeline is not None:
-            images = augment(self.pipeline, images, image_seeds(self.seed, epoch, positions))
-        return {
+        if self.augmenter is not None and not self.later:
+            images = self.augmenter(images, self.seed, epoch, positions)
+        batch = {
             "image": torch.from_numpy(np.ascontiguousarray(images))[:, None],
             "label": torch.from_numpy(self.labels[positions]),
             "position": torch.from_numpy(np.ascontiguousarray(positions)),
         }
+        return {**batch, "key": image_keys(self.seed, epoch, positions)} if self.later else batch

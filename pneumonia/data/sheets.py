@@ -89,15 +89,15 @@ def by_draw(
     images: int,
     draws: int,
     seed: int,
+    kind: str = "batch",
 ) -> Image.Image:
     """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other.
 
-    The classes take turns. The draws are those of :func:`pneumonia.data.transforms.augment`, which training uses too.
+    The classes take turns. The draws are those of :class:`pneumonia.data.augmenter.Augmenter`, which training uses too.
     """
-    # Here and not above: albumentations loads torch, three seconds that the page of an audit need not wait.
-    from pneumonia.data.transforms import augment, build, image_seeds
+    from pneumonia.data.augmenter import augmenter  # loads torch, which the page of an audit need not wait for
 
-    pipeline = build(strengths)
+    changes = augmenter(strengths, kind)
     label = manifest["label"].to_numpy()
     classes = _present(label, (*LABELS, UNKNOWN_KIND))
     queues = [chosen(manifest, np.flatnonzero(label == kind), images, seed) for kind in classes]
@@ -107,9 +107,7 @@ def by_draw(
         line = [pixels[row]]
         for epoch in range(draws):
             same = pixels[row][None]
-            line.append(
-                same[0] if pipeline is None else augment(pipeline, same, image_seeds(seed, epoch, np.array([row])))[0]
-            )
+            line.append(same[0] if changes is None else changes(same, seed, epoch, np.array([row]))[0])
         pictures.append(line)
     columns = ["original", *(f"draw {number + 1}" for number in range(draws))]
     return grid(pictures, label[rows].tolist(), f"augmentation={name}", columns)

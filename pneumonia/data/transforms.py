@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pneumonia.config import AugmentationConfig
 
+APART = 0x9E3779B9  # between the seeds of two steps; 2**32 over the golden ratio
 cv2.setNumThreads(0)  # small images: threads cost more than they bring, and fork badly
 
 
@@ -41,7 +42,9 @@ def augment(pipeline: A.Compose, images: NDArray[np.uint8], seeds: NDArray[np.ui
     """
     out = np.empty_like(images)
     for number, seed in enumerate(seeds):
-        pipeline.set_random_seed(int(seed))
+        for place, step in enumerate(pipeline.transforms):
+            # The pipeline's own way gives all steps one seed: whatever is flipped would be darkened too.
+            step.set_random_seed((int(seed) + place * APART) % 2**32)
         out[number] = pipeline(image=images[number][..., None])["image"][..., 0]
     return out
 

@@ -12,8 +12,8 @@ from PIL import Image
 from pneumonia.cli import main
 from pneumonia.cli.data.show import _strengths
 from pneumonia.config import AugmentationConfig
+from pneumonia.data.augmenter import Augmenter
 from pneumonia.data.sheets import GAP, by_class, by_draw, by_part, chosen, grid
-from pneumonia.data.transforms import augment, build, image_seeds
 
 SIDE = 64
 STEP = SIDE + GAP
@@ -99,9 +99,9 @@ def test_draws_are_those_of_training_beside_the_original(manifest, pixels):
     rows = _sources(cells[:, 0])
     assert np.array_equal(cells[:, 0], pixels[rows])
     assert sorted(manifest["label"].to_numpy()[rows]) == ["NORMAL"] * 2 + ["VIRUS"] * 2 + ["ZEBRA"] * 2
-    pipeline = build(strengths)
+    changes = Augmenter(strengths)
     for epoch in range(4):
-        assert np.array_equal(cells[:, 1 + epoch], augment(pipeline, pixels[rows], image_seeds(3, epoch, rows)))
+        assert np.array_equal(cells[:, 1 + epoch], changes(pixels[rows], 3, epoch, rows))
     assert not np.array_equal(cells[:, 1], cells[:, 2])
 
 
