@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -270,10 +271,8 @@ def writable(path: Path) -> None:
     """Raises ``StorageError`` where a run could not be written, before hours are spent on it."""
     with explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".probe"
         try:
-            probe.write_bytes(b"")
-            probe.unlink()
+            tempfile.TemporaryFile(dir=path).close()  # without a name, since jobs that begin at once all look
         except OSError as error:
             if isinstance(error, StorageError):
                 raise

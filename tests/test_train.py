@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pneumonia.data.scaling import fit_scaling, histogram
 from pneumonia.errors import CheckpointError, LabelError, RunError, SplitLeakageError, StorageError
 from pneumonia.evaluate import Request, evaluate
 from pneumonia.models.build import load_classifier
-from pneumonia.runs import RunFolder, open_run, run_identity
+from pneumonia.runs import RunFolder, open_run, run_identity, writable
 from pneumonia.train import Interrupted, data_config, train
 
 
@@ -437,3 +438,15 @@ def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose,
     _folder(train(config), tmp_path).best.unlink()
     with pytest.raises(RunError, match=r"is finished, but best.ckpt is gone from it. Say force=true"):
         train(config)
+
+
+def test_runs_that_begin_at_once_do_not_take_their_folder_for_unwritable(tmp_path):
+    """Each looks whether it may write there, and none must stumble over another's look."""
+
+    def look(_: int) -> None:
+        for _ in range(200):
+            writable(tmp_path / "runs")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(look, range(8)))
+    assert not list((tmp_path / "runs").iterdir())
