@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure image-test azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench image-test azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -64,6 +64,9 @@ test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+bench: $(READY) ## how near the machine's limit, how far ahead of hand-written code: a table, and docs/results/bench-DEVICE.json
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
 	deploy/image_test.sh $(BUNDLE) $(IMAGE)

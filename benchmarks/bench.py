@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 from benchmarks import augment, epoch, first_step, ingest, many, serving, steady, trainer_tax
 from benchmarks.harness import ROUNDS, Differs, Found, Row, conditions, measure, words
 from benchmarks.world import World

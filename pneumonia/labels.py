@@ -1,5 +1,7 @@
 """The classes, and the two tasks that are set on them."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +39,19 @@ class Task:
                 f"task={self.name} has no class for them. Say task=pneumonia, which asks only for pneumonia or not."
             )
         raise LabelError(f"task={self.name} has no class for the label '{label}'; it knows {', '.join(self.groups)}.")
+
+    def indices(self, labels: Iterable[str]) -> list[int]:
+        """The class number of each label; see :meth:`index`."""
+        names = list(labels)
+        numbers = {name: self.index(name) for name in dict.fromkeys(names)}
+        return [numbers[name] for name in names]
+
+    def counts(self, labels: Iterable[str]) -> Counter[str]:
+        """How many labels belong to each class; see :meth:`index`."""
+        found: Counter[str] = Counter()
+        for label, count in Counter(labels).items():
+            found[self.classes[self.index(label)]] += count
+        return found
 
 
 SUBTYPE: Final = Task("subtype", LABELS, {label: label for label in LABELS})

@@ -30,7 +30,7 @@ from pneumonia.console import say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak
 from pneumonia.data.releases import check_classes
-from pneumonia.data.scaling import Scaling, fit_scaling, histogram
+from pneumonia.data.scaling import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.data.sheets import by_draw
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import check_split_file
@@ -169,9 +169,7 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
         check_split_file(Path(plan.file))
     images, manifest_hash = shelf.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
     task = TASKS[config["task"]]
-    check_classes(
-        Counter(task.classes[task.index(label)] for label in images.manifest["label"]), task.classes, "The data"
-    )
+    check_classes(task.counts(images.manifest["label"].tolist()), task.classes, "The data")
     divided = shelf.divided(images.manifest, manifest_hash, plan)
     data = _data_module(config, images, divided.split)
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
@@ -200,7 +198,8 @@ def quiet() -> None:
 def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
     weights, scaling = None, Scaling()
     if data is not None:
-        scaling = fit_scaling(config["normalisation"], histogram(data.images.pixels, data.rows("train")))
+        rows = data.rows("train") if config["normalisation"] in FITTED else data.rows("train")[:0]
+        scaling = fit_scaling(config["normalisation"], histogram(data.images.pixels, rows))
         if config["class_weights"] == "balanced":
             counts = data.counts("train").astype(np.float64)
             weights = [float(value) for value in counts.sum() / (len(counts) * counts)]

@@ -108,7 +108,7 @@ class XRayData(LightningDataModule):
         self.augmenter = augmenter
         self.on_device = torch.cuda.is_available() and augmenter == "batch" and any(vars(self.augmentation).values())
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
-        self.labels = np.array([task.index(label) for label in images.manifest["label"]], dtype=np.int64)
+        self.labels = np.array(task.indices(images.manifest["label"].tolist()), dtype=np.int64)
 
     def positions(self, part: str, epoch: int = 0) -> NDArray[np.int64]:
         """Rows of the manifest that belong to a part; the epoch matters only where folds rotate."""

@@ -10,6 +10,7 @@ from pneumonia.errors import ConfigError
 
 LEVELS: Final = 256
 METHODS: Final = ("half", "minmax", "zscore", "robust", "imagenet")
+FITTED: Final = ("minmax", "zscore", "robust")  # to the training images, which takes a look at all of them
 IMAGENET_MEAN: Final = (0.485 + 0.456 + 0.406) / 3  # of the three channels, as fractions of the full range
 IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3
 
