@@ -48,6 +48,7 @@ class Recorder(Checkpoint):
         self.batches = 0
         self._started = self._epoch_started = 0.0
         self._rate = math.nan
+        self._seen = 0  # images of the epoch, by this process
 
     def state_dict(self) -> dict[str, Any]:
         keys = ("best", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
@@ -69,16 +70,19 @@ class Recorder(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self.images += len(batch["label"])
+        self._seen += len(batch["label"])
         self.batches += 1
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.images += self._seen if trainer.world_size == 1 else _over_processes(trainer, self._seen)
+        self._seen = 0
         self.fit_s += time.perf_counter() - self._started
         self.stopped = trainer.should_stop
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
+        if trainer.is_global_zero:
+            self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
         value = values[self.monitor]
-        if not math.isfinite(values["train/loss"]):
+        if trainer.is_global_zero and not math.isfinite(values["train/loss"]):
             warn(
                 f"The training loss of epoch {trainer.current_epoch + 1} is {values['train/loss']}: the weights have run away. "
                 "Lower optimizer.lr, or clip the gradient (trainer.gradient_clip_val=1)."
@@ -89,6 +93,8 @@ class Recorder(Checkpoint):
             self.best, self.best_epoch = value, trainer.current_epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
+        if not trainer.is_global_zero:
+            return
         epoch_s = time.perf_counter() - self._epoch_started
         speed = {
             "images_per_s": self.speed()["images_per_s"],
@@ -114,6 +120,11 @@ class Recorder(Checkpoint):
             writer.writerows([*earlier, row])
 
     def _save(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
+        if not trainer.is_global_zero:
+            trainer.save_checkpoint(
+                path, weights_only=weights_only
+            )  # writes nothing, but all processes wait for one another
+            return
         with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)
 
@@ -126,7 +137,7 @@ class WeightPictures(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = pl_module.weight_images() if isinstance(pl_module, Classifier) else {}
-        if weights:
+        if weights and trainer.is_global_zero:
             epoch = trainer.current_epoch
             page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch + 1} of {trainer.max_epochs}")
             with replacing(self.folder.weight_picture(epoch)) as part:
@@ -147,7 +158,7 @@ class EpochReport(Checkpoint):
         self._before = (0, 0.0)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx > 0:
+        if batch_idx > 0 or not trainer.is_global_zero:
             return
         columns = (
             TextColumn("{task.description}"),
@@ -172,6 +183,8 @@ class EpochReport(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
+        if not trainer.is_global_zero:
+            return
         values = trainer.callback_metrics
         images = self.recorder.images - self._before[0]
         rate = images / max(self.recorder.train_s - self._before[1], 1e-9)
@@ -196,6 +209,12 @@ class EpochReport(Checkpoint):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def _over_processes(trainer: Trainer, count: int) -> int:
+    """The sum of a count over the processes that train together."""
+    device = trainer.strategy.root_device
+    return int(trainer.strategy.reduce(torch.tensor(count, device=device), reduce_op="sum"))
 
 
 def better(value: float, best: float, monitor: str) -> bool:

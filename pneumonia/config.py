@@ -23,7 +23,10 @@ FOREIGN_TO_RESULT: Final = (
     *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
     *("logger", "launcher", "search", "fail_fast", "rehearse", "usd_per_hour"),
 )
-FOREIGN_TO_RESULT_IN_TRAINER: Final = ("accelerator", "enable_progress_bar", "benchmark", "detect_anomaly")
+FOREIGN_TO_RESULT_IN_TRAINER: Final = (
+    *("accelerator", "devices", "strategy"),
+    *("enable_progress_bar", "benchmark", "detect_anomaly"),
+)
 
 
 @dataclass
@@ -223,6 +226,12 @@ def check_values(plain: Any) -> None:
         if value not in allowed:
             words = ", ".join(allowed)
             raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
+    devices = _lookup(plain, "trainer.devices") or 1
+    if devices > 1 and _lookup(plain, "trainer.strategy") == "auto":
+        raise ConfigError(
+            f"trainer.devices={devices} are more than one, and trainer.strategy=auto is for one. "
+            f"Say trainer=ddp trainer.devices={devices}."
+        )
     source, split = plain["data"]["source"], plain["split"]
     if source in {"folder", "medmnist"} and not plain["data"]["root"]:
         raise ConfigError(
@@ -340,6 +349,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("scheduler.patience", _number(0, whole=True), "a number of epochs, 0 or more"),
     ("scheduler.least", _number(0, 1), "a fraction of the learning rate from 0 to 1"),
     ("scheduler.warmup", _number(0, 0.99, above=True), "a fraction of the steps above 0, at most 0.99"),
+    ("trainer.devices", _number(1, whole=True), "a number of processes, 1 or more"),
     ("trainer.gradient_clip_val", _number(0, above=True), "null, or above 0"),
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
     ("trainer.limit_train_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
@@ -375,6 +385,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "logger.kind": ("csv", "wandb"),
     "logger.mode": ("auto", "online", "offline"),
     "launcher.kind": ("local", "parallel", "slurm", "ray"),
+    "trainer.strategy": ("auto", "ddp_spawn"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
 }

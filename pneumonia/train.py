@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pneumonia.announce import announce, show
 from pneumonia.callbacks import (
@@ -38,7 +39,7 @@ from pneumonia.data.splits import PARTS
 from pneumonia.errors import CheckpointError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
 from pneumonia.models.base import Classifier, Setup
-from pneumonia.models.build import build_classifier, check_family, family_of, load_classifier
+from pneumonia.models.build import build_classifier, check_family, check_processes, family_of, load_classifier
 from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import predict_part, table_metrics
 from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
@@ -122,7 +123,8 @@ def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
     """
     run = _prepare(config, shelf)
     run.classifier.most_batches = run.data.most_batches()
-    words = {**config["trainer"], "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
+    one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
+    words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
     trainer = _trainer(words, config, [_OneEpoch()])
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -144,8 +146,9 @@ def check_settings(config: dict[str, Any]) -> None:
     """
     check_tracking(config["logger"])
     check_family(config)
-    parameters = build_classifier(config["model"], _setup(config)).parameter_groups()
-    build_schedule(build_optimizer(parameters, config["optimizer"]), config["scheduler"], 1, 1)
+    classifier = build_classifier(config["model"], _setup(config))
+    check_processes(classifier, config)
+    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"]), config["scheduler"], 1, 1)
 
 
 @dataclass(frozen=True)
@@ -286,8 +289,16 @@ def _fit(
             f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "
             "Run the same command again to go on."
         ) from stop
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise RunError(
+            f"One of the {words['devices']} processes of the training ended: {last} The epochs before are kept in {folder.path}. "
+            "Run the same command again to go on."
+        ) from error
     finally:
         signal.signal(signal.SIGINT, handler)
+    if words["devices"] > 1:
+        _recall(folder, recorder)  # it was kept by another process
     return recorder
 
 
@@ -295,7 +306,7 @@ def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]
     return Trainer(
         **{**words, "enable_progress_bar": False},
         max_epochs=config["max_epochs"],
-        devices=1,
+        sync_batchnorm=words["devices"] > 1,
         logger=False,
         callbacks=callbacks,
         enable_model_summary=False,
@@ -311,17 +322,22 @@ def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, i
     """``last.ckpt`` and its epochs, where an earlier training left one; its record is read into ``recorder``."""
     if not folder.last.exists():
         return None, 0
+    epochs = _recall(folder, recorder)
+    say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
+    return folder.last, epochs
+
+
+def _recall(folder: RunFolder, recorder: Recorder) -> int:
+    """Reads the record in ``last.ckpt``; how many epochs it has."""
     try:
         saved = torch.load(folder.last, map_location="cpu", weights_only=True)
         recorder.load_state_dict(saved["callbacks"][recorder.state_key])
-        epochs = int(saved["epoch"]) + 1
+        return int(saved["epoch"]) + 1
     except Exception as error:
         raise CheckpointError(
             f"{folder.last} can't be read ({type(error).__name__}), so the run can't go on from it. "
             "Say force=true to train it from the start."
         ) from error
-    say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
-    return folder.last, epochs
 
 
 def _result(

@@ -54,7 +54,9 @@ def augmented(images: Tensor, keys: Tensor, strengths: AugmentationConfig) -> Te
     Returns:
         ``(B, H, W)`` uint8.
     """
-    return changed(images, uniforms(keys, 0, COLUMNS), strengths, lambda: _normals(keys, images[0].numel()))
+    return changed(
+        images, uniforms(keys, 0, COLUMNS), strengths, lambda: _normals(keys, images.shape[1] * images.shape[2])
+    )
 
 
 def changed(images: Tensor, draws: Tensor, strengths: AugmentationConfig, normals: Callable[[], Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,18 @@ class Images:
     pixels: NDArray[np.uint8]
     rows: NDArray[np.int64]
     skipped: dict[str, str]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process, which maps the file anew instead of being sent all pixels."""
+        state = dict(vars(self))
+        if isinstance(self.pixels, np.memmap):
+            state["pixels"] = str(self.pixels.filename)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(state["pixels"], str):
+            state["pixels"] = np.load(state["pixels"], mmap_mode="r")
+        vars(self).update(state)
 
 
 def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
@@ -133,21 +145,24 @@ class XRayData(LightningDataModule):
         images = max(len(self.positions("train", epoch)) for epoch in epochs or (0,))
         return -(-images // self.batch_size)
 
-    def dataset(self, part: str, epoch: int = 0, later: bool = False) -> XRays:
-        """One part; augmented only for training, and with ``later`` only by :meth:`on_after_batch_transfer`."""
+    def dataset(self, part: str, epoch: int = 0, fitting: bool = False) -> XRays:
+        """One part, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
         chosen = self.positions(part, epoch)
         if not len(chosen):
             raise SplitError(
                 f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one."
             )
         changes = augmenter(self.augmentation, self.augmenter) if part == "train" else None
-        return XRays(self.images.pixels, self.images.rows[chosen], self.labels[chosen], changes, self.seed, later)
+        later = fitting and changes is not None and self.on_device
+        classes = len(self.task.classes) if fitting and self._place()[1] > 1 else None
+        rows = self.images.rows[chosen]
+        return XRays(self.images.pixels, rows, self.labels[chosen], changes, self.seed, later, classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("train", self.seed, self._epoch(), later=self.on_device)
+        return self.loader("train", self.seed, self._epoch(), fitting=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("val", epoch=self._epoch())
+        return self.loader("val", epoch=self._epoch(), fitting=True)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Lightning's own looks into every kind of collection, which small networks feel.
@@ -160,13 +175,28 @@ class XRayData(LightningDataModule):
             batch["image"] = augmented(batch["image"][:, 0], key, self.augmentation)[:, None]
         return batch
 
-    def loader(self, part: str, seed: int | None = None, epoch: int = 0, later: bool = False) -> DataLoader[Batch]:
-        """Batches of a part: shuffled for training where a seed is given, else larger ones in order."""
-        dataset = self.dataset(part, epoch, later)
+    def loader(self, part: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:
+        """Batches of a part: shuffled for training where a seed is given, else larger ones in order.
+
+        Args:
+            part: Of the split.
+            seed: Of the order.
+            epoch: The first.
+            fitting: Whether a trainer asks, for the device and the share of the batch that it has in this process.
+
+        Raises:
+            SplitError: The part has no image, or fewer than there are processes.
+        """
+        dataset = self.dataset(part, epoch, fitting)
+        rank, world = self._place() if fitting else (0, 1)
+        if len(dataset) < world:
+            raise SplitError(
+                f"The part '{part}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Say fewer."
+            )
         size = WITHOUT_GRADIENTS * self.batch_size
         if seed is not None:
             size = len(dataset) if self.whole_train else self.batch_size
-        batches = Batches(len(dataset), size, seed)
+        batches = Batches(len(dataset), size, seed, rank, world)
         batches.set_epoch(epoch)
         return DataLoader(
             dataset,
@@ -176,6 +206,10 @@ class XRayData(LightningDataModule):
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _place(self) -> tuple[int, int]:
+        """Which process this is, of how many that train together."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _epoch(self) -> int:
         return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)

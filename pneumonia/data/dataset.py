@@ -5,6 +5,7 @@ of the images and their augmentation depend on (seed, epoch) alone: a resumed ru
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +15,15 @@ from torch.utils.data import Dataset, Sampler
 from pneumonia.data.augmenter import Augmenter
 from pneumonia.data.batch_transforms import image_keys
 
-Key = tuple[int, NDArray[np.int64]]  # epoch, positions in the part
 Batch = dict[str, torch.Tensor]
+
+
+class Key(NamedTuple):
+    """Which batch: the epoch, and positions in the part; ``whole`` has those of the other processes too."""
+
+    epoch: int
+    positions: NDArray[np.int64]
+    whole: NDArray[np.int64]
 
 
 class Batches(Sampler[Key]):
@@ -25,12 +33,15 @@ class Batches(Sampler[Key]):
         images: Number of images.
         batch_size: Images a batch; the last one may be smaller, none is left out.
         seed: ``None`` keeps the order.
+        rank: Of the process, from 0; it takes every ``world``-th image of each batch, which may leave it none of the last.
+        world: Processes that train together.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int | None) -> None:
+    def __init__(self, images: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
+        self.rank, self.world = rank, world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -42,7 +53,8 @@ class Batches(Sampler[Key]):
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         for start in range(0, self.images, self.batch_size):
-            yield self.epoch, order[start : start + self.batch_size]
+            whole = order[start : start + self.batch_size]
+            yield Key(self.epoch, whole[self.rank :: self.world], whole)
 
     def __len__(self) -> int:
         return -(-self.images // self.batch_size)
@@ -57,6 +69,8 @@ class XRays(Dataset[Batch]):
         labels: ``(M,)`` class numbers.
         augmenter: Random changes, or ``None``.
         seed: Of the changes.
+        classes: Of the task, where several processes share each batch; a batch then holds ``counts`` ``(K,)``, the images
+            of each class in the whole of it.
         later: Whether the changes are left to the device that trains; a batch then holds ``key`` ``(B,)`` for them.
     """
 
@@ -68,6 +82,7 @@ class XRays(Dataset[Batch]):
         augmenter: Augmenter | None = None,
         seed: int = 0,
         later: bool = False,
+        classes: int | None = None,
     ) -> None:
         self.pixels = pixels
         self.rows = rows
@@ -75,13 +90,14 @@ class XRays(Dataset[Batch]):
         self.augmenter = augmenter
         self.seed = seed
         self.later = later
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, key: Key) -> Batch:
         """One batch: ``image`` ``(B, 1, H, W)`` uint8, ``label`` ``(B,)`` int64, ``position`` ``(B,)`` int64."""
-        epoch, positions = key
+        epoch, positions, whole = key
         images = self.pixels[self.rows[positions]]
         if self.augmenter is not None and not self.later:
             images = self.augmenter(images, self.seed, epoch, positions)
@@ -90,4 +106,8 @@ class XRays(Dataset[Batch]):
             "label": torch.from_numpy(self.labels[positions]),
             "position": torch.from_numpy(np.ascontiguousarray(positions)),
         }
-        return {**batch, "key": image_keys(self.seed, epoch, positions)} if self.later else batch
+        if self.later:
+            batch["key"] = image_keys(self.seed, epoch, positions)
+        if self.classes is not None:
+            batch["counts"] = torch.from_numpy(np.bincount(self.labels[whole], minlength=self.classes))
+        return batch

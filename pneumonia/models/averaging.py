@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ def averaged_copy(network: nn.Module, ema: float | None) -> AveragedModel:
     if ema is None:
         copy = AveragedModel(network)  # batch norm's statistics are measured anew, see remeasure
     else:
-        copy = AveragedModel(network, multi_avg_fn=_moving(ema), use_buffers=True)
+        copy = AveragedModel(network, multi_avg_fn=partial(_move, most=ema), use_buffers=True)
     return copy.requires_grad_(False)
 
 
@@ -43,13 +44,10 @@ def remeasure(averaged: AveragedModel, batches: Iterable[Tensor]) -> None:
     update_bn(batches, averaged)
 
 
-def _moving(most: float):  # type: ignore[no-untyped-def] # torch's own signature is looser than it says
-    @torch.no_grad()
-    def update(averages: tuple[Tensor, ...], current: tuple[Tensor, ...], count: Tensor | int) -> None:
-        decay = decay_at(int(count), most)
-        if torch.is_floating_point(averages[0]):
-            torch._foreach_lerp_(averages, current, 1 - decay)
-        else:
-            torch._foreach_copy_(averages, current)
-
-    return update
+@torch.no_grad()
+def _move(averages: tuple[Tensor, ...], current: tuple[Tensor, ...], count: Tensor | int, *, most: float) -> None:
+    decay = decay_at(int(count), most)
+    if torch.is_floating_point(averages[0]):
+        torch._foreach_lerp_(averages, current, 1 - decay)
+    else:
+        torch._foreach_copy_(averages, current)

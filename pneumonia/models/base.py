@@ -166,7 +166,7 @@ class Classifier(LightningModule):
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
             self._epoch.clear()
-            torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch)
+            torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch + self.global_rank * 1_000_003)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, target = batch["image"], batch["label"], batch["label"]
@@ -175,9 +175,25 @@ class Classifier(LightningModule):
             image, target = mixup(image, label, len(self.task.classes), self.setup_values.mixup, seed)
             label = target.argmax(dim=1)  # of a blend, the class that prevails
         logits = self(image)
+        if "counts" in batch:
+            return self._share_of_loss(logits, label, batch["counts"])
         loss: Tensor = self.criterion(logits, target)
         self.keep(loss, logits, label)
         return loss
+
+    def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
+        """What this process adds to the loss of a batch that several share; the mean over the processes is the whole's loss.
+
+        Torch averages gradients over processes, which is right only where all have as many images of the same weight.
+        """
+        weight = counts if self.criterion.weight is None else counts * self.criterion.weight
+        smoothing = self.setup_values.label_smoothing
+        total = nn.functional.cross_entropy(
+            logits, label, self.criterion.weight, reduction="sum", label_smoothing=smoothing
+        )
+        share: Tensor = total / weight.sum()
+        self._epoch.append((share.detach() * counts.sum(), logits.detach().argmax(dim=1), label))
+        return share * self.trainer.world_size
 
     def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
         """Puts a training batch's loss and answers aside for the figures of the epoch; a metric a step would cost more time."""
@@ -199,10 +215,18 @@ class Classifier(LightningModule):
         self._epoch.clear()
         label = torch.cat(labels)
         self.train_metrics.update(torch.cat(answers), label)
-        loss = torch.stack(losses).double().sum() / len(label)
+        total, images = torch.stack(losses).double().sum(), torch.tensor(len(label), device=self.device)
+        loss = self._over_processes(total) / self._over_processes(images)
         self._log_summary("train", {"loss": float(loss), **summary(self.train_metrics, self.task)})
         self.train_metrics.reset()
         self._advance_schedules("epoch")
+
+    def _over_processes(self, value: Tensor) -> Tensor:
+        """The sum of a number over the processes that train together."""
+        if self.trainer.world_size == 1:
+            return value
+        summed: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
+        return summed
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         # Lightning would step a plateau after the epoch's checkpoint, and a resumed run would miss that step.
@@ -210,10 +234,12 @@ class Classifier(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if not len(batch["label"]):
+            return  # the last batch has fewer images than there are processes
         logits, label = self(batch["image"]).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
-        self.log("val/loss", nn.functional.cross_entropy(logits, label), batch_size=len(label))
+        self.log("val/loss", nn.functional.cross_entropy(logits, label), batch_size=len(label), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
         self._log_summary("val", summary(self.val_metrics, self.task))

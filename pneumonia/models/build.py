@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
@@ -111,6 +112,36 @@ def check_family(config: Mapping[str, Any]) -> None:
                 f"{shown} is nothing that {family.__name__} heeds: it learns {family.own_rule}. "
                 f"Say {neutral}, or take another model."
             )
+
+
+def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
+    """Refuses what several processes that train one network together can't do, or would do otherwise than one.
+
+    Raises:
+        ConfigError: With the setting and what to do.
+    """
+    devices = config["trainer"]["devices"]
+    if devices == 1:
+        return
+    said, why = f"trainer.devices={devices}", ""
+    gpus = torch.cuda.device_count()
+    if gpus and config["trainer"]["accelerator"] in {"auto", "gpu"} and devices > gpus:
+        why = f"asks for more GPUs than the {gpus} that are seen here"
+    elif classifier.own_rule:
+        why = f"is of no use to {type(classifier).__name__}, which learns {classifier.own_rule}"
+    elif config["mixup"]:
+        why = f"does not go with mixup={config['mixup']}: each process would blend only its own images"
+    elif config["model"].get("frozen_epochs"):
+        why = f"does not go with model.frozen_epochs={config['model']['frozen_epochs']}: what is thawed later would not be shared"
+    elif config["logger"]["kind"] == "wandb":
+        why = "does not go with logger=wandb. Say logger=csv, and `pneumonia track push` afterwards"
+    elif not gpus and any(isinstance(module, _BatchNorm) for module in classifier.modules()):
+        why = (
+            f"does not go with the batch normalisation of {type(classifier).__name__} on CPUs: each process would normalise by "
+            "its own images alone. Take a network without it, such as model=simple_cnn"
+        )
+    if why:
+        raise ConfigError(f"{said} {why}. Say trainer=default to train in one process.")
 
 
 def _lookup(config: Mapping[str, Any], key: str) -> Any:
