@@ -18,10 +18,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from benchmarks.harness import conditions, unheard
 from benchmarks.ingest import files_of
@@ -34,6 +33,34 @@ SIDES: Final = (25, 50, 75, 150, 224)
 JOBS: Final = (1, 4, 16, 48)
 WORKERS: Final = (0, 1, 2, 4)
 TRAINED: Final = 1000  # images an epoch
+BLUE, ORANGE = "#0072B2", "#D55E00"  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture of the four: which points, against what, how fast, and the memory that they take."""
+
+    key: str
+    x: str
+    label: str
+    speed: str
+    text: str
+    memory: dict[str, str]
+
+
+PANELS: Final = (
+    Panel(
+        "by_images",
+        "images",
+        "images",
+        "ingest_s",
+        "ingest, seconds",
+        {"ingest_mib": "ingest", "train_mib": "training"},
+    ),
+    Panel("by_size", "side", "pixels a side", "images_per_s", "training, images/s", {"train_mib": "training"}),
+    Panel("by_jobs", "jobs", "jobs of a sweep", "sweep_s", "seconds", {"sweep_mib": "all jobs"}),
+    Panel("by_workers", "workers", "worker processes", "images_per_s", "augmented images/s", {}),
+)
 
 
 def main() -> None:
@@ -200,32 +227,23 @@ def _draw(told: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    blue, orange = "#0072B2", "#D55E00"
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
-    panels = (
-        ("by_images", "images", [("ingest_s", "ingest, seconds", blue)], [("ingest_mib", "ingest", blue), ("train_mib", "training", orange)]),
-        ("by_size", "pixels a side", [("images_per_s", "training, images/s", blue)], [("train_mib", "training", orange)]),
-        ("by_jobs", "jobs of a sweep", [("sweep_s", "seconds", blue)], [("sweep_mib", "all jobs", orange)]),
-        ("by_workers", "worker processes", [("images_per_s", "augmented images/s", blue)], []),
-    )  # fmt: skip
-    for axis, (key, label, left, right) in zip(axes.flat, panels, strict=True):
-        x = [point[label.split()[0] if key == "by_images" else {"by_size": "side", "by_jobs": "jobs", "by_workers": "workers"}[key]] for point in told[key]]  # fmt: skip
-        for name, text, ink in left:
-            axis.plot(x, [point[name] for point in told[key]], "o-", color=ink)
-            axis.set_ylabel(text, color=ink)
-        axis.set(xlabel=label, ylim=(0, None))
-        axis.set_xticks(x)
-        axis.spines[["top"]].set_visible(False)
-        if right:
-            other = axis.twinx()
-            for name, text, ink in right:
-                other.plot(x, [point[name] for point in told[key]], "s--", color=ink, label=text)
-            other.set_ylim(0, max(1.3 * np.max([point[name] for name, *_ in right for point in told[key]]), 1))
-            other.set_ylabel("memory, MiB")
-            other.legend(frameon=False, loc="lower right")
-            other.spines[["top"]].set_visible(False)
-        else:
-            axis.spines[["right"]].set_visible(False)
+    for axis, panel in zip(axes.flat, PANELS, strict=True):
+        points = told[panel.key]
+        x = [point[panel.x] for point in points]
+        axis.plot(x, [point[panel.speed] for point in points], "o-", color=BLUE)
+        axis.set(xlabel=panel.label, ylim=(0, None), xticks=x)
+        axis.set_ylabel(panel.text, color=BLUE)
+        axis.spines[["top", "right"]].set_visible(False)
+        if not panel.memory:
+            continue
+        other = axis.twinx()
+        for (name, text), style in zip(panel.memory.items(), ("s--", "^:"), strict=False):
+            other.plot(x, [point[name] for point in points], style, color=ORANGE, label=text)
+        other.set_ylim(0, max(1.3 * max(point[name] for name in panel.memory for point in points), 1))
+        other.set_ylabel("own memory, MiB", color=ORANGE)
+        other.legend(frameon=False, loc="lower right")
+        other.spines[["top"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
 

@@ -16,7 +16,6 @@ import torch
 
 from pneumonia.console import CONSOLE, say
 
-ROUNDS: Final = 5
 PACKAGES: Final = (
     "torch",
     "lightning",
@@ -104,7 +103,7 @@ class Row:
     arms: dict[str, Arm]
     goals: tuple[Goal, ...]
     guard: Callable[[], str]
-    rounds: int = ROUNDS
+    rounds: int = 5
     note: str = ""
 
 

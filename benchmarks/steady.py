@@ -14,8 +14,8 @@ from benchmarks.world import World, by_hand, classifier
 from pneumonia.train import quiet
 
 CLOSE: Final = 1e-5  # of losses
-BY_HAND: Final = 800  # images
-SETTINGS: Final = ((75, 50, 1000), (75, 400, 1200), (25, 50, 4000))  # pixels a side, images a batch, images
+BY_HAND: Final = 400  # images
+SETTINGS: Final = ((75, 50, 800), (75, 400, 800), (25, 50, 3000))  # pixels a side, images a batch, images
 
 
 def rows(world: World) -> list[Row]:

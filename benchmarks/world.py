@@ -21,7 +21,6 @@ from pneumonia.models.base import Classifier, Setup
 from pneumonia.models.build import build_classifier
 from pneumonia.parallel import available_cores
 
-PATIENTS = 1000  # of phantoms
 SIDE = 75  # pixels, as in the study
 SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2, "momentum": 0.9}
 NETWORK = {"_target_": "pneumonia.models.pseudo_resnet.PseudoResNet"}
@@ -36,12 +35,14 @@ class World:
         originals: Of X-rays at full size, for what reads files; ``root`` where there are none.
         scratch: A folder that goes away.
         rounds: How often the arms are run.
+        patients: Of the phantoms.
     """
 
     root: Path | None
     originals: Path | None
     scratch: Path
     rounds: int
+    patients: int
 
     @property
     def cache_dir(self) -> Path:
@@ -51,7 +52,7 @@ class World:
     def config(self) -> DataConfig:
         """Where the images come from, as a run says it."""
         if self.root is None:
-            return DataConfig(phantom=PhantomConfig(PATIENTS, 0))
+            return DataConfig(phantom=PhantomConfig(self.patients, 0))
         return DataConfig("folder", str(self.root))
 
     @property
@@ -59,7 +60,7 @@ class World:
         """The same in words of the command line."""
         words = {"cache_dir": str(self.cache_dir), "runs_dir": str(self.scratch / "runs")}
         if self.root is None:
-            return {**words, "data.phantom.patients": str(PATIENTS)}
+            return {**words, "data.phantom.patients": str(self.patients)}
         return {**words, "data": "folder", "data.root": str(self.root)}
 
     @cached_property
@@ -67,7 +68,7 @@ class World:
         """A folder with the largest files that there are."""
         if self.originals is not None:
             return self.originals
-        return load_phantoms(PATIENTS, 0, self.cache_dir) if self.root is None else self.root
+        return load_phantoms(self.patients, 0, self.cache_dir) if self.root is None else self.root
 
     def images(self, side: int = SIDE) -> Images:
         """All images, decoded."""
