@@ -90,11 +90,11 @@ def _all_points(scratch: Path, xrays: Path | None, base: int) -> dict[str, list[
     few |= {"split.leaky": "true", "experiment": "article/simple_cnn", "optimizer": "adam"}
     images, sizes, jobs, workers = [], [], [], []
     for times, tree in trees.items():
-        words = {**few, "data.root": str(tree), "image_size": "75"}
+        words = {**few, "data.root": str(tree), "image_size": "75", "name": f"images_{times}"}
         images.append({"images": base * times, **_ask(kind="ingest", words=words), **_ask(kind="train", words=words)})
         say(f"images: {images[-1]}")
     for side in SIDES:
-        words = {**few, "image_size": str(side)}
+        words = {**few, "image_size": str(side), "name": f"size_{side}"}
         _ask(kind="ingest", words=words)
         sizes.append({"side": side, **_ask(kind="train", words=words)})
         say(f"size: {sizes[-1]}")

@@ -19,7 +19,7 @@ squashed, brightened by a fifth or with another gamma, an image moves by 24 bits
 release are 40 bits apart or more. Cut margins and rotations can go unseen.
 """
 Groups = NDArray[np.int64]  # a number per image, equal for images that must stay together
-BLOCK: Final = 4096  # rows compared at once: 64 MiB
+BLOCK: Final = 1024  # rows compared at once: 4 MiB
 
 
 def perceptual_hash(grey: NDArray[np.uint8]) -> str:
@@ -53,9 +53,10 @@ def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
     found = []
     for start in range(0, len(rows), BLOCK):
         for other in range(start, len(rows), BLOCK):
-            bits = (signs.shape[1] - signs[start : start + BLOCK] @ signs[other : other + BLOCK].T) / 2
-            first, second = np.nonzero(bits <= limit)
-            found.append(np.stack([first + start, second + other, bits[first, second]], axis=1).astype(np.int64))
+            alike = signs[start : start + BLOCK] @ signs[other : other + BLOCK].T
+            first, second = np.nonzero(alike >= signs.shape[1] - 2 * limit)
+            bits = (signs.shape[1] - alike[first, second]) / 2
+            found.append(np.stack([first + start, second + other, bits], axis=1).astype(np.int64))
     pairs = np.concatenate(found) if found else np.empty((0, 3), dtype=np.int64)
     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
     table = pd.DataFrame({"first": rows[pairs[:, 0]], "second": rows[pairs[:, 1]], "bits": pairs[:, 2]})
