@@ -68,20 +68,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS"))
     parser.add_argument("--base", type=int, default=1300, help="images that are repeated")
+    parser.add_argument(
+        "--only", default="images,size,jobs,workers", help="measure these, and keep the file's other figures"
+    )
     parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.point:
         print(json.dumps(_point(json.loads(options.point))))
         return
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
-        found = _all_points(Path(scratch), options.xrays, options.base)
+        found = _all_points(Path(scratch), options.xrays, options.base, options.only.split(","))
     told = {"images": "phantoms" if options.xrays is None else "real X-rays", **conditions(), **found}
-    Path("docs/results/growth.json").write_text(json.dumps(told, indent=1) + "\n")
+    out = Path("docs/results/growth.json")
+    if out.exists():
+        told = {**json.loads(out.read_text()), **told}
+    out.write_text(json.dumps(told, indent=1) + "\n")
     _draw(told, Path("docs/images/growth.svg"))
     say("Written: docs/results/growth.json, docs/images/growth.svg")
 
 
-def _all_points(scratch: Path, xrays: Path | None, base: int) -> dict[str, list[dict[str, float]]]:
+def _all_points(scratch: Path, xrays: Path | None, base: int, only: list[str]) -> dict[str, list[dict[str, float]]]:
     source = load_phantoms(base, 0, scratch) if xrays is None else xrays
     trees = {times: _repeated(source, scratch / f"times_{times}", base, times) for times in TIMES}
     caches = scratch / "caches"
@@ -89,16 +95,16 @@ def _all_points(scratch: Path, xrays: Path | None, base: int) -> dict[str, list[
     few = {**common, "data.root": str(trees[1]), "max_epochs": "1", "trainer.limit_train_batches": str(TRAINED // 50)}
     few |= {"split.leaky": "true", "experiment": "article/simple_cnn", "optimizer": "adam"}
     images, sizes, jobs, workers = [], [], [], []
-    for times, tree in trees.items():
+    for times, tree in trees.items() if "images" in only else ():
         words = {**few, "data.root": str(tree), "image_size": "75", "name": f"images_{times}"}
         images.append({"images": base * times, **_ask(kind="ingest", words=words), **_ask(kind="train", words=words)})
         say(f"images: {images[-1]}")
-    for side in SIDES:
+    for side in SIDES if "size" in only else ():
         words = {**few, "image_size": str(side), "name": f"size_{side}"}
         _ask(kind="ingest", words=words)
         sizes.append({"side": side, **_ask(kind="train", words=words)})
         say(f"size: {sizes[-1]}")
-    for count in JOBS:
+    for count in JOBS if "jobs" in only else ():
         jobs.append(
             {
                 "jobs": count,
@@ -106,11 +112,12 @@ def _all_points(scratch: Path, xrays: Path | None, base: int) -> dict[str, list[
             }
         )
         say(f"jobs: {jobs[-1]}")
-    for count in WORKERS:
+    for count in WORKERS if "workers" in only else ():
         words = {**few, "image_size": "75", "num_workers": str(count), "augmentation": "clinical"}
         workers.append({"workers": count, **_ask(kind="batches", words=words)})
         say(f"workers: {workers[-1]}")
-    return {"by_images": images, "by_size": sizes, "by_jobs": jobs, "by_workers": workers}
+    found = {"by_images": images, "by_size": sizes, "by_jobs": jobs, "by_workers": workers}
+    return {key: points for key, points in found.items() if points}
 
 
 def _repeated(source: Path, tree: Path, count: int, times: int) -> Path:
@@ -242,7 +249,7 @@ def _draw(told: dict[str, Any], path: Path) -> None:
             other.plot(x, [point[name] for point in points], style, color=ORANGE, label=text)
         other.set_ylim(0, max(1.3 * max(point[name] for name in panel.memory for point in points), 1))
         other.set_ylabel("own memory, MiB", color=ORANGE)
-        other.legend(frameon=False, loc="lower right")
+        other.legend(frameon=False, loc="upper left")
         other.spines[["top"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)

@@ -121,9 +121,8 @@ class Recorder(Checkpoint):
 
     def _save(self, trainer: Trainer, path: Path, *, weights_only: bool = False) -> None:
         if not trainer.is_global_zero:
-            trainer.save_checkpoint(
-                path, weights_only=weights_only
-            )  # writes nothing, but all processes wait for one another
+            # It writes nothing, but all processes wait for one another.
+            trainer.save_checkpoint(path, weights_only=weights_only)
             return
         with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)

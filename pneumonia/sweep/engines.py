@@ -1,5 +1,6 @@
 """Where the jobs of a sweep run: one after the other here, or several at once, each in a process of its own."""
 
+import gc
 import multiprocessing
 import os
 import queue
@@ -53,11 +54,20 @@ class Local:
             ended(job)
 
     def run(self, jobs: Sequence[Job], ended: Callable[[Job], None]) -> None:
-        left = list(jobs)
+        gc.collect()
+        gc.freeze()  # what is imported stays, and need not be looked at after every job
+        try:
+            self._run(list(jobs), ended)
+        finally:
+            gc.unfreeze()
+
+    def _run(self, left: list[Job], ended: Callable[[Job], None]) -> None:
         while left:
             others = []
             for job in left:
-                if attempt(job, self.ledger, self.shelf, self.timeout_min):
+                mine = attempt(job, self.ledger, self.shelf, self.timeout_min)
+                gc.collect()  # a trainer and its network hold each other, a few MiB a job
+                if mine:
                     ended(job)
                 else:
                     others.append(job)  # another process is doing it: last, and only if that one does not

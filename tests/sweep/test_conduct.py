@@ -1,5 +1,6 @@
 """Sweeps end with the right table, whatever becomes of single jobs; what is done is not done again."""
 
+import gc
 import json
 import re
 import shutil
@@ -8,11 +9,13 @@ import time
 
 import pandas as pd
 import pytest
+from lightning import Trainer
 
 from pneumonia.cli.sweep import run
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
 from pneumonia.runs import RunFolder
-from pneumonia.sweep import board
+from pneumonia.sweep import board, conduct
+from pneumonia.sweep.board import Board
 from pneumonia.sweep.plan import make_plan
 from pneumonia.train import train
 
@@ -111,6 +114,21 @@ def test_a_finished_sweep_is_recognised_without_any_work(workplace, capsys):
     assert _stamps(workplace) == stamps
     assert run([name, "status", workplace.words[0], "name=trouble"]) == 0
     assert re.search(r"well +│ done", capsys.readouterr().err)
+
+
+def test_what_a_job_has_held_is_let_go_before_the_next(workplace):
+    alive = []
+
+    class Count(Board):
+        def ended(self, job):
+            alive.append(sum(isinstance(thing, Trainer) for thing in gc.get_objects()))
+            return super().ended(job)
+
+    name = workplace.sweep("fine,well,good")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conduct, "Board", Count)
+        assert run([name, *workplace.words]) == 0
+    assert alive[-3:] == [0, 0, 0]
 
 
 def test_what_was_deleted_is_done_again_and_force_does_all_again(workplace):
