@@ -58,7 +58,7 @@ def test_in_batches_it_follows_the_gradient_of_the_perceptron_criterion():
     batches = Batches(len(pixels), 16, 3)
     for epoch in range(4):
         batches.set_epoch(epoch)
-        for _, positions in batches:
+        for _, positions, _ in batches:
             w, b = weight.clone().requires_grad_(), bias.clone().requires_grad_()
             x = torch.from_numpy(pixels[positions].reshape(-1, 16) / 256).float()
             sign = torch.from_numpy(2.0 * label[positions] - 1).float()

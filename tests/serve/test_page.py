@@ -129,7 +129,7 @@ def test_a_drawn_example_is_answered(page):
 def test_a_bad_file_is_refused_with_its_reason(name, raw, reason, page):
     choose(page, name, raw)
     page.get_by_role("alert").filter(has_text=reason).wait_for()
-    assert page.locator(".px-film").count() == 0
+    page.locator(".px-film").wait_for(state="detached")  # that of the answer before
     look(page, f"bad-{name.partition('.')[0]}")
 
 

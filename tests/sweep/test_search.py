@@ -27,7 +27,7 @@ image_size: 16
 batch_size: 16
 max_epochs: 4
 data: {phantom: {patients: 60}}
-search: {trials: 7, startup: 3, warmup: 1}
+search: {trials: 7, startup: 3, warmup: 1, seed: 6}
 hydra:
   sweeper:
     params:
