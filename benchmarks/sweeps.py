@@ -2,12 +2,10 @@
 
 Usage: .venv/bin/python benchmarks/sweeps.py [CHEST_XRAY] [--rounds 5]
 
-- start: from a job's begin to its first training step, less building the model: the second and later jobs of one process against
-  a process of their own. Guard: equal first losses.
 - wandb: a small job with ``logger=wandb`` (offline) against ``logger=csv``, taken in turns in one process. Guard: equal metrics.
 - recognised: a finished sweep of 50 jobs called again, start of the program included. Guard: no result was written anew.
 
-Without a folder on drawn phantoms, which says nothing of large data.
+The time to a job's first step is a row of `make bench`. Without a folder on drawn phantoms, which says nothing of large data.
 """
 
 import argparse
@@ -23,36 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from pneumonia.cli.data.split import composed
 from pneumonia.console import say
 from pneumonia.data.shelf import Shelf
-from pneumonia.models.build import build_classifier
-from pneumonia.train import _setup, train
-
-FRESH = """
-import json, sys, time
 from pneumonia.train import train
-sys.path.insert(0, {here!r})
-from sweeps import FirstStep
-probe = FirstStep()
-train(json.loads(sys.argv[1]), callbacks=[probe])
-print(json.dumps([probe.at, probe.loss]))
-"""
-
-
-class FirstStep(Callback):
-    """Notes when the first step begins, and the loss that it has."""
-
-    def __init__(self) -> None:
-        self.at = self.loss = 0.0
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.at = self.at or time.time()
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.loss = self.loss or float(outputs["loss"])
 
 
 def main() -> None:
@@ -69,34 +42,10 @@ def main() -> None:
             "images": "real" if options.folder else "phantoms",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "start": _start(words, options.rounds),
             "wandb": _wandb(words, options.rounds),
             "recognised": _recognised(scratch, words, options.rounds),
         }
     print(json.dumps(answer, indent=2))
-
-
-def _start(words: dict[str, str], rounds: int) -> dict[str, Any]:
-    shelf, inside, outside = Shelf(), [], []
-    base = {**words, "max_epochs": "1", "trainer.limit_train_batches": "2", "trainer.limit_val_batches": "1"}
-    for number in range(rounds + 1):
-        config = composed({**base, "seed": str(number)})
-        probe, begun = FirstStep(), time.time()
-        train(config, shelf=shelf, callbacks=[probe])
-        took = probe.at - begun - _seconds(lambda config=config: build_classifier(config["model"], _setup(config)))
-        code = FRESH.format(here=str(Path(__file__).parent))
-        again = {**config, "name": "fresh"}
-        begun = time.time()
-        told = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(again)], capture_output=True, text=True, check=True
-        ).stdout
-        at, loss = json.loads(told.splitlines()[-1])
-        assert loss == probe.loss, (loss, probe.loss)
-        if number:  # the first pays for all
-            inside.append(took)
-            outside.append(at - begun)
-        say(f"start {number}: {took:.2f} s in one process, {at - begun:.2f} s in a fresh one")
-    return {"seconds": {"one process": inside, "fresh process": outside}, "median": statistics.median(inside)}
 
 
 def _wandb(words: dict[str, str], rounds: int) -> dict[str, Any]:
