@@ -21,7 +21,7 @@ PACKAGE: Final = Path(__file__).resolve().parent
 OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
 FOREIGN_TO_RESULT: Final = (
     *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
-    *("logger", "launcher", "search", "fail_fast", "rehearse", "usd_per_hour"),
+    *("logger", "launcher", "search", "fail_fast", "rehearse", "usd_per_hour", "backup"),
 )
 FOREIGN_TO_RESULT_IN_TRAINER: Final = (
     *("accelerator", "devices", "strategy"),
@@ -100,6 +100,15 @@ class EarlyStoppingConfig:
 
 
 @dataclass
+class BackupConfig:
+    """Where in Blob Storage the folder of a run or a sweep is kept as well; credentials come from the environment alone."""
+
+    place: str | None = None
+    every_min: float = 5.0
+    account_url: str | None = None
+
+
+@dataclass
 class SearchConfig:
     """How ``pneumonia sweep`` searches, where a file gives it ranges."""
 
@@ -145,6 +154,7 @@ class TrainConfig:
     logger: dict[str, Any] = MISSING
     launcher: dict[str, Any] = MISSING
     usd_per_hour: float | None = None
+    backup: BackupConfig = field(default_factory=BackupConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     fail_fast: bool = False
     rehearse: bool = True
@@ -356,6 +366,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
     ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
     ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
+    ("backup.every_min", _number(0, above=True), "a number of minutes above 0"),
     ("search.trials", _number(1, 100_000, whole=True), "null, or a number of trials, 1 or more"),
     ("search.startup", _number(1, whole=True), "a number of trials, 1 or more"),
     ("search.warmup", _number(0, whole=True), "a number of epochs, 0 or more"),

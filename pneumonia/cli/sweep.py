@@ -24,6 +24,7 @@ has takes the place of its values (optimizer=sgd,adam). experiment=... puts the 
   launcher=parallel   several at once on this machine: launcher.n_jobs=2  launcher.gpus=[0,1]
   launcher=slurm      tasks of SLURM: launcher.partition=gpu  launcher.gpus_per_job=1  launcher.mem_gb=16
   launcher=ray        tasks of Ray: launcher.address=auto
+  backup.place=CONTAINER/PREFIX   keeps a copy in Blob Storage, from which another machine goes on
   launcher.timeout_min=60   breaks a job off; its finished epochs are kept
   fail_fast=true      stops at the first failure
   rehearse=false      leaves the two batches out
@@ -78,9 +79,10 @@ def _search(wanted: "Search") -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
+    from pneumonia.backup import backed_up
     from pneumonia.sweep.search import search
 
-    with interruptible(wanted.folder):
+    with interruptible(wanted.folder), backed_up(wanted.folder, wanted.common["backup"], wanted.folder.name):
         return search(wanted)
 
 

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,8 @@ from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+    from pneumonia.runs import RunFolder
 
 HELP = """
 usage: pneumonia train [OVERRIDES] [-m] [--cfg job]
@@ -35,6 +37,7 @@ on where it was cut. OVERRIDES, each key=value:
   mixup=0.2  ema=0.99  swa=0.75  tta=none|flip|shift  monitor=val/accuracy
   logger=csv|wandb  usd_per_hour=0.40
   label_smoothing=0.1  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
+  backup.place=CONTAINER/PREFIX (Blob Storage)  backup.every_min=5
   experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true
 
   -m           every combination of comma-separated values, one run after the other:  -m seed=0,1,2
@@ -146,9 +149,16 @@ def _job(config: DictConfig) -> None:
     if config.data.root is not None:
         check_root(Path(str(config.data.root)).expanduser())
     announce_loading()
+    from pneumonia.backup import backed_up
     from pneumonia.train import train  # heavy: only once the config is known to be right
 
-    train(resolved(config))
+    plain = resolved(config)
+    with ExitStack() as stack:
+
+        def opened(folder: RunFolder) -> None:
+            stack.enter_context(backed_up(folder.path, plain["backup"], f"{plain['name']}/{folder.path.name}"))
+
+        train(plain, opened=opened)
 
 
 @contextmanager
@@ -185,8 +195,9 @@ def _explained(error: Exception) -> ConfigError:
         cause = cause.__cause__ or cause.__context__
     text = "\n".join(parts)
     if isinstance(error, OverrideParseException):
+        shown = re.sub(r"((?:sig|AccountKey)=)[^&;\s]+", r"\1***", str(error.override), flags=re.IGNORECASE)
         return ConfigError(
-            f"{error.override} can't be read. An override is key=value; a value with quotes, commas, brackets or = needs "
+            f"{shown} can't be read. An override is key=value; a value with quotes, commas, brackets or = needs "
             "quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
         )
     keys = [*config_keys(), *choice_keys()]

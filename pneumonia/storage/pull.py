@@ -172,28 +172,45 @@ def _fetch_all(
 
 
 def _fetch(container: ContainerClient, place: Place, folder: Path, blob: Blob, journal: Journal, stop: Event) -> None:
-    """One blob into its file; fetched again where it changes meanwhile, or the bytes are not those of the listing."""
-    what = f"pull {place.prefix}{blob.name}"
     part = folder / PARTS / hashlib.sha256(blob.name.encode()).hexdigest()
-    for _ in range(CHANGES + 1):
-        try:
-            patiently(what, partial(_download, container, place, blob, part), stop)
-        except ChangedError:
-            wrong = "it changes faster than it can be read"
-            blob = patiently(what, partial(look_up, container, place, blob.name), stop)
-            continue
-        wrong = _difference(part, blob)
-        if not wrong:
-            break
-    else:
-        raise TransferError(
-            f"Can't {what}, also after {CHANGES} more tries: {wrong}. The local copy was left as it was. Upload the blob again, "
-            "or wait until no one writes it."
-        )
+    blob = fetch(container, place, blob, part, stop)
     stat = part.stat()
     # The journal comes first: killed between the two, the next pull sees no such file and fetches it again.
     journal.add(Entry(blob.name, blob.etag, stat.st_size, stat.st_mtime_ns))
     os.replace(part, folder / blob.name)
+
+
+def fetch(container: ContainerClient, place: Place, blob: Blob, path: Path, stop: Event) -> Blob:
+    """One blob into a file; fetched again where it changes meanwhile, or the bytes are not those of the listing.
+
+    Args:
+        container: Where it lies.
+        place: As it was listed.
+        blob: As the listing has it.
+        path: Of the file; what it holds is not whole until this returns.
+        stop: Ends the pauses between tries once it is set.
+
+    Returns:
+        The blob that was fetched, which may be newer than the listing.
+
+    Raises:
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.patiently`.
+    """
+    what = f"pull {place.prefix}{blob.name}"
+    for _ in range(CHANGES + 1):
+        try:
+            patiently(what, partial(_download, container, place, blob, path), stop)
+        except ChangedError:
+            wrong = "it changes faster than it can be read"
+            blob = patiently(what, partial(look_up, container, place, blob.name), stop)
+            continue
+        wrong = _difference(path, blob)
+        if not wrong:
+            return blob
+    raise TransferError(
+        f"Can't {what}, also after {CHANGES} more tries: {wrong}. The local copy was left as it was. Upload the blob again, "
+        "or wait until no one writes it."
+    )
 
 
 def _download(container: ContainerClient, place: Place, blob: Blob, part: Path) -> None:

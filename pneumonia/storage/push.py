@@ -2,6 +2,7 @@
 
 import mimetypes
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from threading import Event
 from typing import Any, Final
@@ -35,27 +36,50 @@ def push(service: BlobServiceClient, folder: Path, place: Place, workers: int = 
         ConfigError: The folder is missing or holds no file.
         AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`. What was uploaded is kept.
     """
-    files = _files(folder)
-    check_uploads(files, place.prefix)
+    if not folder.is_dir():
+        raise ConfigError(f"There is no folder {folder} to push. Name one that exists.")
+    files, links = files_of(folder)
+    if links:
+        warn(
+            f"{len(links)} links were left out, with what they lead to: {some(links, 3)}. Push their targets if you need them."
+        )
+    if not files:
+        raise ConfigError(f"{folder} holds no file to push. Check the path.")
     container = service.get_container_client(place.container)
-    try:  # to ask whether the container exists takes rights that a token for one container never has
-        there = list_blobs(container, place)
-    except BlobError:  # it is not there, or going
-        there = _make(container, place)
+    check_uploads(files, place.prefix)
+    there = list_or_make(container, place)
+    sending = send(container, place, files, there, workers)
+    sizes = list(track(sending, len(files), f"Pushing to {escape(str(place))}"))
+    moved = [size for size in sizes if size >= 0]
+    return Transfer(len(files), len(moved), len(files) - len(moved), 0, sum(moved))
+
+
+def send(
+    container: ContainerClient, place: Place, files: Mapping[str, Path], there: Mapping[str, Blob], workers: int
+) -> Iterator[int]:
+    """Uploads files under their names, and yields for each the bytes that were sent; -1 where its blob is the same already.
+
+    Args:
+        container: That exists.
+        place: Where to.
+        files: By the names of their blobs, without the place's prefix.
+        there: What a listing has just said; what was changed since is not overwritten.
+        workers: Transfers at once.
+
+    Raises:
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`. What was uploaded is kept.
+    """
     stop = Event()
 
     def work(item: tuple[str, Path]) -> int:
         name, path = item
         return _upload(container, place, name, path, there.get(name), stop)
 
-    sizes = list(track(at_once(work, files.items(), workers, stop), len(files), f"Pushing to {escape(str(place))}"))
-    moved = [size for size in sizes if size >= 0]
-    return Transfer(len(files), len(moved), len(files) - len(moved), 0, sum(moved))
+    return at_once(work, files.items(), workers, stop)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise ConfigError(f"There is no folder {folder} to push. Name one that exists.")
+def files_of(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The files below a folder that may be pushed, by their names in it; and the links, which are not followed."""
     files: dict[str, Path] = {}
     links: list[str] = []
     for here, folders, names in os.walk(folder):
@@ -67,20 +91,18 @@ def _files(folder: Path) -> dict[str, Path]:
                 continue
             if path.is_file():
                 files[path.relative_to(folder).as_posix()] = path
-    if links:
-        warn(
-            f"{len(links)} links were left out, with what they lead to: {some(links, 3)}. Push their targets if you need them."
-        )
-    if not files:
-        raise ConfigError(f"{folder} holds no file to push. Check the path.")
-    return files
+    return files, links
 
 
-def _make(container: ContainerClient, place: Place) -> dict[str, Blob]:
-    """Makes the container, which was not there; what it holds then, since another process may have been faster."""
+def list_or_make(container: ContainerClient, place: Place) -> dict[str, Blob]:
+    """What a place holds; a container that is missing is made."""
+    try:  # to ask whether the container exists takes rights that a token for one container never has
+        return list_blobs(container, place)
+    except BlobError:  # it is not there, or going
+        pass
     try:
         patiently(f"make the container {place.container}", container.create_container)
-    except ChangedError:
+    except ChangedError:  # another process was faster
         return list_blobs(container, place)
     say(f"The container {place.container} was made.")
     return {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from pneumonia.backup import backed_up
 from pneumonia.config import identity
 from pneumonia.console import announce_loading, say
 from pneumonia.errors import PneumoniaError, RunError
@@ -38,6 +39,11 @@ def conduct(plan: Plan) -> int:
     """
     check_launcher(plan.common["launcher"])
     ledger = Ledger(plan.folder)
+    with interruptible(ledger.folder), backed_up(ledger.folder, plan.common["backup"], plan.common["name"]):
+        return _conduct(plan, ledger)
+
+
+def _conduct(plan: Plan, ledger: Ledger) -> int:
     ledger.adopt(plan)
     board = Board(plan.jobs, ledger, ledger.jobs())
     board.show_plan(plan)
@@ -45,15 +51,14 @@ def conduct(plan: Plan) -> int:
     todo = [job for job in plan.jobs if force or ledger.standing(job).state != "done"]
     if todo:
         announce_loading()
-        with interruptible(ledger.folder):
-            from pneumonia.data.shelf import Shelf  # heavy: only where there is work
-            from pneumonia.sweep.engines import engine_of
+        from pneumonia.data.shelf import Shelf  # heavy: only where there is work
+        from pneumonia.sweep.engines import engine_of
 
-            shelf = Shelf()
-            engine = engine_of(plan.common["launcher"], ledger, shelf)
-            _prepare(todo, plan.common["launcher"]["kind"], shelf)
-            with board.live():
-                _work(todo, plan.common, ledger, board, engine)
+        shelf = Shelf()
+        engine = engine_of(plan.common["launcher"], ledger, shelf)
+        _prepare(todo, plan.common["launcher"]["kind"], shelf)
+        with board.live():
+            _work(todo, plan.common, ledger, board, engine)
     return 1 if any(standing.state != "done" for _, standing in board.summary()) else 0
 
 

@@ -10,7 +10,7 @@ from pneumonia.config import conf_dir
 from pneumonia.errors import ConfigError, nearest
 
 # One folder, one place to run, one way to go on: with several of these the jobs of a sweep could not find each other.
-OF_THE_SWEEP: Final = ("name", "runs_dir", "launcher", "search", "fail_fast", "rehearse", "force")
+OF_THE_SWEEP: Final = ("name", "runs_dir", "launcher", "search", "fail_fast", "rehearse", "force", "backup")
 EXAMPLE: Final = "sweeps/optimizer.yaml shows how one looks."
 
 

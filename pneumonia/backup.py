@@ -1,0 +1,60 @@
+"""A copy in Blob Storage of the folder of a sweep or a run, from which another machine goes on where this one was cut."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pneumonia.console import warn
+from pneumonia.errors import PneumoniaError
+
+
+@contextmanager
+def backed_up(folder: Path, settings: Mapping[str, Any], name: str) -> Iterator[None]:
+    """Fetches what is further in the backup; within it, and once more at its end, brings the backup to what the folder holds.
+
+    Args:
+        folder: Of a sweep, with run folders in it, or of one run.
+        settings: The config's ``backup`` node; without a place nothing is done.
+        name: What is added to the place, so that each folder has its own.
+
+    Raises:
+        BlobError: Another machine is at work on the same backup.
+        AccessError, ConfigError, TransferError: Azure can't be reached; before any work, or at its end.
+    """
+    if settings["place"] is None:
+        yield
+        return
+    from pneumonia.blob_backup import BlobBackup  # heavy: only where there is a place
+
+    backup = BlobBackup(folder, settings, name)
+    with _sigterm_as_interrupt():
+        backup.open()
+        try:
+            yield
+        except BaseException:
+            try:
+                backup.close()
+            except PneumoniaError as error:
+                warn(f"What was done since the last backup is in {folder} alone: {error}")
+            raise
+        backup.close()
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does, where nothing else was arranged: spot machines send it 30 s before they go."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
