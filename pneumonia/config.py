@@ -398,7 +398,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "launcher.kind": ("local", "parallel", "slurm", "ray"),
     "trainer.strategy": ("auto", "ddp_spawn"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
-    "trainer.precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+    "trainer.precision": ("32-true", "mixed", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
 }
 
 

@@ -16,6 +16,7 @@ from lightning import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+from pneumonia.accelerator import check_device, device_of, name_of, precision_on, settle
 from pneumonia.announce import announce, show
 from pneumonia.callbacks import (
     EpochReport,
@@ -145,6 +146,7 @@ def check_settings(config: dict[str, Any]) -> None:
         PneumoniaError: With the setting and what to do.
     """
     check_tracking(config["logger"])
+    check_device(config["trainer"])
     check_family(config)
     classifier = build_classifier(config["model"], _setup(config))
     check_processes(classifier, config)
@@ -179,6 +181,8 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
     classifier = build_classifier(config["model"], _setup(config, data))
+    if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
+        classifier.network.to(memory_format=torch.channels_last)
     return _Prepared(classifier, data, divided.split, divided.leaks, hashes)
 
 
@@ -303,8 +307,11 @@ def _fit(
 
 
 def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    device = device_of(words)
+    precision = precision_on(device, words["precision"])
+    settle(device, precision)
     return Trainer(
-        **{**words, "enable_progress_bar": False},
+        **{**words, "precision": precision, "enable_progress_bar": False},
         max_epochs=config["max_epochs"],
         sync_batchnorm=words["devices"] > 1,
         logger=False,
@@ -349,8 +356,9 @@ def _result(
     recorder: Recorder,
     folder: RunFolder,
 ) -> dict[str, Any]:
+    device = device_of(config["trainer"])
     best = load_classifier(folder.best, config["task"])
-    predictions = predict_part(best, data, "val", recorder.best_epoch)
+    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = arrays(predictions, data.task.classes)
@@ -379,7 +387,8 @@ def _result(
         "metrics": {"train": nullable(trained), "val": nullable(table_metrics(predictions, data.task))},
         "confusion": {"classes": list(data.task.classes), "counts": confusion.tolist()},
         "cost": {
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "device": name_of(device),
+            "precision": precision_on(device, config["trainer"]["precision"]),
             **recorder.speed(),
             "peak_memory_mib": peak_memory_mib(),
             "usd": None if price is None else round(recorder.fit_s / 3600 * price, 6),

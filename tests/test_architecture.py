@@ -29,7 +29,7 @@ data.phantom data.mirror data.leaks data.splits data.split_files data.scaling da
 data.batch_transforms data.augmenter data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
 metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
-models.FAMILY grad_cam explain case_pictures
+models.FAMILY accelerator grad_cam explain case_pictures
 runs snapshot blob_backup backup charts wandb_account tracking push_runs callbacks predictions assess announce train
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct

@@ -44,7 +44,9 @@ def test_a_finished_run_holds_every_promised_file(finished):
     promised = "name run_id task classes model seed config data epochs best_epoch metrics cost versions".split()
     assert set(promised) <= set(result)
     assert {"loss", "accuracy", "f1_macro", "recall_macro", "auroc"} <= set(result["metrics"]["val"])
-    assert {"device", "fit_s", "images_per_s", "batches_per_s", "peak_memory_mib", "usd"} == set(result["cost"])
+    assert {"device", "precision", "fit_s", "images_per_s", "batches_per_s", "peak_memory_mib", "usd"} == set(
+        result["cost"]
+    )
     assert yaml.safe_load((finished / "config.yaml").read_text()) == result["config"]
     assert len(pd.read_csv(finished / "metrics.csv")) == result["epochs"] == 2
     predictions = pd.read_parquet(finished / "predictions" / "val.parquet")

@@ -4,17 +4,19 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pneumonia.cli import key_values, wants_help
+from pneumonia.cli import card, key_values, wants_help
 from pneumonia.errors import ConfigError, PneumoniaError, some
 
 HELP = """
-usage: pneumonia doctor [data.root=DIR] [data=azure] [runs_dir=runs] [cache_dir=cache]
+usage: pneumonia doctor [data.root=DIR] [data=azure] [backup.place=CONTAINER/PREFIX] [runs_dir=runs] [cache_dir=cache]
 
-Checks Python, torch and its device, memory, disk, the data if they are named (a folder, an archive), and with data=azure
-whether the containers can be listed. Exit code 1 where something is wrong; each such line says what to do.
+Checks Python, the driver of an NVIDIA card, what torch trains on, memory, disk, the clock, the key of W&B, the data if they
+are named (a folder, an archive), with data=azure whether the containers can be listed, with backup.place whether it can be
+written. Exit code 1 where something is wrong; each such line says what to do.
 """
 KEYS = (
     "data",
@@ -23,11 +25,15 @@ KEYS = (
     "data.azure.train",
     "data.azure.validation",
     "data.azure.test",
+    "backup.place",
+    "backup.account_url",
     "runs_dir",
     "cache_dir",
 )
 GIB = 2**30
 NEEDED_GIB = 1.0
+SKEW_S = 86_400  # a machine's zone may have been set wrongly when files were copied
+SHORTEST_KEY = 40
 Finding = tuple[bool, str]
 
 
@@ -39,10 +45,13 @@ def run(arguments: list[str]) -> int:
     words |= key_values(arguments, KEYS)
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
-        "device": _device,
+        "driver": card.driver,
+        "device": lambda: card.device(_cores()),
         "memory": _memory,
         "runs_dir": lambda: _folder(Path(words["runs_dir"])),
         "cache_dir": lambda: _folder(Path(words["cache_dir"])),
+        "clock": _clock,
+        "wandb": _wandb,
     }
     if "data.root" in words:
         checks["data"] = lambda: _data(Path(words["data.root"]), Path(words["cache_dir"]))
@@ -50,6 +59,8 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(f"data={words['data']} is nothing to check; say data=azure, or data.root=DIR.")
     if words.get("data") == "azure":
         checks["azure"] = lambda: _azure(words)
+    if "backup.place" in words:
+        checks["backup"] = lambda: _backup(words)
     healthy = True
     for name, check in checks.items():
         good, text = check()
@@ -69,23 +80,8 @@ def _python() -> Finding:
     return True, found
 
 
-def _device() -> Finding:
-    try:
-        import torch
-    except ImportError as error:
-        return False, f"torch can't be imported ({error}). Run `make setup`."
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info()
-        name = torch.cuda.get_device_name()
-        return True, f"{name}, {free / GIB:.1f} of {total / GIB:.1f} GiB free, torch {torch.__version__}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = torch.get_num_threads()
-    if threads > cores:
-        return (
-            False,
-            f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}.",
-        )
-    return True, f"no GPU; CPU with {cores} cores, {threads} threads, torch {torch.__version__}"
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Finding:
@@ -111,6 +107,34 @@ def _folder(path: Path) -> Finding:
     if free < NEEDED_GIB:
         return False, f"{path}: {free:.1f} GiB free. Free some space, or choose another disk."
     return True, f"{path} can be written, {free:.1f} GiB free"
+
+
+def _clock() -> Finding:
+    """A clock that is before the newest file of this program can't be right."""
+    now = time.time()
+    newest = max(path.stat().st_mtime for path in Path(__file__).parent.rglob("*.py"))
+    told = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
+    if now < newest - SKEW_S:
+        return False, (
+            f"{told}, which is before this program was installed. Azure and W&B refuse requests from a wrong clock. Set it: "
+            "`sudo timedatectl set-ntp true`."
+        )
+    return True, told
+
+
+def _wandb() -> Finding:
+    """Whether a key is there and looks like one; it is neither shown nor sent."""
+    from pneumonia.wandb_account import has_key, server
+
+    key = os.environ.get("WANDB_API_KEY", "")
+    if key and (key != key.strip() or len(key) < SHORTEST_KEY):
+        return False, (
+            f"WANDB_API_KEY has {len(key)} characters, and keys have {SHORTEST_KEY} or more, without blanks: it was cut in "
+            f"copying. Copy it anew from {server().replace('//api.', '//')}/authorize."
+        )
+    if has_key():
+        return True, f"a key for {server()} is there; logger=wandb sends runs at once"
+    return True, "no key; logger=wandb writes runs offline, and `pneumonia track push` sends them later"
 
 
 def _data(root: Path, cache_dir: Path) -> Finding:
@@ -145,6 +169,12 @@ def _azure(words: dict[str, str]) -> Finding:
     places = {name: words.get(f"data.azure.{name}", getattr(usual, name)) for name in ("train", "validation", "test")}
     kept = {name: place for name, place in places.items() if place not in {None, "", "null"}}
     return check_access(words.get("data.azure.account_url"), kept)
+
+
+def _backup(words: dict[str, str]) -> Finding:
+    from pneumonia.storage.azure import check_writing
+
+    return check_writing(words.get("backup.account_url") or words.get("data.azure.account_url"), words["backup.place"])
 
 
 def _unreadable(path: Path) -> str:

@@ -36,7 +36,7 @@ on where it was cut. OVERRIDES, each key=value:
   scheduler=none|step|exponential|cosine|one_cycle|plateau  early_stopping.patience=5  class_weights=balanced
   mixup=0.2  ema=0.99  swa=0.75  tta=none|flip|shift  monitor=val/accuracy
   logger=csv|wandb  usd_per_hour=0.40
-  label_smoothing=0.1  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
+  label_smoothing=0.1  trainer=default|gpu|ddp  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
   backup.place=CONTAINER/PREFIX (Blob Storage)  backup.every_min=5
   experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true
 

@@ -95,11 +95,6 @@ def check_family(config: Mapping[str, Any]) -> None:
             f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
             "early_stopping.patience=null, or ema=0.99 in place of swa."
         )
-    precision = str(config["trainer"]["precision"])
-    if precision.startswith("16") and not torch.cuda.is_available():
-        raise ConfigError(
-            f"trainer.precision={precision} needs a GPU, and none is seen here. Say trainer.precision=bf16-mixed, or 32-true."
-        )
     for key in family.refuses:
         if key == "augmentation":
             value = next((f"{name}={part}" for name, part in config[key].items() if part), None)

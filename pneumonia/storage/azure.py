@@ -4,9 +4,11 @@ import logging
 import os
 import random
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import Any, Final, TypeVar
 
@@ -40,6 +42,7 @@ CONNECT_S: Final = 10  # to open a connection
 READ_S: Final = 30  # between two pieces of an answer
 PAUSES_S: Final = (0.5, 2.0, 6.0, 15.0)  # between tries, where the server does not ask for another time
 TRIES: Final = len(PAUSES_S) + 1
+SKEW_S: Final = 300  # that clocks may differ
 LONGEST_WAIT_S: Final = 60.0  # however long a server asks for
 T = TypeVar("T")
 CONTAINER: Final = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9](?:-?[a-z0-9])+")
@@ -239,6 +242,31 @@ def check_access(account_url: str | None, places: Mapping[str, str | None]) -> t
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
     return True, f"{service.account_name}: {', '.join(filter(None, places.values()))} can be listed"
+
+
+def check_writing(account_url: str | None, place: str) -> tuple[bool, str]:
+    """Whether a place can be written, by a blob that is taken away again, and whether this clock goes as Azure's does."""
+    try:
+        where = Place.parse(place)
+        container = connect(account_url).get_container_client(where.container)
+        told: dict[str, str] = {}
+        blob = container.get_blob_client(f"{where.prefix}.doctor-{os.getpid()}")
+        with explained(f"write into {where}"):
+            try:
+                blob.upload_blob(b"", raw_response_hook=lambda answer: told.update(answer.http_response.headers))
+            except ResourceNotFoundError:
+                return True, f"the container {where.container} is not there yet; the first run makes it, if it may"
+            blob.delete_blob()
+    except PneumoniaError as error:
+        return False, f"{type(error).__name__}: {error}"
+    date = next((value for name, value in told.items() if name.lower() == "date"), None)
+    off_s = abs(time.time() - parsedate_to_datetime(date).timestamp()) if date else 0.0
+    if off_s > SKEW_S:
+        return False, (
+            f"{where} can be written, but this machine's clock is {off_s / 60:.0f} minutes from Azure's, which refuses keys "
+            "and tokens at 15. Set it: `sudo timedatectl set-ntp true`."
+        )
+    return True, f"{where} can be written"
 
 
 def _address(account: str | None) -> str | None:
