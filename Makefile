@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench image-test azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -67,6 +67,9 @@ test-slow: $(READY) ## the tests that take minutes
 
 bench: $(READY) ## how near the machine's limit, how far ahead of hand-written code: a table, and docs/results/bench-DEVICE.json
 	$(BIN)/python -m benchmarks.bench $(ARGS)
+
+gpu-check: $(READY) ## on a machine with an NVIDIA card: does it train what a CPU trains, how fast, in how much memory
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
 	deploy/image_test.sh $(BUNDLE) $(IMAGE)

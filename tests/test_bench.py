@@ -1,11 +1,13 @@
 """The harness of `make bench` counts only what is the same work, and says so where it is not."""
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import gpu_check
 from benchmarks.harness import Arm, Differs, Goal, Row, measure, words
 from pneumonia.config import conf_dir
 
@@ -83,3 +85,22 @@ def test_one_command_measures_guards_and_writes(tmp_path):
     assert told["rows"]["augment"]["ratios"]["baseline"]["median"] > 0
     assert "means of a pixel over all images differ by" in told["rows"]["augment"]["guard"]
     assert "augment" in done.stderr
+
+
+def test_gpu_check_needs_a_card_and_says_so():
+    command = [sys.executable, "-m", "benchmarks.gpu_check"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=conf_dir().parent, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 2
+    assert "torch sees no NVIDIA card here. `pneumonia doctor` says why" in done.stderr
+
+
+def test_gpu_check_tells_what_trains_otherwise(monkeypatch, capsys, tmp_path):
+    """Its comparison, on losses that are made up: those of the third run are off by a tenth."""
+    losses = iter([[1.0, 0.5], [1.0005, 0.5], [1.0, 0.55]] * len(gpu_check.CASES))
+    cost = {"device": "cpu", "precision": "32-true", "images_per_s": 1.0, "peak_memory_mib": 1.0}
+    monkeypatch.setattr(gpu_check, "_train", lambda words: {"losses": next(losses), "cost": dict(cost)})
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--rehearse"])
+    assert gpu_check.main() == 1
+    told = capsys.readouterr().err
+    assert told.count(" yes ") == told.count(" NO ") == len(gpu_check.CASES)
