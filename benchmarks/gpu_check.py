@@ -122,10 +122,9 @@ def _train(words: tuple[str, ...]) -> dict[str, Any]:
         result = train(config)
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / result["run_id"])
     losses = [float(row["train/loss"]) for row in read_metrics(folder)]
-    say(
-        f"  {result['model']['_target_'].rpartition('.')[2]} on {result['cost']['device']}: {result['cost']['images_per_s']:.0f} images/s"
-    )
-    return {"losses": losses, "val_loss": result["metrics"]["val"]["loss"], "cost": result["cost"]}
+    cost, name = result["cost"], result["model"]["_target_"].rpartition(".")[2]
+    say(f"  {name} on {cost['device']}, {cost['precision']}: {cost['images_per_s']:.0f} images/s")
+    return {"losses": losses, "val_loss": result["metrics"]["val"]["loss"], "cost": cost}
 
 
 def _data(xrays: Path | None) -> tuple[str, ...]:
