@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from pneumonia.console import announce_loading, say, table
 
-# Seen on a CPU in these steps, real X-rays: float32 within 1e-6 of float64, bfloat16 within 0.003 of float32. A card adds
-# up in another order, and its fast convolutions round more.
-EXACT: Final = 0.001
-MIXED: Final = 0.02
+# Seen on a CPU in these steps, real X-rays: float32 against float64 1e-7 (simple CNN) and 0.0044 (pseudo-ResNet, whose batch
+# normalisation multiplies small differences); bfloat16 against float32 0.003. A card adds up in yet another order.
+EXACT: Final = 0.02
+MIXED: Final = 0.05
 COMMON: Final = ("image_size=75", "batch_size=50", "max_epochs=3", "trainer.limit_train_batches=12", "scheduler=none")
 SGD: Final = ("optimizer=sgd", "optimizer.lr=0.003", "trainer.enable_progress_bar=false")
 

@@ -97,7 +97,7 @@ def test_gpu_check_needs_a_card_and_says_so():
 
 def test_gpu_check_tells_what_trains_otherwise(monkeypatch, capsys, tmp_path):
     """Its comparison, on losses that are made up: those of the third run are off by a tenth."""
-    losses = iter([[1.0, 0.5], [1.0005, 0.5], [1.0, 0.55]] * len(gpu_check.CASES))
+    losses = iter([[1.0, 0.5], [1.005, 0.5], [1.0, 0.55]] * len(gpu_check.CASES))
     cost = {"device": "cpu", "precision": "32-true", "images_per_s": 1.0, "peak_memory_mib": 1.0}
     monkeypatch.setattr(gpu_check, "_train", lambda words: {"losses": next(losses), "cost": dict(cost)})
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--rehearse"])
