@@ -23,16 +23,16 @@ module "choices" {
 }
 
 # Not the project's default network, which lets the whole world try SSH and RDP.
-resource "google_compute_network" "vm" {
+resource "google_compute_network" "network" {
   name                    = module.choices.name
   auto_create_subnetworks = false
 }
 
-resource "google_compute_subnetwork" "vm" {
+resource "google_compute_subnetwork" "subnetwork" {
   # checkov:skip=CKV_GCP_26: flow logs cost money for each connection, and the only open port admits one address
   # checkov:skip=CKV_GCP_76: IPv6 is not in use here (stack_type IPV4_ONLY)
   name                     = module.choices.name
-  network                  = google_compute_network.vm.id
+  network                  = google_compute_network.network.id
   region                   = module.choices.region
   ip_cidr_range            = "10.10.0.0/28"
   private_ip_google_access = true
@@ -42,7 +42,7 @@ resource "google_compute_subnetwork" "vm" {
 # A network of one's own denies all that comes in; this is the only exception.
 resource "google_compute_firewall" "ssh" {
   name          = "${module.choices.name}-ssh"
-  network       = google_compute_network.vm.id
+  network       = google_compute_network.network.id
   direction     = "INGRESS"
   source_ranges = module.choices.source_ranges
   target_tags   = [module.choices.name]
@@ -52,19 +52,19 @@ resource "google_compute_firewall" "ssh" {
   }
 }
 
-resource "google_service_account" "vm" {
+resource "google_service_account" "account" {
   account_id   = module.choices.name
   display_name = "GPU VM of ${var.user}"
 }
 
-resource "google_project_iam_member" "vm" {
+resource "google_project_iam_member" "role" {
   for_each = var.vm_roles
   project  = var.project
   role     = each.value
-  member   = google_service_account.vm.member
+  member   = google_service_account.account.member
 }
 
-resource "google_compute_instance" "vm" {
+resource "google_compute_instance" "machine" {
   # checkov:skip=CKV_GCP_38: Google's own keys encrypt the disk, which holds public X-rays; a key of one's own would have to be kept somewhere
   # checkov:skip=CKV_GCP_40: SSH from the caller's machine and downloads need an address; the firewall admits one caller to port 22
   name                      = module.choices.name
@@ -115,12 +115,12 @@ resource "google_compute_instance" "vm" {
   }
 
   network_interface {
-    subnetwork = google_compute_subnetwork.vm.id
+    subnetwork = google_compute_subnetwork.subnetwork.id
     access_config {} # an address that goes with the VM
   }
 
   service_account {
-    email  = google_service_account.vm.email
+    email  = google_service_account.account.email
     scopes = ["logging-write", "monitoring-write"]
   }
 

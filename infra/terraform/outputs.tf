@@ -1,24 +1,24 @@
 output "name" {
   description = "Name of the VM."
-  value       = google_compute_instance.vm.name
+  value       = google_compute_instance.machine.name
 }
 
 output "zone" {
   description = "Zone of the VM."
-  value       = google_compute_instance.vm.zone
+  value       = google_compute_instance.machine.zone
 }
 
 output "address" {
   description = "Its public IPv4 address; empty while it is stopped."
-  value       = google_compute_instance.vm.network_interface[0].access_config[0].nat_ip
+  value       = google_compute_instance.machine.network_interface[0].access_config[0].nat_ip
 }
 
 output "created" {
   description = "When it was made (RFC 3339)."
-  value       = google_compute_instance.vm.creation_timestamp
+  value       = google_compute_instance.machine.creation_timestamp
 }
 
 output "status" {
   description = "RUNNING, or TERMINATED where it is stopped."
-  value       = google_compute_instance.vm.current_status
+  value       = google_compute_instance.machine.current_status
 }

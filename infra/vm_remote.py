@@ -1,0 +1,259 @@
+"""What happens on the VM, over SSH: set up, start a sweep, look on, fetch the runs."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from vm_caller import HERE, Desk
+from vm_errors import BROKEN, VmError
+
+REPOSITORY: Final = HERE.parent
+WORK: Final = "/var/lib/pneumonia"
+SWEEP_FILE: Final = "/etc/pneumonia/sweep.args"
+UNIT: Final = "pneumonia-sweep"
+PATIENCE_S: Final = 180.0
+PORT: Final = os.environ.get("PNEUMONIA_VM_SSH_PORT", "22")  # for a way through a tunnel of your own
+UNREACHABLE: Final = 255  # ssh's own exit code
+GONE: Final = (
+    "A spot VM can be taken away at any moment, and a VM stops itself when it is done or idle. "
+    "`make vm-up` starts it again, or allows SSH from here if your address has changed."
+)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The VM as SSH sees it."""
+
+    desk: Desk
+    address: str
+    private_key: Path | None
+
+    def options(self) -> list[str]:
+        """Words of ssh: the host's key is learnt at the first contact and held against it ever after; never a question."""
+        words = {
+            "UserKnownHostsFile": str(self.desk.known_hosts),
+            "StrictHostKeyChecking": "accept-new",
+            "BatchMode": "yes",
+            "ConnectTimeout": "10",
+            "ServerAliveInterval": "15",
+            "Port": PORT,
+        }
+        key = ["-i", str(self.private_key)] if self.private_key else []
+        return key + [part for name, value in words.items() for part in ("-o", f"{name}={value}")]
+
+    def command(self, command: str, *, tty: bool = False) -> list[str]:
+        """The words that run a shell command on the VM."""
+        return ["ssh", *(["-t"] if tty else []), *self.options(), f"ubuntu@{self.address}", command]
+
+    def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Runs a shell command on the VM.
+
+        Raises:
+            VmError: The VM does not answer.
+        """
+        done = subprocess.run(self.command(command), input=stdin, capture_output=True, text=True, check=False)
+        if done.returncode == UNREACHABLE:
+            raise VmError(
+                f"The VM {self.desk.name} does not answer at {self.address}: {done.stderr.strip()[-300:]}\n{GONE}"
+            )
+        return done
+
+    def wait(self) -> None:
+        """Waits until SSH answers, as it does half a minute after a start.
+
+        Raises:
+            VmError: It does not in three minutes.
+        """
+        end = time.monotonic() + float(os.environ.get("PNEUMONIA_VM_PATIENCE_S", PATIENCE_S))
+        while True:
+            try:
+                self.run("true")
+                return
+            except VmError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(3)
+
+    def is_set_up(self) -> bool:
+        """Whether vm-setup has come to its end there."""
+        return self.run(f"systemctl cat {UNIT}.service && test -x /opt/pneumonia/venv/bin/pneumonia").returncode == 0
+
+
+def setup(machine: Machine, words: dict[str, str]) -> None:
+    """Runs the playbook: driver, Python, the project, credentials, units. Call it again as often as you like.
+
+    Args:
+        machine: The VM.
+        words: ``wheel`` (a file; default: the newest of dist/) or ``git`` (URL@REF), ``idle_minutes``, ``self_stop``.
+
+    Raises:
+        VmError: Nothing to install, no Ansible, or the playbook failed.
+    """
+    playbook = next(
+        (str(p) for p in (REPOSITORY / ".venv-infra" / "bin" / "ansible-playbook",) if p.is_file()),
+        shutil.which("ansible-playbook"),
+    )
+    if playbook is None:
+        raise VmError(
+            "ansible-playbook is missing, which sets the VM up: `make .venv-infra/.ready`, or `make vm-setup`, which does it."
+        )
+    choice = machine.desk.choice()
+    has_gpu = bool(choice.get("gpu_count", 1))
+    extra: dict[str, str | int | bool] = {
+        "pneumonia_lock": str(REPOSITORY / "requirements.lock"),
+        "idle_minutes": int(words.get("idle_minutes") or choice.get("idle_minutes", 30)),
+        "self_stop": words.get("self_stop", "true") == "true",
+        "expect_gpu": has_gpu,  # a VM that is paid for its GPU and shows none is an error
+        "install_driver": has_gpu
+        and str(choice.get("image", "ubuntu")).startswith("ubuntu"),  # Ubuntu's images have none
+    }
+    if "git" in words:
+        extra["pneumonia_git"] = words["git"]
+    else:
+        wheel = Path(words["wheel"]) if "wheel" in words else _newest_wheel()
+        if not wheel.is_file():
+            raise VmError(f"There is no wheel {wheel}. `make build` makes one, or name git=URL@REF.")
+        extra["pneumonia_wheel"] = str(wheel.resolve())
+    print(
+        f"Sets up {machine.desk.name} at {machine.address}; ten minutes the first time, while it costs what vm-up said.",
+        flush=True,
+    )
+    machine.wait()
+    machine.desk.inventory.write_text(
+        f"[vm]\n{machine.desk.name} ansible_host={machine.address} ansible_user=ubuntu "
+        f"ansible_port={PORT} ansible_ssh_common_args='{shlex.join(machine.options())}'\n"
+    )
+    called = [playbook, "-i", str(machine.desk.inventory), str(HERE / "ansible" / "site.yml"), "-e", json.dumps(extra)]
+    config = HERE / "ansible" / "ansible.cfg"
+    environment = os.environ | ({"ANSIBLE_CONFIG": str(config)} if config.is_file() else {})
+    code = subprocess.run(called, cwd=REPOSITORY, env=environment, check=False).returncode
+    if code == 4:  # what Ansible returns for a host that it can't reach
+        raise VmError(
+            f"The VM went away in mid-setup. {GONE} Then `make vm-setup` goes on; what is done is not done twice."
+        )
+    if code:
+        raise VmError(
+            f"The setup broke (ansible-playbook, exit code {code}; its reason is above). The VM still runs and costs money: put "
+            "it right and say `make vm-setup` again, or `make vm-down`. Left alone it stops itself after its idle minutes.",
+            BROKEN,
+        )
+
+
+def _newest_wheel() -> Path:
+    found = sorted((REPOSITORY / "dist").glob("pneumonia-*.whl"), key=lambda path: path.stat().st_mtime)
+    return found[-1] if found else REPOSITORY / "dist" / "pneumonia.whl"
+
+
+def sweep_words(name: str, overrides: str, spot: bool) -> list[str]:
+    """The words of `pneumonia sweep`, checked as far as that is possible here.
+
+    Raises:
+        VmError: There is no such sweep, or the overrides can't be words.
+    """
+    there = sorted(path.stem for path in (REPOSITORY / "sweeps").glob("*.yaml"))
+    if name not in there:
+        raise VmError(f"There is no sweep {name!r}. make vm-sweep SWEEP=NAME, with one of: {', '.join(there)}")
+    try:
+        words = [name, *shlex.split(overrides)]
+    except ValueError as error:
+        raise VmError(f"The overrides {overrides!r} can't be parted into words: {error}. Close the quotes.") from error
+    if any(re.search(r"[\x00-\x1f]", word) for word in words):
+        raise VmError("An override has a line break or control character in it, and the VM reads one word a line.")
+    if not any(word.startswith("backup.place=") for word in words):
+        why = (
+            "a spot VM can be taken away at any moment, and its runs with it"
+            if spot
+            else "the runs go when the VM goes"
+        )
+        print(
+            f"Warning: no backup.place among the overrides, and {why}. With ARGS='backup.place=CONTAINER/PREFIX' they are pushed "
+            "to Azure Blob Storage every few minutes, and a new VM goes on from there.",
+            flush=True,
+        )
+    return words
+
+
+def start_sweep(machine: Machine, words: Sequence[str]) -> None:
+    """Tells the VM what to do, and starts it. The unit goes on by itself after a restart of the VM.
+
+    Raises:
+        VmError: Another sweep is at work, or the VM refuses.
+    """
+    text = "".join(f"{word}\n" for word in words)
+    there = machine.run(f"sudo cat {SWEEP_FILE}").stdout
+    if (
+        machine.run(f"systemctl is-active --quiet {UNIT} || test $(systemctl is-active {UNIT}) = activating").returncode
+        == 0
+    ):
+        if there == text:
+            print("That sweep is at work there already. `make vm-logs` looks on.")
+            return
+        stop = shlex.join(machine.command(f"sudo systemctl stop {UNIT}"))
+        raise VmError(
+            f"Another sweep is at work there: {shlex.join(there.splitlines())}. Wait until it is done (`make vm-logs`), or stop "
+            f"it, which keeps its finished epochs: {stop}"
+        )
+    done = machine.run(
+        f"sudo tee {SWEEP_FILE} > /dev/null && sudo chmod 0644 {SWEEP_FILE} && sudo systemctl reset-failed {UNIT} 2> /dev/null; "
+        f"sudo systemctl start --no-block {UNIT}",
+        text,
+    )
+    if done.returncode:
+        raise VmError(f"The VM did not start the sweep: {done.stderr.strip()[-300:]}", BROKEN)
+    print(
+        f"Started on the VM: pneumonia sweep {shlex.join(words)}\n`make vm-logs` looks on, `make vm-pull` fetches the runs."
+    )
+
+
+def logs(machine: Machine) -> int:
+    """Shows what the sweep prints until Ctrl-C."""
+    print("The sweep's log; Ctrl-C ends looking on, not the sweep.", flush=True)
+    code = subprocess.run(
+        machine.command(f"sudo journalctl -n 200 -fu {UNIT}", tty=sys.stdout.isatty()), check=False
+    ).returncode
+    if code == UNREACHABLE:
+        raise VmError(f"The VM does not answer (any more). {GONE}")
+    return 0
+
+
+def pull(machine: Machine, into: Path) -> None:
+    """Copies the VM's run folders into a folder here; never deletes.
+
+    Raises:
+        VmError: The VM does not answer, or has no runs.
+    """
+    if machine.run(f"sudo test -d {WORK}/runs").returncode:
+        raise VmError("There are no runs on the VM yet: `make vm-logs` shows how far it is.")
+    into.mkdir(parents=True, exist_ok=True)
+    print(f"Copies {WORK}/runs of the VM into {into}", flush=True)
+    if shutil.which("rsync") and machine.run("command -v rsync").returncode == 0:
+        shell = shlex.join(["ssh", *machine.options()])
+        source = f"ubuntu@{machine.address}:{WORK}/runs/"
+        called = ["rsync", "-rltz", "--partial", "--rsync-path=sudo rsync", "-e", shell, source, f"{into}/"]
+        code = subprocess.run(called, check=False).returncode
+    else:
+        code = _pull_archive(machine, into)
+    if code:
+        raise VmError(f"Not all runs were copied (exit code {code}); call it again, and it goes on. {GONE}", BROKEN)
+
+
+def _pull_archive(machine: Machine, into: Path) -> int:
+    command = machine.command(f"sudo tar -C {WORK}/runs -cf - --warning=no-file-changed .")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
+        try:
+            with tarfile.open(fileobj=sender.stdout, mode="r|") as archive:
+                archive.extractall(into, filter="data")
+        except tarfile.TarError:
+            sender.kill()
+            return BROKEN
+    return 0 if sender.returncode in (0, 1) else sender.returncode  # 1: a file grew while it was read
