@@ -2,7 +2,7 @@
 
     python infra/vm.py up [KEY=VALUE ...] [--dry-run]      makes it in the first zone that has the GPU; starts a stopped one
     python infra/vm.py setup [wheel=FILE | git=URL@REF]    installs the project there
-    python infra/vm.py sweep NAME [OVERRIDES]              starts a sweep, which goes on by itself after a restart
+    python infra/vm.py sweep NAME [OVERRIDE ...]           starts a sweep, which goes on by itself after a restart
     python infra/vm.py logs | pull [into=DIR] | cost       looks on; fetches the runs; what it has cost
     python infra/vm.py down                                removes all of it
 
@@ -21,7 +21,7 @@ from vm_caller import Desk, desk, find_key
 from vm_choice import read_words
 from vm_errors import INTERRUPTED, VmError
 from vm_life import cost, down, look, up
-from vm_remote import Machine, logs, pull, setup, start_sweep, sweep_words
+from vm_remote import Machine, logs, pull, setup, split, start_sweep, sweep_words
 
 VERBS: Final = ("up", "setup", "sweep", "logs", "pull", "down", "cost")
 
@@ -41,8 +41,10 @@ def machine_of(mine: Desk) -> Machine:
 
 def sweep(mine: Desk, words: Sequence[str]) -> int:
     """Starts a sweep on the VM, after a setup where there was none."""
-    name, overrides = (*words, "", "")[:2]
-    checked = sweep_words(name, " ".join([overrides, *words[2:]]), bool(mine.choice().get("spot", True)))
+    name, overrides = (words[0], list(words[1:])) if words else ("", [])
+    if overrides[:1] == ["--words"]:  # make has them as one string, quoted as in a shell
+        overrides = split(" ".join(overrides[1:]))
+    checked = sweep_words(name, overrides, bool(mine.choice().get("spot", True)))
     machine = machine_of(mine)
     machine.wait()
     if not machine.is_set_up():

@@ -9,7 +9,7 @@ from typing import Any
 
 from vm_caller import STUDY, Desk, credentials_missing, terraform_missing
 from vm_choice import OWN, describe, read_words, settle
-from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, VmError
+from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, REMEDY, VmError
 from vm_prices import price
 from vm_terraform import Interruptions, Recorded, Terraform
 from vm_troubles import REMEDIES, TRY_NEXT, may_still_run, trouble
@@ -34,7 +34,11 @@ def up(mine: Desk, words: Sequence[str]) -> int:
             print(f"Removes first what an earlier attempt has left: {', '.join(there.addresses)}", flush=True)
             remove(terraform, "An earlier attempt has left things.")
         mine.known_hosts.unlink(missing_ok=True)
-        return first_time(terraform, choice)
+        try:
+            return first_time(terraform, choice)
+        except OSError as error:  # a full disk here, say
+            remove(terraform, f"{error}.")
+            raise VmError(f"{error}. What was half-made is removed; nothing runs.", BROKEN) from error
 
 
 def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:

@@ -99,9 +99,9 @@ def setup(machine: Machine, words: dict[str, str]) -> None:
     Raises:
         VmError: Nothing to install, no Ansible, or the playbook failed.
     """
-    playbook = next(
-        (str(p) for p in (REPOSITORY / ".venv-infra" / "bin" / "ansible-playbook",) if p.is_file()),
-        shutil.which("ansible-playbook"),
+    own = REPOSITORY / ".venv-infra" / "bin" / "ansible-playbook"
+    playbook = os.environ.get("PNEUMONIA_VM_ANSIBLE") or (
+        str(own) if own.is_file() else shutil.which("ansible-playbook")
     )
     if playbook is None:
         raise VmError(
@@ -154,19 +154,28 @@ def _newest_wheel() -> Path:
     return found[-1] if found else REPOSITORY / "dist" / "pneumonia.whl"
 
 
-def sweep_words(name: str, overrides: str, spot: bool) -> list[str]:
+def split(text: str) -> list[str]:
+    """Words of a string, quoted as in a shell.
+
+    Raises:
+        VmError: Open quotes.
+    """
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise VmError(f"{text!r} can't be parted into words: {error}. Close the quotes.") from error
+
+
+def sweep_words(name: str, overrides: Sequence[str], spot: bool) -> list[str]:
     """The words of `pneumonia sweep`, checked as far as that is possible here.
 
     Raises:
-        VmError: There is no such sweep, or the overrides can't be words.
+        VmError: There is no such sweep, or an override can't be a word.
     """
     there = sorted(path.stem for path in (REPOSITORY / "sweeps").glob("*.yaml"))
     if name not in there:
         raise VmError(f"There is no sweep {name!r}. make vm-sweep SWEEP=NAME, with one of: {', '.join(there)}")
-    try:
-        words = [name, *shlex.split(overrides)]
-    except ValueError as error:
-        raise VmError(f"The overrides {overrides!r} can't be parted into words: {error}. Close the quotes.") from error
+    words = [name, *overrides]
     if any(re.search(r"[\x00-\x1f]", word) for word in words):
         raise VmError("An override has a line break or control character in it, and the VM reads one word a line.")
     if not any(word.startswith("backup.place=") for word in words):

@@ -63,6 +63,21 @@ class Recorded:
     outputs: dict[str, Any] = field(default_factory=dict)
 
 
+def to_destroy(desk: Desk) -> dict[str, Any]:
+    """Variables for a removal: always valid ones, so that neither a lost file nor a refused setting can keep a VM alive.
+
+    What is removed is what the state holds, whatever these say; the provider alone looks at project and zone.
+    """
+    noted = desk.choice()
+    return json.loads(STUDY.read_text()) | {
+        "project": noted.get("project") or find_project() or "unknown-project",
+        "zones": [noted.get("zone") or json.loads(STUDY.read_text())["zones"][0]],
+        "user": desk.user,
+        "caller_cidr": "127.0.0.1/32",
+        "ssh_public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
+    }
+
+
 class Terraform:
     """Calls of terraform for one desk.
 
@@ -96,6 +111,8 @@ class Terraform:
                 )
             where = [f"-backend-config=bucket={self.bucket}", f"-backend-config=prefix=pneumonia/{self.desk.user}"]
         code, text = self._run("init", "-reconfigure", LOCK_TIMEOUT, *where)
+        if "Error refreshing state" in text:
+            raise self._spoilt(text)
         if code:
             _, said = trouble(text)
             raise VmError(
@@ -116,12 +133,7 @@ class Terraform:
                 raise ValueError(text)
             found, _ = json.JSONDecoder().raw_decode(text, text.index("{"))
         except ValueError as error:
-            raise VmError(
-                f"The record of your VM can't be read ({self.desk.state_file}): {trouble(text)[1]}\n"
-                f"Terraform keeps the one before as {self.desk.state_file.name}.backup: put it in its place, and say this "
-                "again.\n" + may_still_run(self.desk),
-                MAY_RUN,
-            ) from error
+            raise self._spoilt(text) from error
         values = found.get("values", {})
         resources = values.get("root_module", {}).get("resources", [])
         machine = [r for r in resources if r["name"] == "machine"]
@@ -131,6 +143,14 @@ class Terraform:
             {name: output.get("value") for name, output in values.get("outputs", {}).items()},
         )
 
+    def _spoilt(self, text: str) -> VmError:
+        return VmError(
+            f"The record of your VM can't be read ({self.desk.state_file}): {trouble(text)[1]}\n"
+            f"Terraform keeps the one before as {self.desk.state_file.name}.backup: put it in its place, and say this again.\n"
+            + may_still_run(self.desk),
+            MAY_RUN,
+        )
+
     def apply(self, *words: str) -> tuple[int, str]:
         """Makes what is missing; exit code and all that was said."""
         return self._run(
@@ -138,19 +158,9 @@ class Terraform:
         )
 
     def destroy(self) -> tuple[int, str]:
-        """Removes all that the state holds; exit code and all that was said.
-
-        What was chosen does not matter here, the record says all. So values that are always valid stand in for it, and neither a
-        lost file nor a refused setting can keep a VM alive.
-        """
-        stand_ins = {
-            "project": self.desk.choice().get("project") or find_project() or "unknown-project",
-            "user": self.desk.user,
-            "caller_cidr": "127.0.0.1/32",
-            "ssh_public_key": "ssh-ed25519 AAAA",
-        }
+        """Removes all that the state holds; exit code and all that was said."""
         variables = self.desk.folder / "destroy.tfvars.json"
-        variables.write_text(json.dumps(json.loads(STUDY.read_text()) | stand_ins))
+        variables.write_text(json.dumps(to_destroy(self.desk)))
         return self._run("destroy", "-auto-approve", LOCK_TIMEOUT, f"-var-file={variables}", show=True)
 
     @property

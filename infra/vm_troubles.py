@@ -44,11 +44,11 @@ REMEDIES: Final = {
 
 def trouble(text: str) -> tuple[str, str]:
     """The kind of an error of Terraform (``other`` where unknown), and the sentence in which it says so."""
-    flat = re.sub(r"\s+", " ", re.sub(r"^[│╷╵]", " ", text, flags=re.MULTILINE))
+    flat = re.sub(r"\s+", " ", re.sub(r"^[│╷╵]|[├─│]+", " ", text, flags=re.MULTILINE))
     for kind, sign in SIGNS.items():
         if found := re.search(sign, flat, re.IGNORECASE):
             start = max(flat.rfind("Error: ", 0, found.end()), found.start() - 240, 0)
-            return kind, flat[start : found.end() + 160].strip()
+            return kind, flat[start : found.end() + 240].strip()
     start = flat.find("Error: ")
     return "other", flat[start if start >= 0 else -600 :][:600].strip()
 
