@@ -69,9 +69,10 @@ def to_destroy(desk: Desk) -> dict[str, Any]:
     What is removed is what the state holds, whatever these say; the provider alone looks at project and zone.
     """
     noted = desk.choice()
-    return json.loads(STUDY.read_text()) | {
+    study: dict[str, Any] = json.loads(STUDY.read_text())
+    return study | {
         "project": noted.get("project") or find_project() or "unknown-project",
-        "zones": [noted.get("zone") or json.loads(STUDY.read_text())["zones"][0]],
+        "zones": [noted.get("zone") or study["zones"][0]],
         "user": desk.user,
         "caller_cidr": "127.0.0.1/32",
         "ssh_public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
