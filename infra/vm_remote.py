@@ -248,7 +248,16 @@ def pull(machine: Machine, into: Path) -> None:
     if shutil.which("rsync") and machine.run("command -v rsync").returncode == 0:
         shell = shlex.join(["ssh", *machine.options()])
         source = f"ubuntu@{machine.address}:{WORK}/runs/"
-        called = ["rsync", "-rltz", "--partial", "--rsync-path=sudo rsync", "-e", shell, source, f"{into}/"]
+        called = [
+            "rsync",
+            "-rltz",
+            "--partial-dir=.partial",
+            "--rsync-path=sudo rsync",
+            "-e",
+            shell,
+            source,
+            f"{into}/",
+        ]
         code = subprocess.run(called, check=False).returncode
     else:
         code = _pull_archive(machine, into)
@@ -261,8 +270,14 @@ def _pull_archive(machine: Machine, into: Path) -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
         try:
             with tarfile.open(fileobj=sender.stdout, mode="r|") as archive:
-                archive.extractall(into, filter="data")
+                for member in archive:  # a cut connection must not leave half a checkpoint in the place of a whole one
+                    archive.extract(member, into / ".partial", filter="data")
+                    if member.isfile():
+                        (into / member.name).parent.mkdir(parents=True, exist_ok=True)
+                        (into / ".partial" / member.name).replace(into / member.name)
         except tarfile.TarError:
             sender.kill()
             return BROKEN
+        finally:
+            shutil.rmtree(into / ".partial", ignore_errors=True)
     return 0 if sender.returncode in (0, 1) else sender.returncode  # 1: a file grew while it was read

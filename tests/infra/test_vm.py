@@ -378,6 +378,19 @@ def test_runs_are_fetched_and_nothing_here_is_deleted(vm):
     assert (vm.home / "runs" / "mine").is_dir()
 
 
+def test_a_pull_that_is_cut_leaves_no_half_file_in_the_place_of_a_whole_one(vm):
+    vm.tool("rsync", "exit 1")
+    (vm.home / "vm" / "runs").mkdir(parents=True)
+    (vm.home / "vm" / "runs" / "best.ckpt").write_bytes(b"new" * 500_000)
+    (vm.home / "runs").mkdir()
+    (vm.home / "runs" / "best.ckpt").write_text("old")
+    vm.tool("ssh", SSH.replace("s,^runs/*,./,'", "s,^runs/*,./,' | head -c 700000"))
+    code, text = vm.call("pull")
+    assert (code, "Not all runs were copied" in text) == (1, True), text
+    assert [path.name for path in (vm.home / "runs").iterdir()] == ["best.ckpt"]
+    assert (vm.home / "runs" / "best.ckpt").read_text() == "old"
+
+
 @pytest.mark.parametrize(
     "verb", [["sweep", "optimizer", "backup.place=c/p"], ["pull"], ["logs"], ["setup", "wheel=/bin/true"]]
 )
