@@ -80,11 +80,11 @@ def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:
 def again(terraform: Terraform, choice: dict[str, Any], there: Recorded) -> int:
     """Starts a VM that was stopped, and lets SSH in from today's address; never replaces or removes it."""
     mine = terraform.desk
-    noted = mine.choice()
+    noted = mine.choice() or there.choice()
     follow = ("ssh_public_key", "caller_cidr", "ssh_key", "idle_minutes", "budget", "zone", "zones")
-    other = sorted(key for key in choice if noted and key not in follow and noted.get(key) != choice[key])
+    other = sorted(key for key, value in noted.items() if key not in follow and choice.get(key) != value)
     if other:
-        changes = ", ".join(f"{key}={noted.get(key)} (you ask for {choice[key]})" for key in other)
+        changes = ", ".join(f"{key}={noted[key]} (you ask for {choice.get(key)})" for key in other)
         raise VmError(
             f"Your VM is there, with {changes}. It is not changed while it may be at work: "
             "`make vm-pull vm-down` first, or leave these words out."
@@ -189,7 +189,7 @@ def cost(mine: Desk, words: Sequence[str]) -> int:
 
 def so_far(mine: Desk, there: Recorded) -> str:
     """Hours and cost since the VM was made."""
-    made, choice = there.outputs.get("created"), mine.choice()
+    made, choice = there.outputs.get("created"), mine.choice() or there.choice()
     if not made or not choice:
         return "How long it has been there is not recorded."
     hours = max((datetime.now(UTC) - datetime.fromisoformat(made)).total_seconds() / 3600, 0.0)

@@ -62,6 +62,10 @@ class Recorded:
     has_vm: bool = False
     outputs: dict[str, Any] = field(default_factory=dict)
 
+    def choice(self) -> dict[str, Any]:
+        """What the VM was made with, where only the state knows it."""
+        return dict(self.outputs.get("choice") or {})
+
 
 def to_destroy(desk: Desk) -> dict[str, Any]:
     """Variables for a removal: always valid ones, so that neither a lost file nor a refused setting can keep a VM alive.

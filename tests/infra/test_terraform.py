@@ -79,8 +79,8 @@ def test_the_study_s_machine_says_all_that_callers_do_not():
 
 
 def test_main_uses_what_there_is_and_hands_every_choice_on():
-    used = set(re.findall(r"\bvar\.(\w+)", MAIN))
-    assert used == NAMES
+    assert set(re.findall(r"\bvar\.(\w+)", MAIN)) == NAMES
+    assert set(re.findall(r"\bvar\.(\w+)", (TERRAFORM / "outputs.tf").read_text())) <= NAMES
     outputs = set(re.findall(r'^output "(\w+)"', (CHOICES / "outputs.tf").read_text(), re.MULTILINE))
     assert set(re.findall(r"module\.choices\.(\w+)", MAIN + (TERRAFORM / "versions.tf").read_text())) == outputs
     attributes = set(re.findall(r"module\.choices\.scheduling\.(\w+)", MAIN))

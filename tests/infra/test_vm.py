@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def test_down_without_any_record_needs_neither_credentials_nor_a_cloud(caller):
     assert (code, "nothing to remove" in text, "gcloud compute instances list" in text) == (0, True, True)
 
 
-@pytest.mark.parametrize("text", [says.STOCKOUT, says.EXHAUSTED, says.UNAVAILABLE, says.NO_GPU_HERE])
+@pytest.mark.parametrize("text", [says.STOCKOUT, says.NO_GPU_HERE])
 def test_a_zone_without_a_gpu_is_passed_over(caller, text):
     caller.zone_says(a=text)
     code, said = caller.up()
@@ -64,11 +65,7 @@ def test_no_gpu_in_any_zone_leaves_nothing_and_says_what_to_try(caller):
     ("said", "remedy"),
     [
         (says.QUOTA, "https://console.cloud.google.com/iam-admin/quotas"),
-        (says.QUOTA_GLOBAL, "GPUS_ALL_REGIONS"),
         (says.REFUSED, "gcloud auth application-default login"),
-        (says.NOT_ALLOWED, "roles/compute.admin"),
-        (says.API_OFF, "gcloud services enable compute.googleapis.com"),
-        (says.NO_BILLING, "console.cloud.google.com/billing/projects"),
         (says.TAKEN, "PNEUMONIA_VM_USER=OTHER"),
     ],
 )
@@ -79,6 +76,31 @@ def test_what_the_next_zone_would_refuse_too_stops_at_once_with_the_remedy(calle
     assert remedy in text
     assert "What was half-made is removed; nothing runs." in text
     assert "us-central1-b\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "remedy"),
+    [
+        (says.STOCKOUT, "stockout", None),
+        (says.EXHAUSTED, "stockout", None),
+        (says.UNAVAILABLE, "stockout", None),
+        (says.NO_GPU_HERE, "no_gpu_here", None),
+        (says.QUOTA, "quota", "iam-admin/quotas"),
+        (says.QUOTA_GLOBAL, "quota", "GPUS_ALL_REGIONS"),
+        (says.REFUSED, "credentials", "gcloud auth application-default login"),
+        (says.NOT_ALLOWED, "permission", "roles/compute.admin"),
+        (says.API_OFF, "api", "gcloud services enable compute.googleapis.com"),
+        (says.NO_BILLING, "billing", "console.cloud.google.com/billing/projects"),
+        (says.TAKEN, "taken", "PNEUMONIA_VM_USER=OTHER"),
+    ],
+)
+def test_each_refusal_is_understood_however_terraform_breaks_its_lines(monkeypatch, text, kind, remedy):
+    monkeypatch.syspath_prepend(REPOSITORY / "infra")
+    from vm_troubles import REMEDIES, TRY_NEXT, trouble
+
+    broken = "╷\n" + textwrap.indent(textwrap.fill(text, 40), "│ ") + "\n╵\n"
+    assert (trouble(text)[0], trouble(broken)[0]) == (kind, kind)
+    assert remedy in REMEDIES[kind] if remedy else kind in TRY_NEXT
 
 
 def test_an_unknown_error_is_shown_and_leaves_nothing(caller):
@@ -186,6 +208,17 @@ def test_up_again_with_another_machine_is_refused(caller):
     assert code == 2
     assert "disk_gb=50 (you ask for 100), spot=True (you ask for False)" in text
     assert caller.recorded() == ["clock", "machine", "network"]
+
+
+def test_a_vm_of_another_machine_with_the_same_state_is_priced_kept_and_removed(caller):
+    caller.up()
+    (caller.state / "ada" / "vm.tfvars.json").unlink()
+    assert "About 0.14 USD an hour" in caller.call("cost")[1]
+    code, text = caller.up("disk_gb=100")
+    assert (code, "disk_gb=50 (you ask for 100)" in text) == (2, True)
+    del caller.environment["GOOGLE_CLOUD_PROJECT"]
+    assert caller.call("down")[0] == 0
+    assert caller.recorded() == []
 
 
 def test_a_setting_that_terraform_refuses_keeps_neither_a_vm_nor_the_way_down_shut(caller):

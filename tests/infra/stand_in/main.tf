@@ -18,6 +18,13 @@ variable "idle_minutes" {
   }
 }
 
+variable "machine_type" { type = string }
+variable "gpu_type" { type = string }
+variable "gpu_count" { type = number }
+variable "disk_type" { type = string }
+variable "disk_gb" { type = number }
+variable "spot" { type = bool }
+
 resource "terraform_data" "network" {
   input = var.user
 }
@@ -45,4 +52,7 @@ resource "terraform_data" "machine" {
 output "name" { value = terraform_data.machine.output.name }
 output "zone" { value = terraform_data.machine.output.zone }
 output "address" { value = "192.0.2.7" }
+output "choice" {
+  value = { machine_type = var.machine_type, gpu_type = var.gpu_type, gpu_count = var.gpu_count, disk_type = var.disk_type, disk_gb = var.disk_gb, spot = var.spot }
+}
 output "created" { value = terraform_data.clock.output }
