@@ -56,6 +56,9 @@ def sweep(mine: Desk, words: Sequence[str]) -> int:
 def main(words: Sequence[str]) -> int:
     """Does one verb; the exit code."""
     verb, rest = (words[0], words[1:]) if words else ("", ())
+    if verb in ("help", "--help", "-h"):
+        print(__doc__)
+        return 0
     try:
         if verb not in VERBS:
             raise VmError(f"{verb!r} is no command of vm.py. There are: {', '.join(VERBS)}")

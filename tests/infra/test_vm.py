@@ -98,7 +98,8 @@ def test_each_refusal_is_understood_however_terraform_breaks_its_lines(monkeypat
     monkeypatch.syspath_prepend(REPOSITORY / "infra")
     from vm_troubles import REMEDIES, TRY_NEXT, trouble
 
-    broken = "╷\n" + textwrap.indent(textwrap.fill(text, 40), "│ ") + "\n╵\n"
+    lines = textwrap.fill(text, 40, break_long_words=False, break_on_hyphens=False)
+    broken = "╷\n" + textwrap.indent(lines, "│ ") + "\n╵\n"
     assert (trouble(text)[0], trouble(broken)[0]) == (kind, kind)
     assert remedy in REMEDIES[kind] if remedy else kind in TRY_NEXT
 
