@@ -19,7 +19,7 @@ from typing import Final
 
 from vm_caller import Desk, desk, find_key
 from vm_choice import read_words
-from vm_errors import INTERRUPTED, VmError
+from vm_errors import INTERRUPTED, VmError, say
 from vm_life import cost, down, look, up
 from vm_remote import Machine, logs, pull, setup, split, start_sweep, sweep_words
 
@@ -57,7 +57,7 @@ def main(words: Sequence[str]) -> int:
     """Does one verb; the exit code."""
     verb, rest = (words[0], words[1:]) if words else ("", ())
     if verb in ("help", "--help", "-h"):
-        print(__doc__)
+        say(__doc__)
         return 0
     try:
         if verb not in VERBS:
@@ -82,7 +82,7 @@ def main(words: Sequence[str]) -> int:
         pull(machine_of(mine), Path(into))
         return 0
     except VmError as error:
-        print(error, file=sys.stderr)
+        say(error, error=True)
         return error.code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,5 +1,7 @@
-"""What may go wrong with a GPU VM, and the exit code of each."""
+"""What may go wrong with a GPU VM, the exit code of each, and how a person is told."""
 
+import os
+import sys
 from typing import Final
 
 REMEDY: Final = 2  # the caller can put it right; nothing runs that did not run before
@@ -14,3 +16,14 @@ class VmError(RuntimeError):
     def __init__(self, message: str, code: int = REMEDY) -> None:
         super().__init__(message)
         self.code = code
+
+
+def say(text: object, *, error: bool = False) -> None:
+    """Prints at once. Where nobody listens (a closed terminal, a broken pipe), what has to be removed is removed all the same."""
+    stream = sys.stderr if error else sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)

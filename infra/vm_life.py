@@ -9,7 +9,7 @@ from typing import Any
 
 from vm_caller import STUDY, Desk, credentials_missing, terraform_missing
 from vm_choice import OWN, describe, read_words, settle
-from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, REMEDY, VmError
+from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, REMEDY, VmError, say
 from vm_prices import price
 from vm_terraform import Interruptions, Recorded, Terraform
 from vm_troubles import REMEDIES, TRY_NEXT, may_still_run, trouble
@@ -20,9 +20,9 @@ def up(mine: Desk, words: Sequence[str]) -> int:
     dry = "--dry-run" in words
     defaults = json.loads(STUDY.read_text())
     choice = settle(mine, read_words([word for word in words if word != "--dry-run"], [*defaults, *OWN]))
-    print(describe(mine, choice), flush=True)
+    say(describe(mine, choice))
     if dry:
-        print("Nothing was made (--dry-run).")
+        say("Nothing was made (--dry-run).")
         return 0
     with only_one(mine), Interruptions().watched() as signals:
         terraform = Terraform(mine, signals)
@@ -31,7 +31,7 @@ def up(mine: Desk, words: Sequence[str]) -> int:
         if there.has_vm:
             return again(terraform, choice, there)
         if there.addresses:
-            print(f"Removes first what an earlier attempt has left: {', '.join(there.addresses)}", flush=True)
+            say(f"Removes first what an earlier attempt has left: {', '.join(there.addresses)}")
             remove(terraform, "An earlier attempt has left things.")
         mine.known_hosts.unlink(missing_ok=True)
         try:
@@ -48,7 +48,7 @@ def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:
         if signals.asked():
             break
         mine.note(choice | {"zone": zone})
-        print(f"Tries {zone}", flush=True)
+        say(f"Tries {zone}")
         code, text = terraform.apply()
         if code == 0 and not signals.asked():
             return ready(terraform)
@@ -56,7 +56,7 @@ def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:
         if signals.asked():
             break
         if kind in TRY_NEXT:
-            print(f"  {zone} has none now.", flush=True)
+            say(f"  {zone} has none now.")
             continue
         if kind == "locked":
             raise VmError(f"{REMEDIES[kind]} It says: {said}")
@@ -91,10 +91,7 @@ def again(terraform: Terraform, choice: dict[str, Any], there: Recorded) -> int:
         )
     zone = noted.get("zone") or there.outputs.get("zone") or choice["zones"][0]
     mine.note(choice | {"zone": zone, "zones": sorted({*choice["zones"], zone})})
-    print(
-        f"Your VM is there already, in {zone}. {so_far(mine, there)} Looks whether it runs, and starts it if not.",
-        flush=True,
-    )
+    say(f"Your VM is there already, in {zone}. {so_far(mine, there)} Looks whether it runs, and starts it if not.")
     code, text = terraform.apply()
     if terraform.signals.asked():
         raise VmError("Interrupted. Your VM is recorded as before, and may run: `make vm-down` removes it.", MAY_RUN)
@@ -118,8 +115,8 @@ def ready(terraform: Terraform) -> int:
     """Says where the VM is and what to do next."""
     outputs = terraform.recorded().outputs
     mine = terraform.desk
-    print(f"{mine.name} runs in {outputs.get('zone')} at {outputs.get('address')}. {price(mine.choice())}.")
-    print("Next: `make vm-sweep SWEEP=NAME` (sets it up first, ten minutes), and `make vm-down` at the end.")
+    say(f"{mine.name} runs in {outputs.get('zone')} at {outputs.get('address')}. {price(mine.choice())}.")
+    say("Next: `make vm-sweep SWEEP=NAME` (sets it up first, ten minutes), and `make vm-down` at the end.")
     return 0
 
 
@@ -150,7 +147,7 @@ def down(mine: Desk, words: Sequence[str]) -> int:
     with only_one(mine), Interruptions().watched() as signals:
         terraform = Terraform(mine, signals)
         if terraform.nothing_recorded():
-            print(
+            say(
                 f"No VM of {mine.user} is recorded on this machine; nothing to remove. What runs in a project:\n"
                 f"    gcloud compute instances list --project PROJECT --filter=labels.owner={mine.user}"
             )
@@ -161,16 +158,15 @@ def down(mine: Desk, words: Sequence[str]) -> int:
             raise VmError(f"{error}\nYour VM may still run. {may_still_run(mine)}", MAY_RUN) from error
         there = terraform.recorded()
         if not there.addresses:
-            print(f"{mine.name} is gone already; nothing of it runs.")
+            say(f"{mine.name} is gone already; nothing of it runs.")
             return 0
         if missing := credentials_missing():
             raise VmError(f"Nothing was removed: {missing}\nStill recorded: {', '.join(there.addresses)}", MAY_RUN)
-        print(
-            f"Removes {mine.name} with its disk; runs that were neither pulled nor backed up go with it. {so_far(mine, there)}",
-            flush=True,
+        say(
+            f"Removes {mine.name} with its disk; runs that were neither pulled nor backed up go with it. {so_far(mine, there)}"
         )
         remove(terraform, "Not all was removed.")
-        print(f"{mine.name} is gone; nothing of it runs or costs money.")
+        say(f"{mine.name} is gone; nothing of it runs or costs money.")
         return 0
 
 
@@ -178,12 +174,12 @@ def cost(mine: Desk, words: Sequence[str]) -> int:
     """Says what the VM has cost at most."""
     read_words(words, [])
     if Terraform(mine, Interruptions()).nothing_recorded():
-        print(
+        say(
             f"No VM of {mine.user} is recorded here. One as `make vm-up` makes it: {price(json.loads(STUDY.read_text()))}."
         )
         return 0
-    print(so_far(mine, look(mine)))
-    print("The bill is at https://console.cloud.google.com/billing, by the labels owner and budget.")
+    say(so_far(mine, look(mine)))
+    say("The bill is at https://console.cloud.google.com/billing, by the labels owner and budget.")
     return 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from vm_caller import HERE, Desk
-from vm_errors import BROKEN, VmError
+from vm_errors import BROKEN, VmError, say
 
 REPOSITORY: Final = HERE.parent
 WORK: Final = "/var/lib/pneumonia"
@@ -124,9 +124,8 @@ def setup(machine: Machine, words: dict[str, str]) -> None:
         if not wheel.is_file():
             raise VmError(f"There is no wheel {wheel}. `make build` makes one, or name git=URL@REF.")
         extra["pneumonia_wheel"] = str(wheel.resolve())
-    print(
-        f"Sets up {machine.desk.name} at {machine.address}; ten minutes the first time, while it costs what vm-up said.",
-        flush=True,
+    say(
+        f"Sets up {machine.desk.name} at {machine.address}; ten minutes the first time, while it costs what vm-up said."
     )
     machine.wait()
     machine.desk.inventory.write_text(
@@ -184,10 +183,9 @@ def sweep_words(name: str, overrides: Sequence[str], spot: bool) -> list[str]:
             if spot
             else "the runs go when the VM goes"
         )
-        print(
+        say(
             f"Warning: no backup.place among the overrides, and {why}. With ARGS='backup.place=CONTAINER/PREFIX' they are pushed "
-            "to Azure Blob Storage every few minutes, and a new VM goes on from there.",
-            flush=True,
+            "to Azure Blob Storage every few minutes, and a new VM goes on from there."
         )
     return words
 
@@ -205,7 +203,7 @@ def start_sweep(machine: Machine, words: Sequence[str]) -> None:
         == 0
     ):
         if there == text:
-            print("That sweep is at work there already. `make vm-logs` looks on.")
+            say("That sweep is at work there already. `make vm-logs` looks on.")
             return
         stop = shlex.join(machine.command(f"sudo systemctl stop {UNIT}"))
         raise VmError(
@@ -219,14 +217,14 @@ def start_sweep(machine: Machine, words: Sequence[str]) -> None:
     )
     if done.returncode:
         raise VmError(f"The VM did not start the sweep: {done.stderr.strip()[-300:]}", BROKEN)
-    print(
+    say(
         f"Started on the VM: pneumonia sweep {shlex.join(words)}\n`make vm-logs` looks on, `make vm-pull` fetches the runs."
     )
 
 
 def logs(machine: Machine) -> int:
     """Shows what the sweep prints until Ctrl-C."""
-    print("The sweep's log; Ctrl-C ends looking on, not the sweep.", flush=True)
+    say("The sweep's log; Ctrl-C ends looking on, not the sweep.")
     code = subprocess.run(
         machine.command(f"sudo journalctl -n 200 -fu {UNIT}", tty=sys.stdout.isatty()), check=False
     ).returncode
@@ -244,7 +242,7 @@ def pull(machine: Machine, into: Path) -> None:
     if machine.run(f"sudo test -d {WORK}/runs").returncode:
         raise VmError("There are no runs on the VM yet: `make vm-logs` shows how far it is.")
     into.mkdir(parents=True, exist_ok=True)
-    print(f"Copies {WORK}/runs of the VM into {into}", flush=True)
+    say(f"Copies {WORK}/runs of the VM into {into}")
     if shutil.which("rsync") and machine.run("command -v rsync").returncode == 0:
         shell = shlex.join(["ssh", *machine.options()])
         source = f"ubuntu@{machine.address}:{WORK}/runs/"

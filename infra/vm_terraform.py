@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any, Final
 
 from vm_caller import STUDY, Desk, find_project
-from vm_errors import MAY_RUN, VmError
+from vm_errors import MAY_RUN, VmError, say
 from vm_troubles import may_still_run, trouble
 
 LOCK_TIMEOUT: Final = "-lock-timeout=60s"
@@ -40,7 +40,7 @@ class Interruptions:
 
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
         self.heard = True
-        print("Interrupted: stops as soon as nothing is left half-made.", flush=True)
+        say("Interrupted: stops as soon as nothing is left half-made.")
         self.tell()
 
     def asked(self) -> bool:
@@ -212,6 +212,6 @@ class Terraform:
                 said.append(line)
                 kept.write(line)
                 if show and STEP.match(line):
-                    print("  " + line.rstrip(), flush=True)
+                    say("  " + line.rstrip())
         self.signals.child = None
         return child.returncode, "".join(said)

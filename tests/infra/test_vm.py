@@ -142,6 +142,16 @@ def test_an_interruption_in_mid_apply_leaves_nothing(caller, kind):
     assert "Interrupted. What was half-made is removed; nothing runs." in text
 
 
+def test_a_terminal_that_is_closed_in_mid_apply_leaves_nothing(caller):
+    caller.say("slow")
+    with caller.start(*UP) as process:
+        caller.wait_for("started")
+        process.stdout.close()  # nobody reads any more
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=30) == 130
+    assert (caller.recorded(), caller.log()) == ([], [])
+
+
 def test_an_impatient_second_interruption_does_not_stop_the_removal(caller):
     caller.up()
     caller.say("slow_removal")
