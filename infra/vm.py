@@ -21,7 +21,8 @@ from vm_caller import Desk, desk, find_key
 from vm_choice import read_words
 from vm_errors import INTERRUPTED, VmError, say
 from vm_life import cost, down, look, up
-from vm_remote import Machine, logs, pull, setup, split, start_sweep, sweep_words
+from vm_remote import Machine, logs, pull, split, start_sweep, sweep_words
+from vm_setup import setup
 
 VERBS: Final = ("up", "setup", "sweep", "logs", "pull", "down", "cost")
 
