@@ -197,10 +197,11 @@ def test_a_half_applied_state_goes_down(caller):
 
 
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep")
-def test_a_half_applied_state_is_removed_before_a_new_attempt(caller):
+def test_a_half_applied_state_is_removed_or_completed_by_a_new_attempt(caller):
     _killed_in_mid_apply(caller)
     code, text = caller.up()
-    assert (code, "Removes first what an earlier attempt has left" in text) == (0, True), text
+    # Whether the VM is in the record yet is a matter of milliseconds; if it is, it is kept.
+    assert (code, "Removes first what an earlier attempt has left" in text or "is there already" in text) == (0, True)
     assert caller.recorded() == ["clock", "machine", "network"]
 
 
