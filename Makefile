@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+export ARGS
 
 # Some images set it, and then every start of torch compiles it anew: 25 s instead of 10.
 unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test azurite lint lock build clean \
+	vm-up vm-setup vm-sweep vm-logs vm-pull vm-down vm-cost vm-wheel infra-lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -90,6 +92,48 @@ lint: $(READY) ## style, types, formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy infra/vm.py
+
+# A GPU VM in Google Cloud: docs/gpu-vm.md. infra/vm.py needs nothing but Python; Ansible and the linters have an environment of their own.
+VM ?=
+INFRA := .venv-infra
+
+vm-up: ## a GPU VM in the first zone that has one, about 0.14 USD an hour as spot VM: make vm-up VM="spot=false"
+	@$(PYTHON) infra/vm.py up $(VM)
+
+vm-setup: $(INFRA)/.ready vm-wheel ## installs the project there, ten minutes the first time; vm-sweep does it by itself
+	@$(PYTHON) infra/vm.py setup $(ARGS)
+
+vm-sweep: $(INFRA)/.ready vm-wheel ## starts a sweep there: make vm-sweep SWEEP=optimizer ARGS="data=azure backup.place=CONTAINER/PREFIX"
+	@$(PYTHON) infra/vm.py sweep "$(SWEEP)" --words "$$ARGS"
+
+vm-logs: ## what the sweep there prints, until Ctrl-C
+	@$(PYTHON) infra/vm.py logs
+
+vm-pull: ## copies the runs from there into runs/; deletes nothing
+	@$(PYTHON) infra/vm.py pull $(ARGS)
+
+vm-down: ## removes the VM with its disk, network and account; works twice
+	@$(PYTHON) infra/vm.py down
+
+vm-cost: ## what the VM has cost at most
+	@$(PYTHON) infra/vm.py cost
+
+vm-wheel: $(INFRA)/.ready
+	@$(INFRA)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+
+$(INFRA)/.ready: infra/requirements.txt
+	$(PYTHON) -m venv $(INFRA)
+	$(INFRA)/bin/pip install --quiet -r infra/requirements.txt
+	@touch $@
+
+.venv-sky/.ready:
+	$(PYTHON) -m venv .venv-sky
+	.venv-sky/bin/pip install --quiet skypilot==0.14.1
+	@touch $@
+
+infra-lint: $(INFRA)/.ready $(if $(wildcard infra/sky.yaml),.venv-sky/.ready) ## checks of infra/ without a cloud; a missing tool is named, and fails
+	@infra/lint.sh
 
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url
 

@@ -1,0 +1,1 @@
+modules/choices/variables.tf
