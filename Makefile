@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench image-test azurite lint lock build clean
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench image-test ansible-test azurite lint lock build clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -70,6 +70,9 @@ bench: $(READY) ## how near the machine's limit, how far ahead of hand-written c
 
 image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
 	deploy/image_test.sh $(BUNDLE) $(IMAGE)
+
+ansible-test: ## the playbook of GPU machines on a throw-away Debian that boots here: root, debootstrap, systemd-nspawn, ten minutes
+	infra/ansible/try.sh
 
 test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
 	$(BIN)/python -m pytest tests/storage $(ARGS)

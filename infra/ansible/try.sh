@@ -9,7 +9,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 port=${PORT:-2222}
 cache=${CACHE:-/var/cache/pneumonia-ansible-test}
 
-fail() { echo "FAILED: $1" >&2; exit 1; }
+fail() { echo "$(date +%T)  FAILED: $1" >&2; exit 1; }
 step() { printf '%s  %s\n' "$(date +%T)" "$1"; }
 
 [ "$(id -u)" = 0 ] || { echo "A Debian can be made by root alone: sudo infra/ansible/try.sh" >&2; exit 2; }

@@ -18,6 +18,7 @@ prepare() {
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     if [ -e /etc/pip.conf ]; then cp /etc/pip.conf "$root/etc/"; fi
     echo try > "$root/etc/hostname"
+    echo '127.0.0.1 localhost try' > "$root/etc/hosts"
     chroot "$root" useradd --create-home --shell /bin/bash ubuntu
     echo 'ubuntu ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/ubuntu"
     echo 'Defaults env_keep += "SSL_CERT_FILE"' >> "$root/etc/sudoers.d/ubuntu"
@@ -57,7 +58,7 @@ start() {
 }
 
 # on WORDS: what a shell on the machine makes of them. Every step runs as on a VM: user ubuntu, sudo where it has to be.
-on() { ssh -q -i "$work/key" -p "$port" -o UserKnownHostsFile="$work/known_hosts" -o StrictHostKeyChecking=accept-new -o ConnectTimeout=5 ubuntu@127.0.0.1 "$@"; }
+on() { ssh -q -i "$work/key" -p "$port" -o UserKnownHostsFile="$work/known_hosts" -o StrictHostKeyChecking=accept-new -o ConnectTimeout=5 -o ServerAliveInterval=5 ubuntu@127.0.0.1 "$@"; }
 
 # gone SECONDS: waits until the machine has powered off.
 gone() {

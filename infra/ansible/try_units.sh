@@ -10,7 +10,9 @@ ended() { # ended SECONDS: waits until the unit does nothing, and says how its m
     fail "the sweep has not ended in $1 s"
 }
 said() { on sudo journalctl --no-pager --boot --unit="$1" | grep -q "$2" || { on sudo journalctl --no-pager --boot --unit="$1" | tail -n 20; fail "$1 did not say: $2"; }; }
-done_jobs() { grep -c ',done,' "$root/var/lib/pneumonia/runs/seeds/results.csv" || true; }
+done_jobs() { # done_jobs NAME
+    grep -c ',done,' "$root/var/lib/pneumonia/runs/$1/results.csv" || true
+}
 
 step "The units"
 on systemd-analyze verify /etc/systemd/system/pneumonia-{sweep.service,idle.service,idle.timer} || fail "systemd-analyze verify"
@@ -29,7 +31,7 @@ step "A sweep, and the power-off after it"
 ask "${words[@]}"
 on sudo systemctl start pneumonia-sweep
 [ "$(ended 240)" = 0 ] || fail "exit code 0"
-[ "$(done_jobs)" = 2 ] || fail "not both jobs are done"
+[ "$(done_jobs seeds)" = 2 ] || fail "not both jobs are done"
 gone 90 || fail "the machine has not powered off after the sweep"
 
 step "Started again, it runs nothing and stays up"
@@ -39,15 +41,28 @@ said pneumonia-sweep 'is done. Write its words anew'
 on test ! -e /run/pneumonia/done || fail "it would power off at once"
 
 step "A sweep that the machine is taken from"
-ask "${words[@]}" seed=0,1,2,3 max_epochs=200
+ask "${words[@]}" name=cut "seed=0,1,2" max_epochs=60
 on sudo systemctl start pneumonia-sweep
-for _ in $(seq 120); do grep -qs '^1[0-9],' "$root"/var/lib/pneumonia/runs/seeds/*/metrics.csv && break; sleep 1; done
+for _ in $(seq 120); do grep -qs '^1[0-9],' "$root"/var/lib/pneumonia/runs/cut/*/metrics.csv && break; sleep 1; done
 on sudo systemctl poweroff || true
 begun=$SECONDS
 gone 60 || fail "the machine has not powered off"
-echo "off after $((SECONDS - begun)) s"
+echo "off after $((SECONDS - begun)) s, with $(done_jobs cut) of 3 jobs done"
+[ "$(done_jobs cut)" -lt 3 ] || fail "it was too late to interrupt anything"
 
 step "Started again, it goes on by itself"
 start
-on systemctl is-active pneumonia-sweep || fail "the sweep does not go on at boot"
-said pneumonia-sweep 'code=exited, status=130' || true
+on sudo journalctl --no-pager --boot=-1 --unit=pneumonia-sweep | tail -n 5
+[[ "$(on systemctl is-active pneumonia-sweep)" =~ activ ]] || fail "the sweep does not go on at boot"
+[ "$(ended 300)" = 0 ] || fail "exit code 0"
+[ "$(done_jobs cut)" = 3 ] || fail "not all jobs are done"
+
+step "stay-up keeps it up, and without it it goes"
+sleep 70
+on true || fail "it has powered off in spite of stay-up"
+on sudo rm /var/lib/pneumonia/stay-up
+gone 90 || fail "the machine has not powered off after the sweep"
+
+step "Idle: it powers off after a minute or two"
+start
+gone 150 || fail "the machine has not powered off"
