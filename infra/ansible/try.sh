@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the playbook over SSH against a throw-away Debian on this machine, twice, and a sweep on it as a VM does, up to the power-off.
 #
-#   sudo infra/ansible/try.sh        three to six minutes, 10 GB for as long as it runs; CACHE=DIR keeps the Debian for the next time
+#   sudo infra/ansible/try.sh        ten minutes, 10 GB for as long as it runs; CACHE=DIR keeps the Debian for the next time
 #
 # Needs root, debootstrap, an SSH client; with systemd-nspawn (Debian: systemd-container) the Debian really boots, MODE=chroot does without.
 set -euo pipefail
@@ -61,7 +61,15 @@ refused() { # refused LOG TEXT WORDS...: the playbook ends, and says TEXT
     tr -s ' \n' ' ' < "$work/$log.log" | grep -q "$text" || { tail -n 20 "$work/$log.log"; fail "the message to $* is not: $text"; }
 }
 
-step "The playbook, first time"
+step "The playbook, on a machine that vanishes in the middle"
+play cut -e "pneumonia_wheel=$wheel" &
+cut=$!
+for _ in $(seq 240); do compgen -G "${root:?}/opt/pneumonia/venv/lib/python3*/site-packages/numpy" > /dev/null && break; sleep 0.5; done
+vanish
+if wait "$cut"; then fail "the playbook did not notice"; fi
+recap cut
+start
+step "again"
 play first -vvv -e "pneumonia_wheel=$wheel" || { grep -v '^<' "$work/first.log" | tail -n 40; fail "the first run"; }
 recap first
 step "and second time"
@@ -90,6 +98,17 @@ if grep -l sEcReT "$work"/*.log; then fail "a credential is in what Ansible says
 if on sudo find /home /root /tmp /var/tmp -name "'*ansible*'" -type f | grep .; then fail "Ansible has left files"; fi
 (unset AZURE_STORAGE_CONNECTION_STRING AZURE_STORAGE_SAS_TOKEN WANDB_API_KEY; play without -e "pneumonia_wheel=$wheel")
 recap without | grep -q 'changed=0' || fail "a caller without credentials has taken those of the machine"
+
+if commit=$(git -C "$here" rev-parse HEAD 2> /dev/null); then
+    step "The project from git"
+    git clone --quiet --bare "$here/../.." "$root/srv/pneumonia.git"
+    for ref in HEAD HEAD "$commit" "$commit"; do
+        play git -e "pneumonia_git=file:///srv/pneumonia.git@$ref" || { tail -n 30 "$work/git.log"; fail "pneumonia_git"; }
+        recap git
+    done
+    recap git | grep -q 'changed=0' || fail "the second run from git changed something"
+fi
+
 words=(seeds "seed=0,1" model=simple_cnn data.phantom.patients=60 image_size=25 max_epochs=1)
 ask() { printf '%s\n' "$@" | on sudo tee /etc/pneumonia/sweep.args > /dev/null; }
 

@@ -1,5 +1,5 @@
 # A throw-away Debian on this machine, reached by SSH on 127.0.0.1:$port. Sourced by try.sh, which sets cache, work and port.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # With systemd-nspawn it boots for real, with systemd and its units; else it is a chroot with an SSH server and nothing more. Either
 # way all processes and mounts are in namespaces of their own, which end with the first process.
 root=$work/root
@@ -69,8 +69,15 @@ gone() {
     return 1
 }
 
+# Like a pulled plug.
+vanish() {
+    [ -n "${machine:-}" ] || return 0
+    kill -9 "$machine" 2> /dev/null || true
+    gone 10
+}
+
 stop() {
     [ -n "${machine:-}" ] || return 0
     kill "$machine" 2> /dev/null || true # nspawn: power off; unshare: all inside dies with it
-    gone 20 || { kill -9 "$machine"; gone 5; } || true
+    gone 20 || vanish || true
 }
