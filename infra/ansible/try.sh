@@ -24,7 +24,7 @@ free=$(df --output=avail --block-size=1G "$cache" | tail -n 1)
 work=$(mktemp -d "$cache/try.XXXXXX")
 # shellcheck source=infra/ansible/try_machine.sh
 source "$here/try_machine.sh"
-trap 'trap "" INT TERM; stop; rm -rf --one-file-system "$work"' EXIT
+trap 'trap "" INT TERM; stop; echo "Removing the Debian, which can take minutes"; rm -rf --one-file-system "$work"' EXIT
 trap 'exit 130' INT TERM
 
 step "Debian, by $mode"
