@@ -18,7 +18,7 @@ prepare() {
     cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
     if [ -e /etc/pip.conf ]; then cp /etc/pip.conf "$root/etc/"; fi
     echo try > "$root/etc/hostname"
-    echo '127.0.0.1 localhost try' > "$root/etc/hosts"
+    echo "127.0.0.1 localhost try $(hostname)" > "$root/etc/hosts"
     chroot "$root" useradd --create-home --shell /bin/bash ubuntu
     echo 'ubuntu ALL=(ALL) NOPASSWD:ALL' > "$root/etc/sudoers.d/ubuntu"
     echo 'Defaults env_keep += "SSL_CERT_FILE"' >> "$root/etc/sudoers.d/ubuntu"
