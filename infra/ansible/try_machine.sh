@@ -69,11 +69,11 @@ gone() {
     return 1
 }
 
-# Like a pulled plug.
+# Like a pulled plug. The first process inside goes, and all others with it; a killed nspawn alone would leave them.
 vanish() {
     [ -n "${machine:-}" ] || return 0
-    kill -9 "$machine" 2> /dev/null || true
-    gone 10
+    pgrep --parent "$machine" | xargs --no-run-if-empty kill -9
+    gone 10 || kill -9 "$machine"
 }
 
 stop() {
