@@ -12,12 +12,12 @@ unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test azurite lint lock build clean \
+.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test ansible-test azurite lint lock build clean \
 	vm-up vm-setup vm-sweep vm-logs vm-pull vm-down vm-cost vm-wheel infra-lint
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  ARGS="..." passes overrides: make train ARGS="max_epochs=3 seed=1"'
 
 setup: $(READY) ## make the environment .venv with the locked packages (about 6 GB, two minutes on a fast line)
@@ -75,6 +75,9 @@ gpu-check: $(READY) ## on a machine with an NVIDIA card: does it train what a CP
 
 image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
 	deploy/image_test.sh $(BUNDLE) $(IMAGE)
+
+ansible-test: ## as root: the playbook of the VM on a throw-away Debian that boots here, ten minutes
+	infra/ansible/try.sh
 
 test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
 	$(BIN)/python -m pytest tests/storage $(ARGS)
