@@ -8,6 +8,7 @@ Arms do the same work, shown by a guard, and take turns in one process; a figure
 """
 
 import argparse
+import errno
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pneumonia.console import announce_loading, say, table
+from pneumonia.errors import PneumoniaError
+from pneumonia.signals import sigterm_as_interrupt
 
 ROWS: Final = {  # the module of each
     "ingest": "ingest",
@@ -36,12 +39,29 @@ ROUNDS: Final = 5
 
 
 def main() -> int:
-    """Runs the rows, writes the file after each, prints the table."""
+    """Runs the rows, and says in one line what stopped them."""
     options = _options()
+    out: list[Path] = []
+    try:
+        with sigterm_as_interrupt():
+            return _run(options, out)
+    except KeyboardInterrupt:
+        print(f"\nStopped. {f'The rows so far are in {out[0]}.' if out else 'No row was done.'}", file=sys.stderr)
+        return 130
+    except PneumoniaError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(options: Any, written: list[Path]) -> int:
+    """Runs the rows, writes the file after each, prints the table."""
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, for all arms
     announce_loading()
     from benchmarks.harness import Differs, conditions, measure, words  # loads torch
     from benchmarks.world import World
+    from pneumonia.memory import keep_freed_memory
 
+    keep_freed_memory()
     begun, found = time.perf_counter(), []
     told: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.bench", *sys.argv[1:]]),
@@ -51,7 +71,7 @@ def main() -> int:
         "rows": {},
         "refused": {},
     }
-    out = options.out or Path(f"docs/results/bench-{_slug(told['device'])}.json")
+    out = options.out or _usual_place(options, told["device"])
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         world = World(options.xrays, options.originals, Path(scratch), options.rounds, options.patients)
         for key in options.only:
@@ -66,6 +86,7 @@ def main() -> int:
             told["minutes"] = round((time.perf_counter() - begun) / 60, 1)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(told, indent=1) + "\n")
+            written[:] = [out]
     table(
         f"{told['device']}, {told['cores']} cores, {told['threads']} threads, {told['images']}, {told['minutes']} min",
         ("row", "against", "times", "goal", "reached"),
@@ -79,12 +100,17 @@ def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(ROWS), help="rows, with commas between them")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS"), help="a folder of X-rays")
+    xrays = os.environ.get("PNEUMONIA_XRAYS") or None
+    parser.add_argument("--xrays", type=Path, default=xrays, help="a folder of X-rays")
     parser.add_argument("--originals", type=Path, help="X-rays at full size, a folder a class")
     parser.add_argument("--patients", type=int, default=PATIENTS, help="of the phantoms, where there are no X-rays")
-    parser.add_argument("--out", type=Path, help="where to write the figures; docs/results/bench-DEVICE.json")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="where to write the figures; docs/results/bench-DEVICE.json, or bench-DEVICE-part.json for some rows or phantoms",
+    )
     options = parser.parse_args()
-    options.only = options.only.split(",")
+    options.only = [key.strip() for key in options.only.split(",")]
     unknown = [key for key in options.only if key not in ROWS]
     if unknown:
         parser.error(f"--only {','.join(unknown)}: there is no such row. There are: {', '.join(ROWS)}")
@@ -96,7 +122,29 @@ def _options() -> Any:
         folder = getattr(options, name)
         if folder is not None and not Path(folder).is_dir():
             parser.error(f"--{name} {folder}: there is no such folder")
+        if folder is not None and not any(Path(folder).rglob("*.jp*g")):
+            parser.error(f"--{name} {folder}: there is no JPEG file in it")
+    try:
+        check_place(options.out)
+    except OSError as error:
+        parser.error(f"--out {options.out}: {error.strerror}, so that hours of figures would be lost")
     return options
+
+
+def check_place(out: Path | None) -> None:
+    """Raises ``OSError`` where a file can't be written at the end; it is not touched."""
+    if out is None:
+        return
+    if out.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=out.absolute().parent).close()
+
+
+def _usual_place(options: Any, device: str) -> Path:
+    """The figures that are kept are those of all rows on real X-rays; others must not take their place."""
+    whole = options.xrays is not None and options.only == list(ROWS) and options.rounds == ROUNDS
+    return Path(f"docs/results/bench-{_slug(device)}{'' if whole else '-part'}.json")
 
 
 def _slug(device: str) -> str:

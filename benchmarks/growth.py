@@ -66,7 +66,7 @@ PANELS: Final = (
 def main() -> None:
     """Measures all points, or with ``--point`` one of them, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS"))
+    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--base", type=int, default=1300, help="images that are repeated")
     parser.add_argument(
         "--only", default="images,size,jobs,workers", help="measure these, and keep the file's other figures"
@@ -76,6 +76,8 @@ def main() -> None:
     if options.point:
         print(json.dumps(_point(json.loads(options.point))))
         return
+    if options.xrays is not None and not options.xrays.is_dir():
+        parser.error(f"--xrays {options.xrays}: there is no such folder")
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
         found = _all_points(Path(scratch), options.xrays, options.base, options.only.split(","))
     told = {"images": "phantoms" if options.xrays is None else "real X-rays", **conditions(), **found}

@@ -60,7 +60,7 @@ class Bill:
 def main() -> None:
     """Measures, adds up, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS"))
+    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--out", type=Path, default=Path("docs/results/prices.json"))
     parser.add_argument("--only", help="sweeps, with commas between them")
     options = parser.parse_args()

@@ -38,9 +38,11 @@ ROUNDS: Final = 5
 def main() -> None:
     """Measures every case and writes the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS"))
+    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--out", type=Path, default=Path("docs/results/processes.json"))
     options = parser.parse_args()
+    if options.xrays is not None and not Path(options.xrays).is_dir():
+        parser.error(f"--xrays {options.xrays}: there is no such folder")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="processes-") as scratch:
         xrays = None if options.xrays is None else Path(options.xrays)

@@ -1,14 +1,13 @@
 """A copy in Blob Storage of the folder of a sweep or a run, from which another machine goes on where this one was cut."""
 
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from pneumonia.console import warn
 from pneumonia.errors import PneumoniaError
+from pneumonia.signals import sigterm_as_interrupt
 
 
 @contextmanager
@@ -30,7 +29,7 @@ def backed_up(folder: Path, settings: Mapping[str, Any], name: str) -> Iterator[
     from pneumonia.blob_backup import BlobBackup  # heavy: only where there is a place
 
     backup = BlobBackup(folder, settings, name)
-    with _sigterm_as_interrupt():
+    with sigterm_as_interrupt():
         backup.open()
         try:
             yield
@@ -41,20 +40,3 @@ def backed_up(folder: Path, settings: Mapping[str, Any], name: str) -> Iterator[
                 warn(f"What was done since the last backup is in {folder} alone: {error}")
             raise
         backup.close()
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM end the work as Ctrl-C does, where nothing else was arranged: spot machines send it 30 s before they go."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pneumonia.console import CONSOLE, figure, say, warn
+from pneumonia.console import CONSOLE, figure, quiet, say, warn
 from pneumonia.explain import weights_picture
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder, read_metrics
@@ -49,6 +49,10 @@ class Recorder(Checkpoint):
         self._started = self._epoch_started = 0.0
         self._rate = math.nan
         self._seen = 0  # images of the epoch, by this process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        quiet()  # in a process of its own, before Lightning begins there
+        self.__dict__.update(state)
 
     def state_dict(self) -> dict[str, Any]:
         keys = ("best", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")

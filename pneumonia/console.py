@@ -1,6 +1,8 @@
 """What a person sees on the terminal: progress bars, tables, warnings."""
 
+import logging
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
@@ -63,3 +65,14 @@ def announce_loading() -> None:
     """Says why nothing happens for the seconds that the first import of torch and Lightning takes."""
     if "torch" not in sys.modules:
         print("Loading torch and Lightning", file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Silences advice that does not apply here; what our users must know we say ourselves."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*srun.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # our figures are those of all processes already
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module="(lightning|torch)")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="(lightning|torch)")

@@ -1,10 +1,10 @@
 """One training run, from a checked config to a finished run folder."""
 
-import logging
+import multiprocessing
 import signal
-import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,7 +28,7 @@ from pneumonia.callbacks import (
 )
 from pneumonia.charts import Samples
 from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
-from pneumonia.console import say
+from pneumonia.console import quiet, say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak
 from pneumonia.data.releases import check_classes
@@ -39,16 +39,19 @@ from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
 from pneumonia.errors import CheckpointError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
+from pneumonia.memory import keep_freed_memory
 from pneumonia.models.base import Classifier, Setup
 from pneumonia.models.build import build_classifier, check_family, check_processes, family_of, load_classifier
 from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import predict_part, table_metrics
 from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
 from pneumonia.scores import arrays, confusion_counts, nullable
+from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import replacing
 from pneumonia.tracking import Follower, Mirror, check_tracking, followed
 
 REHEARSED: Final = 2  # batches of each part
+PATIENCE_S: Final = 10.0  # for a process that was told to end
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
 
@@ -166,6 +169,7 @@ class _Prepared:
 
 def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     quiet()
+    keep_freed_memory()
     seed_everything(config["seed"], verbose=False)
     reset_peak_memory()
     check_settings(config)
@@ -190,16 +194,6 @@ def data_config(config: dict[str, Any]) -> DataConfig:
     """The typed form of a resolved config's ``data`` node."""
     node = dict(config["data"])
     return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"]), "azure": AzureConfig(**node["azure"])})
-
-
-def quiet() -> None:
-    """Silences advice that does not apply here; what our users must know we say ourselves."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", ".*srun.*")
-    warnings.filterwarnings("ignore", category=DeprecationWarning, module="lightning")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="lightning")
 
 
 def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
@@ -286,24 +280,40 @@ def _fit(
         return recorder
     trainer = _trainer(words, config, callbacks)
     handler = signal.getsignal(signal.SIGINT)
+    several = words["devices"] > 1
     try:
-        trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+        with sigterm_as_interrupt() if several else nullcontext():  # of one process, Lightning takes care itself
+            trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     except (SystemExit, KeyboardInterrupt) as stop:  # Lightning exits on Ctrl-C and SIGTERM
         raise Interrupted(
             f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "
             "Run the same command again to go on."
         ) from stop
     except (ProcessExitedException, ProcessRaisedException) as error:
-        last = str(error).strip().splitlines()[-1]
+        last = str(error).strip().splitlines()[-1].rstrip(".")
         raise RunError(
-            f"One of the {words['devices']} processes of the training ended: {last} The epochs before are kept in {folder.path}. "
-            "Run the same command again to go on."
+            f"One of the {words['devices']} processes of the training ended: {last}. The epochs before are kept in "
+            f"{folder.path}. Run the same command again to go on."
         ) from error
     finally:
         signal.signal(signal.SIGINT, handler)
-    if words["devices"] > 1:
+        if several:
+            _end_children()  # they would go on, in a folder that is no longer held
+    if several:
         _recall(folder, recorder)  # it was kept by another process
     return recorder
+
+
+def _end_children() -> None:
+    """Ends the processes that a training has started."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(PATIENCE_S)
+        if child.is_alive():
+            child.kill()
+            child.join()
 
 
 def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:

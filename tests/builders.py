@@ -16,10 +16,10 @@ from lightning import Trainer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from pneumonia.console import quiet
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.labels import TASKS
 from pneumonia.models.base import Classifier
-from pneumonia.train import quiet
 
 
 def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: object) -> Trainer:

@@ -19,7 +19,8 @@ from pneumonia.config import WORDS, check, check_values, conf_dir, resolved
 from pneumonia.models.build import check_family
 
 ORDER = """
-errors labels scores config console parallel statistics.resampling statistics.paired calibration operating prediction_tables
+errors labels scores config console parallel signals memory
+statistics.resampling statistics.paired calibration operating prediction_tables
 storage.local storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases

@@ -1,8 +1,11 @@
 """Two processes that train one network together end where one process ends, and write each file once."""
 
 import os
+import re
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -26,13 +29,30 @@ WORDS = (
     "label_smoothing=0.1",
     "augmentation=normal",
     "ema=0.9",
-    "batch_size=61",
+    "data.phantom.patients=66",
+    "batch_size=69",
 )
 
 
 def _folder(place) -> RunFolder:
     (path,) = place.glob("*/*/result.json")
     return RunFolder(path.parent)
+
+
+def _started(cache_dir, runs_dir, *words):
+    small = [
+        "image_size=32",
+        "trainer.accelerator=cpu",
+        f"cache_dir={cache_dir}",
+        f"runs_dir={runs_dir}",
+        "trainer=ddp",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-m", "pneumonia", "train", *small, *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def _together(cache_dir, runs_dir, *words):
@@ -58,9 +78,10 @@ def pair(compose, cache_dir, phantoms, tmp_path_factory):
     return _folder(one), _folder(two), done.stderr
 
 
-def test_the_last_batch_leaves_one_process_without_an_image(pair):
+def test_neither_part_can_be_shared_evenly_and_the_last_batch_leaves_one_process_without_an_image(pair):
     one, _, _ = pair
-    assert one.finished()["data"]["train"] % 61 == 1
+    assert one.finished()["data"]["train"] % 69 == 1
+    assert one.finished()["data"]["val"] % 2 == 1
 
 
 def test_losses_and_metrics_of_all_epochs_are_those_of_one_process(pair):
@@ -92,6 +113,38 @@ def test_it_is_the_same_run_with_every_file_once(pair):
     assert ours["cost"]["images_per_s"] > 0
     saved = [torch.load(folder.last, weights_only=True)["callbacks"]["Recorder"] for folder in (one, two)]
     assert saved[0]["images"] == saved[1]["images"] == 2 * theirs["data"]["train"]
+
+
+def test_no_advice_of_lightnings_comes_through(pair):
+    _, _, told = pair
+    assert not re.search("sync_dist|deprecated|Initializing distributed", told), told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_parent_ends_all_processes_and_the_run_can_go_on(number, cache_dir, tmp_path):
+    words = ["max_epochs=400", "model=simple_cnn", "model.width=16", "data.phantom.patients=66"]
+    process = _started(cache_dir, tmp_path, *words)
+    for _ in range(1200):
+        if list(tmp_path.glob("*/*/checkpoints/last.ckpt")):
+            break
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.1)
+    children = [
+        int(line)
+        for line in subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False
+        ).stdout.split()
+    ]
+    assert len(children) >= 2
+    process.send_signal(number)  # to it alone, as a service manager does
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, told
+    assert "Run the same command again to go on." in told
+    assert not [child for child in children if os.path.exists(f"/proc/{child}/exe")], "a process trains on"
+    (folder,) = tmp_path.glob("*/*/metrics.csv")
+    epochs = len(pd.read_csv(folder))
+    assert 0 < epochs < 400
+    RunFolder(folder.parent).held().__enter__()  # nobody holds it
 
 
 def test_a_run_of_one_process_goes_on_in_two(compose, cache_dir, pair, tmp_path):
@@ -132,6 +185,7 @@ def test_processes_share_each_batch_without_loss_or_repetition(world):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["model=simple_cnn", "trainer.devices=100"], "are more processes than the"),
         (["model=pseudo_resnet"], "batch normalisation of PseudoResNet on CPUs"),
         (["model=perceptron", "task=pneumonia"], "no use to Perceptron"),
         (["model=logistic_regression", "task=pneumonia"], "no use to LogisticRegression"),

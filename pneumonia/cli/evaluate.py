@@ -97,8 +97,8 @@ def run(arguments: list[str]) -> int:
         if not todo:
             return _ended(failed)
     announce_loading()
+    from pneumonia.console import quiet
     from pneumonia.evaluate import Desk, Request, evaluate, evaluate_ensemble
-    from pneumonia.train import quiet
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None

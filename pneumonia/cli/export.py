@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
     open_run(options.run)  # a wrong folder is found before torch is imported
     announce_loading()
     from pneumonia.bundle.export import Order, export
-    from pneumonia.train import quiet
+    from pneumonia.console import quiet
 
     quiet()
     root = Path(words["data.root"]).expanduser() if words.get("data.root") else None

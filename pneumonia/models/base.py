@@ -102,6 +102,7 @@ class Classifier(LightningModule):
         self.most_batches = 0  # of the longest epoch, where epochs differ
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
+        self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
@@ -239,10 +240,17 @@ class Classifier(LightningModule):
         logits, label = self(batch["image"]).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
-        self.log("val/loss", nn.functional.cross_entropy(logits, label), batch_size=len(label), sync_dist=True)
+        loss = nn.functional.cross_entropy(logits, label, reduction="sum")
+        self._validation.append((loss, torch.tensor(len(label), device=self.device)))
+
+    def on_validation_epoch_start(self) -> None:
+        self._validation.clear()
 
     def on_validation_epoch_end(self) -> None:
-        self._log_summary("val", summary(self.val_metrics, self.task))
+        # Lightning's own mean over processes takes a whole number of images for each.
+        total, images = (torch.stack(values).double().sum() for values in zip(*self._validation, strict=True))
+        loss = self._over_processes(total) / self._over_processes(images)
+        self._log_summary("val", {"loss": float(loss), **summary(self.val_metrics, self.task)})
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:

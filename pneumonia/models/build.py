@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
 from pneumonia.models.kinds import check_kinds
+from pneumonia.parallel import available_cores
 
 # Settings of a run that its checkpoints hold too.
 OF_THE_RUN = (
@@ -122,6 +123,8 @@ def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
     gpus = torch.cuda.device_count()
     if gpus and config["trainer"]["accelerator"] in {"auto", "gpu"} and devices > gpus:
         why = f"asks for more GPUs than the {gpus} that are seen here"
+    elif not gpus and devices > max(2, available_cores()):
+        why = f"are more processes than the {available_cores()} cores here, and each wants one"
     elif classifier.own_rule:
         why = f"is of no use to {type(classifier).__name__}, which learns {classifier.own_rule}"
     elif config["mixup"]:
