@@ -1,6 +1,7 @@
 """The copy in Blob Storage that a folder of runs has: what is fetched from it, what is pushed to it, and who may."""
 
 import contextlib
+import errno
 import os
 import threading
 import time
@@ -88,8 +89,20 @@ class BlobBackup:
         Raises:
             AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`.
         """
+        try:
+            self._push_by(self.work)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            with explained(
+                self.work
+            ):  # where the disk of the runs is full, what they have done must get away all the same
+                self._push_by(None)
+
+    def _push_by(self, place: Path | None) -> None:
+        """Pushes what is captured in a folder of a place, or of the system's own place for such."""
         there = list_or_make(self.container, self.place)
-        with explained(self.work), TemporaryDirectory(dir=self.work) as scratch:
+        with TemporaryDirectory(dir=place) as scratch:
             waves = capture(self.folder, Path(scratch), self._sent)
             self._remove(self._trained_anew(there))
             for wave in waves:

@@ -86,10 +86,16 @@ def place(service) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, cache_dir) -> pd.DataFrame:
+def whole(tmp_path_factory, cache_dir) -> Machine:
+    """A machine that did the sweep undisturbed."""
     machine = Machine(tmp_path_factory.mktemp("whole") / "machine", cache_dir)
     machine.end("sweep", *SWEEP)
-    return _figures(machine)
+    return machine
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole) -> pd.DataFrame:
+    return _figures(whole)
 
 
 def test_a_sweep_cut_by_sigterm_goes_on_on_another_machine_and_gives_the_same_table(
@@ -126,6 +132,35 @@ def test_a_machine_that_vanishes_without_a_word_costs_what_came_after_the_last_p
     _let_a_minute_pass(service, f"{place}/seeds")
     told = second.end("sweep", *SWEEP, f"backup.place={place}")
     assert "runs go on here" in told
+    pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
+
+
+def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_up(
+    place, tmp_path, cache_dir, whole, undisturbed
+):
+    if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
+        pytest.skip("this machine lets no one mount a small disk of their own")
+    first, second = Machine(tmp_path / "first", cache_dir), Machine(tmp_path / "second", cache_dir)
+    one_job = sum(path.stat().st_size for path in whole.runs.rglob("*") if path.is_file()) / 2
+    disk = first.folder / "runs"
+    disk.mkdir()
+    words = [*SWEEP, f"backup.place={place}", *first.words]
+    script = (
+        f"mount -t tmpfs -o size={1.5 * one_job:.0f} tmpfs {disk}; "
+        'cd "$1"; shift; "$@" 2> told; echo $? > code; mount -o remount,size=1g runs; "$@" 2> again; echo $? >> code'
+    )
+    command = [sys.executable, "-m", "pneumonia", "sweep", *words]
+    said = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=said, check=True, timeout=240
+    )
+    told = (first.folder / "told").read_text()
+    assert (first.folder / "code").read_text().split() == ["1", "0"], told + (first.folder / "again").read_text()
+    assert "the disk is full. Free some space" in told
+    assert f"Backed up to {place}/seeds" in told
+    assert "1 done; 1 to do" in (first.folder / "again").read_text(), "with more space the same command goes on"
+    told = second.end("sweep", *SWEEP, f"backup.place={place}")
+    assert "2 runs go on here, 2 of them finished" in told
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
