@@ -68,6 +68,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--out", type=Path, default=Path("docs/results/prices.json"))
+    parser.add_argument(
+        "--rates", type=Path, help="an earlier file, whose measured rates are taken in place of new ones"
+    )
     parser.add_argument("--only", help="sweeps, with commas between them")
     options = parser.parse_args()
     if options.xrays is None or not Path(options.xrays).is_dir():
@@ -75,7 +78,7 @@ def main() -> None:
     names = options.only.split(",") if options.only else [name for name in sweep_names() if name != "search"]
     bills: dict[str, Bill] = {}
     with tempfile.TemporaryDirectory(prefix="prices-") as scratch:
-        meter = Meter(Path(scratch))
+        meter = Meter(Path(scratch), _rates_of(options.rates))
         for name in names:
             words = [
                 "data=folder",
@@ -108,11 +111,20 @@ def main() -> None:
     say(f"Written: {options.out}")
 
 
+def _rates_of(path: Path | None) -> dict[str, float]:
+    """What an earlier call has measured."""
+    if path is None:
+        return {}
+    sweeps = json.loads(path.read_text(encoding="utf-8"))["sweeps"].values()
+    return {what: rate for sweep in sweeps for what, rate in sweep["images_per_s_here"].items()}
+
+
 class Meter:
     """Measures each distinct training once."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, rates: dict[str, float]) -> None:
         self.scratch = scratch
+        self.rates = rates
         self.shelf = Shelf()
         self.known: dict[str, tuple[float, float]] = {}  # images a second, and FLOP of an image's way forward
 
@@ -125,11 +137,13 @@ class Meter:
         name = family.__name__ + (f" {config['model']['name']}" if "name" in config["model"] else "")
         what = f"{name}, {config['image_size']} px, {config['batch_size']}"
         own = bool(family.own_rule)
-        key = f"{what} {digest([config['model'], config['scheduler']])}" if own else what
-        if key not in self.known:
-            self.known[key] = self._whole(config) if own else self._measured(config, prepared.classifier)
-            say(f"  {what}: {self.known[key][0]:.1f} images/s")
-        rate, flop = self.known[key]
+        if own:
+            what += f", settings {digest([config['model'], config['scheduler'], config['max_epochs']])[:6]}"
+        if what not in self.known:
+            rate = self.rates.get(what) or (self._whole(config) if own else self._measured(config))
+            self.known[what] = (rate, 0.0 if own else _flop(prepared.classifier, config["image_size"]))
+            say(f"  {what}: {self.known[what][0]:.1f} images/s")
+        rate, flop = self.known[what]
         bill.jobs += 1
         bill.images += images
         bill.rates[what] = rate
@@ -150,7 +164,7 @@ class Meter:
             self.known["study"] = (math.nan, _flop(classifier(75, NETWORK), 75))
         return self.known["study"][1]
 
-    def _measured(self, config: dict[str, Any], classifier: Any) -> tuple[float, float]:
+    def _measured(self, config: dict[str, Any]) -> float:
         batches = max(2, -(-TRIED // config["batch_size"]))
         trainer = {
             **config["trainer"],
@@ -160,13 +174,12 @@ class Meter:
         }
         short = {**config, "trainer": trainer, "max_epochs": 1, "force": True, "name": "tried", "swa": None}
         with unheard():
-            rate = float(train(short, shelf=self.shelf)["cost"]["images_per_s"])
-        return rate, _flop(classifier, config["image_size"])
+            return float(train(short, shelf=self.shelf)["cost"]["images_per_s"])
 
-    def _whole(self, config: dict[str, Any]) -> tuple[float, float]:
+    def _whole(self, config: dict[str, Any]) -> float:
         with unheard():
             result = train({**config, "force": True, "name": "tried"}, shelf=self.shelf)
-        return result["data"]["train"] * config["max_epochs"] / result["cost"]["fit_s"], 0.0
+        return float(result["data"]["train"] * config["max_epochs"] / result["cost"]["fit_s"])
 
 
 def as_the_study(pseudo_resnet: bool, side: int, batch: int, flop_ratio: float) -> float:

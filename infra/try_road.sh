@@ -78,7 +78,7 @@ new_machine
 "${vm[@]}" vm-up VM="$no_gpu"
 "${vm[@]}" vm-setup ARGS="self_stop=false" > "$work/setup.log" 2>&1 || { tail -n 40 "$work/setup.log"; fail "vm-setup"; }
 sweep > "$work/sweep.log" 2>&1 || { tail -n 40 "$work/sweep.log"; fail "vm-sweep"; }
-for _ in $(seq 300); do [[ "$(on systemctl is-active pneumonia-sweep || true)" =~ activ ]] || break; sleep 1; done
+for _ in $(seq 300); do [[ "$(on systemctl is-active pneumonia-sweep || true)" =~ ^activ ]] || break; sleep 1; done
 on sudo journalctl --no-pager --unit=pneumonia-sweep | grep -E 'go on here|jobs;|Backed up' || fail "it does not go on from the backup"
 [ "$(done_jobs)" = 3 ] || { on sudo journalctl --no-pager --unit=pneumonia-sweep | tail -n 30; fail "not all jobs are done"; }
 

@@ -53,7 +53,7 @@ echo "off after $((SECONDS - begun)) s, with $(done_jobs cut) of 3 jobs done"
 step "Started again, it goes on by itself"
 start
 on sudo journalctl --no-pager --boot=-1 --unit=pneumonia-sweep | tail -n 5
-[[ "$(on systemctl is-active pneumonia-sweep)" =~ activ ]] || fail "the sweep does not go on at boot"
+[[ "$(on systemctl is-active pneumonia-sweep)" =~ ^activ ]] || fail "the sweep does not go on at boot"
 [ "$(ended 300)" = 0 ] || fail "exit code 0"
 [ "$(done_jobs cut)" = 3 ] || fail "not all jobs are done"
 

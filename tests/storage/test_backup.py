@@ -159,7 +159,9 @@ def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_u
     assert (first.folder / "code").read_text().split() == ["1", "0"], told + (first.folder / "again").read_text()
     assert "the disk is full. Free some space" in told
     assert f"Backed up to {place}/seeds" in told
-    assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), "with more space the same command goes on"
+    assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), (
+        "with more space the same command goes on"
+    )
     told = second.end("sweep", *SWEEP, f"backup.place={place}")
     assert "2 runs go on here, 2 of them finished" in told
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
