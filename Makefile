@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
-export ARGS
+export ARGS SWEEP
 
 # Some images set it, and then every start of torch compiles it anew: 25 s instead of 10.
 unexport PYTHONDONTWRITEBYTECODE
@@ -108,7 +108,7 @@ vm-setup: $(INFRA)/.ready vm-wheel ## installs the project there, ten minutes th
 	@$(PYTHON) infra/vm.py setup $(ARGS)
 
 vm-sweep: $(INFRA)/.ready vm-wheel ## starts a sweep there: make vm-sweep SWEEP=optimizer ARGS="data=azure backup.place=CONTAINER/PREFIX"
-	@$(PYTHON) infra/vm.py sweep "$(SWEEP)" --words "$$ARGS"
+	@$(PYTHON) infra/vm.py sweep "$$SWEEP" --words "$$ARGS"
 
 vm-logs: ## what the sweep there prints, until Ctrl-C
 	@$(PYTHON) infra/vm.py logs

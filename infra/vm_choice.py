@@ -23,7 +23,8 @@ def read_words(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
         key, equals, value = word.partition("=")
         if not equals or key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"Did you mean {near[0]}=...?" if near else f"There are: {', '.join(sorted(known))}"
+            there = f"There are: {', '.join(sorted(known))}" if known else "This command takes no words."
+            hint = f"Did you mean {near[0]}=...?" if near else there
             raise VmError(f"{word!r} is not understood. {hint}")
         given[key] = value
     return given

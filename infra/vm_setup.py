@@ -34,8 +34,8 @@ def setup(machine: Machine, words: dict[str, str]) -> None:
     has_gpu = bool(choice.get("gpu_count", 1))
     extra: dict[str, str | int | bool] = {
         "pneumonia_lock": str(REPOSITORY / "requirements.lock"),
-        "idle_minutes": int(words.get("idle_minutes") or choice.get("idle_minutes", 30)),
-        "self_stop": words.get("self_stop", "true") == "true",
+        "idle_minutes": _minutes(words.get("idle_minutes") or str(choice.get("idle_minutes", 30))),
+        "self_stop": _yes("self_stop", words.get("self_stop", "true")),
         "expect_gpu": has_gpu,  # a VM that is paid for its GPU and shows none is an error
         "install_driver": has_gpu
         and str(choice.get("image", "ubuntu")).startswith("ubuntu"),  # Ubuntu's images have none
@@ -69,6 +69,18 @@ def setup(machine: Machine, words: dict[str, str]) -> None:
             "it right and say `make vm-setup` again, or `make vm-down`. Left alone it stops itself after its idle minutes.",
             BROKEN,
         )
+
+
+def _minutes(text: str) -> int:
+    if not text.isdecimal():
+        raise VmError(f"idle_minutes={text} is no whole number of minutes; 0 is never.")
+    return int(text)
+
+
+def _yes(key: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise VmError(f"{key}={text} is neither true nor false.")
+    return text.lower() == "true"
 
 
 def _newest_wheel() -> Path:

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -27,6 +27,7 @@ from pneumonia.storage.push import list_or_make, send
 from pneumonia.storage.transfers import Blob, at_once, md5
 
 LEASE: Final = ".lease"
+PLAN: Final = "sweep.json"
 WAIT_S: Final = LASTS_S + 15.0  # for a machine that has vanished
 WORKERS: Final = 16
 WHOLE: Final = "."  # the run of a folder that is one run's
@@ -41,10 +42,18 @@ class BlobBackup:
         folder: What is backed up.
         settings: The config's ``backup`` node.
         name: What is added to the place.
+        belongs: See :func:`pneumonia.backup.backed_up`.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], name: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        name: str,
+        belongs: Callable[[Path, str], None] | None = None,
+    ) -> None:
         self.folder = folder
+        self.belongs = belongs
         self.place = Place.parse(f"{settings['place'].strip('/')}/{name}")
         self.every_s = 60 * float(settings["every_min"])
         self.container = connect(settings["account_url"], WORKERS).get_container_client(self.place.container)
@@ -72,8 +81,14 @@ class BlobBackup:
             say(f"Another process of this machine backs {escape(str(self.folder))} up already.")
         self._keeper.start()
 
-    def close(self) -> None:
-        """Pushes for the last time."""
+    def close(self, hurry: bool = False) -> None:
+        """Pushes for the last time.
+
+        Args:
+            hurry: Ask once, and do not wait for a network that is away: a spot machine has half a minute.
+        """
+        if hurry:
+            self.lease.stop.set()
         self._done.set()
         self._keeper.join()
         try:
@@ -120,6 +135,7 @@ class BlobBackup:
         there = list_or_make(self.container, self.place)
         there.pop(LEASE, None)
         check_names(there, self.folder)
+        self._check_whose(there)
         runs: dict[str, dict[str, Blob]] = defaultdict(dict)
         for name, blob in there.items():
             runs[_run_of(name, there)][name] = blob
@@ -135,6 +151,14 @@ class BlobBackup:
                 self._put(Path(scratch, name), self.folder / name)
         done = sum(RunFolder(self.folder / run).result.is_file() for run in gone_on)
         say(f"Of the backup {escape(str(self.place))}: {len(gone_on)} runs go on here, {done} of them finished")
+
+    def _check_whose(self, there: Mapping[str, Blob]) -> None:
+        """Refuses another's backup before anything of it is here."""
+        if self.belongs is None or PLAN not in there or not any(_run_of(name, there) for name in there):
+            return
+        with TemporaryDirectory(dir=self.work) as scratch:
+            fetch(self.container, self.place, there[PLAN], Path(scratch, PLAN), threading.Event())
+            self.belongs(Path(scratch), str(self.place))
 
     def _keep(self) -> None:
         pushed = time.monotonic()

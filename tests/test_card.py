@@ -39,6 +39,7 @@ def machine(tmp_path, monkeypatch):
             tool.write_text(SMI.format(body=body))
             tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+        card._answer.cache_clear()
 
     return build
 
@@ -50,6 +51,10 @@ def machine(tmp_path, monkeypatch):
         (1, None, False, "1 NVIDIA card, and no driver: nvidia-smi is not there. Install one"),
         (2, None, False, "2 NVIDIA cards, and no driver"),
         (1, WELL.format(used=300, cuda="13.2"), True, "Tesla T4, driver 535.183.01, 300 of 15360 MiB used"),
+        (1, "echo 'NVIDIA GH200, 550.54, [N/A], [N/A]'", True, "NVIDIA GH200, driver 550.54, [N/A] of [N/A] MiB"),
+        (1, "echo hello rubbish", False, "says what it should not: 'hello rubbish'"),
+        (1, r"printf '\\265\\377'", False, "says what it should not"),
+        (1, "exit 0", False, "says what it should not: ''"),
         (1, WELL.format(used=15000, cuda="13.2"), False, "Something else fills the card"),
         (
             *(

@@ -3,16 +3,14 @@
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Final
 
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
 NVIDIA: Final = "0x10de"
-ASKED: Final = (
-    "nvidia-smi",
-    "--query-gpu=name,driver_version,memory.total,memory.used",
-    "--format=csv,noheader,nounits",
-)
+FIELDS: Final = ("name", "driver_version", "memory.total", "memory.used")
+ASKED: Final = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
 ANSWER_S: Final = 20  # a driver that is stuck answers never
 FREE_MIB: Final = 1024
 GIB: Final = 2**30
@@ -28,22 +26,33 @@ def driver() -> tuple[bool, str]:
                 "(`make vm-setup` does; on Ubuntu `sudo ubuntu-drivers install --gpgpu`), and restart."
             )
         return True, "no NVIDIA card"
-    try:
-        done = subprocess.run(ASKED, capture_output=True, text=True, check=False, timeout=ANSWER_S)
-    except subprocess.TimeoutExpired:
+    code, said = _answer()
+    if code is None:
         return False, f"nvidia-smi does not answer in {ANSWER_S} s: the card or its driver hangs. Restart the machine."
-    if done.returncode:
-        said = " ".join((done.stdout + done.stderr).split()) or f"exit code {done.returncode}"
+    if code:
         return False, (
-            f"nvidia-smi fails: {said[:200]} The driver is not loaded, often after an update of the kernel. Restart the "
-            "machine, or install the driver again."
+            f"nvidia-smi fails: {said[:200] or f'exit code {code}'} The driver is not loaded, often after an update of "
+            "the kernel. Restart the machine, or install the driver again."
         )
-    lines = [line.split(", ") for line in done.stdout.strip().splitlines()]
+    lines = [line.split(", ") for line in said.splitlines()]
+    if not lines or any(len(line) != len(FIELDS) for line in lines):
+        return False, f"nvidia-smi says what it should not: {said[:100]!r}. Is it NVIDIA's? Install the driver again."
     told = "; ".join(f"{name}, driver {version}, {used} of {total} MiB used" for name, version, total, used in lines)
-    full = [name for name, _, total, used in lines if float(total) - float(used) < FREE_MIB]
-    if full:
+    known = [(name, total, used) for name, _, total, used in lines if total.isdecimal() and used.isdecimal()]
+    if any(int(total) - int(used) < FREE_MIB for _, total, used in known):
         return False, f"{told}. Something else fills the card: `nvidia-smi` lists its processes; end them, or wait."
     return True, told
+
+
+@cache
+def _answer() -> tuple[int | None, str]:
+    """What nvidia-smi says of each card, asked once; without an exit code where it hangs."""
+    try:
+        done = subprocess.run(ASKED, capture_output=True, check=False, timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        return None, ""
+    said = (done.stdout + (done.stderr if done.returncode else b"")).decode("utf-8", "replace").strip()
+    return done.returncode, said if not done.returncode else " ".join(said.split())
 
 
 def device(cores: int) -> tuple[bool, str]:
@@ -81,7 +90,11 @@ def _why_not(version: str, built_for: str | None) -> str:
             f"there is a card, but torch {version} is built for CPUs alone. Run `make setup` in a fresh folder, or install torch "
             "with CUDA."
         )
-    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, check=False) if _answers() else None
+    done = (
+        subprocess.run(["nvidia-smi"], capture_output=True, text=True, errors="replace", check=False)
+        if _answers()
+        else None
+    )
     found = re.search(r"CUDA Version: *([\d.]+)", done.stdout) if done else None
     if found and tuple(map(int, found[1].split("."))) < tuple(map(int, built_for.split("."))):
         return (
@@ -95,12 +108,7 @@ def _why_not(version: str, built_for: str | None) -> str:
 
 
 def _answers() -> bool:
-    if shutil.which(ASKED[0]) is None:
-        return False
-    try:
-        return subprocess.run([ASKED[0], "-L"], capture_output=True, check=False, timeout=ANSWER_S).returncode == 0
-    except subprocess.TimeoutExpired:
-        return False
+    return shutil.which(ASKED[0]) is not None and _answer()[0] == 0
 
 
 def _cards_on_the_bus() -> int:

@@ -1,6 +1,7 @@
 """A blob that one machine holds at a time; a machine that vanishes has lost it within a minute."""
 
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Final
@@ -33,6 +34,7 @@ class Lease:
     def __init__(self, container: ContainerClient, name: str) -> None:
         self.blob = container.get_blob_client(name)
         self.name = name
+        self.stop = threading.Event()  # once it is set, what fails is not tried again
         self._held: BlobLeaseClient | None = None
 
     @property
@@ -72,7 +74,7 @@ class Lease:
         held = self._held
         if held is None:
             return False
-        if _refused(f"renew the lease on {self.name}", held.renew, LOST | TAKEN):
+        if _refused(f"renew the lease on {self.name}", held.renew, LOST | TAKEN, self.stop):
             self._held = None
         return self.held
 
@@ -80,12 +82,12 @@ class Lease:
         """Gives it back, so that nobody has to wait."""
         held, self._held = self._held, None
         if held is not None:
-            _refused(f"give back the lease on {self.name}", held.release, LOST | TAKEN)
+            _refused(f"give back the lease on {self.name}", held.release, LOST | TAKEN, self.stop)
 
     def _try(self) -> bool:
-        _refused(f"make {self.name}", lambda: self.blob.upload_blob(b"", overwrite=False), THERE)
+        _refused(f"make {self.name}", lambda: self.blob.upload_blob(b"", overwrite=False), THERE, self.stop)
         lease = BlobLeaseClient(self.blob)
-        if _refused(f"take the lease on {self.name}", lambda: lease.acquire(LASTS_S), TAKEN):
+        if _refused(f"take the lease on {self.name}", lambda: lease.acquire(LASTS_S), TAKEN, self.stop):
             return False
         self._held = lease
         since = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
@@ -106,7 +108,7 @@ def _host() -> str:
     return socket.gethostname().encode("ascii", "replace").decode()
 
 
-def _refused(what: str, work: Callable[[], object], codes: set[str]) -> bool:
+def _refused(what: str, work: Callable[[], object], codes: set[str], stop: threading.Event) -> bool:
     """Does something unless Azure refuses with one of some codes, which is an answer and no failure."""
 
     def attempt() -> bool:
@@ -119,4 +121,4 @@ def _refused(what: str, work: Callable[[], object], codes: set[str]) -> bool:
             raise
         return False
 
-    return patiently(what, attempt)
+    return patiently(what, attempt, stop)

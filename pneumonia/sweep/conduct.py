@@ -39,7 +39,12 @@ def conduct(plan: Plan) -> int:
     """
     check_launcher(plan.common["launcher"])
     ledger = Ledger(plan.folder)
-    with interruptible(ledger.folder), backed_up(ledger.folder, plan.common["backup"], plan.common["name"]):
+    ledger.check(plan)
+
+    def belongs(fetched: Path, place: str) -> None:
+        Ledger(fetched).check(plan, f"The backup {place}")
+
+    with interruptible(ledger.folder), backed_up(ledger.folder, plan.common["backup"], plan.common["name"], belongs):
         return _conduct(plan, ledger)
 
 

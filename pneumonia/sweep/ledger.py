@@ -70,20 +70,35 @@ class Ledger:
             RunError: The folder holds another sweep, of which this one is neither a part nor an extension.
         """
         with one_at_a_time(self.folder / "sweep.lock", "opening this sweep"):
-            held = self.jobs() if self.plan_file.exists() else []
+            held = self.check(plan)
             old, new = {job.key for job in held}, {job.key for job in plan.jobs}
-            if held and not (old <= new or new <= old):
-                gone = [job.label for job in held if job.key not in new]
-                raise RunError(
-                    f"{self.folder} holds a sweep of other jobs: {len(gone)} of its {len(old)} are not in this one "
-                    f"({some(gone, 2)}), because {_differences(held, plan.jobs)}. One table "
-                    "of both would compare what can't be compared. Say "
-                    f"name={plan.common['name']}_2 for a folder of its own, or repeat the overrides of the first call."
-                )
             jobs = plan.jobs if old <= new else held
             if old != new or not held:
                 described = {"sweep": plan.name, "question": plan.question, "jobs": [asdict(job) for job in jobs]}
                 write_json(self.plan_file, described)
+
+    def check(self, plan: Plan, where: str | None = None) -> list[Job]:
+        """The jobs that the folder holds; none where no run of theirs has begun.
+
+        Args:
+            plan: What it is to hold.
+            where: What the message calls it, where the folder itself would say nothing.
+
+        Raises:
+            RunError: It holds another sweep, of which this one is neither a part nor an extension.
+        """
+        begun = where is not None or any(self.folder.glob("*/config.yaml"))
+        held = self.jobs() if self.plan_file.exists() and begun else []
+        old, new = {job.key for job in held}, {job.key for job in plan.jobs}
+        if held and not (old <= new or new <= old):
+            gone = [job.label for job in held if job.key not in new]
+            raise RunError(
+                f"{where or self.folder} holds a sweep of other jobs: {len(gone)} of its {len(old)} are not in this one "
+                f"({some(gone, 2)}), because {_differences(held, plan.jobs)}. One table "
+                "of both would compare what can't be compared. Say "
+                f"name={plan.common['name']}_2 for a folder of its own, or repeat the overrides of the first call."
+            )
+        return held
 
     def keep(self, plan: Search, jobs: list[Job]) -> None:
         """Writes down the trials of a search so far."""

@@ -113,7 +113,7 @@ def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
 
         left_out = {line.removeprefix("~") for line in lines if line.startswith("~")}
         chosen = [word for word in chosen_files(path) if word.partition("=")[0] not in left_out]
-        kept = [line for line in lines if not line.startswith(("search.", "~"))]
+        kept = [line for line in lines if not line.startswith(("search.", "backup.", "~"))]
         yield Search(question(path), swept, [*chosen, *kept], common, job)
 
 

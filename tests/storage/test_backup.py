@@ -376,6 +376,58 @@ def test_of_two_studies_of_a_search_the_one_with_more_trials_stays(place, tmp_pa
     assert trials_of(mine) == 5
 
 
+def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pushed(
+    place, service, tmp_path, monkeypatch, capsys, cache_dir
+):
+    def sweep(folder: Path, *words: str) -> tuple[int, str]:
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        few = [
+            "data.phantom.patients=60",
+            "image_size=32",
+            "model=simple_cnn",
+            "model.width=8",
+            "trainer.accelerator=cpu",
+        ]
+        told = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "rehearse=false", *words]
+        monkeypatch.setattr(sys, "argv", told)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return int(stop.value.code or 0), capsys.readouterr().err
+
+    def held() -> dict[str, str]:
+        container = service.get_container_client(place.partition("/")[0])
+        return {blob.name: blob.etag for blob in container.list_blobs() if not blob.name.endswith(".lease")}
+
+    code, told = sweep(tmp_path / "mine", "max_epochs=1", f"backup.place={place}")
+    assert code == 0, told
+    before = held()
+    code, told = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
+    assert code == 2
+    assert f"The backup {place}/seeds holds a sweep of other jobs" in told
+    assert "max_epochs was 1 and is 2 now" in told
+    assert "Backed up" in told or held() == before
+    assert not list((tmp_path / "empty").rglob("config.yaml"))
+    assert sweep(tmp_path / "empty", "max_epochs=2")[0] == 0, "without the backup it has a folder of its own"
+    code, told = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
+    assert (code, held()) == (2, before), "nor may what is done there take the place of what is backed up"
+    assert len(list((tmp_path / "empty").rglob("config.yaml"))) == 1
+
+
+def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
+    place, tmp_path, monkeypatch, capsys, cache_dir
+):
+    monkeypatch.chdir(tmp_path)
+    few = ["data.phantom.patients=60", "image_size=32", "model=simple_cnn", "model.width=8", "max_epochs=1", "seed=0"]
+    words = ["pneumonia", "sweep", "seeds", *few, f"cache_dir={cache_dir}", f"backup.place={place}", "rehearse=false"]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for more, code in ((["trainer=gpu"], 2), ([], 0)):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert int(stop.value.code or 0) == code, capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
