@@ -11,7 +11,7 @@ from vm_caller import STUDY, Desk, credentials_missing, terraform_missing
 from vm_choice import OWN, describe, read_words, settle
 from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, REMEDY, VmError, say
 from vm_prices import price
-from vm_terraform import Interruptions, Recorded, Terraform
+from vm_terraform import Interruptions, Recorded, Terraform, check_choice
 from vm_troubles import REMEDIES, TRY_NEXT, may_still_run, trouble
 
 
@@ -20,6 +20,7 @@ def up(mine: Desk, words: Sequence[str]) -> int:
     dry = "--dry-run" in words
     defaults = json.loads(STUDY.read_text())
     choice = settle(mine, read_words([word for word in words if word != "--dry-run"], [*defaults, *OWN]))
+    check_choice(choice)
     say(describe(mine, choice))
     if dry:
         say("Nothing was made (--dry-run).")

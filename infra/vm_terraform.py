@@ -8,13 +8,16 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 from typing import Any, Final
 
-from vm_caller import STUDY, Desk, find_project
+from vm_caller import HERE, STUDY, Desk, find_project
 from vm_errors import MAY_RUN, VmError, say
 from vm_troubles import may_still_run, trouble
 
+CHOICES: Final = HERE / "terraform" / "modules" / "choices"
 LOCK_TIMEOUT: Final = "-lock-timeout=60s"
 STEP: Final = re.compile(r"^[\w.\[\]\"/-]+: (Creating|Creation|Destroying|Destruction|Modifying|Modifications|Still)")
 
@@ -81,6 +84,42 @@ def to_destroy(desk: Desk) -> dict[str, Any]:
         "caller_cidr": "127.0.0.1/32",
         "ssh_public_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5",
     }
+
+
+def check_choice(choice: dict[str, Any]) -> None:
+    """Asks the module that holds all ranges, which needs no provider and no cloud, before anything is made or promised.
+
+    Raises:
+        VmError: A setting is out of its range.
+    """
+    with TemporaryDirectory() as scratch:
+        variables = Path(scratch, "choice.tfvars.json")
+        variables.write_text(json.dumps({name: value for name, value in choice.items() if name != "ssh_key"}))
+        environment = os.environ | {"CHECKPOINT_DISABLE": "1", "TF_INPUT": "0", "TF_DATA_DIR": f"{scratch}/data"}
+        for words in (
+            ("init", "-backend=false"),
+            ("plan", "-json", "-lock=false", f"-state={scratch}/none.tfstate", f"-var-file={variables}"),
+        ):
+            done = subprocess.run(
+                ["terraform", f"-chdir={CHOICES}", words[0], "-no-color", *words[1:]],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                env=environment,
+                check=False,
+            )
+            if done.returncode:
+                said = _details(done.stdout) or [trouble(done.stdout + done.stderr)[1]]
+                raise VmError("\n".join([*said, "Nothing was made."]))
+
+
+def _details(lines: str) -> list[str]:
+    """The sentences of the errors in Terraform's JSON output, without where in its files the rule stands."""
+    found = []
+    for line in lines.splitlines():
+        if line.startswith("{") and (error := json.loads(line).get("diagnostic", {})).get("severity") == "error":
+            found.append(str(error.get("detail") or error["summary"]).partition("\n\nThis was checked")[0])
+    return found
 
 
 class Terraform:

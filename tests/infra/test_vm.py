@@ -236,9 +236,10 @@ def test_a_vm_of_another_machine_with_the_same_state_is_priced_kept_and_removed(
 def test_a_setting_that_terraform_refuses_keeps_neither_a_vm_nor_the_way_down_shut(caller):
     code, text = caller.up("idle_minutes=1")
     assert (code, caller.recorded()) == (2, [])
-    assert "Idle minutes must be 10 or more" in text
+    assert "Idle minutes must be a whole number from 10" in text
     caller.up()
-    assert caller.up("idle_minutes=1")[0] == 3
+    assert caller.up("idle_minutes=1")[0] == 2
+    assert caller.recorded(), "the VM is there as before"
     assert caller.call("down")[0] == 0
     assert caller.recorded() == []
 
@@ -389,6 +390,9 @@ def test_a_vm_that_was_not_set_up_is_set_up_first(vm):
         "ansible-playbook",
         'printf "%s\\n" "$@" > "$HOME/ansible.words"; exit "$(cat "$HOME/ansible.code" 2> /dev/null || echo 0)"',
     )
+    for word, said in (("self_stop=maybe", "neither true nor false"), ("idle_minutes=x", "no whole number of minutes")):
+        code, text = vm.call("setup", f"wheel={wheel}", word)
+        assert (code, said in text) == (2, True), text
     code, text = vm.call("setup", f"wheel={wheel}", "self_stop=false")
     assert code == 0, text
     words = (vm.home / "ansible.words").read_text().splitlines()
@@ -451,3 +455,18 @@ def test_a_vm_that_has_vanished_is_said_to_be_gone(vm, verb):
 def test_logs_look_on(vm):
     assert vm.call("logs")[0] == 0
     assert "journalctl -n 200 -fu pneumonia-sweep" in (vm.home / "ssh.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("disk_gb=5", "The disk must have 40 to 2000 GB"),
+        ("gpu_type=nvidia-l4", "That machine type can't have that GPU"),
+        ("zones=nowhere", "Zones are names like"),
+    ],
+)
+def test_what_up_would_refuse_is_refused_when_it_only_says(caller, word, said):
+    code, text = caller.up("--dry-run", word)
+    assert code == 2
+    assert said in text
+    assert "USD" not in text, "no price of what can't be"
