@@ -64,7 +64,7 @@ def _run(options: Any, written: list[Path]) -> int:
     keep_freed_memory()
     begun, found = time.perf_counter(), []
     told: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "benchmarks.bench", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.bench", *map(_without_place, sys.argv[1:])]),
         "images": "phantoms" if options.xrays is None else "real X-rays",
         "rounds": options.rounds,
         **conditions(),
@@ -145,6 +145,11 @@ def _usual_place(options: Any, device: str) -> Path:
     """The figures that are kept are those of all rows on real X-rays; others must not take their place."""
     whole = options.xrays is not None and options.only == list(ROWS) and options.rounds == ROUNDS
     return Path(f"docs/results/bench-{_slug(device)}{'' if whole else '-part'}.json")
+
+
+def _without_place(word: str) -> str:
+    """A word of the command line; whose folders these were matters to nobody else."""
+    return "DIR" if os.sep in word else word
 
 
 def _slug(device: str) -> str:
