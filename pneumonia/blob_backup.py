@@ -109,9 +109,8 @@ class BlobBackup:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            with explained(
-                self.work
-            ):  # where the disk of the runs is full, what they have done must get away all the same
+            # Where the disk of the runs is full, what they have done must get away all the same.
+            with explained(self.work):
                 self._push_by(None)
 
     def _push_by(self, place: Path | None) -> None:
