@@ -251,7 +251,7 @@ def _draw(told: dict[str, Any], path: Path) -> None:
             other.plot(x, [point[name] for point in points], style, color=ORANGE, label=text)
         other.set_ylim(0, max(1.3 * max(point[name] for name in panel.memory for point in points), 1))
         other.set_ylabel("own memory, MiB", color=ORANGE)
-        other.legend(frameon=False, loc="upper left")
+        other.legend(frameon=False, loc="upper center")
         other.spines[["top"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
