@@ -12,7 +12,6 @@ import errno
 import importlib
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -41,19 +40,18 @@ ROUNDS: Final = 5
 def main() -> int:
     """Runs the rows, and says in one line what stopped them."""
     options = _options()
-    out: list[Path] = []
     try:
         with sigterm_as_interrupt():
-            return _run(options, out)
+            return _run(options)
     except KeyboardInterrupt:
-        print(f"\nStopped. {f'The rows so far are in {out[0]}.' if out else 'No row was done.'}", file=sys.stderr)
+        print("\nStopped. The rows that were done are in the file named above.", file=sys.stderr)
         return 130
     except PneumoniaError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
 
 
-def _run(options: Any, written: list[Path]) -> int:
+def _run(options: Any) -> int:
     """Runs the rows, writes the file after each, prints the table."""
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # as the command line does, for all arms
     announce_loading()
@@ -72,6 +70,7 @@ def _run(options: Any, written: list[Path]) -> int:
         "refused": {},
     }
     out = options.out or _usual_place(options, told["device"])
+    say(f"Figures go to {out}, row by row")
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         world = World(options.xrays, options.originals, Path(scratch), options.rounds, options.patients)
         for key in options.only:
@@ -86,7 +85,6 @@ def _run(options: Any, written: list[Path]) -> int:
             told["minutes"] = round((time.perf_counter() - begun) / 60, 1)
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(told, indent=1) + "\n")
-            written[:] = [out]
     table(
         f"{told['device']}, {told['cores']} cores, {told['threads']} threads, {told['images']}, {told['minutes']} min",
         ("row", "against", "times", "goal", "reached"),
@@ -144,16 +142,14 @@ def check_place(out: Path | None) -> None:
 def _usual_place(options: Any, device: str) -> Path:
     """The figures that are kept are those of all rows on real X-rays; others must not take their place."""
     whole = options.xrays is not None and options.only == list(ROWS) and options.rounds == ROUNDS
-    return Path(f"docs/results/bench-{_slug(device)}{'' if whole else '-part'}.json")
+    from benchmarks.harness import slug
+
+    return Path(f"docs/results/bench-{slug(device)}{'' if whole else '-part'}.json")
 
 
 def _without_place(word: str) -> str:
     """A word of the command line; whose folders these were matters to nobody else."""
     return "DIR" if os.sep in word else word
-
-
-def _slug(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 if __name__ == "__main__":

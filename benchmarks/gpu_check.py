@@ -10,7 +10,6 @@ docs/results/gpu-check-DEVICE.json, as `result.json` of each run has them.
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    from benchmarks.harness import conditions
+    from benchmarks.harness import conditions, slug
 
     card = ("trainer.accelerator=cpu",) if options.rehearse else ("trainer=gpu",)
     ways = {
@@ -104,7 +103,7 @@ def main() -> int:
     if options.rehearse:
         say("Nothing was written: this was the check itself, on the CPU.")
     else:
-        out = options.out or Path(f"docs/results/gpu-check-{re.sub(r'[^a-z0-9]+', '-', told['device'].lower())}.json")
+        out = options.out or Path(f"docs/results/gpu-check-{slug(told['device'])}.json")
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
         say(f"Written: {out}")

@@ -30,6 +30,7 @@ from pneumonia.sweep.plan import make_plan
 from pneumonia.train import _prepare, train
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "infra"))
+from vm_caller import STUDY
 from vm_prices import MACHINES, price
 
 TRIED: Final = 400  # images
@@ -40,13 +41,7 @@ FASTEST: Final = max(BY_SIZE.values())
 T4_FLOPS: Final = 8.1e12  # float32, of the data sheet
 REACHED: Final = 0.25  # of that, in small convolutions: a guess
 LAUNCHES_S: Final = 0.003  # that a step takes at least, to launch its kernels: a guess
-T4: Final = {
-    "machine_type": "n1-standard-2",
-    "gpu_type": "nvidia-tesla-t4",
-    "gpu_count": 1,
-    "disk_type": "pd-standard",
-    "disk_gb": 50,
-}
+T4: Final = json.loads(STUDY.read_text())  # the study's machine
 HERE: Final = "e2-standard-2"  # a machine of Google's with two cores, as this one
 PSEUDO_RESNET: Final = "PseudoResNet"
 

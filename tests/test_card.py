@@ -93,7 +93,7 @@ def test_why_torch_does_not_see_a_card(machine, monkeypatch, built_for, cuda, to
     machine(1, WELL.format(used=300, cuda=cuda))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    found, text = card.device(64)
+    found, text = card.device()
     assert not found
     assert told in text
 

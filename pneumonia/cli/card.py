@@ -55,27 +55,27 @@ def _answer() -> tuple[int | None, str]:
     return done.returncode, said if not done.returncode else " ".join(said.split())
 
 
-def device(cores: int) -> tuple[bool, str]:
-    """What torch will train on.
+def device() -> tuple[bool, str]:
+    """What torch will train on."""
+    from pneumonia.parallel import available_cores
 
-    Args:
-        cores: That this process may use.
-    """
     try:
         import torch
+
+        from pneumonia.accelerator import AS_THE_CARD_ALLOWS, precision_on
     except ImportError as error:
         return False, f"torch can't be imported ({error}). Run `make setup`."
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         major, minor = torch.cuda.get_device_capability()
-        mixed = "bfloat16" if major >= 8 else "float16"
+        mixed = precision_on(torch.device("cuda"), AS_THE_CARD_ALLOWS)
         return True, (
             f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, compute capability {major}.{minor} "
             f"(trainer=gpu: {mixed}), {free / GIB:.1f} of {total / GIB:.1f} GiB free, torch {torch.__version__}"
         )
     if _cards_on_the_bus() or _answers():
         return False, _why_not(torch.__version__, torch.version.cuda)
-    threads = torch.get_num_threads()
+    cores, threads = available_cores(), torch.get_num_threads()
     if threads > cores:
         return False, (
             f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}."

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
     checks: dict[str, Callable[[], Finding]] = {
         "python": _python,
         "driver": card.driver,
-        "device": lambda: card.device(_cores()),
+        "device": card.device,
         "memory": _memory,
         "runs_dir": lambda: _folder(Path(words["runs_dir"])),
         "cache_dir": lambda: _folder(Path(words["cache_dir"])),
@@ -78,10 +78,6 @@ def _python() -> Finding:
     if not (3, 11) <= sys.version_info[:2] < (3, 14):
         return False, f"{found}: Hydra 1.3 runs on 3.11 to 3.13. Make the environment with one of these."
     return True, found
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> Finding:

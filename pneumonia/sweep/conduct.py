@@ -1,17 +1,16 @@
 """A sweep from its plan to its table: what is missing is tried, then done; what is done stays."""
 
 import copy
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from pneumonia.backup import backed_up
 from pneumonia.config import identity
 from pneumonia.console import announce_loading, say
 from pneumonia.errors import PneumoniaError, RunError
+from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import digest
 from pneumonia.sweep.board import Board
 from pneumonia.sweep.checks import check_launcher
@@ -158,17 +157,11 @@ def _configuration(job: Job) -> str:
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
     """Turns Ctrl-C and SIGTERM into one sentence."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield
+        with sigterm_as_interrupt():
+            yield
     except KeyboardInterrupt as error:
         raise Interrupted(f"Stopped. {_counted(folder)} Run the same command again to go on.") from error
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _counted(folder: Path) -> str:
