@@ -96,7 +96,7 @@ def test_one_cycle_climbs_to_the_rate_by_step_and_ends_near_zero_for_every_optim
 )
 def test_a_wrong_optimiser_is_refused_by_name(config, message):
     with pytest.raises(ConfigError, match=message):
-        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config, own=["torch.nn.Linear"])
 
 
 def test_a_wrong_schedule_is_refused_by_name():

@@ -1,6 +1,6 @@
 """The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -99,6 +99,7 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
+        self.own_targets: Collection[str] = ()  # see pneumonia.targets
         self.most_batches = 0  # of the longest epoch, where epochs differ
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
@@ -254,7 +255,7 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer)
+        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer, self.own_targets)
         epochs = self.trainer.max_epochs or 1
         longest = -(-self.most_batches // self.trainer.accumulate_grad_batches) * epochs
         steps = max(int(self.trainer.estimated_stepping_batches), longest)
