@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.console import track
+from pneumonia.data.phantom_folders import INSIDE, folder_name
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
 from pneumonia.parallel import in_threads
 from pneumonia.storage.local import digest, explained, one_at_a_time
@@ -54,7 +55,7 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     Raises:
         StorageError: ``cache_dir`` can not be written.
     """
-    root = cache_dir / f"phantom-{digest([DRAWING, patients, seed])[:12]}" / "chest_xray"
+    root = cache_dir / folder_name(digest([DRAWING, patients, seed])) / INSIDE
     done = root.parent / "complete"
     if not done.exists():
         with one_at_a_time(root.parent / "lock", "drawing the phantoms"), explained(root):
