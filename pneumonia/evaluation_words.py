@@ -1,5 +1,6 @@
 """What a person sees of an evaluation."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def show_evaluation(
     if constant:
         warn(constant)
     other = report["of"]["other_data"]
-    if other is not None and not is_phantom(Path(other)) and any(map(trained_on_phantoms, results)):
+    if other is not None and not is_phantom(Path(os.path.expanduser(other))) and any(map(trained_on_phantoms, results)):
         warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")

@@ -1,5 +1,6 @@
 """Warnings about a model of which no prediction is of use; training, evaluation, prediction and bundles all give them."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -57,4 +58,6 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
 def trained_on_phantoms(result: Mapping[str, Any]) -> bool:
     """Whether a run has learnt from drawn phantoms, whichever way it read them."""
     data = result["config"]["data"]
-    return data["source"] == "phantom" or (data.get("root") is not None and is_phantom(Path(data["root"])))
+    return data["source"] == "phantom" or (
+        data.get("root") is not None and is_phantom(Path(os.path.expanduser(data["root"])))
+    )

@@ -44,7 +44,7 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
         explain: A folder for pictures of what each prediction is based on; a run alone can draw them.
 
     Yields:
-        ``image`` with all of :class:`pneumonia.bundle.answers.Answer`. A run has no out-of-distribution detector and no
+        ``image`` with all of :class:`pneumonia.bundle.answers.Answer`. A run has no input gate and no
         coverage to reach, so it gives ``None`` for ``out_of_distribution``, ``gate_score``, ``gate_threshold``, ``abstained``
         and ``bundle_version``; ``explanation``, where pictures are drawn. Of a file that can't be read ``image`` and
         ``error``.

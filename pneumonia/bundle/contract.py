@@ -220,8 +220,8 @@ def read_contract(folder: Path) -> Contract:
     wrong = wrong_field(plain)
     if wrong:
         raise BundleError(
-            f"{path} has {wrong}. It was sealed with it, so it was not written by this program, and its answers could not be "
-            "relied on. Export the run again."
+            f"{path} has {wrong}. This program seals no such contract, so answers by it could not be relied on. Export the run "
+            "again."
         )
     contract = _typed(plain)
     check_fit(contract, path)

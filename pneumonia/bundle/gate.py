@@ -157,7 +157,8 @@ def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     score = np.where(shown, 1 - (thumbs @ prototypes.T).max(axis=1), FURTHEST).astype(np.float64)
     middle = score[~first & ~last & shown]
     logs = np.log(np.maximum(middle, 1e-6))
-    threshold = float(max(np.quantile(middle, QUANTILE) * SLACK, np.exp(logs.mean() + DEVIATIONS * logs.std())))
+    widest = max(np.quantile(middle, QUANTILE) * SLACK, np.exp(logs.mean() + DEVIATIONS * logs.std()))
+    threshold = float(min(widest, np.nextafter(FURTHEST, 0)))  # so that a blank is never one of ours
     return Fitted(
         Gate(prototypes, threshold), int((~last).sum()), int((score[last] > threshold).sum()), int(last.sum())
     )

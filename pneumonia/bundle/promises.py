@@ -1,5 +1,6 @@
 """What a contract says of a run: its facts, what was chosen on its validation part, its limits in sentences."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -17,13 +18,13 @@ from pneumonia.bundle.contract import (
 from pneumonia.bundle.gate import SIDE, Fitted
 from pneumonia.calibration import fit_temperature, scaled
 from pneumonia.data.images import DECODER
+from pneumonia.errors import RunError
 from pneumonia.labels import Task
 from pneumonia.models.base import Setup
 from pneumonia.operating import SENSITIVITY, positives, risk_by_coverage, threshold_for
 from pneumonia.prediction_tables import read_predictions
 from pneumonia.runs import RunFolder
 from pneumonia.scores import arrays
-from pneumonia.storage.local import read_json
 
 COVERAGE: Final = 0.9
 INTENDED: Final = (
@@ -118,10 +119,23 @@ def data_facts(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    """Validation metrics; those of the test part, with intervals, where the run was evaluated on it."""
-    found = read_json(folder.evaluation("test", "json"))
-    own = found.get("of", {}).get("run_ids") == [result["run_id"]] and found["of"].get("other_data") is None
-    test = {"images": found["n"], "patients": found["patients"], **found["metrics"]} if own else None
+    """Validation metrics; those of the test part, with intervals, where the run was evaluated on it.
+
+    Raises:
+        RunError: That evaluation is damaged.
+    """
+    path = folder.evaluation("test", "json")
+    if not path.is_file():
+        return {"val": result["metrics"]["val"], "test": None}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        own = found["of"]["run_ids"] == [result["run_id"]] and found["of"].get("other_data") is None
+        test = {"images": found["n"], "patients": found["patients"], **found["metrics"]} if own else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({type(error).__name__}: {error}), and a bundle states what it holds. Evaluate the run again, "
+            "or delete the file."
+        ) from error
     return {"val": result["metrics"]["val"], "test": test}
 
 

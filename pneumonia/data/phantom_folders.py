@@ -1,5 +1,6 @@
 """How the folders of drawn phantoms are called, so that an image can be known for one by its path alone."""
 
+import os
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -16,5 +17,5 @@ def folder_name(digest: str) -> str:
 
 def is_phantom(path: Path) -> bool:
     """Whether a path lies in a folder of drawn phantoms, or is one."""
-    parts = path.expanduser().resolve().parts
+    parts = Path(os.path.realpath(path)).parts
     return any(NAME.fullmatch(one) and after == INSIDE for one, after in pairwise(parts))

@@ -22,13 +22,14 @@ from pneumonia.bundle.contract import ARCHIVE, CONTRACT, GATE, MODEL
 from pneumonia.bundle.export import Order, check_place, export
 from pneumonia.bundle.graph import export_graph
 from pneumonia.bundle.parity import check_parity, measure_parity
-from pneumonia.bundle.promises import ROTATING, chosen
+from pneumonia.bundle.promises import ROTATING, chosen, metric_facts
 from pneumonia.cli import main
 from pneumonia.config import conf_dir
-from pneumonia.errors import BundleError, ParityError, RunError, StorageError
+from pneumonia.errors import BundleError, ConfigError, ParityError, RunError, StorageError
 from pneumonia.labels import SUBTYPE
 from pneumonia.models.base import Setup
 from pneumonia.models.build import build_classifier
+from pneumonia.runs import RunFolder
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 TINY = {"backbone": {"name": "resnet10t"}, "pseudo_resnet": {"width": 8}, "simple_cnn": {}}
@@ -234,6 +235,22 @@ def test_a_run_that_did_not_finish_is_refused(run, tmp_path):
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="did not finish"):
         export(Order(run, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize("licence", ["", " ", "a\x1b[2Jb", "a\x00", "\udcff", "a" * 10_001])
+def test_a_licence_that_no_contract_can_hold_is_refused_before_any_work(licence, finished, cache_dir, tmp_path, capsys):
+    with pytest.raises(ConfigError, match="is no text that a contract can hold"):
+        export(Order(finished, tmp_path / "bundle", licence=licence, cache_dir=cache_dir))
+    assert "Writing the graph" not in capsys.readouterr().err
+    assert _left(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"of": null}', '{"of": {"run_ids": [], "other_data": null}', "{"])
+def test_a_damaged_evaluation_of_the_run_is_named(text, run):
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "test.json").write_text(text)
+    with pytest.raises(RunError, match=r"test\.json is damaged .*Evaluate the run again"):
+        metric_facts(RunFolder(run), json.loads((run / "result.json").read_text()))
 
 
 def test_nothing_is_chosen_on_images_that_were_trained_on(bundle, bundle_dir, evaluated):

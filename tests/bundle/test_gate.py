@@ -129,6 +129,15 @@ def test_images_of_one_grey_level_alone_can_not_fit_a_gate():
         fit_gate(np.zeros((20, 32, 32), dtype=np.uint8), [str(number) for number in range(20)])
 
 
+def test_a_blank_is_never_let_through_however_unlike_the_images_are():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (20, 24, 24), dtype=np.uint8)
+    pixels[::2] = pixels[0]
+    fitted = fit_gate(pixels, [str(number) for number in range(20)])
+    assert 0 < fitted.gate.threshold < 2
+    assert fitted.gate.score(np.zeros((24, 24), dtype=np.uint8)) > fitted.gate.threshold
+
+
 def test_the_score_of_a_training_image_is_near_zero_for_its_own_prototype():
     square = cv2.resize(np.random.default_rng(2).integers(0, 256, (6, 6), dtype=np.uint8), (48, 48))
     assert Gate(thumbnails(square[None]), 0.1).score(square) == pytest.approx(0, abs=1e-6)

@@ -24,7 +24,7 @@ import pneumonia.serve.app, pneumonia.serve.page, pneumonia.serve.run, pneumonia
 import gradio
 from pneumonia.bundle.answers import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
-print(bundle.answer(Path(sys.argv[3]).read_bytes()).label)
+print(bundle.answer(Path(sys.argv[3]).read_bytes()).likeliest)
 """
 
 
