@@ -140,6 +140,36 @@ def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(w
     assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.frozen_epochs=null"],
+        ["model.frozen_epochs=1", "ema=0.9"],
+        ["model.frozen_epochs=1", "model.unfreeze_every=1", "swa=0.3", "scheduler=none"],
+        ["model.frozen_epochs=2", "model.layer_decay=0.5", "model.head_lr=2", "model.drop_path=0.3"],
+    ],
+)
+def test_unfreezing_cut_in_every_epoch_ends_as_uncut(options, compose, tmp_path, monkeypatch):
+    options = ["model=backbone", "model.name=test_resnet", "data.phantom.patients=24", "max_epochs=4", *options]
+    uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
+    plain = callbacks.Recorder.on_train_batch_end
+    for epoch in range(4):
+
+        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
+            plain(self, trainer, module, outputs, batch, index)
+            if trainer.current_epoch == epoch:
+                raise Killed
+
+        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(compose(*options, runs_dir=tmp_path / "cut"))
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    cut = train(compose(*options, runs_dir=tmp_path / "cut"))
+    one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
+    assert one.metrics.read_text() == other.metrics.read_text()
+    assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
+
+
 def test_a_process_killed_by_sigkill_goes_on_and_a_finished_run_trains_nothing(compose, cache_dir, tmp_path):
     words = [
         "max_epochs=60",

@@ -293,8 +293,7 @@ class Classifier(LightningModule):
             return
         self.averaged.update_parameters(self.network)
         loader = self.trainer.datamodule.loader("train", self.setup_values.seed, self.current_epoch)  # type: ignore[attr-defined]
-        remeasure(self.averaged, (self.prepare(batch["image"].to(self.device)) for batch in loader))
-        self.averaged.eval()
+        remeasure(self.averaged, self.network, (self.prepare(batch["image"].to(self.device)) for batch in loader))
 
     def _log_summary(self, stage: str, values: dict[str, float]) -> None:
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
