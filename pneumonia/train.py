@@ -126,7 +126,6 @@ def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
         Exception: Whatever the run itself would raise.
     """
     run = _prepare(config, shelf)
-    run.classifier.most_batches = run.data.most_batches()
     one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
     words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
     trainer = _trainer(words, config, [_OneEpoch()])
@@ -153,6 +152,8 @@ def check_settings(config: dict[str, Any]) -> None:
     check_family(config)
     classifier = build_classifier(config["model"], _setup(config))
     check_processes(classifier, config)
+    if config["batch_size"] == 1 and not classifier.whole_part:
+        classifier.check_single_images()
     build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"]), config["scheduler"], 1, 1)
 
 
@@ -270,7 +271,6 @@ def _fit(
     if patience is not None:
         least = config["early_stopping"]["min_delta"]
         callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
-    classifier.most_batches = data.most_batches()
     words = dict(config["trainer"])
     if words["enable_progress_bar"]:
         callbacks.append(EpochReport(recorder))

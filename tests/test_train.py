@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from sklearn.metrics import confusion_matrix
 
@@ -113,9 +114,10 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
     "words",
     [
         ["scheduler=one_cycle"],
+        ["trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
         ["scheduler=exponential", "num_workers=1"],
         [*ROTATING, "num_workers=1"],
-        [*ROTATING, "split.every=2", "normalisation=zscore"],
+        [*ROTATING, "split.every=2", "normalisation=zscore", "trainer.accumulate_grad_batches=2"],
     ],
 )
 def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path, monkeypatch):
@@ -388,11 +390,35 @@ def test_in_each_epoch_all_folds_but_the_validating_one_train(compose, tmp_path,
         assert seen[epoch, len(trained)] == trained
 
 
-def test_one_cycle_has_steps_for_the_longest_of_rotating_folds(compose, tmp_path):
-    # Twelve patients give folds of unequal size; with one image a batch, every image is a step.
-    words = ["data.phantom.patients=12", "split=rotating", "split.k=5", "max_epochs=5", "batch_size=1"]
-    result = train(compose(*words, "scheduler=one_cycle", runs_dir=tmp_path))
-    assert result["epochs"] == 5
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.limit_train_batches=1"],
+        ["trainer.limit_train_batches=0.5", "trainer.accumulate_grad_batches=2", "batch_size=8"],
+        ["trainer.accumulate_grad_batches=2", "batch_size=8"],
+        ["split=rotating", "split.k=5", "max_epochs=5", "batch_size=3", "data.phantom.patients=12"],
+        ["model=perceptron", "task=pneumonia", "trainer.limit_train_batches=1"],
+    ],
+)
+def test_one_cycle_of_a_run_ends_with_its_last_step(options, compose, tmp_path):
+    options = ["image_size=16", "data.phantom.patients=24", "scheduler=one_cycle", *options]
+    result = train(compose(*options, runs_dir=tmp_path))
+    saved = torch.load(_folder(result, tmp_path).last, weights_only=True)
+    (schedule,) = saved["lr_schedulers"]
+    assert saved["global_step"] == schedule["total_steps"] == schedule["last_epoch"]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_last_batch_of_one_trains_where_folds_rotate(epoch, compose, tmp_path):
+    options = ["split=rotating", "split.k=3", "max_epochs=3", "image_size=8", "data.phantom.patients=24"]
+    split = pd.read_parquet(_split_of(train(compose(*options, "max_epochs=1", runs_dir=tmp_path)), tmp_path))
+    trained = int(((split["fold"] >= 0) & (split["fold"] != epoch)).sum())
+    result = train(compose(*options, f"batch_size={trained - 1}", runs_dir=tmp_path))
+    assert result["epochs"] == 3
+
+
+def _split_of(result, runs: Path) -> Path:
+    return next(_folder(result, runs).path.glob("split-*.parquet"))
 
 
 def test_cross_validation_is_one_run_a_fold_with_one_test_part(compose, tmp_path):

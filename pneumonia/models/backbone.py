@@ -118,9 +118,9 @@ class Backbone(Classifier):
         return len(self.stages)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
         if batch_idx == 0 and self.frozen_epochs != 0:
             self._freeze(len(self.stages) - self.learning_stages(self.current_epoch))
+        super().on_train_batch_start(batch, batch_idx)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; what is frozen stays in evaluation mode."""

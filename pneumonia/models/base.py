@@ -1,5 +1,6 @@
 """The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
@@ -16,6 +17,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.labels import TASKS, Task
 from pneumonia.metrics import collection, summary
 from pneumonia.models.averaging import averaged_copy, first_averaged_epoch, remeasure
+from pneumonia.models.batch_norm import has_batch_norm, single_valued_norms
 from pneumonia.models.mixup import mixup
 from pneumonia.models.views import VIEWS, mean_of_views
 from pneumonia.optim import PLATEAU_MONITOR, build_optimizer, build_schedule
@@ -99,7 +101,6 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
-        self.most_batches = 0  # of the longest epoch, where epochs differ
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
@@ -129,6 +130,14 @@ class Classifier(LightningModule):
             return logits
         network = self.evaluated_network()
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.setup_values.tta](image)])
+
+    def trained_logits(self, image: Tensor) -> Tensor:
+        """Logits ``(B, K)`` in a training step, where a process may have no image of a batch that several share."""
+        if len(image) or has_batch_norm(self.network):  # synchronised batch norms must not see an image that is none
+            logits: Tensor = self(image)
+            return logits
+        nothing: Tensor = self(image.new_zeros(1, *image.shape[1:]))[:0]  # few other networks take an empty batch
+        return nothing
 
     def prepare(self, image: Tensor) -> Tensor:
         """What the network is given: ``(B, C, H, W)``, scaled, the grey channel repeated as often as it has channels."""
@@ -163,7 +172,27 @@ class Classifier(LightningModule):
             return 0
         return first_averaged_epoch(self.setup_values.swa, self.trainer.max_epochs or 1)
 
+    def check_single_images(self) -> None:
+        """Refuse training batches of one image where batch normalisation can't take them.
+
+        Raises:
+            ConfigError: With the layer and what to do.
+        """
+        if not has_batch_norm(self.network):
+            return
+        side = self.setup_values.image_size
+        norms = single_valued_norms(self.network, self.prepare(torch.zeros(1, 1, side, side, device=self.device)))
+        if norms:
+            raise ConfigError(
+                f"A training batch has one image, and {type(self).__name__} at image_size={side} can't train on it: its batch "
+                f"norm {norms[0]} would see one value a channel, whose variance is undefined. Say batch_size=2 or more (with "
+                "two or more training images), a larger image_size, or a model without batch normalisation such as "
+                "model=simple_cnn."
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0 and int(batch["counts"].sum() if "counts" in batch else len(batch["label"])) == 1:
+            self.check_single_images()
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
             self._epoch.clear()
@@ -175,7 +204,7 @@ class Classifier(LightningModule):
             seed = (self.setup_values.seed, self.current_epoch, batch_idx)
             image, target = mixup(image, label, len(self.task.classes), self.setup_values.mixup, seed)
             label = target.argmax(dim=1)  # of a blend, the class that prevails
-        logits = self(image)
+        logits = self.trained_logits(image)
         if "counts" in batch:
             return self._share_of_loss(logits, label, batch["counts"])
         loss: Tensor = self.criterion(logits, target)
@@ -256,12 +285,24 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer)
         epochs = self.trainer.max_epochs or 1
-        longest = -(-self.most_batches // self.trainer.accumulate_grad_batches) * epochs
-        steps = max(int(self.trainer.estimated_stepping_batches), longest)
-        schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, steps)
+        schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, self._optimizer_steps(epochs))
         if not self.automatic_optimization:
             schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _optimizer_steps(self, epochs: int) -> int:
+        """Optimizer steps of the whole training, which is the length of schedules by step."""
+        trainer = self.trainer
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        steps = int(trainer.estimated_stepping_batches)
+        if not getattr(data, "rotate_every", 0):
+            return steps
+        # Lightning takes all epochs to be as long as the present one.
+        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        batches = (data.train_batches(epoch) for epoch in range(epochs))
+        limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
+        total = sum(math.ceil(count / every) for count in limited)
+        return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "setup": asdict(self.setup_values)}
