@@ -32,7 +32,7 @@ class Recorder(Checkpoint):
     ``on_train_epoch_start`` in the epoch that follows a resume.
 
     Attributes:
-        best_epoch: Epoch of the best ``monitor`` so far, from 0; -1 before the first.
+        best_epoch: Epoch of the best ``monitor`` so far, from 1; 0 before the first.
         stopped: Whether early stopping has ended the run.
     """
 
@@ -40,7 +40,7 @@ class Recorder(Checkpoint):
         self.folder = folder
         self.monitor = monitor
         self.best = math.nan
-        self.best_epoch = -1
+        self.best_epoch = 0
         self.stopped = False
         self.fit_s = 0.0
         self.train_s = 0.0
@@ -83,18 +83,19 @@ class Recorder(Checkpoint):
         self.fit_s += time.perf_counter() - self._started
         self.stopped = trainer.should_stop
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch + 1  # Lightning counts from 0, our files from 1
         if trainer.is_global_zero:
-            self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
+            self._append({"epoch": epoch, "lr": self._rate, **dict(sorted(values.items()))})
         value = values[self.monitor]
         if trainer.is_global_zero and not math.isfinite(values["train/loss"]):
             warn(
-                f"The training loss of epoch {trainer.current_epoch + 1} is {values['train/loss']}: the weights have run away. "
+                f"The training loss of epoch {epoch} is {values['train/loss']}: the weights have run away. "
                 "Lower optimizer.lr, or clip the gradient (trainer.gradient_clip_val=1)."
             )
         if isinstance(pl_module, Classifier) and trainer.current_epoch == pl_module.first_averaged_epoch():
-            self.best_epoch = -1  # with swa, the epochs before the first mean do not count
-        if self.best_epoch < 0 or better(value, self.best, self.monitor):
-            self.best, self.best_epoch = value, trainer.current_epoch
+            self.best_epoch = 0  # with swa, the epochs before the first mean do not count
+        if not self.best_epoch or better(value, self.best, self.monitor):
+            self.best, self.best_epoch = value, epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
         if not trainer.is_global_zero:
@@ -105,7 +106,7 @@ class Recorder(Checkpoint):
             "epoch_s": round(epoch_s, 3),
             "peak_memory_mib": peak_memory_mib(),
         }
-        write_json(self.folder.progress, {"epochs": trainer.current_epoch + 1, "of": trainer.max_epochs, **speed})
+        write_json(self.folder.progress, {"epochs": epoch, "of": trainer.max_epochs, **speed})
 
     def speed(self) -> dict[str, float | None]:
         """Training images and batches a second, without validation; seconds in all epochs."""
@@ -141,8 +142,8 @@ class WeightPictures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = pl_module.weight_images() if isinstance(pl_module, Classifier) else {}
         if weights and trainer.is_global_zero:
-            epoch = trainer.current_epoch
-            page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch + 1} of {trainer.max_epochs}")
+            epoch = trainer.current_epoch + 1
+            page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch} of {trainer.max_epochs}")
             with replacing(self.folder.weight_picture(epoch)) as part:
                 page.save(part, "PNG")
 

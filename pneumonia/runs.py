@@ -79,8 +79,8 @@ class RunFolder:
         return self.path / f"split-{sha256[:12]}.parquet"
 
     def weight_picture(self, epoch: int) -> Path:
-        """The weights after an epoch, counted from 0; the file counts from 1, as the screen does."""
-        return self.path / "pictures" / "weights" / f"epoch-{epoch + 1:03d}.png"
+        """The weights after an epoch, counted from 1."""
+        return self.path / "pictures" / "weights" / f"epoch-{epoch:03d}.png"
 
     def predictions(self, part: str) -> Path:
         return self.path / "predictions" / f"{part}.parquet"

@@ -112,7 +112,7 @@ def train(
             result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
             folder.finish(result)
             if mirror is not None:
-                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch)]
+                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
                 mirror.result(result, Samples(pixels, config["logger"]["samples"]))
     show(result, folder)
@@ -368,14 +368,14 @@ def _result(
 ) -> dict[str, Any]:
     device = device_of(config["trainer"])
     best = load_classifier(folder.best, config["task"])
-    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch)
+    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = arrays(predictions, data.task.classes)
     confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
     price = config["usd_per_hour"]
     history = read_metrics(folder)
-    row = history[recorder.best_epoch]
+    row = history[recorder.best_epoch - 1]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
     return {
         "status": "completed",

@@ -64,8 +64,9 @@ def test_a_finished_run_holds_every_promised_file(finished):
 def test_the_result_is_the_metrics_of_the_best_epoch(finished):
     result = json.loads((finished / "result.json").read_text())
     history = pd.read_csv(finished / "metrics.csv")
-    assert history["val/loss"].idxmin() == result["best_epoch"]
-    row = history.loc[result["best_epoch"]]
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["val/loss"].idxmin() + 1 == result["best_epoch"]
+    row = history.loc[result["best_epoch"] - 1]
     for name, value in result["metrics"]["val"].items():
         expected = row[f"val/{name}"]
         assert value is None if np.isnan(expected) else value == pytest.approx(expected, abs=1e-6)
@@ -92,7 +93,7 @@ def test_the_result_holds_the_confusion_of_its_predictions(finished):
 def test_another_metric_may_choose_the_best_epoch(monitor, compose, tmp_path):
     result = train(compose(f"monitor={monitor}", "max_epochs=5", "optimizer.lr=1e-2", runs_dir=tmp_path))
     values = pd.read_csv(_folder(result, tmp_path).metrics)[monitor]
-    assert result["best_epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
+    assert result["best_epoch"] == 1 + (values.idxmin() if monitor == "val/loss" else values.idxmax())
 
 
 def test_early_stopping_heeds_the_monitor(compose, tmp_path):
@@ -363,10 +364,10 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     folder = _folder(result, tmp_path)
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     predictions = pd.read_parquet(folder.predictions("val"))
-    fold = result["best_epoch"] % 3
+    fold = (result["best_epoch"] - 1) % 3
     assert set(predictions["image_id"]) == set(split["image_id"][split["fold"] == fold])
     history = pd.read_csv(folder.metrics)
-    assert history["val/loss"][result["best_epoch"]] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
+    assert history["val/loss"][result["best_epoch"] - 1] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
     leak = next(leak for leak in result["data"]["leaks"] if leak["part"] == "val")
     assert leak["images"] == leak["of"] == result["data"]["val"]
     report = evaluate(Request(folder.path, "val", cache_dir=Path(compose()["cache_dir"])))
@@ -474,8 +475,8 @@ def test_with_stochastic_averaging_only_epochs_of_the_mean_can_be_best(compose, 
     words = ["model=mlp", "swa=0.6", "scheduler=none", "optimizer.lr=0.03", "max_epochs=5", "seed=1"]
     result = train(compose(*words, runs_dir=tmp_path))
     history = pd.read_csv(_folder(result, tmp_path).metrics)
-    assert result["best_epoch"] == history["val/loss"][3:].idxmin()
-    assert result["best_epoch"] != history["val/loss"].idxmin(), "the case would show nothing"
+    assert result["best_epoch"] == history["val/loss"][3:].idxmin() + 1
+    assert result["best_epoch"] != history["val/loss"].idxmin() + 1, "the case would show nothing"
 
 
 def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):

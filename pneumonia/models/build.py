@@ -10,8 +10,8 @@ from hydra.utils import get_class
 from torch import nn
 
 from pneumonia.errors import CheckpointError, ConfigError
-from pneumonia.models.batch_norm import has_batch_norm
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+from pneumonia.models.batch_norm import has_batch_norm
 from pneumonia.models.kinds import check_kinds
 from pneumonia.parallel import available_cores
 

@@ -35,7 +35,7 @@ def card(comparison: Comparison) -> list[Block]:
             "Training",
             f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
             f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
-            f"{entry.result['epochs']} epochs: {entry.result['best_epoch'] + 1}",
+            f"{entry.result['epochs']} epochs: {entry.result['best_epoch']}",
         ),
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (

@@ -174,7 +174,7 @@ class Board:
             if standing.result is not None:
                 result, cost = standing.result, standing.result["cost"]
                 metrics = result["metrics"]["val"]
-                row += [f"{result['best_epoch'] + 1}/{result['epochs']}"]
+                row += [f"{result['best_epoch']}/{result['epochs']}"]
                 row += [_figure(metrics.get(name)) for name in ("loss", "accuracy", "f1_macro")]
                 row += [_figure(cost[name], 0) for name in ("images_per_s", "peak_memory_mib", "fit_s")]
                 row += [_figure(cost["usd"], 3)] * priced

@@ -183,7 +183,7 @@ class Ledger:
                 result, damage = None, f"{type(error).__name__}: {error}"
             if result is not None:
                 rows = read_metrics(folder)
-                best = rows[result["best_epoch"]] if len(rows) > result["best_epoch"] else None
+                best = rows[result["best_epoch"] - 1] if len(rows) >= result["best_epoch"] else None
                 found = Standing("done", folder, result["epochs"], rows[-1] if rows else None, best, None, result)
                 self._done[job.key] = _changed(folder.result), found
                 return found
