@@ -332,6 +332,26 @@ def test_a_run_that_diverges_ends_with_null_and_not_with_a_crash(compose, tmp_pa
     assert result["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    "options", [["model=mlp"], ["model=mlp", "ema=0.9", "tta=flip"], ["model=logistic_regression", "model.C=1e12"]]
+)
+def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_path):
+    extreme = ["optimizer=sgd", "optimizer.lr=1000", "scheduler=none", "max_epochs=2", "normalisation=zscore"]
+    config = compose("task=pneumonia", *extreme, *options, runs_dir=tmp_path)
+    result = train(config)
+    folder = _folder(result, tmp_path)
+    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result["best_epoch"]]
+    table = pd.read_parquet(folder.predictions("val"))
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"])))
+    likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
+    expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
+    assert expected > 1, "the case would show nothing"
+    assert row["val/loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["metrics"]["val"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert report["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert row["train/loss"] < 88
+
+
 def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, tmp_path):
     for path in phantoms.rglob("*.jpeg"):
         part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"

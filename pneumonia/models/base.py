@@ -15,7 +15,7 @@ from pneumonia.data.dataset import Batch
 from pneumonia.data.scaling import Scaling
 from pneumonia.errors import ConfigError
 from pneumonia.labels import TASKS, Task
-from pneumonia.metrics import collection, summary
+from pneumonia.metrics import collection, cross_entropy, summary
 from pneumonia.models.averaging import averaged_copy, first_averaged_epoch, remeasure
 from pneumonia.models.batch_norm import has_batch_norm, single_valued_norms
 from pneumonia.models.mixup import mixup
@@ -208,8 +208,14 @@ class Classifier(LightningModule):
         if "counts" in batch:
             return self._share_of_loss(logits, label, batch["counts"])
         loss: Tensor = self.criterion(logits, target)
-        self.keep(loss, logits, label)
+        self.keep(self._reported(logits, target), logits, label)
         return loss
+
+    def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """The training loss of logits as it is reported; see :func:`pneumonia.metrics.cross_entropy`."""
+        weight = self.criterion.weight
+        options = {"reduction": reduction, "label_smoothing": self.setup_values.label_smoothing}
+        return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)
 
     def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
         """What this process adds to the loss of a batch that several share; the mean over the processes is the whole's loss.
@@ -222,7 +228,8 @@ class Classifier(LightningModule):
             logits, label, self.criterion.weight, reduction="sum", label_smoothing=smoothing
         )
         share: Tensor = total / weight.sum()
-        self._epoch.append((share.detach() * counts.sum(), logits.detach().argmax(dim=1), label))
+        reported = self._reported(logits, label, "sum") / weight.sum() * counts.sum()
+        self._epoch.append((reported, logits.detach().argmax(dim=1), label))
         return share * self.trainer.world_size
 
     def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
@@ -269,7 +276,7 @@ class Classifier(LightningModule):
         logits, label = self(batch["image"]).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
-        loss = nn.functional.cross_entropy(logits, label, reduction="sum")
+        loss = cross_entropy(logits, label, reduction="sum")
         self._validation.append((loss, torch.tensor(len(label), device=self.device)))
 
     def on_validation_epoch_start(self) -> None:
