@@ -6,15 +6,18 @@ import math
 import resource
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pneumonia.console import CONSOLE, figure, quiet, say, warn
+from pneumonia.errors import TimeLimitReached
 from pneumonia.explain import weights_picture
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder, read_metrics
@@ -33,7 +36,8 @@ class Recorder(Checkpoint):
 
     Attributes:
         best_epoch: Epoch of the best ``monitor`` so far, from 1; 0 before the first.
-        stopped: Whether early stopping has ended the run.
+        stopped: Whether early stopping, or the family itself, has ended the run as its config says.
+        out_of_steps: Whether ``max_steps`` has ended it before.
     """
 
     def __init__(self, folder: RunFolder, monitor: str = "val/loss") -> None:
@@ -41,7 +45,7 @@ class Recorder(Checkpoint):
         self.monitor = monitor
         self.best = math.nan
         self.best_epoch = 0
-        self.stopped = False
+        self.stopped = self.out_of_steps = False
         self.fit_s = 0.0
         self.train_s = 0.0
         self.images = 0
@@ -55,7 +59,7 @@ class Recorder(Checkpoint):
         self.__dict__.update(state)
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("best", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
+        keys = ("best", "best_epoch", "stopped", "out_of_steps", "fit_s", "train_s", "images", "batches")
         return {key: getattr(self, key) for key in keys}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -76,12 +80,16 @@ class Recorder(Checkpoint):
     ) -> None:
         self._seen += len(batch["label"])
         self.batches += 1
+        if trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
+            trainer.should_stop = True  # Lightning then validates, so that the part of an epoch has metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images += self._seen if trainer.world_size == 1 else _over_processes(trainer, self._seen)
         self._seen = 0
         self.fit_s += time.perf_counter() - self._started
-        self.stopped = trainer.should_stop
+        self.stopped = _ended_early(trainer, pl_module)
+        last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+        self.out_of_steps = trainer.global_step == trainer.max_steps and not (self.stopped or last)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch + 1  # Lightning counts from 0, our files from 1
         if trainer.is_global_zero:
@@ -131,6 +139,41 @@ class Recorder(Checkpoint):
             return
         with replacing(path) as part:
             trainer.save_checkpoint(part, weights_only=weights_only)
+
+
+class TimeLimit(Callback):
+    """Interrupts a training whose time is over; its finished epochs are kept.
+
+    Lightning's own ``Timer`` ends the training as if all were done, takes a part of an epoch for a whole one, and goes on
+    counting when the run is resumed, which would then end at once.
+
+    Args:
+        max_time: ``DD:HH:MM:SS`` from the start of the training in this process.
+        folder: Of the run.
+
+    Raises:
+        TimeLimitReached: Within an epoch. Several processes that train together stop at the end of one instead, and leave the
+            error to the process that started them.
+    """
+
+    def __init__(self, max_time: str, folder: RunFolder) -> None:
+        self.max_time, self.folder = max_time, folder
+        days, hours, minutes, seconds = map(int, max_time.split(":"))
+        self.limit_s = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.world_size == 1 and self._is_over():
+            raise time_is_over(self.max_time, self.folder, trainer.max_epochs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            trainer.should_stop |= bool(trainer.strategy.broadcast(self._is_over()))
+
+    def _is_over(self) -> bool:
+        return time.monotonic() - self._started > self.limit_s
 
 
 class WeightPictures(Callback):
@@ -213,6 +256,23 @@ class EpochReport(Checkpoint):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def time_is_over(max_time: str, folder: RunFolder, epochs: int | None) -> TimeLimitReached:
+    """The error of a training that had ``max_time`` for so many epochs."""
+    kept = len(read_metrics(folder))
+    more = "" if kept else " Allow more time: no epoch was finished."
+    return TimeLimitReached(
+        f"trainer.max_time={max_time} was over after {kept} of {epochs} epochs; they are kept in {folder.path}. Run the same "
+        f"command again to go on.{more}"
+    )
+
+
+def _ended_early(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether early stopping or the family's own criterion asks the training to end; anybody else's wish is no end."""
+    stops = [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
+    converged = isinstance(pl_module, Classifier) and pl_module.converged
+    return converged or any(stop.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for stop in stops)
 
 
 def _over_processes(trainer: Trainer, count: int) -> int:

@@ -3,7 +3,7 @@
 import csv
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 OF_A_RESULT = ("run_id", "task", "config", "data", "metrics")  # without which no one can use a result
 OF_A_CONFIG = ("task", "image_size", "seed", "data", "split", "model", "trainer", "tta")
 OF_THE_DATA = ("manifest_sha256", "split_sha256")
+COMPLETED, DEBUG = "completed", "debug"  # the status of a result
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -89,7 +90,16 @@ class RunFolder:
         return self.path / "evaluation" / f"{part}.{suffix}"
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a finished run; ``None`` while there is none.
+        """The result of a run whose training ended as its config says; ``None`` while there is none.
+
+        Raises:
+            RunError: ``result.json`` is there, but no one can read it.
+        """
+        result = self.ended()
+        return None if result is None or result["status"] != COMPLETED else result
+
+    def ended(self) -> dict[str, Any] | None:
+        """The result of a run with nothing left to train, finished or shortened for debugging; ``None`` while there is none.
 
         Raises:
             RunError: ``result.json`` is there, but no one can read it.
@@ -102,9 +112,10 @@ class RunFolder:
         )
         try:
             found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-            if found["status"] != "completed":
+            if found["status"] not in {COMPLETED, DEBUG}:
                 return None
-            lacking = [key for key in OF_A_RESULT if key not in found]
+            wanted = (*OF_A_RESULT, "shortened_by") if found["status"] == DEBUG else OF_A_RESULT
+            lacking = [key for key in wanted if key not in found]
             lacking += [f"config.{key}" for key in OF_A_CONFIG if not lacking and key not in found["config"]]
             lacking += [f"data.{key}" for key in OF_THE_DATA if not lacking and key not in found["data"]]
         except (ValueError, KeyError, TypeError) as error:
@@ -167,12 +178,19 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunError(f"{path} is not a run folder: {_what_instead(path)}")
-    result = folder.finished()
+    result = folder.ended()
+    if result is not None and result["status"] == DEBUG:
+        raise RunError(f"The run in {path} {shortened(result)}. Train it without, or name another run.")
     if result is None:
         raise RunError(
             f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
         )
     return folder, result, dict(result["config"])
+
+
+def shortened(result: Mapping[str, Any]) -> str:
+    """Why the result of a run with status ``debug`` is none, as the end of a sentence."""
+    return f"was shortened for debugging by {some(result['shortened_by'])}, so its metrics and weights are no result"
 
 
 def _what_instead(path: Path) -> str:

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from pneumonia.charts import Samples, curves, weight_picture
 from pneumonia.console import say, warn
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import read_json, write_json
 from pneumonia.wandb_account import has_key, server, wants_online
@@ -201,7 +201,7 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
     try:
         yield mirror
         code = 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeLimitReached):
         code = INTERRUPTED
         raise
     finally:

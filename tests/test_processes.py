@@ -113,6 +113,22 @@ def test_processes_train_a_head_alone(cache_dir, tmp_path):
     assert process.returncode == 0, told
 
 
+def test_processes_stop_together_when_time_is_over(cache_dir, tmp_path):
+    words = [
+        "model=simple_cnn",
+        "model.width=16",
+        "data.phantom.patients=24",
+        "max_epochs=3",
+        "trainer.max_time=00:00:00:00",
+    ]
+    for kept in (1, 2):
+        process = _started(cache_dir, tmp_path, *words)
+        told = process.communicate(timeout=300)[1]
+        assert process.returncode == 130, told
+        assert f"was over after {kept} of 3 epochs" in told
+        assert not list(tmp_path.rglob("result.json"))
+
+
 def test_it_is_the_same_run_with_every_file_once(pair):
     one, two, told = pair
     assert one.path.name == two.path.name, "how many processes trained it can't change what it is"

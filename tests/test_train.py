@@ -10,23 +10,34 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
 from pneumonia import callbacks
 from pneumonia.cli.predict import predict
-from pneumonia.config import identity
+from pneumonia.config import RUN_SETS_IN_TRAINER, check_values, identity
 from pneumonia.data.datamodule import load_images
 from pneumonia.data.dataset import XRays
 from pneumonia.data.scaling import fit_scaling, histogram
-from pneumonia.errors import CheckpointError, LabelError, RunError, SplitLeakageError, StorageError
+from pneumonia.errors import (
+    CheckpointError,
+    ConfigError,
+    LabelError,
+    RunError,
+    SplitLeakageError,
+    StorageError,
+    TimeLimitReached,
+)
 from pneumonia.evaluate import Request, evaluate
 from pneumonia.models.build import load_classifier
+from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder, open_run, run_identity, writable
 from pneumonia.train import Interrupted, data_config, train
 
@@ -231,6 +242,120 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(compose, tmp_path, monkeypatch
     monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     assert train(compose(runs_dir=tmp_path))["epochs"] == 2
+
+
+TINY = ("image_size=16", "data.phantom.patients=24", "batch_size=8", "model=mlp")
+
+
+def _clock(monkeypatch, of_batch: float = 1.0):
+    """Each training batch takes so many seconds of the clock that limits the time."""
+    now = [0.0]
+    plain = callbacks.Recorder.on_train_batch_end
+
+    def tick(self, *arguments):
+        now[0] += of_batch
+        plain(self, *arguments)
+
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", tick)
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
+
+
+@pytest.mark.parametrize("options", [[], ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2", "ema=0.9"]])
+def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose, tmp_path, monkeypatch):
+    options = [*TINY, "max_epochs=4", *options]
+    uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
+    _clock(monkeypatch)
+    for limit, epochs in (("00:00:00:02", 0), ("00:00:00:10", 1), ("00:00:00:10", 2)):
+        with pytest.raises(
+            TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*same command"
+        ):
+            train(compose(*options, f"trainer.max_time={limit}", runs_dir=tmp_path / "cut"))
+        assert not list(tmp_path.glob("cut/*/*/result.json"))
+        (folder,) = tmp_path.glob("cut/*/*/config.yaml")
+        with pytest.raises(RunError, match="did not finish"):
+            open_run(folder.parent)
+    cut = train(compose(*options, "trainer.max_time=01:00:00:00", runs_dir=tmp_path / "cut"))
+    assert (cut["run_id"], cut["status"], cut["metrics"]) == (uncut["run_id"], "completed", uncut["metrics"])
+    one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
+    assert one.metrics.read_text() == other.metrics.read_text()
+    again = train(compose(*options, "trainer.max_time=00:00:00:01", runs_dir=tmp_path / "cut"))
+    assert again["status"] == "completed", "the limit is of training alone, and nothing is left to train"
+
+
+def test_early_stopping_within_the_time_completes_a_run(compose, tmp_path):
+    patience = ["early_stopping.patience=1", "early_stopping.min_delta=10", "trainer.max_time=01:00:00:00"]
+    result = train(compose(*TINY, "max_epochs=9", *patience, runs_dir=tmp_path))
+    assert (result["status"], result["epochs"]) == ("completed", 2)
+
+
+def test_a_stop_from_elsewhere_completes_no_run(compose, tmp_path):
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = True
+
+    with pytest.raises(RunError, match=r"Something has stopped the training after 1 of 2 epochs"):
+        train(compose(*TINY, runs_dir=tmp_path), callbacks=[Stop()])
+    assert train(compose(*TINY, runs_dir=tmp_path))["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "epochs"),
+    [
+        ("trainer.limit_train_batches=2", 2),
+        ("trainer.limit_train_batches=1", 2),
+        ("trainer.limit_train_batches=0.5", 2),
+        ("trainer.limit_val_batches=1", 2),
+        ("trainer.max_steps=3", 1),
+        ("trainer.max_steps=8", 2),
+        ("trainer.fast_dev_run=true", 1),
+    ],
+)
+def test_a_shortened_run_is_recorded_as_debug(option, epochs, compose, tmp_path, capsys):
+    result = train(compose(*TINY, option, runs_dir=tmp_path))
+    assert (result["status"], result["shortened_by"], result["epochs"]) == (
+        "debug",
+        [option.replace("true", "True")],
+        epochs,
+    )
+    folder = _folder(result, tmp_path)
+    assert json.loads(folder.result.read_text())["status"] == "debug"
+    with pytest.raises(RunError, match=rf"was shortened for debugging by {option[:20]}"):
+        open_run(folder.path)
+    with pytest.raises(RunError, match=r"was shortened for debugging"):
+        gather([tmp_path])
+    capsys.readouterr()
+    assert train(compose(*TINY, option, runs_dir=tmp_path))["metrics"] == result["metrics"]
+    assert "was shortened for debugging by" in capsys.readouterr().err
+    full = train(compose(*TINY, runs_dir=tmp_path))
+    assert (full["status"], full["epochs"]) == ("completed", 2)
+    assert full["run_id"] != result["run_id"]
+
+
+def test_limits_that_leave_nothing_out_complete_a_run(compose, tmp_path):
+    full = ["trainer.limit_train_batches=1.0", "trainer.max_steps=1000", "trainer.fast_dev_run=false"]
+    assert train(compose(*TINY, *full, runs_dir=tmp_path))["status"] == "completed"
+
+
+def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
+    result = train(compose(*TINY, runs_dir=tmp_path))
+    steps = torch.load(_folder(result, tmp_path).last, weights_only=True)["global_step"]
+    exact = train(compose(*TINY, f"trainer.max_steps={steps}", runs_dir=tmp_path))
+    assert (exact["status"], exact["metrics"]) == ("completed", result["metrics"])
+    assert train(compose(*TINY, f"trainer.max_steps={steps - 1}", runs_dir=tmp_path))["status"] == "debug"
+
+
+def test_a_fraction_that_leaves_no_batch_is_refused_by_name(compose, tmp_path):
+    for key in ("limit_train_batches", "limit_val_batches"):
+        with pytest.raises(ConfigError, match=rf"trainer.{key}=0.01 of \d batches leaves none"):
+            train(compose(*TINY, f"trainer.{key}=0.01", runs_dir=tmp_path))
+
+
+@pytest.mark.parametrize("key", RUN_SETS_IN_TRAINER)
+def test_what_a_run_sets_in_the_trainer_is_refused_by_name(key, compose):
+    config = compose()
+    config["trainer"][key] = 1
+    with pytest.raises(ConfigError, match=rf"trainer.{key} is set by the run itself"):
+        check_values(config)
 
 
 def test_force_trains_a_finished_run_again(compose, tmp_path):

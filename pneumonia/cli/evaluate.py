@@ -146,6 +146,9 @@ def _finished(places: list[Path]) -> tuple[list["RunFolder"], int]:
         except RunError as error:
             damaged += 1
             warn(f"Left out: {error}")
+    if debug := [one for one in unfinished if one.ended() is not None]:
+        unfinished = [one for one in unfinished if one not in debug]
+        warn(f"Left out, since shortened for debugging: {some((one.path for one in debug), 3)}")
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
         paths = some((one.path for one in unfinished), 3)

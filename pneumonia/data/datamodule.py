@@ -144,6 +144,10 @@ class XRayData(LightningDataModule):
         images = len(self.positions("train", epoch))
         return len(Batches(images, self._train_size(images), self.seed))
 
+    def val_batches(self, epoch: int = 0) -> int:
+        """Validation batches of an epoch."""
+        return len(Batches(len(self.positions("val", epoch)), WITHOUT_GRADIENTS * self.batch_size, None))
+
     def _train_size(self, images: int) -> int:
         return images if self.whole_train else self.batch_size
 

@@ -80,6 +80,7 @@ class Classifier(LightningModule):
         whole_part: Whether one training batch is the whole training part.
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
+        converged: Whether the family has found its optimum, and ends the training.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -89,6 +90,7 @@ class Classifier(LightningModule):
     best_by: ClassVar[str] = "val/loss"
     caveat: ClassVar[str] = ""
     note: str = ""
+    converged: bool = False
     network: nn.Module
 
     def __init__(self, setup: Setup) -> None:

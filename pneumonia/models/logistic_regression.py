@@ -128,7 +128,7 @@ class LogisticRegression(Classifier):
         self.keep(torch.tensor(problem.loss), problem.logits, batch["label"])
         self.log_dict({"train/objective": problem.objective, "train/gradient": gradient})
         if gradient <= self.tolerance:
-            self.trainer.should_stop = True
+            self.converged = self.trainer.should_stop = True
         elif self.current_epoch + 1 == self.trainer.max_epochs:
             warn(
                 f"The solver has not converged in model.max_iter={self.max_iter} steps: the largest entry of its gradient is "

@@ -9,7 +9,7 @@ from pneumonia.console import track
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.report.entries import Entry, read_ensemble, read_entry
 from pneumonia.report.words import count
-from pneumonia.runs import RunFolder, find_runs, read_metrics
+from pneumonia.runs import RunFolder, find_runs, read_metrics, shortened
 from pneumonia.storage.local import read_json
 
 
@@ -117,4 +117,7 @@ def _unfinished(folder: RunFolder, jobs: dict[str, dict[str, Any]]) -> str:
     broken = jobs.get(folder.path.name, {}).get("broken")
     if broken:
         return f"{broken['state']}: {broken['reason']}"
+    result = folder.ended()
+    if result is not None:
+        return f"it {shortened(result)}"
     return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` goes on"
