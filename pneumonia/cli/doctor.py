@@ -176,9 +176,10 @@ def _backup(words: dict[str, str]) -> Finding:
 def _unreadable(path: Path) -> str:
     """The name of a file whose first bytes are no image's; empty where they are."""
     from pneumonia.data.images import UnreadableImageError, read_header
+    from pneumonia.data.readable import read_image_file
 
     try:
-        read_header(path.read_bytes())
-    except (UnreadableImageError, OSError):
+        read_header(read_image_file(path))
+    except UnreadableImageError:
         return path.name
     return ""

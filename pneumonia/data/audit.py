@@ -7,11 +7,11 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from pneumonia.console import track
 from pneumonia.data.baselines import shortcuts
 from pneumonia.data.duplicates import Groups, groups, near_pairs
+from pneumonia.data.images import jpeg_quantisation
 from pneumonia.data.leaks import UNUSED
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.names import UNKNOWN_PATIENT
@@ -120,13 +120,12 @@ def measured(manifest: pd.DataFrame, pixels: NDArray[np.uint8]) -> pd.DataFrame:
 
 
 def _quantisation(path: str) -> float:
-    """The mean step of a JPEG's first table, that of brightness; larger is coarser."""
+    """See :func:`pneumonia.data.images.jpeg_quantisation`; NaN where the file has none, or is gone since it was decoded."""
     try:
-        with Image.open(path) as image:  # reads the header alone
-            tables = getattr(image, "quantization", None)
-    except (OSError, ValueError, SyntaxError):
-        return float("nan")  # DICOM, or another format that PIL does not read
-    return float(np.mean(tables[0])) if tables else float("nan")
+        step = jpeg_quantisation(path)
+    except OSError:
+        step = None
+    return float("nan") if step is None else step
 
 
 def in_order(part: NDArray[np.object_]) -> list[str]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pneumonia.console import track
 from pneumonia.data.duplicates import perceptual_hash
 from pneumonia.data.images import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
+from pneumonia.data.readable import read_image_file
 from pneumonia.errors import ManifestError, some
 from pneumonia.parallel import in_threads
 from pneumonia.storage.local import digest, one_at_a_time, publish, replacing, scratch
@@ -112,7 +113,11 @@ def look_at(
     """
 
     def work(path: str) -> Look:
-        return look(_bytes_of(path), shape)
+        try:
+            raw = read_image_file(path)
+        except UnreadableImageError as error:
+            return _unread(b"", shape, str(error))
+        return look(raw, shape)
 
     what = "Looking at images" if shape is None else f"Decoding images to {shape.size} px"
     rows = []
@@ -148,17 +153,9 @@ def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequen
         )
 
 
-def _bytes_of(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""  # reported as an empty file, with all others that can't be read
-
-
 def look(raw: bytes, shape: Shape | None) -> Look:
     """Decodes one file for everything that is wanted of it: header, perceptual hash and square."""
     sha256 = hashlib.sha256(raw).hexdigest()
-    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
     try:
         header, grey = read_image(raw, 0 if shape is None else shape.size)
         square = None if shape is None else fit(grey, shape.size, shape.resize)
@@ -167,7 +164,13 @@ def look(raw: bytes, shape: Shape | None) -> Look:
         shown = (header.width, header.height, header.mode)
         return Look(shown, len(raw), sha256, perceptual_hash(coarse.pixels), "", square)
     except UnreadableImageError as error:
-        return Look((0, 0, ""), len(raw), sha256, "", str(error), blank)
+        return _unread(raw, shape, str(error))
+
+
+def _unread(raw: bytes, shape: Shape | None, problem: str) -> Look:
+    """What is known of a file that can't be decoded; its square is black."""
+    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
+    return Look((0, 0, ""), len(raw), hashlib.sha256(raw).hexdigest(), "", problem, blank)
 
 
 @contextmanager
