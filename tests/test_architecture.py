@@ -21,7 +21,7 @@ from pneumonia.models.build import check_family
 ORDER = """
 errors labels scores config console parallel signals memory
 statistics.resampling statistics.paired calibration operating prediction_tables
-storage.local storage.azure storage.blob_names storage.journal
+storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
