@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from pneumonia.console import figure, say, table, warn
+from pneumonia.data.phantom_folders import is_phantom
 from pneumonia.labels import Task
+from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
 
 
 def show_evaluation(
@@ -40,6 +42,12 @@ def show_evaluation(
                 f"split={results[0]['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a "
                 "patient that the model was trained on."
             )
+    constant = constant_prediction(report["confusion"]["counts"], report["confusion"]["classes"], report["split"])
+    if constant:
+        warn(constant)
+    other = report["of"]["other_data"]
+    if other is not None and not is_phantom(Path(other)) and any(map(trained_on_phantoms, results)):
+        warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
     if not brief:

@@ -25,6 +25,11 @@ class Task:
     classes: tuple[str, ...]
     groups: dict[str, str]
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The yes-or-no questions of the task: pneumonia of any kind, then each kind of it that is a class."""
+        return (UNKNOWN_KIND, *(name for name in self.classes if name not in {NORMAL, UNKNOWN_KIND}))
+
     def index(self, label: str) -> int:
         """The class number of a manifest label.
 

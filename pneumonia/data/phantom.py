@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.console import track, warn
+from pneumonia.data.phantom_folders import INSIDE, folder_name
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
 from pneumonia.parallel import in_threads
 from pneumonia.storage.checksums import find_damage, write_checksums
@@ -55,8 +56,8 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     Raises:
         StorageError: ``cache_dir`` can not be written.
     """
-    key = digest([DRAWING, patients, seed])[:12]
-    root = cache_dir / f"phantom-{key}" / "chest_xray"
+    key = digest([DRAWING, patients, seed])
+    root = cache_dir / folder_name(key) / INSIDE
     checksums = root.parent / "checksums.json"
     if find_damage(checksums, key):
         with one_at_a_time(root.parent / "lock", "drawing the phantoms"), explained(root):

@@ -83,7 +83,7 @@ class Service:
         """Counts answered images."""
         for one in answers:
             flags = str(one.abstained).lower(), str(one.out_of_distribution).lower()
-            self.figures.images.labels(one.label, *flags).inc()
+            self.figures.images.labels(one.label or "none", *flags).inc()
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:

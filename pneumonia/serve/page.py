@@ -191,7 +191,7 @@ class Page:
         bundle, header = self._desk.bundle, read_header(raw)
         resize = bundle.contract.image.resize
         aspect = 1.0 if resize == "pad" else header.width / header.height
-        found = occlusion_map(bundle, raw, label=answer.label) if heat else None
+        found = occlusion_map(bundle, raw, label=answer.likeliest) if heat else None
         return words.film(decode(raw, words.SHOWN, resize), aspect, answer, found)
 
 

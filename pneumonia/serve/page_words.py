@@ -49,7 +49,8 @@ CSS: Final = """
 
 def verdict(answer: Answer, ms: float) -> str:
     """What is said of an image in a sentence, and the probabilities as bars."""
-    share = answer.probabilities[answer.label]
+    label = escape(answer.likeliest)
+    share = answer.probabilities[answer.likeliest]
     if answer.out_of_distribution:
         kind, said = (
             "bad",
@@ -63,12 +64,12 @@ def verdict(answer: Answer, ms: float) -> str:
         kind, said = (
             "warn",
             (
-                f"<strong>Too unsure to say.</strong> {escape(answer.label)} is the likeliest, at {share:.0%}; "
+                f"<strong>Too unsure to say.</strong> {label} is the likeliest, at {share:.0%}; "
                 "the image belongs before a person."
             ),
         )
     else:
-        kind, said = "", f"<strong>{escape(answer.label)}</strong>, with a probability of {share:.0%}."
+        kind, said = "", f"<strong>{label}</strong>, with a probability of {share:.0%}."
     bars = "".join(_bar(name, value) for name, value in answer.probabilities.items())
     how = "calibrated" if answer.calibrated else "not calibrated"
     note = f"Probabilities are {how}. Answered in {ms:.0f} ms by {escape(answer.model_version)}."
@@ -92,7 +93,7 @@ def film(square: NDArray[np.uint8], aspect: float, answer: Answer, heat: NDArray
         answer: Of the image.
         heat: ``(s, s)``, by how much the probability falls where a place is covered; ``None`` while it is computed.
     """
-    label = escape(answer.label)
+    label = escape(answer.likeliest)
     image = f"<img alt='The X-ray' src='{_uri(square)}'>"
     width = min(SHOWN, round(SHOWN * aspect))
     frame = f"<div class='px-film' style='width:{width}px;aspect-ratio:{aspect:.4f}'>"

@@ -217,7 +217,7 @@ def test_the_openapi_page_names_every_status_and_asks_no_one_else(client):
 
 def test_figures_count_requests_and_images_by_label(client_of, bundle):
     client = client_of()
-    label = bundle.answer(film()).label
+    label = bundle.answer(film()).label or "none"
     for _ in range(2):
         post(client, film())
     post(client, b"")
@@ -235,6 +235,17 @@ def test_figures_count_requests_and_images_by_label(client_of, bundle):
     assert found["pneumonia_requests_total", "other", "404"] == 1
     assert found["pneumonia_images_total", label] == 2
     assert found["pneumonia_held_bytes",] == 0
+
+
+def test_an_image_out_of_distribution_is_answered_without_a_label(client_of):
+    client = client_of()
+    blank = cv2.imencode(".png", np.full((64, 64), 90, dtype=np.uint8))[1].tobytes()
+    answer = post(client, blank, "image/png").json()
+    assert answer["out_of_distribution"]
+    assert answer["label"] is None
+    assert set(answer["decisions"].values()) == {None}
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert 'label="none",out_of_distribution="true"} 1.0' in client.get("/metrics").text
 
 
 def test_a_request_id_is_kept_where_it_is_harmless(client):
