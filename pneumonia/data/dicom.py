@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from pneumonia.data.readable import UnreadableImageError, check_size, quietly
 
@@ -19,6 +20,7 @@ DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 META_GROUP: Final = 2
 HEAD: Final = 2**16  # bytes; the transfer syntax stands in the first few hundred
 EIGHT_BITS: Final = 8
+FRAMES: Final = ("JPEG", "JPEG2000")  # by Pillow's names
 
 
 def is_dicom(raw: bytes) -> bool:
@@ -139,7 +141,28 @@ def _checked(raw: bytes) -> Any:
             f"compressed as {syntax.name}, and no decoder is installed: pip install pylibjpeg pylibjpeg-libjpeg "
             "pylibjpeg-openjpeg"
         )
+    if decoder is not None:
+        _check_frame(data, (columns, rows))
     return data
+
+
+def _check_frame(data: Any, size: tuple[int, int]) -> None:
+    """Refuse a JPEG or JPEG 2000 frame of another size than the file's header says, which no limit of pixels has seen.
+
+    Raises:
+        UnreadableImageError: It is of another size.
+    """
+    from pydicom.encaps import get_frame
+
+    try:
+        with Image.open(io.BytesIO(get_frame(data.PixelData, 0, number_of_frames=1)), formats=FRAMES) as image:
+            found = image.size
+    except Exception:  # of another compression, or broken, and then its decoder says how
+        return
+    if found != size:
+        raise UnreadableImageError(
+            f"its compressed pixels are {found[0]}x{found[1]}, and its header says {size[0]}x{size[1]}"
+        )
 
 
 def _syntax(raw: bytes) -> Any:

@@ -16,6 +16,7 @@ from pydicom.pixels.processing import apply_windowing
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
 )
@@ -151,6 +152,14 @@ BROKEN = {
         "no decoder is installed",
     ),
     "garbage in a codec": (dicom(SMALL, JPEG2000Lossless, PixelData=encapsulate([b"x" * 100])), "broken or cut short"),
+    "larger frame than header": (
+        dicom(
+            SMALL,
+            JPEGBaseline8Bit,
+            PixelData=encapsulate([cv2.imencode(".jpeg", np.zeros((300, 200), np.uint8))[1].tobytes()]),
+        ),
+        "its compressed pixels are 200x300, and its header says 64x64",
+    ),
     "deflated": (dicom(SMALL, DeflatedExplicitVRLittleEndian), "deflated DICOM, which may unpack to any size"),
     "window of no width": (dicom(SMALL, WindowCenter=10, WindowWidth=0), "its window .*width 0.* means nothing"),
     "unknown window": (dicom(SMALL, WindowCenter=1, WindowWidth=9, VOILUTFunction="BENT"), "function BENT"),
