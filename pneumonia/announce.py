@@ -54,7 +54,7 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
         (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
     ]
     family = f"{result['model']['_target_'].rpartition('.')[2]} {result['model'].get('name', '')}".strip()
-    title = f"{family}, best epoch {result['best_epoch'] + 1} of {result['epochs']}"
+    title = f"{family}, best epoch {result['best_epoch']} of {result['epochs']}"
     table(title, ("metric", "train", "val"), rows)
     shown = [
         (label, *(figure(validated.get(by_class(name, label))) for name in ("recall", "precision")), *map(str, counts))

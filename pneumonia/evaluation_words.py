@@ -8,13 +8,12 @@ from pneumonia.console import figure, say, table, warn
 from pneumonia.data.phantom_folders import is_phantom
 from pneumonia.labels import Task
 from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
-from pneumonia.runs import RunFolder
 
 
 def show_evaluation(
     report: dict[str, Any],
     task: Task,
-    folder: RunFolder,
+    written: Path,
     skipped: dict[str, str],
     results: list[dict[str, Any]],
     brief: bool = False,
@@ -24,7 +23,7 @@ def show_evaluation(
     Args:
         report: What the JSON file holds.
         task: Gives the classes.
-        folder: Where it lies.
+        written: The JSON file.
         skipped: Images that could not be read, with the reason.
         results: Of the runs that were evaluated: one, or the members of an ensemble.
         brief: One line instead of the tables; what must not be missed is said all the same.
@@ -38,7 +37,7 @@ def show_evaluation(
         warn(
             f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
         )
-    for leak in results[0]["data"]["leaks"]:
+    for leak in results[0]["data"]["leaks"] if report["of"]["other_data"] is None else []:
         if leak["part"] == report["split"]:
             warn(
                 f"split={results[0]['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a "
@@ -53,13 +52,15 @@ def show_evaluation(
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
     if not brief:
-        page = folder.path / "evaluation" / f"{report['split']}-cases.html"
+        page = written.with_suffix(".html")
         drawn = f"; images worth looking at: [bold]{page}[/]" if page.is_file() else ""
-        say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]{drawn}")
+        say(f"Written: [bold]{written}[/]{drawn}")
 
 
 def _show_tables(report: dict[str, Any], task: Task, members: int) -> None:
-    title = f"{report['split']}: {report['n']} images of {report['patients']} patients"
+    other = report["of"]["other_data"]
+    where = "" if other is None else f" of other data, {other}"
+    title = f"{report['split']}{where}: {report['n']} images of {report['patients']} patients"
     if members > 1:
         title += f", the mean of {members} runs"
     rows = [(name, *_bounded(entry)) for name, entry in report["metrics"].items()]

@@ -66,3 +66,9 @@ PNEUMONIA: Final = Task(
     {NORMAL: NORMAL, VIRUS: UNKNOWN_KIND, BACTERIA: UNKNOWN_KIND, UNKNOWN_KIND: UNKNOWN_KIND},
 )
 TASKS: Final = {task.name: task for task in (SUBTYPE, PNEUMONIA)}
+
+
+def in_class_order(labels: Iterable[str]) -> list[str]:
+    """Return each label once, in the order of the tasks' classes; labels of no task come last."""
+    known = (*LABELS, UNKNOWN_KIND)
+    return sorted(set(labels), key=lambda label: (known.index(label) if label in known else len(known), label))

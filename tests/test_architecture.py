@@ -21,7 +21,7 @@ from pneumonia.models.build import check_family
 ORDER = """
 errors labels scores config console parallel signals memory
 statistics.resampling statistics.paired calibration operating prediction_tables
-storage.local storage.azure storage.blob_names storage.journal
+storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
@@ -40,8 +40,8 @@ bundle.exact_files bundle.onnx_header bundle.contract_fields bundle.contract bun
 bundle.promises bundle.parity bundle.graph bundle.export predict
 report.entries report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.recipe report.again report.content report.write
-serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.desk
-serve.answer_form serve.page_words serve.page serve.app serve.run
+serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.explanation serve.desk
+serve.answer_form serve.page serve.app serve.run
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

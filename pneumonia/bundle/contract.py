@@ -24,7 +24,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which run it is: ``version`` is ``name/run_id``, ``family`` the class of the network, ``epoch`` counts from 0."""
+    """Which run it is: ``version`` is ``name/run_id``, ``family`` the class of the network, ``epoch`` counts from 1."""
 
     name: str
     run_id: str

@@ -114,12 +114,14 @@ def export(order: Order) -> Contract:
         say("Writing the graph")
         graph, ir_version = export_graph(run.classifier)
         say("Fitting the input gate")
-        known = np.concatenate([run.module.positions("train"), run.module.positions("val", run.result["best_epoch"])])
+        known = np.concatenate(
+            [run.module.positions("train"), run.module.positions("val", run.result["best_epoch"] - 1)]
+        )
         known.sort()
         fitted = fit_gate(run.module.images.pixels[run.module.images.rows[known]], _patients(run.module.images, known))
         gate = fitted.gate.to_bytes()
         contract = _promise(order, run, gate_facts(fitted), {MODEL: graph, GATE: gate}, ir_version)
-        trained = predict_part(run.classifier, run.module, "val", run.result["best_epoch"])
+        trained = predict_part(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
         exact = run.result["cost"]["device"] == "cpu" and run.result["config"]["trainer"]["precision"] in FULL
         parity = measure_parity(Bundle(contract, graph, fitted.gate), *_answers(run, trained), exact)
     check_parity(parity)
@@ -260,7 +262,7 @@ def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
             "force=true."
         )
     recorded = by_id.loc[trained["image_id"]].reset_index()
-    rows = run.module.positions("val", run.result["best_epoch"])
+    rows = run.module.positions("val", run.result["best_epoch"] - 1)
     files = [Path(path) for path in run.module.images.manifest["path"].to_numpy()[rows]]
     now, then = (arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
     return files, now, then

@@ -7,12 +7,12 @@ from typing import Any, Final, get_type_hints
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from pneumonia.config import RANGES
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.labels import TASKS
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+from pneumonia.models.batch_norm import has_batch_norm
 from pneumonia.models.kinds import check_kinds, is_kind, kind_words
 from pneumonia.models.views import VIEWS
 from pneumonia.parallel import available_cores
@@ -150,7 +150,7 @@ def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
         why = f"does not go with model.frozen_epochs={config['model']['frozen_epochs']}: what is thawed later would not be shared"
     elif config["logger"]["kind"] == "wandb":
         why = "does not go with logger=wandb. Say logger=csv, and `pneumonia track push` afterwards"
-    elif not gpus and any(isinstance(module, _BatchNorm) for module in classifier.modules()):
+    elif not gpus and has_batch_norm(classifier.network):
         why = (
             f"does not go with the batch normalisation of {type(classifier).__name__} on CPUs: each process would normalise by "
             "its own images alone. Take a network without it, such as model=simple_cnn"
