@@ -6,9 +6,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.scores import LEAST_PROBABILITY
-
 BINS: Final = 15
+LEAST_PROBABILITY: Final = float(
+    np.finfo(np.float32).tiny
+)  # a loss takes none for less: below, float32 has no full precision
 TEMPERATURES: Final = (0.02, 50.0)
 Floats = NDArray[np.float64]
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
+from pneumonia.calibration import LEAST_PROBABILITY
 from pneumonia.labels import Task
-from pneumonia.scores import LEAST_PROBABILITY, from_confusion, log_likelihood
+from pneumonia.scores import from_confusion, log_likelihood
 
 LEAST_LOG_PROBABILITY: Final = math.log(LEAST_PROBABILITY)
 

@@ -8,11 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from pneumonia.calibration import LEAST_PROBABILITY
 from pneumonia.labels import Task
 
-LEAST_PROBABILITY: Final = float(
-    np.finfo(np.float32).tiny
-)  # a loss takes none for less: below, float32 has no full precision
 PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
 Floats = NDArray[np.float64]
 

@@ -15,6 +15,7 @@ from pneumonia.cli import main
 from pneumonia.console import CONSOLE
 from pneumonia.data.phantom_folders import is_phantom
 from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms, warnings_of
+from pneumonia.runs import RunFolder
 from pneumonia.train import train
 
 CLASSES = ("NORMAL", "PNEUMONIA")
@@ -45,8 +46,10 @@ def constant(compose, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def real(phantoms, tmp_path_factory) -> Path:
-    """Images that lie in no folder of phantoms, in the Kaggle layout."""
-    return Path(shutil.copytree(phantoms, tmp_path_factory.mktemp("real") / "xrays"))
+    """Other images than a run's own, in no folder of phantoms, in the Kaggle layout."""
+    folder = Path(shutil.copytree(phantoms, tmp_path_factory.mktemp("real") / "xrays"))
+    next((folder / "train" / "NORMAL").iterdir()).unlink()
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real,
     run = Path(shutil.copytree(constant, tmp_path / "run"))
     code, _, err = call("evaluate", f"run={run}", f"cache_dir={cache_dir}", "cases=false")
     assert code == 0
-    report = json.loads((run / "evaluation" / "test.json").read_text())
+    report = json.loads(RunFolder(run).evaluation("test", "json").read_text())
     said = " ".join(err.split())
     assert f"of the {report['n']} test images" in said
     assert PHANTOMS not in said

@@ -118,7 +118,7 @@ FIELDS: Final[Mapping[str, Any]] = {
         "run_id": matching("[0-9a-f]{12}", "12 hexadecimal digits"),
         "family": WORD,
         "seed": whole(0, 2**32 - 1),
-        "epoch": whole(0),
+        "epoch": whole(1),
         "version": text(),
     },
     "image": {

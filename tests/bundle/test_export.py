@@ -248,7 +248,7 @@ def test_a_licence_that_no_contract_can_hold_is_refused_before_any_work(licence,
 @pytest.mark.parametrize("text", ["", "[]", '{"of": null}', '{"of": {"run_ids": [], "other_data": null}', "{"])
 def test_a_damaged_evaluation_of_the_run_is_named(text, run):
     (run / "evaluation").mkdir()
-    (run / "evaluation" / "test.json").write_text(text)
+    RunFolder(run).evaluation("test", "json").write_text(text)
     with pytest.raises(RunError, match=r"test\.json is damaged .*Evaluate the run again"):
         metric_facts(RunFolder(run), json.loads((run / "result.json").read_text()))
 
