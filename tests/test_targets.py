@@ -233,6 +233,19 @@ def test_a_checkpoint_without_weights_is_refused(weights, finished, tmp_path):
         load_classifier(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_with_undefined_weights_is_refused(value, finished, phantoms, tmp_path, monkeypatch, capsys):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    path = run / "checkpoints" / "best.ckpt"
+    saved = torch.load(path, weights_only=True)
+    name = next(name for name, tensor in saved["state_dict"].items() if tensor.is_floating_point() and tensor.ndim > 1)
+    saved["state_dict"][name].view(-1)[0] = value
+    torch.save(saved, path)
+    code, said = _code(monkeypatch, capsys, "predict", run, next(phantoms.rglob("*.jpeg")), "--json")
+    assert code == 2
+    assert f"CheckpointError: {path}: 1 of its weights hold NaN or infinity, for example {name}" in said
+
+
 def test_a_users_own_classes_train_and_answer_once_allowed(own_package, cache_dir, phantoms, tmp_path):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "optimizer").mkdir()

@@ -219,6 +219,12 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
         classifier.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
+    broken = [name for name, weight in classifier.named_parameters() if not bool(weight.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {len(broken)} of its weights hold NaN or infinity, for example {broken[0]}, so every probability would be "
+            f"undefined. {RETRAIN}"
+        )
     return classifier.eval()
 
 
