@@ -23,7 +23,8 @@ sys.meta_path.insert(0, Hidden())
 import pneumonia.serve.app, pneumonia.serve.page, pneumonia.serve.run, pneumonia.data.dicom, pneumonia.data.phantom
 from pneumonia.bundle.answers import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
-print(bundle.answer(Path(sys.argv[3]).read_bytes()).label)
+probabilities = bundle.answer(Path(sys.argv[3]).read_bytes()).probabilities
+print(max(probabilities, key=probabilities.get))
 """
 
 
