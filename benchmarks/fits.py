@@ -70,7 +70,6 @@ def fit(data: XRayData, model: Classifier | None = None) -> Fit:
             use_distributed_sampler=False,
         )
         model = model or classifier(data.images.pixels.shape[1])
-        model.most_batches = data.most_batches()
         trainer.fit(model, datamodule=data)
         end = time.perf_counter()
         return Fit(end - first.at, recorder.train_s, float(read_metrics(folder)[0]["train/loss"]))

@@ -67,7 +67,7 @@ def rows(world: World) -> list[Row]:
 
 def trained(world: World) -> tuple[Path, Path]:
     """A run of the study's network, and its bundle."""
-    few = {"max_epochs": "1", "trainer.limit_train_batches": "20", "name": "serving"}
+    few = {"max_epochs": "1", "name": "serving"}
     with unheard():
         result = train(composed({**world.words, **few, "split": "article", "split.leaky": "true"}))
         run = world.scratch / "runs" / "serving" / result["run_id"]

@@ -44,9 +44,7 @@ def curves(run: Path, path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.8))
     for axis, name in zip(axes, ("loss", "accuracy"), strict=True):
         for stage, ink in INK.items():
-            axis.plot(
-                history["epoch"] + 1, history[f"{stage}/{name}"], color=ink, marker="o", markersize=3, label=stage
-            )
+            axis.plot(history["epoch"], history[f"{stage}/{name}"], color=ink, marker="o", markersize=3, label=stage)
         axis.set(xlabel="epoch", title=name)
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(alpha=0.25)

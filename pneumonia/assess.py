@@ -9,7 +9,7 @@ import pandas as pd
 from pneumonia.calibration import Temperature, calibration, fit_temperature, scaled
 from pneumonia.labels import Task
 from pneumonia.operating import SENSITIVITY, abstention, at_threshold, positives, threshold_for
-from pneumonia.scores import arrays, confusion_counts, nullable, weighted_metrics
+from pneumonia.scores import arrays, confusion_counts, log_likelihood, nullable, weighted_metrics
 from pneumonia.statistics import bootstrap_intervals, paired_bootstrap
 
 COMPARED = ("accuracy", "f1_macro", "auroc")  # of a model and a baseline
@@ -83,7 +83,7 @@ def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, w
     }
     if temperature.value is not None:
         mended = scaled(exact, temperature)
-        loss = float(-np.log(np.maximum(mended[np.arange(len(label)), label], np.finfo(np.float32).tiny)).mean())
+        loss = float(-log_likelihood(mended, label).mean())
         found["scaled"] = calibration(mended, label) | {"loss": loss}
     return found
 

@@ -6,9 +6,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.scores import LEAST_PROBABILITY
+
 BINS: Final = 15
 TEMPERATURES: Final = (0.02, 50.0)
-SMALLEST: Final = float(np.finfo(np.float32).tiny)
 Floats = NDArray[np.float64]
 
 
@@ -45,10 +46,11 @@ def fit_temperature(probability: Floats, label: NDArray[np.int64]) -> Temperatur
     if (probability.max(axis=1) > 1 - 1e-12).all():
         return Temperature(None, "the model says 0 or 1 alone, which no temperature can mend")
     rows = np.arange(len(label))
-    logits = np.log(np.maximum(probability, SMALLEST))
+    logits = np.log(np.maximum(probability, LEAST_PROBABILITY))
 
     def cross_entropy(log_temperature: float) -> float:
-        return float(-_log_softmax(logits / np.exp(log_temperature))[rows, label].mean())
+        answers = _log_softmax(logits / np.exp(log_temperature))[rows, label]
+        return float(-np.maximum(answers, np.log(LEAST_PROBABILITY)).mean())
 
     low, high = np.log(TEMPERATURES)
     found = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded", options={"xatol": 1e-6})
@@ -63,7 +65,7 @@ def scaled(probability: Floats, temperature: Temperature) -> Floats:
     """Probabilities ``(N, K)`` after the temperature; unchanged where there is none."""
     if temperature.value is None:
         return probability
-    return np.exp(_log_softmax(np.log(np.maximum(probability, SMALLEST)) / temperature.value))
+    return np.exp(_log_softmax(np.log(np.maximum(probability, LEAST_PROBABILITY)) / temperature.value))
 
 
 def _log_softmax(logits: Floats) -> Floats:

@@ -6,15 +6,18 @@ import math
 import resource
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pneumonia.console import CONSOLE, figure, quiet, say, warn
+from pneumonia.errors import TimeLimitReached
 from pneumonia.explain import weights_picture
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder, read_metrics
@@ -32,16 +35,17 @@ class Recorder(Checkpoint):
     ``on_train_epoch_start`` in the epoch that follows a resume.
 
     Attributes:
-        best_epoch: Epoch of the best ``monitor`` so far, from 0; -1 before the first.
-        stopped: Whether early stopping has ended the run.
+        best_epoch: Epoch of the best ``monitor`` so far, from 1; 0 before the first.
+        stopped: Whether early stopping, or the family itself, has ended the run as its config says.
+        out_of_steps: Whether ``max_steps`` has ended it before.
     """
 
     def __init__(self, folder: RunFolder, monitor: str = "val/loss") -> None:
         self.folder = folder
         self.monitor = monitor
         self.best = math.nan
-        self.best_epoch = -1
-        self.stopped = False
+        self.best_epoch = 0
+        self.stopped = self.out_of_steps = False
         self.fit_s = 0.0
         self.train_s = 0.0
         self.images = 0
@@ -55,7 +59,7 @@ class Recorder(Checkpoint):
         self.__dict__.update(state)
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("best", "best_epoch", "stopped", "fit_s", "train_s", "images", "batches")
+        keys = ("best", "best_epoch", "stopped", "out_of_steps", "fit_s", "train_s", "images", "batches")
         return {key: getattr(self, key) for key in keys}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -76,25 +80,30 @@ class Recorder(Checkpoint):
     ) -> None:
         self._seen += len(batch["label"])
         self.batches += 1
+        if trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
+            trainer.should_stop = True  # Lightning then validates, so that the part of an epoch has metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images += self._seen if trainer.world_size == 1 else _over_processes(trainer, self._seen)
         self._seen = 0
         self.fit_s += time.perf_counter() - self._started
-        self.stopped = trainer.should_stop
+        self.stopped = _ended_early(trainer, pl_module)
+        last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
+        self.out_of_steps = trainer.global_step == trainer.max_steps and not (self.stopped or last)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        epoch = trainer.current_epoch + 1  # Lightning counts from 0, our files from 1
         if trainer.is_global_zero:
-            self._append({"epoch": trainer.current_epoch, "lr": self._rate, **dict(sorted(values.items()))})
+            self._append({"epoch": epoch, "lr": self._rate, **dict(sorted(values.items()))})
         value = values[self.monitor]
         if trainer.is_global_zero and not math.isfinite(values["train/loss"]):
             warn(
-                f"The training loss of epoch {trainer.current_epoch + 1} is {values['train/loss']}: the weights have run away. "
+                f"The training loss of epoch {epoch} is {values['train/loss']}: the weights have run away. "
                 "Lower optimizer.lr, or clip the gradient (trainer.gradient_clip_val=1)."
             )
         if isinstance(pl_module, Classifier) and trainer.current_epoch == pl_module.first_averaged_epoch():
-            self.best_epoch = -1  # with swa, the epochs before the first mean do not count
-        if self.best_epoch < 0 or better(value, self.best, self.monitor):
-            self.best, self.best_epoch = value, trainer.current_epoch
+            self.best_epoch = 0  # with swa, the epochs before the first mean do not count
+        if not self.best_epoch or better(value, self.best, self.monitor):
+            self.best, self.best_epoch = value, epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
         if not trainer.is_global_zero:
@@ -105,7 +114,7 @@ class Recorder(Checkpoint):
             "epoch_s": round(epoch_s, 3),
             "peak_memory_mib": peak_memory_mib(),
         }
-        write_json(self.folder.progress, {"epochs": trainer.current_epoch + 1, "of": trainer.max_epochs, **speed})
+        write_json(self.folder.progress, {"epochs": epoch, "of": trainer.max_epochs, **speed})
 
     def speed(self) -> dict[str, float | None]:
         """Training images and batches a second, without validation; seconds in all epochs."""
@@ -132,6 +141,41 @@ class Recorder(Checkpoint):
             trainer.save_checkpoint(part, weights_only=weights_only)
 
 
+class TimeLimit(Callback):
+    """Interrupts a training whose time is over; its finished epochs are kept.
+
+    Lightning's own ``Timer`` ends the training as if all were done, takes a part of an epoch for a whole one, and goes on
+    counting when the run is resumed, which would then end at once.
+
+    Args:
+        max_time: ``DD:HH:MM:SS`` from the start of the training in this process.
+        folder: Of the run.
+
+    Raises:
+        TimeLimitReached: Within an epoch. Several processes that train together stop at the end of one instead, and leave the
+            error to the process that started them.
+    """
+
+    def __init__(self, max_time: str, folder: RunFolder) -> None:
+        self.max_time, self.folder = max_time, folder
+        days, hours, minutes, seconds = map(int, max_time.split(":"))
+        self.limit_s = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+        self._started = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.world_size == 1 and self._is_over():
+            raise time_is_over(self.max_time, self.folder, trainer.max_epochs)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size > 1:
+            trainer.should_stop |= bool(trainer.strategy.broadcast(self._is_over()))
+
+    def _is_over(self) -> bool:
+        return time.monotonic() - self._started > self.limit_s
+
+
 class WeightPictures(Callback):
     """A picture of the weights after each epoch, for families whose weights can be looked at."""
 
@@ -141,8 +185,8 @@ class WeightPictures(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = pl_module.weight_images() if isinstance(pl_module, Classifier) else {}
         if weights and trainer.is_global_zero:
-            epoch = trainer.current_epoch
-            page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch + 1} of {trainer.max_epochs}")
+            epoch = trainer.current_epoch + 1
+            page = weights_picture(weights, f"{type(pl_module).__name__}, epoch {epoch} of {trainer.max_epochs}")
             with replacing(self.folder.weight_picture(epoch)) as part:
                 page.save(part, "PNG")
 
@@ -212,6 +256,23 @@ class EpochReport(Checkpoint):
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def time_is_over(max_time: str, folder: RunFolder, epochs: int | None) -> TimeLimitReached:
+    """The error of a training that had ``max_time`` for so many epochs."""
+    kept = len(read_metrics(folder))
+    more = "" if kept else " Allow more time: no epoch was finished."
+    return TimeLimitReached(
+        f"trainer.max_time={max_time} was over after {kept} of {epochs} epochs; they are kept in {folder.path}. Run the same "
+        f"command again to go on.{more}"
+    )
+
+
+def _ended_early(trainer: Trainer, pl_module: LightningModule) -> bool:
+    """Whether early stopping or the family's own criterion asks the training to end; anybody else's wish is no end."""
+    stops = [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
+    converged = isinstance(pl_module, Classifier) and pl_module.converged
+    return converged or any(stop.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for stop in stops)
 
 
 def _over_processes(trainer: Trainer, count: int) -> int:

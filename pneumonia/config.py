@@ -6,9 +6,11 @@ The nodes that differ by choice (model, optimizer, scheduler, trainer, logger, l
 """
 
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from sys import float_info
 from typing import Any, Final
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -25,8 +27,24 @@ FOREIGN_TO_RESULT: Final = (
 )
 FOREIGN_TO_RESULT_IN_TRAINER: Final = (
     *("accelerator", "devices", "strategy"),
-    *("enable_progress_bar", "benchmark", "detect_anomaly"),
+    *("enable_progress_bar", "benchmark", "detect_anomaly", "max_time"),
 )
+# Arguments of Lightning's Trainer that a run sets itself or could not heed, with what to say instead.
+RUN_SETS_IN_TRAINER: Final = {
+    "max_epochs": "Say max_epochs=N, without trainer.",
+    "overfit_batches": "Say trainer.limit_train_batches=N.",
+    "logger": "Say logger=csv or logger=wandb, without trainer.",
+    **dict.fromkeys(
+        (
+            *("callbacks", "default_root_dir", "enable_checkpointing", "enable_model_summary", "barebones"),
+            *("check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "sync_batchnorm"),
+            *("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "inference_mode", "model_registry"),
+        ),
+        "Leave it out.",
+    ),
+}
+LIMITS: Final = ("limit_train_batches", "limit_val_batches")
+MAX_TIME: Final = re.compile(r"\d+(:[0-5]?\d){3}")
 
 
 @dataclass
@@ -236,6 +254,9 @@ def check_values(plain: Any) -> None:
         if value not in allowed:
             words = ", ".join(allowed)
             raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
+    for key in plain["trainer"]:
+        if key in RUN_SETS_IN_TRAINER:
+            raise ConfigError(f"trainer.{key} is set by the run itself. {RUN_SETS_IN_TRAINER[key]}")
     devices = _lookup(plain, "trainer.devices") or 1
     if devices > 1 and _lookup(plain, "trainer.strategy") == "auto":
         raise ConfigError(
@@ -286,6 +307,23 @@ def check_root(root: Path) -> None:
         raise LayoutError(f"data.root={root} is an empty folder; it must hold the X-rays. Check the path.")
 
 
+def shortening(trainer: Mapping[str, Any]) -> list[str]:
+    """What of a ``trainer`` node leaves batches out of every epoch, as overrides; none for a full training.
+
+    ``trainer.max_steps`` is not among them: whether it shortens a run is known at its end.
+    """
+    limits = {key: trainer.get(key) for key in LIMITS}
+    found = [f"trainer.{key}={value}" for key, value in limits.items() if not _all_batches(value)]
+    if trainer.get("fast_dev_run"):
+        found.append(f"trainer.fast_dev_run={trainer['fast_dev_run']}")
+    return found
+
+
+def _all_batches(limit: Any) -> bool:
+    """Whether a limit of batches is none: 1.0 is all batches, 1 is one."""
+    return limit is None or (isinstance(limit, float) and limit == 1)
+
+
 def resolved(config: DictConfig) -> dict[str, Any]:
     """The config as plain values, without Hydra's own node."""
     plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -312,11 +350,17 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, whole: b
     """A test for a finite number from ``low`` (not itself, with ``above``) to ``high``."""
 
     def good(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            return False
+        if not abs(value) <= float_info.max:  # neither NaN nor a whole number that no float holds
             return False
         return (value > low if above else value >= low) and value <= high
 
     return good
+
+
+def _is_limit(value: Any) -> bool:
+    return _number(0, 1, above=True)(value) if isinstance(value, float) else _number(1, whole=True)(value)
 
 
 RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
@@ -362,8 +406,14 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("trainer.devices", _number(1, whole=True), "a number of processes, 1 or more"),
     ("trainer.gradient_clip_val", _number(0, above=True), "null, or above 0"),
     ("trainer.accumulate_grad_batches", _number(1, whole=True), "a number of batches, 1 or more"),
-    ("trainer.limit_train_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
-    ("trainer.limit_val_batches", _number(0, above=True), "a fraction or a number of batches above 0"),
+    *((f"trainer.{key}", _is_limit, "a fraction above 0, at most 1.0, or a whole number of batches") for key in LIMITS),
+    (
+        "trainer.max_steps",
+        lambda value: value == -1 or _number(1, whole=True)(value),
+        "a number of steps, or -1 for no limit",
+    ),
+    ("trainer.fast_dev_run", lambda value: isinstance(value, bool) or _number(0, whole=True)(value), "true or false"),
+    ("trainer.max_time", lambda value: MAX_TIME.fullmatch(str(value)) is not None, "null, or a time as DD:HH:MM:SS"),
     ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
     ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
     ("backup.every_min", _number(0, above=True), "a number of minutes above 0"),

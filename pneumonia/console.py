@@ -74,5 +74,6 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*srun.*")
     warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # our figures are those of all processes already
+    warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen stages
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="(lightning|torch)")
     warnings.filterwarnings("ignore", category=FutureWarning, module="(lightning|torch)")

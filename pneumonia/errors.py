@@ -6,14 +6,25 @@ name and the message and exits with code 2.
 
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from typing import ClassVar
 
 
 class PneumoniaError(Exception):
-    """Base of everything that this package raises on purpose."""
+    """Base of everything that this package raises on purpose.
+
+    Attributes:
+        exit_code: Of a command that it ends.
+    """
+
+    exit_code: ClassVar[int] = 2
 
 
 class ConfigError(PneumoniaError, ValueError):
     """A configuration key is unknown, or its value is out of range."""
+
+
+class TargetError(ConfigError):
+    """A ``_target_`` names no class that can be used here, or one that may not be imported."""
 
 
 class LayoutError(PneumoniaError, ValueError):
@@ -62,6 +73,12 @@ class TransferError(PneumoniaError, OSError):
 
 class RunError(PneumoniaError, ValueError):
     """A run folder is missing, unfinished, busy, or not what the command needs."""
+
+
+class TimeLimitReached(PneumoniaError, TimeoutError):
+    """``trainer.max_time`` is over; the same command resumes the training. The command line ends as when it is interrupted."""
+
+    exit_code = 130
 
 
 class CheckpointError(PneumoniaError, ValueError):

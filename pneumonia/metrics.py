@@ -1,14 +1,31 @@
 """The metrics of each task: one confusion matrix and one AUROC, and what follows from them. Undefined is never 0."""
 
 import math
+from typing import Any, Final
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAUROC, MulticlassConfusionMatrix
 
 from pneumonia.labels import Task
-from pneumonia.scores import from_confusion
+from pneumonia.scores import LEAST_PROBABILITY, from_confusion, log_likelihood
+
+LEAST_LOG_PROBABILITY: Final = math.log(LEAST_PROBABILITY)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """Torch's ``cross_entropy`` as it is reported: no probability counts as less than ``LEAST_PROBABILITY``.
+
+    A table of predictions holds float32 probabilities, so that this is the loss which everybody finds in it. It is not for
+    training: where it is bounded it has no gradient.
+
+    Args:
+        logits: ``(N, K)``.
+        target: ``(N,)`` class numbers, or ``(N, K)`` probabilities.
+        options: ``weight``, ``reduction`` and ``label_smoothing`` of torch's.
+    """
+    bounded = logits.float().log_softmax(dim=1).clamp_min(LEAST_LOG_PROBABILITY)
+    return nn.functional.cross_entropy(bounded, target, **options)
 
 
 def collection(task: Task, *, ranking: bool = True) -> MetricCollection:
@@ -39,6 +56,4 @@ def summary_of(probability: Tensor, label: Tensor, task: Task) -> dict[str, floa
     """:func:`summary` of predictions at hand: ``(N, K)`` probabilities and ``(N,)`` labels; with the cross-entropy."""
     metrics = collection(task)
     metrics.update(probability, label)
-    likelihood = probability[torch.arange(len(label)), label].double()
-    loss = float(-likelihood.clamp_min(torch.finfo(torch.float32).tiny).log().mean())
-    return {"loss": loss, **summary(metrics, task)}
+    return {"loss": float(-log_likelihood(probability.numpy(), label.numpy()).mean()), **summary(metrics, task)}

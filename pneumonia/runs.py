@@ -2,8 +2,9 @@
 
 import csv
 import json
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
 OF_A_RESULT = ("run_id", "task", "config", "data", "metrics")  # without which no one can use a result
 OF_A_CONFIG = ("task", "image_size", "seed", "data", "split", "model", "trainer", "tta")
 OF_THE_DATA = ("manifest_sha256", "split_sha256")
+COMPLETED, DEBUG = "completed", "debug"  # the status of a result
+OWN = "own"  # data on which a run was trained, in the name of an evaluation
+EVALUATION = re.compile(r"(?P<data>.+)-(?P<part>train|val|test)(?:-tta-(?P<tta>[a-z]+))?")
+SHORT_HASH = 8
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -79,17 +84,46 @@ class RunFolder:
         return self.path / f"split-{sha256[:12]}.parquet"
 
     def weight_picture(self, epoch: int) -> Path:
-        """The weights after an epoch, counted from 0; the file counts from 1, as the screen does."""
-        return self.path / "pictures" / "weights" / f"epoch-{epoch + 1:03d}.png"
+        """The weights after an epoch, counted from 1."""
+        return self.path / "pictures" / "weights" / f"epoch-{epoch:03d}.png"
 
     def predictions(self, part: str) -> Path:
         return self.path / "predictions" / f"{part}.parquet"
 
-    def evaluation(self, part: str, suffix: str) -> Path:
-        return self.path / "evaluation" / f"{part}.{suffix}"
+    def evaluation(self, part: str, suffix: str, data: str = OWN, tta: str = "") -> Path:
+        """A file of an evaluation, which no evaluation of other data or with other views shares.
+
+        Args:
+            part: Of the data.
+            suffix: ``json``, ``parquet``, ``html``.
+            data: :data:`OWN`, or the name of other data from :meth:`name_of_data`.
+            tta: Views, where they are not those of the training.
+        """
+        return self.path / "evaluation" / f"{data}-{part}{f'-tta-{tta}' if tta else ''}.{suffix}"
+
+    def evaluations(self) -> dict[tuple[str, str, str], Path]:
+        """The evaluations in the folder, by data, part and views; see :meth:`evaluation`."""
+        found = {path: EVALUATION.fullmatch(path.stem) for path in sorted((self.path / "evaluation").glob("*.json"))}
+        return {(name["data"], name["part"], name["tta"] or ""): path for path, name in found.items() if name}
+
+    def name_of_data(self, root: Path, manifest_sha256: str) -> str:
+        """``<folder>-<hash>`` for other data: the folder under which the run was first evaluated on these very images."""
+        short = manifest_sha256[:SHORT_HASH]
+        known = [data for data, _, _ in self.evaluations() if data.endswith(f"-{short}")]
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", root.resolve().name).strip("._-")[:40]
+        return known[0] if known else f"{readable or 'data'}-{short}"
 
     def finished(self) -> dict[str, Any] | None:
-        """The result of a finished run; ``None`` while there is none.
+        """The result of a run whose training ended as its config says; ``None`` while there is none.
+
+        Raises:
+            RunError: ``result.json`` is there, but no one can read it.
+        """
+        result = self.ended()
+        return None if result is None or result["status"] != COMPLETED else result
+
+    def ended(self) -> dict[str, Any] | None:
+        """The result of a run with nothing left to train, finished or shortened for debugging; ``None`` while there is none.
 
         Raises:
             RunError: ``result.json`` is there, but no one can read it.
@@ -102,9 +136,10 @@ class RunFolder:
         )
         try:
             found: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-            if found["status"] != "completed":
+            if found["status"] not in {COMPLETED, DEBUG}:
                 return None
-            lacking = [key for key in OF_A_RESULT if key not in found]
+            wanted = (*OF_A_RESULT, "shortened_by") if found["status"] == DEBUG else OF_A_RESULT
+            lacking = [key for key in wanted if key not in found]
             lacking += [f"config.{key}" for key in OF_A_CONFIG if not lacking and key not in found["config"]]
             lacking += [f"data.{key}" for key in OF_THE_DATA if not lacking and key not in found["data"]]
         except (ValueError, KeyError, TypeError) as error:
@@ -167,12 +202,19 @@ def open_run(path: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunError(f"{path} is not a run folder: {_what_instead(path)}")
-    result = folder.finished()
+    result = folder.ended()
+    if result is not None and result["status"] == DEBUG:
+        raise RunError(f"The run in {path} {shortened(result)}. Train it without, or name another run.")
     if result is None:
         raise RunError(
             f"The run in {path} did not finish. Run the same `pneumonia train` again: it goes on where it was."
         )
     return folder, result, dict(result["config"])
+
+
+def shortened(result: Mapping[str, Any]) -> str:
+    """Why the result of a run with status ``debug`` is none, as the end of a sentence."""
+    return f"was shortened for debugging by {some(result['shortened_by'])}, so its metrics and weights are no result"
 
 
 def _what_instead(path: Path) -> str:
@@ -185,16 +227,28 @@ def _what_instead(path: Path) -> str:
     return "it holds no config.yaml. Name the folder that `pneumonia train` printed."
 
 
-def evaluation_identity(run_ids: Sequence[str], tta: str, other_data: str | None = None) -> dict[str, Any]:
-    """What an evaluation was made of; an equal one need not be made again."""
-    return {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "version": version("pneumonia")}
+def evaluation_identity(
+    run_ids: Sequence[str], tta: str, other_data: str | None = None, other_sha256: str | None = None
+) -> dict[str, Any]:
+    """What an evaluation was made of; an equal one need not be made again.
+
+    Args:
+        run_ids: Of the runs that answered.
+        tta: Views that were averaged.
+        other_data: Where other data than the runs' own lie.
+        other_sha256: Of their images and labels.
+    """
+    about = {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "other_sha256": other_sha256}
+    return about | {"version": version("pneumonia")}
 
 
 def is_evaluated(folder: RunFolder, result: dict[str, Any], part: str, tta: str | None) -> bool:
     """Whether a run's own part was evaluated so, since it was last trained."""
-    path = folder.evaluation(part, "json")
-    wanted = evaluation_identity([result["run_id"]], tta or result["config"]["tta"])
-    if read_json(path).get("of") != wanted or not folder.evaluation(part, "parquet").is_file():
+    trained = result["config"]["tta"]
+    views = "" if tta in {None, trained} else str(tta)
+    path = folder.evaluation(part, "json", tta=views)
+    wanted = evaluation_identity([result["run_id"]], tta or trained)
+    if read_json(path).get("of") != wanted or not path.with_suffix(".parquet").is_file():
         return False
     return path.stat().st_mtime >= folder.result.stat().st_mtime
 

@@ -10,6 +10,9 @@ from scipy.stats import rankdata
 
 from pneumonia.labels import Task
 
+LEAST_PROBABILITY: Final = float(
+    np.finfo(np.float32).tiny
+)  # a loss takes none for less: below, float32 has no full precision
 PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
 Floats = NDArray[np.float64]
 
@@ -60,6 +63,17 @@ def confusion_counts(predicted: NDArray[np.int64], label: NDArray[np.int64], cla
     return counts
 
 
+def log_likelihood(probability: NDArray[np.floating], label: NDArray[np.int64]) -> Floats:
+    """The logarithm of each image's probability of its true class, ``(N,)``; cross-entropy is minus its mean.
+
+    Args:
+        probability: ``(N, K)``; what is below :data:`LEAST_PROBABILITY` counts as that, as in every loss that is reported.
+        label: ``(N,)`` class numbers.
+    """
+    likelihood: Floats = probability[np.arange(len(label)), label].astype(np.float64)
+    return np.log(np.maximum(likelihood, LEAST_PROBABILITY))
+
+
 def nullable(values: dict[str, float]) -> dict[str, float | None]:
     """The same with ``None`` for what is undefined, for JSON."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
@@ -91,7 +105,7 @@ def weighted_metrics(probability: Floats, label: NDArray[np.int64], weight: Floa
         ``(R,)`` values of each metric; NaN where undefined.
     """
     images, classes = probability.shape
-    loss = -np.log(np.maximum(probability[np.arange(images), label], np.finfo(np.float32).tiny))
+    loss = -log_likelihood(probability, label)
     cell = np.zeros((images, classes * classes))
     cell[np.arange(images), label * classes + probability.argmax(axis=1)] = 1
     confusion = (weight @ cell).reshape(-1, classes, classes)

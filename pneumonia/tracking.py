@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from pneumonia.charts import Samples, curves, weight_picture
 from pneumonia.console import say, warn
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import read_json, write_json
 from pneumonia.wandb_account import has_key, server, wants_online
@@ -130,8 +130,8 @@ class Mirror:
         for row in rows[self.sent["rows"] :]:
             epoch = int(row["epoch"])
             values: dict[str, Any] = {key: float(value) for key, value in row.items() if value not in {"", "nan"}}
-            values["epoch"] = epoch + 1
-            if progress.get("epochs") == epoch + 1:
+            values["epoch"] = epoch
+            if progress.get("epochs") == epoch:
                 values |= {key: progress[key] for key in ("images_per_s", "peak_memory_mib") if progress.get(key)}
             if self.folder.weight_picture(epoch).is_file():
                 values["weights"] = weight_picture(self.folder.weight_picture(epoch))
@@ -144,13 +144,13 @@ class Mirror:
             return
         self._epochs()
         predictions = self.folder.predictions("val")
-        self.run.log(curves(predictions, result["classes"], samples), step=result["epochs"])
+        self.run.log(curves(predictions, result["classes"], samples), step=result["epochs"] + 1)
         best = {
             f"best/{part}/{key}": value for part, values in result["metrics"].items() for key, value in values.items()
         }
         cost = {f"cost/{key}": value for key, value in result["cost"].items()}
         about = {
-            "best_epoch": result["best_epoch"] + 1,
+            "best_epoch": result["best_epoch"],
             "run_id": result["run_id"],
             "leaky": bool(result["data"]["leaks"]),
         }
@@ -201,7 +201,7 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
     try:
         yield mirror
         code = 0
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimeLimitReached):
         code = INTERRUPTED
         raise
     finally:

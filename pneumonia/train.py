@@ -21,13 +21,24 @@ from pneumonia.announce import announce, show
 from pneumonia.callbacks import (
     EpochReport,
     Recorder,
+    TimeLimit,
     WeightPictures,
     direction,
     peak_memory_mib,
     reset_peak_memory,
+    time_is_over,
 )
 from pneumonia.charts import Samples
-from pneumonia.config import AugmentationConfig, AzureConfig, DataConfig, PhantomConfig, SplitConfig, identity
+from pneumonia.config import (
+    LIMITS,
+    AugmentationConfig,
+    AzureConfig,
+    DataConfig,
+    PhantomConfig,
+    SplitConfig,
+    identity,
+    shortening,
+)
 from pneumonia.console import quiet, say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak
@@ -37,14 +48,21 @@ from pneumonia.data.sheets import by_draw
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
-from pneumonia.errors import CheckpointError, PneumoniaError, RunError
+from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunError
 from pneumonia.labels import TASKS
 from pneumonia.memory import keep_freed_memory
 from pneumonia.models.base import Classifier, Setup
-from pneumonia.models.build import build_classifier, check_family, check_processes, family_of, load_classifier
+from pneumonia.models.build import (
+    build_classifier,
+    check_family,
+    check_processes,
+    family_of,
+    load_classifier,
+    own_targets,
+)
 from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import predict_part, table_metrics
-from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writable
+from pneumonia.runs import COMPLETED, DEBUG, RunFolder, read_metrics, run_identity, shortened, versions, writable
 from pneumonia.scores import arrays, confusion_counts, nullable
 from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import replacing
@@ -82,6 +100,7 @@ def train(
     Raises:
         PneumoniaError: Bad data, a bad setting, a folder that can't be written; before anything is trained.
         Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
+        TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
     """
     writable(Path(config["runs_dir"]))
     run = _prepare(config, shelf or Shelf())
@@ -90,14 +109,15 @@ def train(
     if opened is not None:
         opened(folder)
     with folder.held():
-        done = None if config["force"] else folder.finished()
+        done = None if config["force"] else folder.ended()
         if done is not None:
             if not folder.best.is_file():
                 raise RunError(
                     f"The run in {folder.path} is finished, but {folder.best.name} is gone from it. Say force=true to train it "
                     "again."
                 )
-            show(done, folder, "This run is finished; nothing was trained. Say force=true to train it again.")
+            what = "is finished" if done["status"] == COMPLETED else shortened(done)
+            show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
             return done
         if config["force"]:
             folder.clear()
@@ -109,14 +129,40 @@ def train(
             if mirror is not None and any(config["augmentation"].values()):
                 mirror.picture("augmentation", _drawn(config, run.data))
             recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
+            _check_end(config, recorder, folder)
             result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
             folder.finish(result)
             if mirror is not None:
-                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch)]
+                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
                 mirror.result(result, Samples(pixels, config["logger"]["samples"]))
-    show(result, folder)
+    note = "" if result["status"] == COMPLETED else f"This run {shortened(result)}: no other command accepts it."
+    show(result, folder, note)
     return result
+
+
+def _check_end(config: dict[str, Any], recorder: Recorder, folder: RunFolder) -> None:
+    """Refuses a result where the training ended before its config says, and is not said to be shortened.
+
+    Raises:
+        TimeLimitReached: ``trainer.max_time`` was over, in several processes that train together.
+        RunError: Something else has stopped the training.
+    """
+    epochs, trainer = len(read_metrics(folder)), config["trainer"]
+    if recorder.stopped or recorder.out_of_steps or trainer.get("fast_dev_run") or epochs >= config["max_epochs"]:
+        return
+    if trainer.get("max_time") is not None:
+        raise time_is_over(trainer["max_time"], folder, config["max_epochs"])
+    raise RunError(
+        f"Something has stopped the training after {epochs} of {config['max_epochs']} epochs, and it was not early stopping. "
+        f"They are kept in {folder.path}. Run the same command again to go on."
+    )
+
+
+def _shortened_by(config: dict[str, Any], recorder: Recorder) -> list[str]:
+    """What has shortened a training, as overrides; none where it was full."""
+    steps = config["trainer"].get("max_steps", -1)
+    return [*shortening(config["trainer"]), *([f"trainer.max_steps={steps}"] if recorder.out_of_steps else [])]
 
 
 def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
@@ -126,7 +172,6 @@ def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
         Exception: Whatever the run itself would raise.
     """
     run = _prepare(config, shelf)
-    run.classifier.most_batches = run.data.most_batches()
     one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
     words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
     trainer = _trainer(words, config, [_OneEpoch()])
@@ -151,9 +196,12 @@ def check_settings(config: dict[str, Any]) -> None:
     check_tracking(config["logger"])
     check_device(config["trainer"])
     check_family(config)
-    classifier = build_classifier(config["model"], _setup(config))
+    own = own_targets(config)
+    classifier = build_classifier(config["model"], _setup(config), own)
     check_processes(classifier, config)
-    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"]), config["scheduler"], 1, 1)
+    if config["batch_size"] == 1 and not classifier.whole_part:
+        classifier.check_single_images()
+    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"], own), config["scheduler"], 1, 1)
 
 
 @dataclass(frozen=True)
@@ -183,11 +231,27 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     data = _data_module(config, images, divided.split)
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
     check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
+    _check_limits(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
-    classifier = build_classifier(config["model"], _setup(config, data))
+    classifier = build_classifier(config["model"], _setup(config, data), own_targets(config))
     if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
     return _Prepared(classifier, data, divided.split, divided.leaks, hashes)
+
+
+def _check_limits(config: dict[str, Any], data: XRayData) -> None:
+    """Refuses a fraction of the batches that leaves none.
+
+    Raises:
+        ConfigError: With the number of batches there are.
+    """
+    epochs = range(config["max_epochs"] if data.rotate_every else 1)
+    for key, batches in zip(LIMITS, (data.train_batches, data.val_batches), strict=True):
+        limit, fewest = config["trainer"].get(key), min(batches(epoch) for epoch in epochs)
+        if isinstance(limit, float) and int(limit * fewest) == 0:
+            raise ConfigError(
+                f"trainer.{key}={limit} of {fewest} batches leaves none. Say a whole number of batches, or a larger fraction."
+            )
 
 
 def data_config(config: dict[str, Any]) -> DataConfig:
@@ -224,7 +288,7 @@ def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
 
 def _known(config: dict[str, Any]) -> dict[str, Any]:
     """What of the config can change the result; a file of weights counts by its content."""
-    model = family_of(config["model"]).identity(config["model"])
+    model = family_of(config["model"], own_targets(config)).identity(config["model"])
     return identity({**config, "model": model})
 
 
@@ -238,7 +302,7 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         config["seed"],
         config["num_workers"],
         config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
-        family_of(config["model"]).whole_part,
+        family_of(config["model"], own_targets(config)).whole_part,
         config["augmenter"],
     )
 
@@ -270,8 +334,9 @@ def _fit(
     if patience is not None:
         least = config["early_stopping"]["min_delta"]
         callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
-    classifier.most_batches = data.most_batches()
     words = dict(config["trainer"])
+    if words.get("max_time") is not None:
+        callbacks.append(TimeLimit(words["max_time"], folder))
     if words["enable_progress_bar"]:
         callbacks.append(EpochReport(recorder))
     callbacks += more
@@ -321,7 +386,7 @@ def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]
     precision = precision_on(device, words["precision"])
     settle(device, precision)
     return Trainer(
-        **{**words, "precision": precision, "enable_progress_bar": False},
+        **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None},  # see TimeLimit
         max_epochs=config["max_epochs"],
         sync_batchnorm=words["devices"] > 1,
         logger=False,
@@ -367,18 +432,20 @@ def _result(
     folder: RunFolder,
 ) -> dict[str, Any]:
     device = device_of(config["trainer"])
-    best = load_classifier(folder.best, config["task"])
-    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch)
+    best = load_classifier(folder.best, config["task"], own_targets(config))
+    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = arrays(predictions, data.task.classes)
     confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
     price = config["usd_per_hour"]
     history = read_metrics(folder)
-    row = history[recorder.best_epoch]
+    row = history[recorder.best_epoch - 1]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
+    shortened_by = _shortened_by(config, recorder)
     return {
-        "status": "completed",
+        "status": DEBUG if shortened_by else COMPLETED,
+        "shortened_by": shortened_by,
         "name": config["name"],
         "run_id": run_id,
         "task": config["task"],

@@ -37,6 +37,15 @@ BAD = [
     ("model=null", r"A group of config files needs a name, not null"),
     ("swa=0.5 early_stopping.patience=2", r"swa=0.5 with early_stopping.patience=2: the run may stop before"),
     ("runs_dir=/proc/none/runs", r"StorageError: Can't write /proc/none/runs: no file or folder can be made there"),
+    ("trainer.limit_train_batches=0", r"trainer.limit_train_batches=0 is out of range: it must be a fraction above 0"),
+    (
+        "trainer.limit_train_batches=1.5",
+        r"trainer.limit_train_batches=1.5 is out of range: it must be a fraction above 0",
+    ),
+    ("trainer.limit_val_batches=true", r"trainer.limit_val_batches=True is out of range"),
+    ("trainer.max_time=5", r"trainer.max_time=5 is out of range: it must be null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_steps=0", r"trainer.max_steps=0 is out of range: it must be a number of steps, or -1"),
+    ("trainer.fast_dev_run=often", r"trainer.fast_dev_run=often is out of range: it must be true or false"),
     ("+trainer.foo=1", r"trainer.foo is not a key of trainer=default"),
     ("experiment=article/fnal", r"experiment=article/fnal is not known.*'article/final'"),
     ("task=foo", r"task=foo is not known; choose one of subtype, pneumonia"),
@@ -76,6 +85,22 @@ def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, mes
     assert re.search(message, last), last
     assert "Traceback" not in err
     assert not list(tmp_path.rglob("*.*")), "nothing half-written"
+
+
+def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, cache_dir, tmp_path):
+    small = [
+        "model=mlp",
+        "image_size=16",
+        "data.phantom.patients=24",
+        "trainer.accelerator=cpu",
+        f"cache_dir={cache_dir}",
+    ]
+    limited = ["train", *small, f"runs_dir={tmp_path}", "trainer.max_time=00:00:00:00"]
+    code, _, err = _run(limited, monkeypatch, capsys)
+    assert code == 130
+    assert "TimeLimitReached: trainer.max_time=00:00:00:00 was over after 0 of 10 epochs" in err
+    assert "Run the same command again to go on. Allow more time" in err
+    assert not list(tmp_path.rglob("result.json"))
 
 
 def test_a_typo_inside_an_experiment_file_is_refused(monkeypatch, capsys, tmp_path):
@@ -121,7 +146,7 @@ def test_doctor_finds_a_folder_that_is_no_data(monkeypatch, capsys, tmp_path, ph
     assert code == 1
     assert "PROBLEM  data" in out
     code, out, _ = _run(["doctor", f"data.root={phantoms}"], monkeypatch, capsys)
-    assert "NORMAL" in out
+    assert out.index("(NORMAL ") < out.index(", VIRUS ") < out.index(", BACTERIA "), "in the order of the task"
     assert "60 patients" in out
     assert not list(tmp_path.iterdir()), "doctor leaves nothing behind"
 

@@ -9,8 +9,8 @@ from sklearn import metrics as sk
 
 from pneumonia.calibration import calibration
 from pneumonia.labels import TASKS
-from pneumonia.metrics import collection, summary, summary_of
-from pneumonia.scores import confusion_counts, nullable, weighted_metrics
+from pneumonia.metrics import collection, cross_entropy, summary, summary_of
+from pneumonia.scores import LEAST_PROBABILITY, confusion_counts, nullable, weighted_metrics
 from pneumonia.statistics import bootstrap_intervals
 
 
@@ -142,3 +142,33 @@ def test_calibration_by_hand_and_brier_as_scikit_learn():
     found = calibration(probability, label)
     assert found["ece"] == pytest.approx((abs(0.9 - 0.5) * 2 + abs(0.7 - 1) + abs(0.6 - 1)) / 4)
     assert found["brier"] == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]))
+
+
+@pytest.mark.parametrize("scale", [1, 10, 30, 1e3, 1e14])
+def test_loss_of_logits_is_the_loss_of_their_probabilities(scale):
+    rng = np.random.default_rng(1)
+    label = rng.integers(0, 3, 200)
+    logits = torch.from_numpy(scale * rng.uniform(-1, 1, (200, 3)).astype(np.float32))
+    target = torch.from_numpy(label)
+    loss = float(cross_entropy(logits, target))
+    exact = torch.nn.functional.cross_entropy(logits.double(), target, reduction="none").numpy()
+    assert loss == pytest.approx(np.minimum(exact, -math.log(LEAST_PROBABILITY)).mean(), rel=1e-5)
+    probability = logits.softmax(dim=1)
+    from_table = weighted_metrics(probability.numpy().astype(float), label, np.ones((1, 200)), TASKS["subtype"])
+    assert from_table["loss"][0] == pytest.approx(loss, rel=1e-5)
+    assert summary_of(probability, target, TASKS["subtype"])["loss"] == pytest.approx(loss, rel=1e-5)
+    if scale <= 30:  # no probability is below the bound
+        assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target)), rel=1e-6)
+    if scale <= 10:  # scikit-learn bounds them at 2.2e-16
+        assert loss == pytest.approx(sk.log_loss(label, logits.double().softmax(dim=1).numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options", [{"weight": torch.tensor([1.0, 2.0, 3.0])}, {"label_smoothing": 0.1}, {"reduction": "sum"}]
+)
+def test_reported_loss_weighs_and_smooths_as_torch_does(options):
+    logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    blend = torch.rand(50, 3).softmax(dim=1)
+    for target in (torch.arange(50) % 3, blend):
+        reference = torch.nn.functional.cross_entropy(logits, target, **options)
+        assert float(cross_entropy(logits, target, **options)) == pytest.approx(float(reference), rel=1e-5)

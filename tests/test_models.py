@@ -4,19 +4,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from builders import quick_fit
+from builders import few_images, quick_fit
 
 from pneumonia import callbacks
 from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.labels import TASKS
 from pneumonia.models.activations import ACTIVATIONS
 from pneumonia.models.base import Setup
+from pneumonia.models.batch_norm import has_batch_norm
 from pneumonia.models.build import build_classifier, family_of, load_classifier
 from pneumonia.models.pseudo_resnet import ResidualNetwork
-from pneumonia.train import train
+from pneumonia.train import check_settings, train
 
 
 class Killed(Exception):
@@ -93,6 +94,67 @@ def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_pat
     assert cut["metrics"] == whole["metrics"]
 
 
+def _single(family, compose):
+    """The smallest images of a family, whose last maps are single pixels, and its config node."""
+    return compose(f"model={family}")["model"], 16 if family == "backbone" else 8
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("every", [1, 2])
+def test_last_batch_of_one_image_trains(family, every, compose):
+    node, side = _single(family, compose)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, side, side)).astype(np.uint8)
+    data = few_images(pixels, ["NORMAL", "VIRUS", "BACTERIA"] * 3, batch_size=4)
+    classifier = build_classifier(node, Setup("pneumonia", image_size=side, mixup=0.0 if _own_rule(node) else 0.2))
+    trainer = quick_fit(classifier, data, 2, accumulate_grad_batches=1 if _own_rule(node) else every)
+    assert trainer.num_training_batches == (1 if classifier.whole_part else 2)
+    assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
+
+
+def _own_rule(node) -> bool:
+    return bool(family_of(node).own_rule)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
+    node, side = _single(family, compose)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, side, side)).astype(np.uint8)
+    classifier = build_classifier(node, Setup("pneumonia", image_size=side))
+    data = few_images(pixels, ["NORMAL", "VIRUS", "VIRUS"], batch_size=1)
+    config = compose(f"model={family}", "task=pneumonia", f"image_size={side}", "batch_size=1")
+    if has_batch_norm(classifier.network):
+        with pytest.raises(ConfigError, match=r"A training batch has one image.* Say batch_size=2"):
+            quick_fit(classifier, data, 1)
+        with pytest.raises(ConfigError, match=r"A training batch has one image"):
+            check_settings(config)
+    else:
+        quick_fit(classifier, data, 1)
+        check_settings(config)
+
+
+def test_a_training_set_of_one_image_is_refused_by_name(compose):
+    classifier = build_classifier(compose()["model"], Setup("pneumonia", image_size=8))
+    with pytest.raises(ConfigError, match="A training batch has one image"):
+        quick_fit(classifier, few_images(np.zeros((1, 8, 8), np.uint8), ["VIRUS"]), 1)
+
+
+def test_one_image_a_batch_trains_on_maps_of_several_pixels(compose):
+    check_settings(compose("batch_size=1", "image_size=32"))
+    check_settings(compose("batch_size=1", "model=backbone", "model.frozen_epochs=null"))
+    with pytest.raises(ConfigError, match="A training batch has one image"):
+        check_settings(compose("batch_size=1", "model=backbone", "model.frozen_epochs=1"))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_a_share_of_no_image_adds_zero_gradients(name):
+    node = {"_target_": "pneumonia.models.backbone.Backbone", "name": name}
+    classifier = build_classifier(node, Setup("subtype", image_size=32))
+    logits = classifier.trained_logits(torch.zeros(0, 1, 32, 32, dtype=torch.uint8))
+    assert logits.shape == (0, 3)
+    logits.sum().backward()
+    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in classifier.parameters())
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_trains_at_other_precisions(family, precision, compose, two_batches):
@@ -144,6 +206,6 @@ def test_a_checkpoint_of_another_task_or_of_nobody_is_refused(finished, tmp_path
         load_classifier(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_can_not_call_what_is_no_family(tmp_path):
-    with pytest.raises(ConfigError, match="is not a family"):
+def test_a_checkpoint_can_not_call_what_is_no_family():
+    with pytest.raises(TargetError, match="was not imported"):
         build_classifier({"_target_": "subprocess.Popen", "args": ["true"]}, Setup("subtype"))

@@ -2,10 +2,15 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from builders import few_images, quick_fit
+from lightning.pytorch.callbacks import Callback
 
 from pneumonia.errors import ConfigError
+from pneumonia.models.base import Setup
+from pneumonia.models.build import build_classifier
 from pneumonia.optim import build_optimizer, build_schedule
 
 LR, EPOCHS, STEPS = 0.06, 30, 300
@@ -85,6 +90,95 @@ def test_one_cycle_climbs_to_the_rate_by_step_and_ends_near_zero_for_every_optim
     assert rates[-1] < LR / 1000
 
 
+class _Rates(Callback):
+    """The learning rate of each optimizer step."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+MLP = {"_target_": "pneumonia.models.mlp.MLP", "hidden": [2]}
+ONE_CYCLE = {"_target_": "pneumonia.optim.one_cycle", "warmup": 0.3}
+
+
+def _fitted(data, epochs, **options):
+    """A trainer after its last step, and the rate of each step."""
+    noted = _Rates()
+    optimizer = {"_target_": "torch.optim.SGD", "lr": LR, "momentum": 0.9}
+    classifier = build_classifier(MLP, Setup("pneumonia", image_size=8, optimizer=optimizer, scheduler=ONE_CYCLE))
+    return quick_fit(classifier, data, epochs, callbacks=[noted], **options), noted.rates
+
+
+def _closed_form(steps):
+    optimizer = _optimizer("SGD", momentum=0.9)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps, pct_start=0.3)
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    return rates
+
+
+def _few(images, **more):
+    pixels = np.random.default_rng(0).integers(0, 256, (images, 8, 8)).astype(np.uint8)
+    return few_images(pixels, (["NORMAL", "VIRUS"] * images)[:images], **more)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({}, 3 * 5),  # 21 images in batches of 4: the last has five
+        ({"limit_train_batches": 2}, 3 * 2),
+        ({"limit_train_batches": 0.5}, 3 * 2),
+        ({"limit_train_batches": 100}, 3 * 5),
+        ({"accumulate_grad_batches": 2}, 3 * 3),
+        ({"accumulate_grad_batches": 3, "limit_train_batches": 4}, 3 * 2),
+        ({"accumulate_grad_batches": 100}, 3 * 1),
+        ({"max_steps": 7}, 7),
+        ({"max_steps": 4, "accumulate_grad_batches": 2, "limit_train_batches": 3}, 4),
+        ({"fast_dev_run": 2}, 2),
+    ],
+)
+def test_one_cycle_is_as_long_as_the_steps_taken(options, steps):
+    trainer, rates = _fitted(_few(21, batch_size=4), 3, **options)
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == trainer.global_step == len(rates) == steps
+    assert rates == pytest.approx(_closed_form(steps), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"accumulate_grad_batches": 3},
+        {"limit_train_batches": 4},
+        {"limit_train_batches": 0.5, "accumulate_grad_batches": 2},
+        {"max_steps": 9},
+    ],
+)
+@pytest.mark.parametrize("every", [1, 2])
+def test_one_cycle_is_the_sum_of_rotating_folds(every, options):
+    data = _few(23, batch_size=4, rotate_every=every)
+    data.split["fold"] = np.repeat([0, 1, 2, 0, 1, 2], [2, 7, 14, 3, 4, 16])
+    data.split["part"] = np.where(data.split["fold"] == 0, "val", "train")
+    trainer, rates = _fitted(data, 5, reload_dataloaders_every_n_epochs=1, **options)
+    assert trainer.lr_scheduler_configs[0].scheduler.total_steps == trainer.global_step == len(rates)
+    assert rates == pytest.approx(_closed_form(len(rates)), rel=1e-9)
+    assert len({data.train_batches(epoch) for epoch in range(5)}) > 1, "the case would show nothing"
+
+
+@pytest.mark.parametrize("options", [{"limit_train_batches": 3}, {"max_steps": 4}, {}])
+def test_one_cycle_is_as_long_as_steps_taken_by_hand(options):
+    online = {"_target_": "pneumonia.models.perceptron.Perceptron"}
+    classifier = build_classifier(online, Setup("pneumonia", image_size=8, scheduler=ONE_CYCLE))
+    trainer = quick_fit(classifier, _few(21, batch_size=4), 2, **options)
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    assert schedule.total_steps == trainer.global_step == schedule.last_epoch
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -96,7 +190,7 @@ def test_one_cycle_climbs_to_the_rate_by_step_and_ends_near_zero_for_every_optim
 )
 def test_a_wrong_optimiser_is_refused_by_name(config, message):
     with pytest.raises(ConfigError, match=message):
-        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config, own=["torch.nn.Linear"])
 
 
 def test_a_wrong_schedule_is_refused_by_name():

@@ -78,9 +78,13 @@ def pair(compose, cache_dir, phantoms, tmp_path_factory):
     return _folder(one), _folder(two), done.stderr
 
 
-def test_neither_part_can_be_shared_evenly_and_the_last_batch_leaves_one_process_without_an_image(pair):
-    one, _, _ = pair
+def test_neither_part_is_shared_evenly_and_a_last_batch_of_one_is_merged(pair):
+    one, two, _ = pair
     assert one.finished()["data"]["train"] % 69 == 1
+    steps = one.finished()["data"]["train"] // 69 * 2
+    for folder in (one, two):
+        saved = torch.load(folder.last, weights_only=True)
+        assert saved["global_step"] == saved["lr_schedulers"][0]["total_steps"] == steps
     assert one.finished()["data"]["val"] % 2 == 1
 
 
@@ -100,6 +104,29 @@ def test_weights_and_predictions_are_those_of_one_process(pair):
     mine, other = (pd.read_parquet(folder.predictions("val")) for folder in (two, one))
     assert mine["image_id"].tolist() == other["image_id"].tolist()
     np.testing.assert_allclose(mine.filter(like="prob_"), other.filter(like="prob_"), atol=1e-4)
+
+
+def test_processes_train_a_head_alone(cache_dir, tmp_path):
+    words = ["model=backbone", "model.name=test_vit", "model.frozen_epochs=null", "data.phantom.patients=24"]
+    process = _started(cache_dir, tmp_path, *words, "batch_size=16", "max_epochs=2")
+    told = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, told
+
+
+def test_processes_stop_together_when_time_is_over(cache_dir, tmp_path):
+    words = [
+        "model=simple_cnn",
+        "model.width=16",
+        "data.phantom.patients=24",
+        "max_epochs=3",
+        "trainer.max_time=00:00:00:00",
+    ]
+    for kept in (1, 2):
+        process = _started(cache_dir, tmp_path, *words)
+        told = process.communicate(timeout=300)[1]
+        assert process.returncode == 130, told
+        assert f"was over after {kept} of 3 epochs" in told
+        assert not list(tmp_path.rglob("result.json"))
 
 
 def test_it_is_the_same_run_with_every_file_once(pair):

@@ -76,6 +76,9 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     for name in ("val/loss", "val/accuracy", "train/loss", "lr"):
         assert [row[name] for row in logged] == pytest.approx(history[name].tolist())
     assert all(row["images_per_s"] > 0 and row["peak_memory_mib"] > 0 for row in logged)
+    assert history["epoch"].tolist() == [1, 2]
+    assert summary["summary"]["best_epoch"] == result["best_epoch"]
+    assert sorted(path.name for path in folder.glob("pictures/weights/*")) == ["epoch-001.png", "epoch-002.png"]
     assert summary["summary"]["best/val/accuracy"] == result["metrics"]["val"]["accuracy"]
     assert summary["summary"]["cost/usd"] == pytest.approx(result["cost"]["fit_s"] / 3600 * 0.4, abs=1e-6)
     assert _records(segment, "stats"), "the system's own figures"

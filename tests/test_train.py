@@ -10,22 +10,34 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
+from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
 from pneumonia import callbacks
 from pneumonia.cli.predict import predict
-from pneumonia.config import identity
+from pneumonia.config import RUN_SETS_IN_TRAINER, check_values, identity
 from pneumonia.data.datamodule import load_images
 from pneumonia.data.dataset import XRays
 from pneumonia.data.scaling import fit_scaling, histogram
-from pneumonia.errors import CheckpointError, LabelError, RunError, SplitLeakageError, StorageError
+from pneumonia.errors import (
+    CheckpointError,
+    ConfigError,
+    LabelError,
+    RunError,
+    SplitLeakageError,
+    StorageError,
+    TimeLimitReached,
+)
 from pneumonia.evaluate import Request, evaluate
 from pneumonia.models.build import load_classifier
+from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder, open_run, run_identity, writable
 from pneumonia.train import Interrupted, data_config, train
 
@@ -63,8 +75,9 @@ def test_a_finished_run_holds_every_promised_file(finished):
 def test_the_result_is_the_metrics_of_the_best_epoch(finished):
     result = json.loads((finished / "result.json").read_text())
     history = pd.read_csv(finished / "metrics.csv")
-    assert history["val/loss"].idxmin() == result["best_epoch"]
-    row = history.loc[result["best_epoch"]]
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["val/loss"].idxmin() + 1 == result["best_epoch"]
+    row = history.loc[result["best_epoch"] - 1]
     for name, value in result["metrics"]["val"].items():
         expected = row[f"val/{name}"]
         assert value is None if np.isnan(expected) else value == pytest.approx(expected, abs=1e-6)
@@ -91,7 +104,7 @@ def test_the_result_holds_the_confusion_of_its_predictions(finished):
 def test_another_metric_may_choose_the_best_epoch(monitor, compose, tmp_path):
     result = train(compose(f"monitor={monitor}", "max_epochs=5", "optimizer.lr=1e-2", runs_dir=tmp_path))
     values = pd.read_csv(_folder(result, tmp_path).metrics)[monitor]
-    assert result["best_epoch"] == (values.idxmin() if monitor == "val/loss" else values.idxmax())
+    assert result["best_epoch"] == 1 + (values.idxmin() if monitor == "val/loss" else values.idxmax())
 
 
 def test_early_stopping_heeds_the_monitor(compose, tmp_path):
@@ -113,9 +126,10 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
     "words",
     [
         ["scheduler=one_cycle"],
+        ["trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
         ["scheduler=exponential", "num_workers=1"],
         [*ROTATING, "num_workers=1"],
-        [*ROTATING, "split.every=2", "normalisation=zscore"],
+        [*ROTATING, "split.every=2", "normalisation=zscore", "trainer.accumulate_grad_batches=2"],
     ],
 )
 def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path, monkeypatch):
@@ -136,6 +150,36 @@ def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(w
     cut = train(compose(*words, runs_dir=tmp_path / "cut"))
     assert cut["metrics"] == whole["metrics"]
     one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
+    assert one.metrics.read_text() == other.metrics.read_text()
+    assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["model.frozen_epochs=null"],
+        ["model.frozen_epochs=1", "ema=0.9"],
+        ["model.frozen_epochs=1", "model.unfreeze_every=1", "swa=0.3", "scheduler=none"],
+        ["model.frozen_epochs=2", "model.layer_decay=0.5", "model.head_lr=2", "model.drop_path=0.3"],
+    ],
+)
+def test_unfreezing_cut_in_every_epoch_ends_as_uncut(options, compose, tmp_path, monkeypatch):
+    options = ["model=backbone", "model.name=test_resnet", "data.phantom.patients=24", "max_epochs=4", *options]
+    uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
+    plain = callbacks.Recorder.on_train_batch_end
+    for epoch in range(4):
+
+        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
+            plain(self, trainer, module, outputs, batch, index)
+            if trainer.current_epoch == epoch:
+                raise Killed
+
+        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(compose(*options, runs_dir=tmp_path / "cut"))
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    cut = train(compose(*options, runs_dir=tmp_path / "cut"))
+    one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
     assert one.metrics.read_text() == other.metrics.read_text()
     assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
 
@@ -198,6 +242,120 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(compose, tmp_path, monkeypatch
     monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     assert train(compose(runs_dir=tmp_path))["epochs"] == 2
+
+
+TINY = ("image_size=16", "data.phantom.patients=24", "batch_size=8", "model=mlp")
+
+
+def _clock(monkeypatch, of_batch: float = 1.0):
+    """Each training batch takes so many seconds of the clock that limits the time."""
+    now = [0.0]
+    plain = callbacks.Recorder.on_train_batch_end
+
+    def tick(self, *arguments):
+        now[0] += of_batch
+        plain(self, *arguments)
+
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", tick)
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
+
+
+@pytest.mark.parametrize("options", [[], ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2", "ema=0.9"]])
+def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose, tmp_path, monkeypatch):
+    options = [*TINY, "max_epochs=4", *options]
+    uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
+    _clock(monkeypatch)
+    for limit, epochs in (("00:00:00:02", 0), ("00:00:00:10", 1), ("00:00:00:10", 2)):
+        with pytest.raises(
+            TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*same command"
+        ):
+            train(compose(*options, f"trainer.max_time={limit}", runs_dir=tmp_path / "cut"))
+        assert not list(tmp_path.glob("cut/*/*/result.json"))
+        (folder,) = tmp_path.glob("cut/*/*/config.yaml")
+        with pytest.raises(RunError, match="did not finish"):
+            open_run(folder.parent)
+    cut = train(compose(*options, "trainer.max_time=01:00:00:00", runs_dir=tmp_path / "cut"))
+    assert (cut["run_id"], cut["status"], cut["metrics"]) == (uncut["run_id"], "completed", uncut["metrics"])
+    one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
+    assert one.metrics.read_text() == other.metrics.read_text()
+    again = train(compose(*options, "trainer.max_time=00:00:00:01", runs_dir=tmp_path / "cut"))
+    assert again["status"] == "completed", "the limit is of training alone, and nothing is left to train"
+
+
+def test_early_stopping_within_the_time_completes_a_run(compose, tmp_path):
+    patience = ["early_stopping.patience=1", "early_stopping.min_delta=10", "trainer.max_time=01:00:00:00"]
+    result = train(compose(*TINY, "max_epochs=9", *patience, runs_dir=tmp_path))
+    assert (result["status"], result["epochs"]) == ("completed", 2)
+
+
+def test_a_stop_from_elsewhere_completes_no_run(compose, tmp_path):
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            trainer.should_stop = True
+
+    with pytest.raises(RunError, match=r"Something has stopped the training after 1 of 2 epochs"):
+        train(compose(*TINY, runs_dir=tmp_path), callbacks=[Stop()])
+    assert train(compose(*TINY, runs_dir=tmp_path))["epochs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "epochs"),
+    [
+        ("trainer.limit_train_batches=2", 2),
+        ("trainer.limit_train_batches=1", 2),
+        ("trainer.limit_train_batches=0.5", 2),
+        ("trainer.limit_val_batches=1", 2),
+        ("trainer.max_steps=3", 1),
+        ("trainer.max_steps=8", 2),
+        ("trainer.fast_dev_run=true", 1),
+    ],
+)
+def test_a_shortened_run_is_recorded_as_debug(option, epochs, compose, tmp_path, capsys):
+    result = train(compose(*TINY, option, runs_dir=tmp_path))
+    assert (result["status"], result["shortened_by"], result["epochs"]) == (
+        "debug",
+        [option.replace("true", "True")],
+        epochs,
+    )
+    folder = _folder(result, tmp_path)
+    assert json.loads(folder.result.read_text())["status"] == "debug"
+    with pytest.raises(RunError, match=rf"was shortened for debugging by {option[:20]}"):
+        open_run(folder.path)
+    with pytest.raises(RunError, match=r"was shortened for debugging"):
+        gather([tmp_path])
+    capsys.readouterr()
+    assert train(compose(*TINY, option, runs_dir=tmp_path))["metrics"] == result["metrics"]
+    assert "was shortened for debugging by" in capsys.readouterr().err
+    full = train(compose(*TINY, runs_dir=tmp_path))
+    assert (full["status"], full["epochs"]) == ("completed", 2)
+    assert full["run_id"] != result["run_id"]
+
+
+def test_limits_that_leave_nothing_out_complete_a_run(compose, tmp_path):
+    full = ["trainer.limit_train_batches=1.0", "trainer.max_steps=1000", "trainer.fast_dev_run=false"]
+    assert train(compose(*TINY, *full, runs_dir=tmp_path))["status"] == "completed"
+
+
+def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
+    result = train(compose(*TINY, runs_dir=tmp_path))
+    steps = torch.load(_folder(result, tmp_path).last, weights_only=True)["global_step"]
+    exact = train(compose(*TINY, f"trainer.max_steps={steps}", runs_dir=tmp_path))
+    assert (exact["status"], exact["metrics"]) == ("completed", result["metrics"])
+    assert train(compose(*TINY, f"trainer.max_steps={steps - 1}", runs_dir=tmp_path))["status"] == "debug"
+
+
+def test_a_fraction_that_leaves_no_batch_is_refused_by_name(compose, tmp_path):
+    for key in ("limit_train_batches", "limit_val_batches"):
+        with pytest.raises(ConfigError, match=rf"trainer.{key}=0.01 of \d batches leaves none"):
+            train(compose(*TINY, f"trainer.{key}=0.01", runs_dir=tmp_path))
+
+
+@pytest.mark.parametrize("key", RUN_SETS_IN_TRAINER)
+def test_what_a_run_sets_in_the_trainer_is_refused_by_name(key, compose):
+    config = compose()
+    config["trainer"][key] = 1
+    with pytest.raises(ConfigError, match=rf"trainer.{key} is set by the run itself"):
+        check_values(config)
 
 
 def test_force_trains_a_finished_run_again(compose, tmp_path):
@@ -299,6 +457,26 @@ def test_a_run_that_diverges_ends_with_null_and_not_with_a_crash(compose, tmp_pa
     assert result["status"] == "completed"
 
 
+@pytest.mark.parametrize(
+    "options", [["model=mlp"], ["model=mlp", "ema=0.9", "tta=flip"], ["model=logistic_regression", "model.C=1e12"]]
+)
+def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_path):
+    extreme = ["optimizer=sgd", "optimizer.lr=1000", "scheduler=none", "max_epochs=2", "normalisation=zscore"]
+    config = compose("task=pneumonia", *extreme, *options, runs_dir=tmp_path)
+    result = train(config)
+    folder = _folder(result, tmp_path)
+    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result["best_epoch"]]
+    table = pd.read_parquet(folder.predictions("val"))
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"])))
+    likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
+    expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
+    assert expected > 1, "the case would show nothing"
+    assert row["val/loss"] == pytest.approx(expected, rel=1e-5)
+    assert result["metrics"]["val"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert report["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert row["train/loss"] < 88
+
+
 def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, tmp_path):
     for path in phantoms.rglob("*.jpeg"):
         part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
@@ -331,10 +509,10 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     folder = _folder(result, tmp_path)
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     predictions = pd.read_parquet(folder.predictions("val"))
-    fold = result["best_epoch"] % 3
+    fold = (result["best_epoch"] - 1) % 3
     assert set(predictions["image_id"]) == set(split["image_id"][split["fold"] == fold])
     history = pd.read_csv(folder.metrics)
-    assert history["val/loss"][result["best_epoch"]] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
+    assert history["val/loss"][result["best_epoch"] - 1] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
     leak = next(leak for leak in result["data"]["leaks"] if leak["part"] == "val")
     assert leak["images"] == leak["of"] == result["data"]["val"]
     report = evaluate(Request(folder.path, "val", cache_dir=Path(compose()["cache_dir"])))
@@ -358,11 +536,35 @@ def test_in_each_epoch_all_folds_but_the_validating_one_train(compose, tmp_path,
         assert seen[epoch, len(trained)] == trained
 
 
-def test_one_cycle_has_steps_for_the_longest_of_rotating_folds(compose, tmp_path):
-    # Twelve patients give folds of unequal size; with one image a batch, every image is a step.
-    words = ["data.phantom.patients=12", "split=rotating", "split.k=5", "max_epochs=5", "batch_size=1"]
-    result = train(compose(*words, "scheduler=one_cycle", runs_dir=tmp_path))
-    assert result["epochs"] == 5
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.limit_train_batches=1"],
+        ["trainer.limit_train_batches=0.5", "trainer.accumulate_grad_batches=2", "batch_size=8"],
+        ["trainer.accumulate_grad_batches=2", "batch_size=8"],
+        ["split=rotating", "split.k=5", "max_epochs=5", "batch_size=3", "data.phantom.patients=12"],
+        ["model=perceptron", "task=pneumonia", "trainer.limit_train_batches=1"],
+    ],
+)
+def test_one_cycle_of_a_run_ends_with_its_last_step(options, compose, tmp_path):
+    options = ["image_size=16", "data.phantom.patients=24", "scheduler=one_cycle", *options]
+    result = train(compose(*options, runs_dir=tmp_path))
+    saved = torch.load(_folder(result, tmp_path).last, weights_only=True)
+    (schedule,) = saved["lr_schedulers"]
+    assert saved["global_step"] == schedule["total_steps"] == schedule["last_epoch"]
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_last_batch_of_one_trains_where_folds_rotate(epoch, compose, tmp_path):
+    options = ["split=rotating", "split.k=3", "max_epochs=3", "image_size=8", "data.phantom.patients=24"]
+    split = pd.read_parquet(_split_of(train(compose(*options, "max_epochs=1", runs_dir=tmp_path)), tmp_path))
+    trained = int(((split["fold"] >= 0) & (split["fold"] != epoch)).sum())
+    result = train(compose(*options, f"batch_size={trained - 1}", runs_dir=tmp_path))
+    assert result["epochs"] == 3
+
+
+def _split_of(result, runs: Path) -> Path:
+    return next(_folder(result, runs).path.glob("split-*.parquet"))
 
 
 def test_cross_validation_is_one_run_a_fold_with_one_test_part(compose, tmp_path):
@@ -418,8 +620,8 @@ def test_with_stochastic_averaging_only_epochs_of_the_mean_can_be_best(compose, 
     words = ["model=mlp", "swa=0.6", "scheduler=none", "optimizer.lr=0.03", "max_epochs=5", "seed=1"]
     result = train(compose(*words, runs_dir=tmp_path))
     history = pd.read_csv(_folder(result, tmp_path).metrics)
-    assert result["best_epoch"] == history["val/loss"][3:].idxmin()
-    assert result["best_epoch"] != history["val/loss"].idxmin(), "the case would show nothing"
+    assert result["best_epoch"] == history["val/loss"][3:].idxmin() + 1
+    assert result["best_epoch"] != history["val/loss"].idxmin() + 1, "the case would show nothing"
 
 
 def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):

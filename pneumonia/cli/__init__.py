@@ -32,7 +32,7 @@ Trains, compares and checks chest X-ray classifiers: normal, viral or bacterial 
 
 
 def main() -> None:
-    """Entry point of the ``pneumonia`` command: 0 done, 1 failed, 2 bad input, 130 interrupted."""
+    """Entry point of the ``pneumonia`` command: 0 done, 1 failed, 2 bad input, 130 interrupted or out of time."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # Torch then asks the kernel for large pages: see pneumonia/memory.py.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
@@ -56,14 +56,14 @@ def main() -> None:
     except BrokenPipeError:
         raise SystemExit(0) from None  # `pneumonia predict ... | head`
     except PneumoniaError as error:
-        fail(f"{type(error).__name__}: {error}")
+        fail(f"{type(error).__name__}: {error}", error.exit_code)
     raise SystemExit(code or 0)
 
 
-def fail(text: str) -> None:
-    """Ends the process as bad input does."""
+def fail(text: str, code: int = 2) -> None:
+    """Ends the process, unless a code is given as bad input does."""
     print(text, file=sys.stderr)
-    raise SystemExit(2)
+    raise SystemExit(code)
 
 
 def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:

@@ -139,11 +139,17 @@ class XRayData(LightningDataModule):
         """Images of each class in a part, ``(K,)``."""
         return np.bincount(self.labels[self.positions(part)], minlength=len(self.task.classes))
 
-    def most_batches(self) -> int:
-        """Training batches of the longest epoch; they differ only where folds rotate."""
-        epochs = range(0, self.rotate_every * (int(self.split["fold"].max()) + 1), self.rotate_every or 1)
-        images = max(len(self.positions("train", epoch)) for epoch in epochs or (0,))
-        return -(-images // self.batch_size)
+    def train_batches(self, epoch: int = 0) -> int:
+        """Training batches of an epoch; epochs differ only where folds rotate."""
+        images = len(self.positions("train", epoch))
+        return len(Batches(images, self._train_size(images), self.seed))
+
+    def val_batches(self, epoch: int = 0) -> int:
+        """Validation batches of an epoch."""
+        return len(Batches(len(self.positions("val", epoch)), WITHOUT_GRADIENTS * self.batch_size, None))
+
+    def _train_size(self, images: int) -> int:
+        return images if self.whole_train else self.batch_size
 
     def dataset(self, part: str, epoch: int = 0, fitting: bool = False) -> XRays:
         """One part, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
@@ -193,9 +199,7 @@ class XRayData(LightningDataModule):
             raise SplitError(
                 f"The part '{part}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Say fewer."
             )
-        size = WITHOUT_GRADIENTS * self.batch_size
-        if seed is not None:
-            size = len(dataset) if self.whole_train else self.batch_size
+        size = WITHOUT_GRADIENTS * self.batch_size if seed is None else self._train_size(len(dataset))
         batches = Batches(len(dataset), size, seed, rank, world)
         batches.set_epoch(epoch)
         return DataLoader(

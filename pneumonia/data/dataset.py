@@ -29,9 +29,12 @@ class Key(NamedTuple):
 class Batches(Sampler[Key]):
     """The positions of each batch of an epoch, shuffled by (seed, epoch).
 
+    No image is left out. The last batch may be smaller; in training, a last batch of one image joins the batch before it, because
+    batch normalisation can't train on a single value a channel.
+
     Args:
         images: Number of images.
-        batch_size: Images a batch; the last one may be smaller, none is left out.
+        batch_size: Images a batch.
         seed: ``None`` keeps the order.
         rank: Of the process, from 0; it takes every ``world``-th image of each batch, which may leave it none of the last.
         world: Processes that train together.
@@ -52,12 +55,15 @@ class Batches(Sampler[Key]):
         order = np.arange(self.images)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
-        for start in range(0, self.images, self.batch_size):
-            whole = order[start : start + self.batch_size]
+        starts = range(0, len(self) * self.batch_size, self.batch_size)
+        for start, end in zip(starts, [*starts[1:], self.images], strict=True):
+            whole = order[start:end]
             yield Key(self.epoch, whole[self.rank :: self.world], whole)
 
     def __len__(self) -> int:
-        return -(-self.images // self.batch_size)
+        full, left = divmod(self.images, self.batch_size)
+        joins = left == 1 and full > 0 and self.seed is not None
+        return full + (left > 0 and not joins)
 
 
 class XRays(Dataset[Batch]):

@@ -6,7 +6,8 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 
 def averaged_copy(network: nn.Module, ema: float | None) -> AveragedModel:
@@ -39,9 +40,29 @@ def first_averaged_epoch(start: float, epochs: int) -> int:
     return min(math.ceil(start * epochs), epochs - 1)
 
 
-def remeasure(averaged: AveragedModel, batches: Iterable[Tensor]) -> None:
-    """Batch norm's means and variances of the averaged network: they are not the averages of those of its parts."""
-    update_bn(batches, averaged)
+@torch.no_grad()
+def remeasure(averaged: AveragedModel, network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Measure batch norm's means and variances of the averaged network, which are not the averages of those of its parts.
+
+    Torch's own ``update_bn`` would measure frozen batch norms too.
+
+    Args:
+        averaged: Afterwards in evaluation mode.
+        network: What it averages, in training mode; batch norms that are in evaluation mode there keep their statistics.
+        batches: Inputs of the network.
+    """
+    momenta = {}
+    for copy, module in zip(averaged.module.modules(), network.modules(), strict=True):
+        copy.training = module.training
+        if isinstance(copy, _BatchNorm) and copy.training:
+            momenta[copy] = copy.momentum
+            copy.reset_running_stats()
+            copy.momentum = None  # the plain mean over all batches
+    for batch in batches if momenta else ():
+        averaged(batch)
+    for norm, momentum in momenta.items():
+        norm.momentum = momentum
+    averaged.eval()
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import timm
 import torch
@@ -33,7 +33,8 @@ class Backbone(Classifier):
 
     Weights for colour images are folded to the one grey channel by adding up the first layer's channels, which gives what
     the network would have given for the grey image in all three. The stages are timm's own (``group_matcher``), from the
-    first layers to the head.
+    first layers to the head. A frozen stage computes as in evaluation: its weights and the statistics of its batch norms stay
+    as they are, and its dropout and stochastic depth are off.
 
     Source: Wightman (2019), PyTorch Image Models; gradual unfreezing: Howard and Ruder (2018), ULMFiT; rates that fall from the
     head down: Clark et al. (2020), ELECTRA.
@@ -81,6 +82,10 @@ class Backbone(Classifier):
             taken = sum(value.ndim > 0 for value in self.network.state_dict().values())
             self.note = f"Starts from {weights or 'the weights of ' + name}, {taken} tensors; the head is drawn anew"
         self.stages = self._stages(name)
+        if frozen_epochs is None:
+            self._freeze(
+                len(self.stages) - 1
+            )  # from now on: several processes share only the gradients of what can learn
 
     @classmethod
     def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
@@ -113,19 +118,23 @@ class Backbone(Classifier):
         return len(self.stages)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        super().on_train_batch_start(batch, batch_idx)
         if batch_idx == 0 and self.frozen_epochs != 0:
             self._freeze(len(self.stages) - self.learning_stages(self.current_epoch))
+        super().on_train_batch_start(batch, batch_idx)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if mode:
+            _rest(self.network)
+        return self
 
     def _freeze(self, stages: int) -> None:
-        """Stops the first stages from learning, and their batch norms from measuring; the others go on."""
+        """Freeze the first stages; the others learn."""
         for depth, stage in enumerate(self.stages):
             for parameter in stage:
                 parameter.requires_grad_(depth >= stages)
-        for module in self.network.modules():
-            own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+        self.train(self.training)  # Lightning restores each module's mode as it was, thawed or not
 
     def _stages(self, name: str) -> list[list[nn.Parameter]]:
         uneven = self.frozen_epochs != 0 or self.layer_decay != 1 or self.head_lr != 1
@@ -140,7 +149,8 @@ class Backbone(Classifier):
         depth = group_parameters(network, network.group_matcher(coarse=True), reverse=True)
         stages: list[list[nn.Parameter]] = [[] for _ in range(max(depth.values()) + 1)]
         for key, parameter in self.network.named_parameters():
-            stages[depth[key]].append(parameter)
+            if parameter.requires_grad:  # timm fixes some, such as positions that are sines
+                stages[depth[key]].append(parameter)
         return [stage for stage in stages if stage]
 
     def _try(self, name: str) -> None:
@@ -201,6 +211,16 @@ class Backbone(Classifier):
                 f"{source}: these are not the weights of model.name={name}, with nothing for {len(missing)} of its layers, for "
                 f"example {missing[0]}. Name the network that they were saved from."
             )
+
+
+def _rest(module: nn.Module) -> None:
+    """Put every part whose parameters are all frozen in evaluation mode."""
+    learning = [parameter.requires_grad for parameter in module.parameters()]
+    if learning and not any(learning):
+        module.eval()
+        return
+    for child in module.children():
+        _rest(child)
 
 
 _FETCHED: Final[set[str]] = set()  # networks of which it was said that their weights are being fetched

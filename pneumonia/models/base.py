@@ -1,6 +1,7 @@
 """The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -14,8 +15,9 @@ from pneumonia.data.dataset import Batch
 from pneumonia.data.scaling import Scaling
 from pneumonia.errors import ConfigError
 from pneumonia.labels import TASKS, Task
-from pneumonia.metrics import collection, summary
+from pneumonia.metrics import collection, cross_entropy, summary
 from pneumonia.models.averaging import averaged_copy, first_averaged_epoch, remeasure
+from pneumonia.models.batch_norm import has_batch_norm, single_valued_norms
 from pneumonia.models.mixup import mixup
 from pneumonia.models.views import VIEWS, mean_of_views
 from pneumonia.optim import PLATEAU_MONITOR, build_optimizer, build_schedule
@@ -78,6 +80,7 @@ class Classifier(LightningModule):
         whole_part: Whether one training batch is the whole training part.
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
+        converged: Whether the family has found its optimum, and ends the training.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -87,6 +90,7 @@ class Classifier(LightningModule):
     best_by: ClassVar[str] = "val/loss"
     caveat: ClassVar[str] = ""
     note: str = ""
+    converged: bool = False
     network: nn.Module
 
     def __init__(self, setup: Setup) -> None:
@@ -99,7 +103,7 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
-        self.most_batches = 0  # of the longest epoch, where epochs differ
+        self.own_targets: Collection[str] = ()  # see pneumonia.targets
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
@@ -129,6 +133,14 @@ class Classifier(LightningModule):
             return logits
         network = self.evaluated_network()
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.setup_values.tta](image)])
+
+    def trained_logits(self, image: Tensor) -> Tensor:
+        """Logits ``(B, K)`` in a training step, where a process may have no image of a batch that several share."""
+        if len(image) or has_batch_norm(self.network):  # synchronised batch norms must not see an image that is none
+            logits: Tensor = self(image)
+            return logits
+        nothing: Tensor = self(image.new_zeros(1, *image.shape[1:]))[:0]  # few other networks take an empty batch
+        return nothing
 
     def prepare(self, image: Tensor) -> Tensor:
         """What the network is given: ``(B, C, H, W)``, scaled, the grey channel repeated as often as it has channels."""
@@ -163,7 +175,27 @@ class Classifier(LightningModule):
             return 0
         return first_averaged_epoch(self.setup_values.swa, self.trainer.max_epochs or 1)
 
+    def check_single_images(self) -> None:
+        """Refuse training batches of one image where batch normalisation can't take them.
+
+        Raises:
+            ConfigError: With the layer and what to do.
+        """
+        if not has_batch_norm(self.network):
+            return
+        side = self.setup_values.image_size
+        norms = single_valued_norms(self.network, self.prepare(torch.zeros(1, 1, side, side, device=self.device)))
+        if norms:
+            raise ConfigError(
+                f"A training batch has one image, and {type(self).__name__} at image_size={side} can't train on it: its batch "
+                f"norm {norms[0]} would see one value a channel, whose variance is undefined. Say batch_size=2 or more (with "
+                "two or more training images), a larger image_size, or a model without batch normalisation such as "
+                "model=simple_cnn."
+            )
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0 and int(batch["counts"].sum() if "counts" in batch else len(batch["label"])) == 1:
+            self.check_single_images()
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
             self._epoch.clear()
@@ -175,12 +207,18 @@ class Classifier(LightningModule):
             seed = (self.setup_values.seed, self.current_epoch, batch_idx)
             image, target = mixup(image, label, len(self.task.classes), self.setup_values.mixup, seed)
             label = target.argmax(dim=1)  # of a blend, the class that prevails
-        logits = self(image)
+        logits = self.trained_logits(image)
         if "counts" in batch:
             return self._share_of_loss(logits, label, batch["counts"])
         loss: Tensor = self.criterion(logits, target)
-        self.keep(loss, logits, label)
+        self.keep(self._reported(logits, target), logits, label)
         return loss
+
+    def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+        """The training loss of logits as it is reported; see :func:`pneumonia.metrics.cross_entropy`."""
+        weight = self.criterion.weight
+        options = {"reduction": reduction, "label_smoothing": self.setup_values.label_smoothing}
+        return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)
 
     def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
         """What this process adds to the loss of a batch that several share; the mean over the processes is the whole's loss.
@@ -193,7 +231,8 @@ class Classifier(LightningModule):
             logits, label, self.criterion.weight, reduction="sum", label_smoothing=smoothing
         )
         share: Tensor = total / weight.sum()
-        self._epoch.append((share.detach() * counts.sum(), logits.detach().argmax(dim=1), label))
+        reported = self._reported(logits, label, "sum") / weight.sum() * counts.sum()
+        self._epoch.append((reported, logits.detach().argmax(dim=1), label))
         return share * self.trainer.world_size
 
     def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
@@ -240,7 +279,7 @@ class Classifier(LightningModule):
         logits, label = self(batch["image"]).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
-        loss = nn.functional.cross_entropy(logits, label, reduction="sum")
+        loss = cross_entropy(logits, label, reduction="sum")
         self._validation.append((loss, torch.tensor(len(label), device=self.device)))
 
     def on_validation_epoch_start(self) -> None:
@@ -254,14 +293,26 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer)
+        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer, self.own_targets)
         epochs = self.trainer.max_epochs or 1
-        longest = -(-self.most_batches // self.trainer.accumulate_grad_batches) * epochs
-        steps = max(int(self.trainer.estimated_stepping_batches), longest)
-        schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, steps)
+        schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, self._optimizer_steps(epochs))
         if not self.automatic_optimization:
             schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _optimizer_steps(self, epochs: int) -> int:
+        """Optimizer steps of the whole training, which is the length of schedules by step."""
+        trainer = self.trainer
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        steps = int(trainer.estimated_stepping_batches)
+        if not getattr(data, "rotate_every", 0):
+            return steps
+        # Lightning takes all epochs to be as long as the present one.
+        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        batches = (data.train_batches(epoch) for epoch in range(epochs))
+        limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
+        total = sum(math.ceil(count / every) for count in limited)
+        return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "setup": asdict(self.setup_values)}
@@ -293,8 +344,7 @@ class Classifier(LightningModule):
             return
         self.averaged.update_parameters(self.network)
         loader = self.trainer.datamodule.loader("train", self.setup_values.seed, self.current_epoch)  # type: ignore[attr-defined]
-        remeasure(self.averaged, (self.prepare(batch["image"].to(self.device)) for batch in loader))
-        self.averaged.eval()
+        remeasure(self.averaged, self.network, (self.prepare(batch["image"].to(self.device)) for batch in loader))
 
     def _log_summary(self, stage: str, values: dict[str, float]) -> None:
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from pneumonia.console import warn
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
+from pneumonia.metrics import LEAST_LOG_PROBABILITY
 from pneumonia.models.base import Classifier, Setup
 from pneumonia.models.proximal import ProximalGradient
 
@@ -127,7 +128,7 @@ class LogisticRegression(Classifier):
         self.keep(torch.tensor(problem.loss), problem.logits, batch["label"])
         self.log_dict({"train/objective": problem.objective, "train/gradient": gradient})
         if gradient <= self.tolerance:
-            self.trainer.should_stop = True
+            self.converged = self.trainer.should_stop = True
         elif self.current_epoch + 1 == self.trainer.max_epochs:
             warn(
                 f"The solver has not converged in model.max_iter={self.max_iter} steps: the largest entry of its gradient is "
@@ -153,7 +154,7 @@ class _Problem:
     """The smooth part of the objective over a whole part, as a closure that sets the gradients.
 
     Attributes:
-        loss: Mean cross-entropy, unweighted.
+        loss: Mean cross-entropy, unweighted, as it is reported.
         objective: What is minimised, with all penalties.
         gradient: Largest absolute entry of the gradient in the coordinates of images that are not centred.
         logits: ``(N, K)``.
@@ -207,7 +208,7 @@ class _Problem:
         weight.grad, bias.grad = slope.add_(weight, alpha=ridge), bias_slope
         uncentred = weight.grad + bias_slope[:, None] * self.linear.centre
         self.gradient = max(float(uncentred.abs().max()), float(bias_slope.abs().max()))
-        self.loss = float(each.mean())
+        self.loss = float(each.clamp_max(-LEAST_LOG_PROBABILITY).mean())
         self.objective = smooth + self.model.l1 / self.total * float(weight.abs().sum())
         return smooth
 

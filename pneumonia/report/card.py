@@ -35,12 +35,13 @@ def card(comparison: Comparison) -> list[Block]:
             "Training",
             f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
             f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
-            f"{entry.result['epochs']} epochs: {entry.result['best_epoch'] + 1}",
+            f"{entry.result['epochs']} epochs: {entry.result['best_epoch']}",
         ),
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (
             "Measured on",
-            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part",
+            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part"
+            + (f" of other data, {comparison.other_data}" if comparison.other_data else ""),
         ),
         (
             "Figures",

@@ -9,7 +9,7 @@ from pneumonia.console import track
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.report.entries import Entry, read_ensemble, read_entry
 from pneumonia.report.words import count
-from pneumonia.runs import RunFolder, find_runs, read_metrics
+from pneumonia.runs import RunFolder, find_runs, read_metrics, shortened
 from pneumonia.storage.local import read_json
 
 
@@ -58,7 +58,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         if entry.sweep in found.questions:
             found.by_sweep.setdefault(entry.sweep, []).append(entry)
         known = seen.get(result["run_id"])
-        if known is not None and len(entry.evaluations) <= len(found.entries[known].evaluations):
+        if known is not None and _evaluations(entry) <= _evaluations(found.entries[known]):
             found.copies.append((str(folder.path), str(found.entries[known].folder.path)))
         elif known is not None:  # the copy that was evaluated says more
             found.copies.append((str(found.entries[known].folder.path), str(folder.path)))
@@ -89,6 +89,10 @@ def _add_ensembles(places: Sequence[Path], folders: Sequence[RunFolder], found: 
             found.left_out.append((str(path.parent), _reason(error)))
 
 
+def _evaluations(entry: Entry) -> int:
+    return sum(len(one.evaluations) for one in entry.everywhere)
+
+
 def _reason(error: Exception) -> str:
     ours = isinstance(error, PneumoniaError)
     return str(error) if ours else f"its files are damaged ({type(error).__name__}: {error})"
@@ -117,4 +121,7 @@ def _unfinished(folder: RunFolder, jobs: dict[str, dict[str, Any]]) -> str:
     broken = jobs.get(folder.path.name, {}).get("broken")
     if broken:
         return f"{broken['state']}: {broken['reason']}"
+    result = folder.ended()
+    if result is not None:
+        return f"it {shortened(result)}"
     return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` goes on"

@@ -92,7 +92,7 @@ def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bou
     rows = []
     for label in order:
         group = groups[label]
-        epochs = sorted({entry.result["best_epoch"] + 1 for entry in group})
+        epochs = sorted({entry.result["best_epoch"] for entry in group})
         row = [label, str(len(group)), *(bounded(*found[label][metric]) for metric in metrics)]
         row.append(f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}")
         for column, values in study.items():

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pneumonia.data.dicom import MAGIC, MAGIC_AT, is_dicom
 from pneumonia.data.images import UnreadableImageError, read_header
-from pneumonia.data.readable import MAX_PIXELS
+from pneumonia.data.readable import MAX_PIXELS, MAX_SCANS
 from pneumonia.serve.limits import Limits
 from pneumonia.serve.refusal import Refusal
 
@@ -22,7 +22,6 @@ JPEG_MAGIC: Final = b"\xff\xd8\xff"
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 END_OF_JPEG: Final = b"\xff\xd9"
 START_OF_SCAN: Final = b"\xff\xda"
-MAX_SCANS: Final = 100  # a progressive JPEG has about ten; each costs a pass over all pixels
 TAIL: Final = 64  # bytes of padding that may follow the end of a JPEG
 STRANGERS: Final = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"%PDF", b"PK\x03\x04", b"MZ", b"\x7fELF", b"<", b"#!", b"RIFF")
 FORM: Final = 'Say {"image": "BASE64"} for one image, or {"images": ["BASE64", ...]} for several.'

@@ -19,6 +19,7 @@ from pneumonia.sweep.plan import Job, Plan
 LOOK_S: Final = 1.0
 STYLES: Final = {
     "done": "green",
+    "debug": "yellow",
     "running": "cyan",
     "failed": "red",
     "killed": "red",
@@ -66,8 +67,10 @@ class Board:
         self._say(f"[bold]{escape(plan.question)}[/]")
         for key, values in plan.axes.items():
             self._say(f"  {escape(key)}: {escape(', '.join(values))}")
-        known = ", ".join(f"{states[state]} {state}" for state in ("done", "cut", *BROKEN, "running") if states[state])
-        left = len(seen) - states["done"] - states["running"]
+        known = ", ".join(
+            f"{states[state]} {state}" for state in ("done", "debug", "cut", *BROKEN, "running") if states[state]
+        )
+        left = len(seen) - states["done"] - states["debug"] - states["running"]
         self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
         seconds = expected_s(seen)
         if left and seconds is not None:
@@ -123,14 +126,25 @@ class Board:
         elif standing.result is not None:
             metrics, cost = standing.result["metrics"]["val"], standing.result["cost"]
             loss, accuracy = (f"{name} {_figure(metrics.get(name))}" for name in ("loss", "accuracy"))
-            self._say(f"[green]done[/]      {escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
+            state = f"[{STYLES[standing.state]}]{standing.state}[/]".ljust(16 + len(STYLES[standing.state]))
+            self._say(f"{state}{escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
         return standing
 
     def running_table(self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES) -> Table:
         """Every job as it stands; of many, the running and the broken ones and those that come next."""
         figures = ("epoch", "val loss", "accuracy", "images/s", "left")
         rows: list[list[str]] = []
-        order = {"running": 0, "failed": 1, "killed": 1, "out of time": 1, "cut": 2, "to do": 2, "pruned": 3, "done": 3}
+        order = {
+            "running": 0,
+            "failed": 1,
+            "killed": 1,
+            "out of time": 1,
+            "cut": 2,
+            "to do": 2,
+            "pruned": 3,
+            "done": 3,
+            "debug": 3,
+        }
         numbered = list(enumerate(seen, start=1))
         shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
         for number, (job, standing) in shown:
@@ -174,7 +188,7 @@ class Board:
             if standing.result is not None:
                 result, cost = standing.result, standing.result["cost"]
                 metrics = result["metrics"]["val"]
-                row += [f"{result['best_epoch'] + 1}/{result['epochs']}"]
+                row += [f"{result['best_epoch']}/{result['epochs']}"]
                 row += [_figure(metrics.get(name)) for name in ("loss", "accuracy", "f1_macro")]
                 row += [_figure(cost[name], 0) for name in ("images_per_s", "peak_memory_mib", "fit_s")]
                 row += [_figure(cost["usd"], 3)] * priced

@@ -14,7 +14,7 @@ from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import digest
 from pneumonia.sweep.board import Board
 from pneumonia.sweep.checks import check_launcher
-from pneumonia.sweep.ledger import BROKEN, Ledger
+from pneumonia.sweep.ledger import BROKEN, ENDED, Ledger
 from pneumonia.sweep.plan import Job, Plan
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _conduct(plan: Plan, ledger: Ledger) -> int:
     board = Board(plan.jobs, ledger, ledger.jobs())
     board.show_plan(plan)
     force = plan.common["force"]
-    todo = [job for job in plan.jobs if force or ledger.standing(job).state != "done"]
+    todo = [job for job in plan.jobs if force or ledger.standing(job).state not in ENDED]
     if todo:
         announce_loading()
         from pneumonia.data.shelf import Shelf  # heavy: only where there is work
@@ -63,7 +63,7 @@ def _conduct(plan: Plan, ledger: Ledger) -> int:
         _prepare(todo, plan.common["launcher"]["kind"], shelf)
         with board.live():
             _work(todo, plan.common, ledger, board, engine)
-    return 1 if any(standing.state != "done" for _, standing in board.summary()) else 0
+    return 1 if any(standing.state not in ENDED for _, standing in board.summary()) else 0
 
 
 def show_status(folder: Path) -> None:
@@ -171,5 +171,5 @@ def _counted(folder: Path) -> str:
         jobs = ledger.jobs()
     except RunError:
         return f"No job has begun in {folder}."
-    done = sum(ledger.standing(job).state == "done" for job in jobs)
+    done = sum(ledger.standing(job).state in ENDED for job in jobs)
     return f"{done} of {len(jobs)} job{'s' if len(jobs) > 1 else ''} done, kept in {folder}."

@@ -15,11 +15,12 @@ from filelock import FileLock, Timeout
 
 from pneumonia.config import identity
 from pneumonia.errors import PneumoniaError, RunError, some
-from pneumonia.runs import RunFolder, read_metrics
+from pneumonia.runs import COMPLETED, RunFolder, read_metrics, shortened
 from pneumonia.storage.local import digest, explained, one_at_a_time, read_json, replacing, write_json
 from pneumonia.sweep.plan import Job, Plan, Search
 
-State = Literal["to do", "running", "cut", "done", "pruned", "failed", "killed", "out of time"]
+State = Literal["to do", "running", "cut", "done", "debug", "pruned", "failed", "killed", "out of time"]
+ENDED: Final = ("done", "debug")  # nothing is left to train; debug: the trainer was told to leave something out
 BROKEN: Final = ("failed", "killed", "out of time")
 PATIENCE_S: Final = 1.0  # for a lock that someone only looks at
 
@@ -178,13 +179,15 @@ class Ledger:
         folder = RunFolder(self.folder / str(note["run"])) if note else None
         if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
             try:
-                result = folder.finished()
+                result = folder.ended()
             except RunError as error:  # costs this job alone
                 result, damage = None, f"{type(error).__name__}: {error}"
             if result is not None:
                 rows = read_metrics(folder)
-                best = rows[result["best_epoch"]] if len(rows) > result["best_epoch"] else None
-                found = Standing("done", folder, result["epochs"], rows[-1] if rows else None, best, None, result)
+                best = rows[result["best_epoch"] - 1] if len(rows) >= result["best_epoch"] else None
+                state, reason = ("done", "") if result["status"] == COMPLETED else ("debug", shortened(result))
+                row = rows[-1] if rows else None
+                found = Standing(state, folder, result["epochs"], row, best, None, result, reason)
                 self._done[job.key] = _changed(folder.result), found
                 return found
         rows = read_metrics(folder) if folder is not None else []

@@ -129,7 +129,8 @@ def _study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Study:
     settings = plan.common["search"]
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if settings["prune"]:
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=settings["startup"], n_warmup_steps=settings["warmup"])
+        warmup = settings["warmup"] + 1  # Optuna spares the steps before this one, and epochs count from 1
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=settings["startup"], n_warmup_steps=warmup)
     study = optuna.create_study(
         study_name=plan.common["name"],
         storage=f"sqlite:///{plan.folder.resolve() / 'study.db'}",

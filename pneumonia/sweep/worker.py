@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from pneumonia.data.shelf import Shelf
+from pneumonia.errors import TimeLimitReached
 from pneumonia.runs import RunFolder
 from pneumonia.storage.local import explained
-from pneumonia.sweep.ledger import Ledger
+from pneumonia.sweep.ledger import ENDED, Ledger
 from pneumonia.sweep.plan import Job
 from pneumonia.train import rehearse, train
 
@@ -56,7 +57,7 @@ def attempt(
     with ledger.claim(job.key) as mine:
         if not mine:
             return False
-        if not job.config["force"] and ledger.standing(job).state == "done":
+        if not job.config["force"] and ledger.standing(job).state in ENDED:
             return True
 
         def found(folder: RunFolder) -> None:
@@ -73,6 +74,8 @@ def attempt(
                 raise
             except Pruned:
                 ledger.broke(job, "pruned", "worse than the median of the earlier trials at the same epoch")
+            except TimeLimitReached as error:
+                ledger.broke(job, "out of time", str(error))
             except OutOfTime:
                 ledger.broke(
                     job, "out of time", f"launcher.timeout_min={timeout_min} was over; finished epochs are kept"

@@ -4,6 +4,7 @@ import torch
 
 from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayData, load_images
+from pneumonia.data.dataset import Batches
 from pneumonia.data.splits import make_split
 from pneumonia.data.transforms import augment, build, image_seeds
 from pneumonia.labels import TASKS
@@ -41,6 +42,20 @@ def test_an_epoch_shows_every_training_image_once_and_the_last_batch_is_kept(mod
     rows = data.positions("train")[positions.numpy()]
     assert torch.equal(torch.cat([batch["label"] for batch in batches]), torch.from_numpy(data.labels[rows]))
     assert np.array_equal(_pixels(batches)[:, 0].numpy(), data.images.pixels[data.images.rows[rows]])
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(n, size) for size in (1, 2, 3, 5, 8) for n in range(1, 18)])
+def test_last_batch_of_one_is_merged(images, batch_size):
+    batches = list(Batches(images, batch_size, seed=3))
+    sizes = [len(key.positions) for key in batches]
+    assert sorted(np.concatenate([key.positions for key in batches])) == list(range(images))
+    assert len(Batches(images, batch_size, seed=3)) == len(sizes)
+    assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
+    if batch_size > 1 and images > 1:
+        assert 1 < sizes[-1] <= batch_size + 1
+        assert (sizes[-1] == batch_size + 1) == (images % batch_size == 1)
+    in_order = [len(key.positions) for key in Batches(images, batch_size, seed=None)]
+    assert in_order == [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 
 def test_augmentation_differs_by_epoch_and_repeats_under_one_seed_whatever_the_workers(module):

@@ -4,7 +4,10 @@ import pytest
 import timm
 import torch
 from builders import few_images, quick_fit
+from lightning.pytorch.callbacks import Callback
 from safetensors.torch import save_file
+from timm.layers import DropPath
+from torch.nn import Dropout
 
 from pneumonia.data.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError
@@ -110,6 +113,92 @@ def test_stages_learn_one_after_the_other_from_the_head_down(data):
     assert roots == {"fc", "layer4", "layer3"}
     all_at_once = build_classifier(_node(frozen_epochs=2), _setup())
     assert [all_at_once.learning_stages(epoch) for epoch in range(4)] == [1, 1, 6, 6]
+
+
+class _Modes(Callback):
+    """Notes in each epoch which stages' statistics moved, and which dropouts and stochastic depths were on."""
+
+    def __init__(self):
+        self.moved, self.random = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            self._before = _statistics(pl_module.network)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.is_last_batch:
+            now = _statistics(pl_module.network)
+            self.moved.append({key for key, value in now.items() if not torch.equal(value, self._before[key])})
+            modules = pl_module.network.named_modules()
+            self.random.append({key for key, one in modules if isinstance(one, DropPath | Dropout) and one.training})
+
+
+def _statistics(network):
+    return {key: value.clone() for key, value in network.named_buffers() if "running" in key}
+
+
+def _of_roots(keys, roots):
+    return {key for key in keys if key.split(".")[0] in roots}
+
+
+@pytest.mark.parametrize("limit_val_batches", [0, 1.0])
+def test_statistics_move_in_learning_stages_alone(limit_val_batches, data):
+    node = _node("test_resnet", frozen_epochs=1, unfreeze_every=1, drop_path=0.5)
+    classifier, modes = build_classifier(node, _setup()), _Modes()
+    every = set(_statistics(classifier.network))
+    quick_fit(classifier, data, 6, callbacks=[modes], limit_val_batches=limit_val_batches)
+    roots = ["fc", "layer4", "layer3", "layer2", "layer1", "conv1 bn1"]
+    learning = [set(" ".join(roots[: epoch + 1]).split()) for epoch in range(6)]
+    assert modes.moved == [_of_roots(every, known) for known in learning]
+    assert modes.moved[-1] == every
+    random = {key for key, module in classifier.network.named_modules() if isinstance(module, DropPath)}
+    assert modes.random == [_of_roots(random, known) for known in learning]
+
+
+def test_frozen_vision_transformer_still_drops_head_features(data):
+    classifier = build_classifier(_node("test_vit", dropout=0.5, drop_path=0.5, frozen_epochs=None), _setup())
+    modes = _Modes()
+    quick_fit(classifier, data, 1, callbacks=[modes])
+    assert "head_drop" in modes.random[0]
+    assert not any(key.startswith("blocks") for key in modes.random[0])
+
+
+def test_parameters_that_timm_fixes_stay_fixed(data, monkeypatch):
+    plain = timm.create_model
+
+    def create(*words, **more):
+        network = plain(*words, **more)
+        network.layer4.requires_grad_(False)
+        return network
+
+    monkeypatch.setattr(timm, "create_model", create)
+    classifier = build_classifier(_node("test_resnet", frozen_epochs=1), _setup())
+    before = _values(classifier.network)
+    quick_fit(classifier, data, 3)
+    moved = _moved(before, classifier.network)
+    assert not _of_roots(moved, {"layer4"})
+    assert _of_roots(moved, {"layer3"})
+
+
+@pytest.mark.parametrize("averaging", [{"ema": 0.5}, {"swa": 0.0}])
+def test_averages_keep_statistics_of_frozen_stages(averaging, data):
+    classifier = build_classifier(_node("test_resnet", frozen_epochs=None), _setup(**averaging))
+    before = _statistics(classifier.network)
+    quick_fit(classifier, data, 2, limit_val_batches=1.0)
+    after = _statistics(classifier.averaged.module)
+    assert all(torch.equal(after[key], value) for key, value in before.items())
+
+
+def test_mode_follows_the_stage_whoever_calls_train(data):
+    classifier = build_classifier(_node("test_resnet", frozen_epochs=2), _setup())
+    norms = [module for module in classifier.network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    classifier._freeze(len(classifier.stages) - 1)
+    assert not any(norm.training for norm in classifier.train().network.modules() if norm in norms)
+    classifier._freeze(0)
+    assert all(norm.training for norm in norms)
+    classifier.eval()
+    classifier._freeze(1)
+    assert not any(norm.training for norm in norms)
 
 
 def test_rates_fall_by_stage_from_the_head_down(data):

@@ -74,7 +74,7 @@ def make_run(compose: Any) -> MakeRun:
         rows = [(image, which) for which, table in tables.items() for image in table["image_id"]] + [("t0", "train")]
         pd.DataFrame(rows, columns=["image_id", "part"]).assign(fold=-1).to_parquet(folder.split(split_sha))
         header = "epoch,lr,val/loss\n"
-        folder.metrics.write_text(header + "".join(f"{k},0.1,{loss}\n" for k, loss in enumerate(losses)))
+        folder.metrics.write_text(header + "".join(f"{k},0.1,{loss}\n" for k, loss in enumerate(losses, start=1)))
         folder.predictions("val").parent.mkdir()
         tables["val"].to_parquet(folder.predictions("val"))
         metrics = _metrics(tables["val"], task)
@@ -93,7 +93,7 @@ def make_run(compose: Any) -> MakeRun:
                 | {which: len(table) for which, table in tables.items()}
                 | {"leaks": list(leaks), "skipped": {}},
                 "epochs": len(losses),
-                "best_epoch": int(np.argmin(losses)),
+                "best_epoch": int(np.argmin(losses)) + 1,
                 "metrics": {"train": {}, "val": metrics},
                 "cost": {"device": "cpu", "fit_s": 10.0 + seed, "images_per_s": 300.0, "batches_per_s": 6.0}
                 | {"peak_memory_mib": 900.0, "usd": 0.01},

@@ -78,7 +78,7 @@ def test_broken_files_are_answered_or_refused(client):
         answer = client.post("/invocations", content=raw, headers={"content-type": kind})
         assert answer.status_code in ALLOWED, (answer.status_code, kind, raw)
         said = answer.json()
-        assert said.get("reason") or said.get("predictions") or said["probabilities"]
+        assert said.get("reason") or said.get("predictions") or "label" in said
         seen[answer.status_code] += 1
     assert min(seen[200], seen[415], seen[422]) > TENTH, seen  # the mutations reach the decoders, and past them
 

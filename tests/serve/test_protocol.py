@@ -310,6 +310,17 @@ def test_figures_count_requests_and_images_by_label(client_of, bundle):
     assert found["pneumonia_held_bytes",] == 0
 
 
+def test_an_image_out_of_distribution_is_answered_without_a_label(client_of):
+    client = client_of()
+    blank = cv2.imencode(".png", np.full((64, 64), 90, dtype=np.uint8))[1].tobytes()
+    answer = post(client, blank, "image/png").json()
+    assert answer["out_of_distribution"]
+    assert answer["label"] is None
+    assert set(answer["decisions"].values()) == {None}
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert 'label="none",out_of_distribution="true"} 1.0' in client.get("/metrics").text
+
+
 def test_a_request_id_is_kept_where_it_is_harmless(client):
     assert client.get("/ping", headers={"x-request-id": "ward-7.x_1"}).headers["x-request-id"] == "ward-7.x_1"
     for bad in ("a b", "x" * 65, '{"a":1}', ""):

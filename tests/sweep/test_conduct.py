@@ -13,6 +13,7 @@ from lightning import Trainer
 
 from pneumonia.cli.sweep import run
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
+from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder
 from pneumonia.sweep import board, conduct
 from pneumonia.sweep.board import Board
@@ -84,6 +85,32 @@ def test_in_one_process_the_others_go_on_too_and_fail_fast_stops(workplace, caps
     assert "Stopped at the first failure" in capsys.readouterr().err
     assert run([name, *workplace.words]) == 1
     assert _results(workplace)["state"].to_dict() == {"raise": "failed", "fine": "done"}
+
+
+def test_a_shortened_sweep_is_marked_debug_and_recognised(workplace, capsys):
+    name = workplace.sweep("fine,good")
+    short = [name, *workplace.words, "trainer.limit_train_batches=1"]
+    assert run(short) == 0
+    results = _results(workplace)
+    assert results["state"].to_dict() == {"fine": "debug", "good": "debug"}
+    assert results["reason"].str.contains("shortened for debugging by trainer.limit_train_batches=1").all()
+    stamps = _stamps(workplace)
+    assert run(short) == 0
+    assert _stamps(workplace) == stamps
+    with pytest.raises(RunError, match="holds a sweep of other jobs"):
+        run([name, *workplace.words])
+    with pytest.raises(RunError, match=r"no finished run to report on .*shortened for debugging"):
+        gather([workplace.folder / "runs"])
+
+
+def test_a_job_whose_max_time_is_over_is_resumed(workplace):
+    name = workplace.sweep("fine,good")
+    assert run([name, *workplace.words, "trainer.max_time=00:00:00:00"]) == 1
+    results = _results(workplace)
+    assert results["state"].to_dict() == {"fine": "out of time", "good": "out of time"}
+    assert results["reason"].str.contains("max_time=00:00:00:00 was over after 0 of 3 epochs").all()
+    assert run([name, *workplace.words]) == 0
+    assert _results(workplace)["state"].to_dict() == {"fine": "done", "good": "done"}
 
 
 def test_a_configuration_that_fails_in_its_first_batches_costs_no_long_work(workplace):

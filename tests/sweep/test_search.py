@@ -111,6 +111,10 @@ def test_a_search_is_runs_whose_values_optuna_knows(space, workplace, capsys):
     pruned = results[results["state"] == "pruned"]
     assert (pruned["epochs"] < 4).all()
     assert (pruned["epochs"] > 1).all(), "warmup=1"
+    for row in results.itertuples():
+        history = pd.read_csv(workplace.folder / "runs" / "small" / row.run_id / "metrics.csv").set_index("epoch")
+        assert row.best_epoch == history["val/loss"].idxmin()
+    assert all(list(trial.intermediate_values) == list(range(1, trial.last_step + 1)) for trial in trials)
     told = capsys.readouterr().err
     best = done.loc[done["val/loss"].idxmin()]
     again = re.search(r"The best again: pneumonia train (.*)", told)[1]
