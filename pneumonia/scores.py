@@ -1,14 +1,15 @@
 """Figures of predictions in plain numpy, and the table that holds predictions. Undefined is never 0."""
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from pneumonia.labels import Task
+
+if TYPE_CHECKING:  # the service needs LEAST_PROBABILITY and has neither of pandas and scipy
+    import pandas as pd
 
 LEAST_PROBABILITY: Final = float(
     np.finfo(np.float32).tiny
@@ -79,7 +80,7 @@ def nullable(values: dict[str, float]) -> dict[str, float | None]:
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def arrays(table: "pd.DataFrame", classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """``(N, K)`` probabilities and ``(N,)`` class numbers of a table of predictions."""
     probability = np.array(table[[f"{PREFIX}{name}" for name in classes]], dtype=np.float32)
     number = {name: index for index, name in enumerate(classes)}
@@ -120,6 +121,8 @@ def weighted_auroc(score: Floats, positive: NDArray[np.bool_], weight: Floats) -
 
     Source: Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
     """
+    from scipy.stats import rankdata
+
     group = (rankdata(score, method="dense") - 1).astype(np.int64)
     order = np.argsort(group, kind="stable")
     starts = np.flatnonzero(np.diff(group[order], prepend=-1))

@@ -24,14 +24,15 @@ statistics.resampling statistics.paired calibration operating prediction_tables
 storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
-data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
+data.readable data.tiff_tags data.dicom_pixels data.dicom data.images data.archives
+data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
 data.phantom_folders data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
 data.batch_transforms data.augmenter data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
 model_warnings targets metrics optim
-models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
-models.FAMILY accelerator grad_cam explain case_pictures
+models.activations models.mixup models.averaging models.batch_norm models.views models.kinds models.base models.build
+models.proximal models.FAMILY accelerator grad_cam explain case_pictures
 runs snapshot blob_backup backup charts wandb_account tracking push_runs callbacks predictions assess announce train
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
