@@ -208,7 +208,7 @@ async def _refused(_: Request, error: Exception) -> Response:
 async def _not_there(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status = error.status_code
-    reason = f"{request.method} {request.url.path[:100]}: {HTTPStatus(status).phrase.lower()}."
+    reason = f"{request.method[:20]} {request.scope['path'][:100]}: {HTTPStatus(status).phrase.lower()}."
     headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
     return _response(Refusal(status, reason, REMEDIES.get(status, "See /docs."), headers))
 

@@ -35,9 +35,7 @@ COMMON: Final = (
 )
 POLICY: Final = (COMMON + "style-src 'self'; img-src 'self' data: blob:").encode()
 DOCS: Final = "/docs"
-DOCS_POLICY: Final = (
-    COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
-).encode()  # for Swagger UI's styles
+DOCS_POLICY: Final = (COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data:").encode()  # Swagger UI's styles
 SECURITY: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

@@ -34,6 +34,7 @@ async function ask(path, signal, options = {}) {
 }
 
 const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)}%`;
+const inWords = (share) => `a probability of ${share > 0.995 ? "more than 99%" : percent(share)}`;
 
 function clear() {
   for (const id of ["status", "problem", "picture"]) part(id).hidden = true;
@@ -80,10 +81,10 @@ function showPrediction(answer) {
     const scores = `OOD score ${answer.gate_score.toFixed(2)}, threshold ${answer.gate_threshold.toFixed(2)}`;
     showStatus("bad", "This does not look like the X-rays that the model knows", ` (${scores}). The values below mean nothing.`);
   } else if (answer.abstained) {
-    const rest = ` ${likeliest} is the likeliest class, with a probability of ${percent(share)}. A person must read this image.`;
+    const rest = ` ${likeliest} is the likeliest class, with ${inWords(share)}. A person must read this image.`;
     showStatus("warn", "The model abstains: it is too unsure.", rest);
   } else {
-    showStatus("", likeliest, `, with a probability of ${percent(share)}.`);
+    showStatus("", likeliest, `, with ${inWords(share)}.`);
   }
   part("bars").replaceChildren(...probabilities.map(([name, value]) => bar(name, value)));
   const how = answer.calibrated ? "calibrated" : "not calibrated";

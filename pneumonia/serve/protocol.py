@@ -18,11 +18,7 @@ BAD_HTTP: Final = Refusal(
     400, "The request is not HTTP/1.1, or its headers are too long.", "Send valid HTTP.", close=True
 )
 HEADERS_LATE: Final = Refusal(408, "The headers of the request did not arrive in time.", "Send it again.", close=True)
-
-
-HANG_UP: Final = getattr(
-    select, "POLLRDHUP", 0
-)  # of Linux; elsewhere a pipelining client is missed only at its time limit
+HANG_UP: Final = getattr(select, "POLLRDHUP", 0)  # of Linux; elsewhere the time limit ends such a request
 LOOK_S: Final = 0.25  # between two looks at a connection that is not read
 
 
@@ -58,7 +54,7 @@ class Protocol(H11Protocol):
             return  # unread bytes at the end would turn our answer into a reset
         super().data_received(data)
         self._watch()
-        if self.flow.read_paused and self._look is None:
+        if HANG_UP and self.flow.read_paused and self._look is None:
             self._look = self.loop.call_later(LOOK_S, self._look_for_client)
 
     def on_response_complete(self) -> None:

@@ -22,6 +22,7 @@ PAGE_FILES: Final = ("/page.", "/examples/", "/docs/")  # paths that begin so co
 PAGE: Final = "page"
 OTHER: Final = "other"  # a name for all paths that there are not, so that no caller can add series without end
 REMARK: Final = 200  # characters
+FRAMES: Final = 30  # of a trace, the innermost
 BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
@@ -42,7 +43,7 @@ class JsonLines(logging.Formatter):
 
 
 def _described(error: BaseException) -> dict[str, Any]:
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.extract_tb(error.__traceback__, limit=-FRAMES)
     told = {
         "error": type(error).__name__,
         "trace": [f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames],
@@ -66,6 +67,7 @@ def log_to(stream: TextIO) -> None:
     root.setLevel(logging.WARNING)  # of libraries
     LOGGER.setLevel(logging.INFO)
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a stream that no one reads any more must not be complained of in that stream
     sys.excepthook = lambda kind, error, trace: LOGGER.critical("crashed", exc_info=(kind, error, trace))
     sys.unraisablehook = lambda found: _unhandled(found.exc_value)
     threading.excepthook = lambda found: _unhandled(found.exc_value)

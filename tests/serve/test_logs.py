@@ -3,8 +3,11 @@
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -67,6 +70,26 @@ def test_all_that_a_process_prints_is_one_json_object_a_line():
         "ours",
         "crashed",
     ]
+
+
+def test_logs_that_no_one_reads_keep_no_thread_busy(bundle_dir):
+    command = [sys.executable, "-m", "pneumonia", "serve", str(bundle_dir), "--port", "0", "--no-page"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
+        url = json.loads(popen.stderr.readline())["url"]
+        popen.stderr.close()
+        try:
+            post(url, film())
+            before = cpu_seconds(popen.pid)
+            time.sleep(1)
+            assert cpu_seconds(popen.pid) - before < 0.5
+            assert post(url, film()).status_code == 200
+        finally:
+            popen.kill()
+
+
+def cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_an_exception_is_logged_by_name_and_place_alone():

@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from pneumonia.serve.app import Service
 from pneumonia.serve.limits import Limits
 
-from .conftest import all_of, body_of
+from .conftest import Process, all_of, body_of, serving
 
 HANG_S = 10
 CANARY = f"canary-{secrets.token_hex(16)}"
@@ -92,6 +93,13 @@ def named(tmp_path_factory) -> list[str]:
 def service(bundle) -> Service:
     os.environ["PNEUMONIA_CANARY"] = CANARY  # which /proc/self/environ would tell of a process started with it
     return Service(bundle, Limits())
+
+
+@pytest.fixture(scope="module")
+def running(bundle_dir) -> Iterator[Process]:
+    """A service with its page."""
+    with serving(bundle_dir) as process:
+        yield process
 
 
 def call(service: Service, method: str, path: str, body: bytes, kind: str) -> tuple[int, dict[bytes, bytes], bytes]:
@@ -174,13 +182,13 @@ def test_no_request_tells_of_a_file_of_the_server(data, service, named):
 
 
 @pytest.mark.parametrize("name", ["/etc/shadow", "/dev/zero"])
-def test_the_former_queue_is_not_found(name, process):
+def test_the_former_queue_is_not_found(name, running):
     body = json.dumps(EXACT).replace("/etc/shadow", name).encode()
     for head in (
         b"POST /gradio_api/queue/join HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body),
         b"GET /gradio_api/queue/data?session_hash=s HTTP/1.1\r\n",
     ):
-        connection = process.connect()
+        connection = running.connect()
         connection.sendall(head + b"Host: x\r\nConnection: close\r\n\r\n" + (body if b"POST" in head else b""))
         got = all_of(connection)
         assert got.startswith(b"HTTP/1.1 404 ")
@@ -201,8 +209,8 @@ def test_the_former_queue_is_not_found(name, process):
         b"*",
     ],
 )
-def test_encoded_paths_lead_nowhere(target, process):
-    connection = process.connect()
+def test_encoded_paths_lead_nowhere(target, running):
+    connection = running.connect()
     connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
     got = all_of(connection)
     assert got.startswith(b"HTTP/1.1 404 ")
