@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import dicom, make_tar, make_zip, medmnist, png, shard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pneumonia.data.names import UNKNOWN_PATIENT, read_name
 from pneumonia.data.releases import check_classes, find, recognise
-from pneumonia.errors import ArchiveError, LabelError, LayoutError
+from pneumonia.errors import ArchiveError, LabelError, LayoutError, PneumoniaError
 from pneumonia.labels import PNEUMONIA, SUBTYPE
 
 KAGGLE = {
@@ -403,3 +405,18 @@ def test_the_real_release_has_the_images_and_patients_that_are_known(real_xrays,
     assert len(release.images) == 5232
     assert Counter(label for label, _ in patients) == {"NORMAL": 1219, "BACTERIA": 1360, "VIRUS": 1090}
     assert any("val has 16 images and none of class VIRUS" in note for note in release.notes)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_parquet_file_is_read_or_refused_and_nothing_else(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    path = shard(folder / "hub" / "train.parquet", [(png(number), None, 0) for number in range(3)], ["NORMAL"])
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        recognise(folder / "hub", folder / "cache")
+    except PneumoniaError:  # any other exception fails the test
+        assert not list((folder / "cache" / "unpacked").rglob("*.png"))
