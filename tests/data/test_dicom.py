@@ -1,6 +1,7 @@
 """DICOM files, written with pydicom and compared with closed forms and with pydicom's own windowing."""
 
 import io
+import resource
 import struct
 from pathlib import Path
 
@@ -398,6 +399,29 @@ def test_monochrome1_with_an_inverse_presentation_is_inverted_once():
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70), dtype=np.uint8)
     raw = dicom(pixels, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
     assert np.array_equal(grey(raw), 255 - pixels)
+
+
+def _many(count: int) -> bytes:
+    """Explicit little endian: private elements of no bytes."""
+    return b"".join(struct.pack("<HH2sH", 0x0009 + 2 * (n >> 16), n & 0xFFFF, b"LO", 0) for n in range(count))
+
+
+@pytest.mark.parametrize("inside", ["file", "open sequence", "closed sequence"])
+def test_a_header_of_countless_elements_is_refused_in_little_memory(inside):
+    raw, many = dicom(SMALL), _many(300_000)
+    place = raw.index(struct.pack("<HH", 0x0028, 0x0002))
+    if inside == "open sequence":
+        item = struct.pack("<HHL", 0xFFFE, 0xE000, 2**32 - 1) + many + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+        many = struct.pack("<HH2sxxL", 0x0009, 0x1000, b"SQ", 2**32 - 1) + item + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    if inside == "closed sequence":
+        many = struct.pack("<HHL", 0xFFFE, 0xE000, len(many)) + many
+        many = struct.pack("<HH2sxxL", 0x0028, 0x3010, b"SQ", len(many)) + many
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UnreadableImageError, match=r"its header has far more elements|VOILUTSequence has far more bytes"
+    ):
+        grey(raw[:place] + many + raw[place:])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10
 
 
 @settings(max_examples=300, deadline=None)
