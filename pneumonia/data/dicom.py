@@ -214,11 +214,9 @@ def _check_kind(data: Any) -> None:
         raise UnreadableImageError(
             f"{frames} frames in one DICOM file, and which one is meant is not said. Export the frame as a file of its own"
         )
-    large = [
-        name
-        for name in SEQUENCES
-        if name in data and (data.get_item(name).length or 0) in range(MAX_SEQUENCE, 2**32 - 1)
-    ]
+    # One of no stated length is parsed already, within the limit of reads.
+    lengths = {name: getattr(data.get_item(name), "length", 0) for name in SEQUENCES if name in data}
+    large = [name for name, length in lengths.items() if length > MAX_SEQUENCE]
     if large:
         raise UnreadableImageError(f"its {large[0]} has far more bytes than a radiograph needs")
     shape = str(data.get("PresentationLUTShape") or SHAPES[kind])

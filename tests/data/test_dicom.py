@@ -303,6 +303,14 @@ def _item(**tags: object) -> Dataset:
     return item
 
 
+def _grouped(undefined_length: bool) -> bytes:
+    groups = [_item(FrameVOILUTSequence=[_item(WindowCenter=1, WindowWidth=9)])]
+    pixels = np.zeros((64, 64), dtype=np.uint8)
+    data = pydicom.dcmread(io.BytesIO(dicom(pixels, SharedFunctionalGroupsSequence=groups)))
+    data["SharedFunctionalGroupsSequence"].is_undefined_length = undefined_length
+    return _bytes(data)
+
+
 def _bare_compressed() -> bytes:
     whole = pydicom.dcmread(
         io.BytesIO(dicom(np.zeros((64, 64), dtype=np.uint8), JPEGBaseline8Bit, PixelData=_jpeg(64)))
@@ -370,12 +378,8 @@ BROKEN = {
     "half a rescale": (dicom(SMALL, RescaleSlope=2), "RescaleSlope without RescaleIntercept"),
     "a flat rescale": (dicom(SMALL, RescaleSlope=0, RescaleIntercept=1), "RescaleSlope is 0"),
     "half a window": (dicom(SMALL, WindowWidth=2), "WindowWidth without WindowCenter"),
-    "a window in functional groups": (
-        dicom(
-            SMALL, SharedFunctionalGroupsSequence=[_item(FrameVOILUTSequence=[_item(WindowCenter=1, WindowWidth=9)])]
-        ),
-        "functional groups",
-    ),
+    "a window in functional groups": (_grouped(False), "functional groups"),
+    "a window in functional groups of no stated length": (_grouped(True), "functional groups"),
     "a short lookup table": (
         dicom(SMALL, VOILUTSequence=[_item(LUTDescriptor=[4096, 0, 16], LUTData=bytes(100))]),
         "lookup table does not hold .* 4096 entries of 16 bits",
