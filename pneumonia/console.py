@@ -11,12 +11,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from pneumonia.errors import printable
+
 T = TypeVar("T")
 CONSOLE: Final = Console(stderr=True)  # people read this; stdout is for what a command was asked for
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
     """Passes items on under a progress bar that goes away at the end; where no one watches, one line says what is done."""
+    what = escape(printable(what))
     if not CONSOLE.is_terminal:
         say(f"{what} ({total})")
         yield from items
@@ -35,24 +38,24 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 def say(text: str) -> None:
     """One line of news, with rich markup."""
-    CONSOLE.print(text, highlight=False, soft_wrap=True)
+    CONSOLE.print(printable(text, lines=True), highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
     """One line that a person must not miss; plain text."""
-    CONSOLE.print(f"[bold yellow]Warning[/] {escape(text)}", highlight=False, soft_wrap=True)
+    CONSOLE.print(f"[bold yellow]Warning[/] {escape(printable(text, lines=True))}", highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table whose first column holds names and whose other columns hold figures; the title is plain text."""
     CONSOLE.print(
-        f"[bold]{escape(title)}[/]", highlight=False, soft_wrap=True
+        f"[bold]{escape(printable(title))}[/]", highlight=False, soft_wrap=True
     )  # a Table's own title is cut to its width
     grid = Table()
     for number, column in enumerate(columns):
         grid.add_column(column, justify="left" if number == 0 else "right")
     for row in rows:
-        grid.add_row(*row)
+        grid.add_row(*map(printable, row))
     CONSOLE.print(grid)
 
 

@@ -4,9 +4,14 @@ Every class also subclasses a builtin, so that callers may catch it without know
 name and the message and exits with code 2.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Final
+
+# Control characters, which have power over a terminal; marks that turn or break lines; and what is no Unicode text at all,
+# which is how Python holds the bytes of a file name that is not UTF-8.
+UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PneumoniaError(Exception):
@@ -101,16 +106,30 @@ class ServiceError(PneumoniaError, OSError):
     """A service can not listen where it was told to."""
 
 
+def printable(text: object, lines: bool = False) -> str:
+    """Text from elsewhere, with an escape sequence in the place of each unprintable character.
+
+    Args:
+        text: What is printed.
+        lines: Keep line breaks and tabs, for a message of several lines.
+    """
+
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if lines and match[0] in "\n\t" else match[0].encode("unicode_escape").decode("ascii")
+
+    return UNPRINTABLE.sub(escaped, str(text))
+
+
 def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:
     """The error that lists every image that can't be read, with why, and says what to do."""
-    lines = "\n".join(f"  {path}: {reason}" for path, reason in problems.items())
+    lines = "\n".join(f"  {printable(path)}: {printable(reason)}" for path, reason in problems.items())
     noun = "image" if len(problems) == 1 else "images"
     return BrokenImagesError(f"{len(problems)} {noun} can't be read:\n{lines}\n{advice}")
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:
     """A short list for a message: the first few values and how many more there are."""
-    items = [str(value) for value in values]
+    items = [printable(value) for value in values]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 

@@ -1,15 +1,15 @@
 """Classifies image files with a run or a bundle: the same words and the same numbers from both."""
 
-import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from pneumonia.bundle.contract import CONTRACT
 from pneumonia.console import announce_loading, say, track, warn
-from pneumonia.data.names import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_junk
-from pneumonia.data.readable import UnreadableImageError
-from pneumonia.errors import ConfigError, LayoutError, RunError
+from pneumonia.data.folders import files_below
+from pneumonia.data.names import DICOM_SUFFIXES, IMAGE_SUFFIXES
+from pneumonia.data.readable import UnreadableImageError, read_image_file
+from pneumonia.errors import ConfigError, LayoutError, RunError, printable
 
 WATCHED: Final = 10  # files from which on a bundle shows how far it is; the first ones are done before one could look
 Found = dict[str, Any]
@@ -19,7 +19,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     """Files as they are named, and in the place of a folder every image below it.
 
     Raises:
-        LayoutError: A folder holds no image.
+        LayoutError: A folder holds no image, or can't be read.
     """
     files: list[Path] = []
     for place in places:
@@ -27,8 +27,7 @@ def image_files(places: Iterable[Path]) -> list[Path]:
             files.append(place)
             continue
         suffixes = {*IMAGE_SUFFIXES, *DICOM_SUFFIXES}
-        inside = [path for path in sorted(place.rglob("*")) if path.suffix.lower() in suffixes and not path.is_dir()]
-        inside = [path for path in inside if not any(map(is_junk, path.relative_to(place).parts))]
+        inside = [path for path in files_below(place) if path.suffix.lower() in suffixes]
         if not inside:
             raise LayoutError(f"{place} holds no image file. Name image files, or a folder with some.")
         files += inside
@@ -73,9 +72,9 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
     files: Iterable[Path] = images if len(images) < WATCHED else track(images, len(images), "Predicting")
     for path in files:
         try:
-            yield {"image": str(path), **bundle.answer(_bytes(path)).as_dict()}
-        except (UnreadableImageError, OSError) as error:
-            yield _unread(path, error)
+            yield {"image": str(path), **bundle.answer(read_image_file(path)).as_dict()}
+        except UnreadableImageError as error:
+            yield {"image": str(path), "error": str(error)}
 
 
 def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
@@ -86,17 +85,6 @@ def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
     for text in (*warnings, caveat):
         if text and not (text == PHANTOMS and all(map(is_phantom, images))):
             warn(text)
-
-
-def _bytes(path: Path) -> bytes:
-    """The content of a file; a pipe or a device, which may never end, is refused as what can't be read."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no regular file")
-    return path.read_bytes()
-
-
-def _unread(path: Path, error: Exception) -> Found:
-    return {"image": str(path), "error": str(error.strerror if isinstance(error, OSError) else error)}
 
 
 def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[Found]:
@@ -128,9 +116,9 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     drawn: list[tuple[Path, Any, str, Found]] = []
     for path in track(images, len(images), "Predicting"):
         try:
-            pixels = decode(_bytes(path), setup.image_size, setup.resize)
-        except (UnreadableImageError, OSError) as error:
-            answers.append(_unread(path, error))
+            pixels = decode(read_image_file(path), setup.image_size, setup.resize)
+        except UnreadableImageError as error:
+            answers.append({"image": str(path), "error": str(error)})
             continue
         raw = classify(classifier, torch.from_numpy(pixels)[None, None]).astype(np.float64)
         shown, label = scaled(raw, Temperature(calibration.temperature))[0].tolist(), classes[int(raw[0].argmax())]
@@ -152,7 +140,14 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
         }
         answers.append(found)
         if explain is not None:
-            drawn.append((path, pixels, f"{path.name}: predicted {label} ({found['probabilities'][label]:.2f})", found))
+            drawn.append(
+                (
+                    path,
+                    pixels,
+                    f"{printable(path.name)}: predicted {label} ({found['probabilities'][label]:.2f})",
+                    found,
+                )
+            )
     if explain is not None and drawn:
         paths, squares, titles, predicted = (list(column) for column in zip(*drawn, strict=True))
         pictures = draw_explanations(classifier, squares, paths, titles, explain)

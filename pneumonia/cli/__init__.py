@@ -6,7 +6,7 @@ import sys
 from typing import Final
 
 from pneumonia import __version__
-from pneumonia.errors import ConfigError, PneumoniaError, nearest
+from pneumonia.errors import ConfigError, PneumoniaError, nearest, printable
 
 VERBS: Final = {
     "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
@@ -62,7 +62,7 @@ def main() -> None:
 
 def fail(text: str, code: int = 2) -> None:
     """Ends the process, unless a code is given as bad input does."""
-    print(text, file=sys.stderr)
+    print(printable(text, lines=True), file=sys.stderr)
     raise SystemExit(code)
 
 

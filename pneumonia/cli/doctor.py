@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pneumonia.cli import card, key_values, wants_help
-from pneumonia.errors import ConfigError, PneumoniaError, some
+from pneumonia.errors import ConfigError, PneumoniaError, printable, some
 
 HELP = """
 usage: pneumonia doctor [data.root=DIR] [data=azure] [backup.place=CONTAINER/PREFIX] [runs_dir=runs] [cache_dir=cache]
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     for name, check in checks.items():
         good, text = check()
         healthy = healthy and good
-        print(f"{'ok     ' if good else 'PROBLEM'}  {name:<10} {text}", flush=True)
+        print(f"{'ok     ' if good else 'PROBLEM'}  {name:<10} {printable(text, lines=True)}", flush=True)
     if not {"data", "azure"} & set(checks):
         print(
             "-        data       not checked; say data.root=DIR to check X-rays, or data=azure to check the containers"

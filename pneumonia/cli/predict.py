@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pneumonia.console import say
-from pneumonia.errors import ConfigError, broken_images
+from pneumonia.errors import ConfigError, broken_images, printable
 
 PLAIN = (
     *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "gate_score", "gate_threshold"),
@@ -101,16 +101,17 @@ def predict(model: Path, images: list[Path], explain: Path | None = None) -> lis
 
 
 def _print(answers: list[dict[str, Any]]) -> None:
-    width = max((len(answer["image"]) for answer in answers), default=0)
-    for answer in answers:
-        shares = "  ".join(f"{name} {share:.4f}" for name, share in answer["probabilities"].items())
+    names = [printable(answer["image"]) for answer in answers]
+    width = max(map(len, names), default=0)
+    for name, answer in zip(names, answers, strict=True):
+        shares = "  ".join(f"{label} {share:.4f}" for label, share in answer["probabilities"].items())
         marks = [
             word
             for key, word in (("out_of_distribution", "NOT LIKE AN X-RAY"), ("abstained", "UNSURE"))
             if answer.get(key)
         ]
         rest = [*marks, *([answer["explanation"]] if "explanation" in answer else [])]
-        print(f"{answer['image']:<{width}}  {answer['label'] or NO_LABEL:<9}  {shares}", *rest, sep="  ")
+        print(f"{name:<{width}}  {answer['label'] or NO_LABEL:<9}  {shares}", *map(printable, rest), sep="  ")
 
 
 def _write(answers: list[dict[str, Any]], path: Path) -> None:
@@ -121,7 +122,8 @@ def _write(answers: list[dict[str, Any]], path: Path) -> None:
     first = next((answer for answer in answers if "raw" in answer), {})
     groups = {kind: list(first.get(key, ())) for key, kind in GROUPS.items()}
     columns = [f"{kind}_{name}" for kind, names in groups.items() for name in names]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    # A name that is not valid text is written with an escape sequence: the table stays UTF-8.
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "label", *columns, *PLAIN])
         for answer in answers:

@@ -1,5 +1,6 @@
 """Unpacks archives from elsewhere: nothing is written outside the folder, nothing half-unpacked is taken for whole."""
 
+import errno
 import os
 import re
 import secrets
@@ -7,13 +8,13 @@ import shutil
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
 from pneumonia.console import track, warn
-from pneumonia.errors import ArchiveError, some
+from pneumonia.errors import ArchiveError, PneumoniaError, some
 from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, explained, one_at_a_time
 
@@ -27,7 +28,6 @@ MAX_NAME_BYTES: Final = 255  # of one folder or file name on common file systems
 MAX_TAR_EXTRA: Final = 2**20  # bytes of one extended tar header, which tarfile reads into memory whole
 CHUNK: Final = 2**20
 GZIP: Final = b"\x1f\x8b"
-DAMAGED: Final = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, UnicodeError)
 
 
 def is_archive(path: Path) -> bool:
@@ -93,8 +93,32 @@ def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: C
     return folder
 
 
-def _write_zip(archive: Path, folder: Path) -> None:
+@contextmanager
+def named_damage(archive: Path, kind: str = "archive") -> Iterator[None]:
+    """Turn whatever a library stumbles over in the bytes of an archive into the error that says that it is damaged.
+
+    Args:
+        archive: The file.
+        kind: What it should be, for the message.
+
+    Raises:
+        ArchiveError: The library raised anything but an error of the disk, which is passed on.
+    """
     try:
+        yield
+    except PneumoniaError:
+        raise
+    except OSError as error:
+        # Libraries' own words for damaged bytes have no number, or that of a seek to before the beginning.
+        if error.errno not in {None, errno.EINVAL}:
+            raise
+        raise _damaged(archive, error, kind) from error
+    except Exception as error:  # zipfile, tarfile, numpy and their decompressors raise a dozen kinds on hostile bytes
+        raise _damaged(archive, error, kind) from error
+
+
+def _write_zip(archive: Path, folder: Path) -> None:
+    with named_damage(archive):
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
             budget = _Budget(archive)
@@ -109,12 +133,10 @@ def _write_zip(archive: Path, folder: Path) -> None:
                 if not member.is_dir():
                     with file.open(member) as source:
                         _copy(source, folder / member.filename, member.file_size)
-    except DAMAGED as error:
-        raise _damaged(archive, error) from error
 
 
 def _write_tar(archive: Path, folder: Path) -> None:
-    try:
+    with named_damage(archive):
         with archive.open("rb") as raw:
             packed = raw.read(2) == GZIP
             raw.seek(0)
@@ -123,12 +145,6 @@ def _write_tar(archive: Path, folder: Path) -> None:
             with file:
                 for _ in track(_tar_members(archive, raw, file, folder), mebibytes, f"Unpacking {archive.name}, MiB"):
                     pass
-    except DAMAGED as error:
-        raise _damaged(archive, error) from error
-    except OSError as error:
-        if error.errno is None:  # gzip's own word for damaged bytes is an OSError without a number
-            raise _damaged(archive, error) from error
-        raise
 
 
 def _tar_members(archive: Path, raw: IO[bytes], file: tarfile.TarFile, folder: Path) -> Iterator[None]:
@@ -247,6 +263,6 @@ def _refused(archive: Path, reason: str) -> ArchiveError:
     )
 
 
-def _damaged(archive: Path, error: Exception) -> ArchiveError:
+def _damaged(archive: Path, error: Exception, kind: str) -> ArchiveError:
     brief = some(str(error).splitlines() or [type(error).__name__], 1)
-    return ArchiveError(f"{archive} is damaged or no archive ({brief}). Nothing was kept. Get it again.")
+    return ArchiveError(f"{archive} is damaged or no {kind} ({brief}). Nothing was kept. Get it again.")

@@ -21,16 +21,32 @@ SHAPES: Final = {INVERTED: "INVERSE", "MONOCHROME2": "IDENTITY"}  # the one pres
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
 TWELVE_BIT_JPEG: Final = "1.2.840.10008.1.2.4.51"
 META_GROUP: Final = 2
-HEAD: Final = 2**16  # bytes; the transfer syntax stands in the first few hundred
+SLACK: Final = 2**16  # bytes that a run-length code may unpack to beyond its image
+HEAD: Final = 2**20  # bytes that hold the transfer syntax and the patient, which stand in the first few thousand
 SQUARE: Final = 0.01  # pixels whose sides differ by less are square
 SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 FUNCTIONAL_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+SEQUENCES: Final = ("ModalityLUTSequence", "VOILUTSequence", "PresentationLUTSequence", *FUNCTIONAL_GROUPS)
+MAX_READS: Final = 200_000  # of a file, two for an element; a radiograph has a few hundred elements
+MAX_SEQUENCE: Final = 2**20  # bytes; a lookup table has 128 KiB
 FIRST_TAGS: Final = {2: {0x00, 0x01, 0x02, 0x03, 0x10}, 8: {0x00, 0x01, 0x05, 0x06, 0x08, 0x12, 0x14, 0x16, 0x18, 0x20}}
 FIRST_GROUPS: Final = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}
 FIRST_VRS: Final = {b"UL", b"OB", b"UI", b"CS", b"SH", b"LO", b"DA", b"TM", b"SQ"}
 MOST_FIRST_BYTES: Final = 1024  # of a first element whose type is not written beside it
 DECODERS: Final = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 DECOMPRESS: Final = "decompress the file first, for example with `gdcmconv --raw IN OUT` or `dcmdjpeg IN OUT`"
+
+
+class _CountedBytes(io.BytesIO):
+    """The bytes of a file, which may be read a limited number of times: each element and each item costs one or more."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        if self.reads > MAX_READS:
+            raise UnreadableImageError("its header has far more elements than that of a radiograph")
+        return super().read(size)
 
 
 def is_dicom(raw: bytes) -> bool:
@@ -109,16 +125,17 @@ def dicom_patient(path: Path) -> str | None:
 
     The PatientID itself never leaves the file, since manifests are shared more freely than radiographs.
     """
-    from pydicom import dcmread
+    from pydicom.filereader import read_partial
+    from pydicom.tag import Tag
 
+    tag = Tag("PatientID")
     with quietly():
         try:
             with open_regular_file(path) as file:
                 head = file.read(HEAD)
-                if not is_dicom(head) or _syntax(head) == DEFLATED:
-                    return None
-                file.seek(0)
-                data = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
+            if not is_dicom(head) or _syntax(head) == DEFLATED:
+                return None
+            data = read_partial(_CountedBytes(head), lambda found, *_: found > tag, specific_tags=[tag], force=True)
             patient = str(data.get("PatientID") or "").strip()
         except Exception:  # whoever decodes the file says what is wrong with it
             return None
@@ -136,7 +153,7 @@ def _checked(raw: bytes) -> Any:
             raise UnreadableImageError(
                 "deflated DICOM, which may unpack to any size. Save it with an uncompressed transfer syntax"
             )
-        data = dcmread(io.BytesIO(raw), force=not has_magic(raw))
+        data = dcmread(_CountedBytes(raw), force=not has_magic(raw))
         _check_syntax(data)
         _check_kind(data)
         check_size(int(data.get("Columns", 0) or 0), int(data.get("Rows", 0) or 0))
@@ -197,6 +214,11 @@ def _check_kind(data: Any) -> None:
         raise UnreadableImageError(
             f"{frames} frames in one DICOM file, and which one is meant is not said. Export the frame as a file of its own"
         )
+    # One of no stated length is parsed already, within the limit of reads.
+    lengths = {name: getattr(data.get_item(name), "length", 0) for name in SEQUENCES if name in data}
+    large = [name for name, length in lengths.items() if length > MAX_SEQUENCE]
+    if large:
+        raise UnreadableImageError(f"its {large[0]} has far more bytes than a radiograph needs")
     shape = str(data.get("PresentationLUTShape") or SHAPES[kind])
     if shape != SHAPES[kind] or data.get("PresentationLUTSequence"):
         found = "a table" if data.get("PresentationLUTSequence") else shape
@@ -252,7 +274,7 @@ def _check_decoder(data: Any) -> None:
     columns, rows = int(data.Columns), int(data.Rows)
     if syntax == RUN_LENGTH:
         raw_bytes = columns * rows * max(1, int(data.BitsAllocated) // 8)
-        if _unpacked(frame, raw_bytes + HEAD) > raw_bytes + HEAD:
+        if _unpacked(frame, raw_bytes + SLACK) > raw_bytes + SLACK:
             raise UnreadableImageError("its run-length code unpacks to more than its size (a decompression bomb?)")
         return
     size = _codestream_size(frame)

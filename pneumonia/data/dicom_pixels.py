@@ -90,7 +90,8 @@ def _words(data: Any) -> NDArray[Any]:
     from pydicom.pixels.decoders.base import get_decoder
 
     decoder = get_decoder(data.file_meta.TransferSyntaxUID)
-    pixels, _ = decoder.as_array(data, raw=True, allow_excess_frames=False, correct_unused_bits=False)
+    options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
+    pixels, _ = decoder.as_array(data, raw=True, **options)
     if pixels.shape != (data.Rows, data.Columns) or pixels.dtype.kind not in "iu":
         raise UnreadableImageError(
             f"its pixels are {pixels.dtype} of the shape {pixels.shape}, its header says {data.Rows}x{data.Columns}"
@@ -135,7 +136,7 @@ def _shown(data: Any, values: NDArray[np.float64]) -> NDArray[np.float64]:
         values = values * float(data.RescaleSlope) + float(data.RescaleIntercept)
     if data.get("VOILUTSequence"):
         found, bits = _looked_up(values, data, data.VOILUTSequence[0], bool(values.min() < 0))
-        return found * (255 / (2**bits - 1))
+        return np.asarray(found * (255 / (2**bits - 1)))
     if data.get("WindowCenter") is not None:
         function = str(data.get("VOILUTFunction") or "LINEAR").strip().upper()
         return _windowed(values, _first(data.WindowCenter), _first(data.WindowWidth), function)

@@ -1,6 +1,7 @@
 """Walks a data folder: which files lie in which part and class folder, and what was passed by."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +18,14 @@ from pneumonia.data.names import (
     part_of,
     read_name,
 )
-from pneumonia.errors import LayoutError, some
+from pneumonia.errors import UNPRINTABLE, LayoutError, printable
 
 ORDER: Final = ("train", "val", "test", "")
 DEPTH: Final = 3  # levels that are searched for the release: it is often nested twice
+MAX_DEPTH: Final = 64  # folders within folders; releases have five
+MAX_ENTRIES: Final = 1_000_000  # files and folders; the largest public chest X-ray sets have about 400,000
+UNPRINTABLE_NAME: Final = "its name holds control characters, or is not UTF-8"
+Identity = tuple[int, int]  # device and inode: what tells two folders apart whatever they are called
 
 
 @dataclass(frozen=True)
@@ -51,53 +56,107 @@ class Tree:
         files: In the order of parts, classes and names.
         junk: Files and folders that macOS or Windows left behind.
         passed_by: Folders (and loose images) that are no part and no class.
-        dangling: Links that lead nowhere.
+        looped: Links to a folder that holds them.
+        refused: Entries that can't be used and might hold images, with the reason.
     """
 
     top: Path
     files: list[Seen] = field(default_factory=list)
     junk: int = 0
     passed_by: list[str] = field(default_factory=list)
-    dangling: list[str] = field(default_factory=list)
+    looped: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder that is still to be walked, with what the folders ``above`` say of it; they are ``depth`` below the top."""
+
+    path: Path
+    part: str
+    class_folder: str
+    between: tuple[str, ...]
+    above: frozenset[Identity]
+    depth: int = 0
 
 
 def find_top(root: Path) -> Path | None:
-    """The folder that holds parts, classes or files with the names of a release: ``root``, or one up to two levels below."""
-    level = [root]
+    """The folder that holds parts, classes or files with the names of a release: ``root``, or one up to two levels below.
+
+    Raises:
+        LayoutError: There is none, and a folder where it might be can't be opened.
+    """
+    level, closed = [root], list[LayoutError]()
+    above = {_identity(folder.stat()) for folder in (root, *root.resolve().parents)}
+
+    def inside(folder: Path) -> list[os.DirEntry[str]]:
+        try:
+            found = _folders(folder)
+        except LayoutError as error:
+            closed.append(error)
+            return []
+        return [entry for entry in found if not (entry.is_symlink() and _identity(entry.stat()) in above)]
+
     for _ in range(DEPTH):
-        for folder in level:
-            if any(class_of(entry.name) for entry in _folders(folder)):
+        folders = {folder: inside(folder) for folder in level}
+        for folder, entries in folders.items():
+            if any(class_of(entry.name) for entry in entries):
                 return folder
-            parts = [Path(entry.path) for entry in _folders(folder) if part_of(entry.name)]
-            if any(_is_part(part) for part in parts):
+            if any(_is_part(Path(entry.path)) for entry in entries if part_of(entry.name)):
                 return folder
         for folder in level:
             if _has_named_images(folder):
                 return folder
-        level = [Path(entry.path) for folder in level for entry in _folders(folder)]
+        level = [Path(entry.path) for entries in folders.values() for entry in entries]
+    if closed:
+        raise closed[0]
     return None
 
 
 def walk(top: Path, everything: bool = False) -> Tree:
     """All files of a release.
 
+    An image file that can't be read is among them: whoever decodes it says why. Other entries that can't be used are
+    refused, all at once.
+
     Args:
         top: From :func:`find_top`.
         everything: Also enter folders that are neither part nor class, as a table of labels needs it.
 
     Raises:
-        LayoutError: A folder can't be opened, or a link leads nowhere.
+        LayoutError: A folder can't be opened, a link leads nowhere, a name is no printable text, or there is no end of it.
     """
     tree = Tree(top)
     sorted_in = any(part_of(entry.name) or class_of(entry.name) for entry in _folders(top))
-    _walk(tree, top, "", "", (), everything, loose=everything or not sorted_in, visited=set())
-    if tree.dangling:
+    _walk(tree, everything, everything or not sorted_in)
+    if tree.refused:
+        lines = "\n".join(f"  {printable(path)}: {reason}" for path, reason in tree.refused.items())
+        noun = "entry" if len(tree.refused) == 1 else "entries"
         raise LayoutError(
-            f"{len(tree.dangling)} links under {top} lead nowhere, for example {some(tree.dangling, 3)}, so images would be "
-            "missing without a word. Mount what they lead to, or remove them."
+            f"{len(tree.refused)} {noun} of {top} can't be used:\n{lines}\nImages that they hold or lead to would be missing "
+            "without notice. Rename, repair or remove them."
         )
     tree.files.sort(key=lambda item: (ORDER.index(item.part), item.class_folder, item.path.name, str(item.path)))
     return tree
+
+
+def files_below(root: Path) -> list[Path]:
+    """The files below a folder, sorted by path, without what systems leave behind; links to folders are not followed.
+
+    Raises:
+        LayoutError: A folder can't be opened, or there are more than ``MAX_ENTRIES`` entries.
+    """
+    files, pending, count = list[Path](), [root], 0
+    while pending:
+        for entry in _visible(pending.pop()):
+            count += 1
+            if count > MAX_ENTRIES:
+                raise _endless(root)
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(Path(entry.path))
+            elif not _is_folder(entry):
+                files.append(Path(entry.path))
+    return sorted(files)
 
 
 def names_say_all(top: Path) -> bool:
@@ -119,40 +178,94 @@ def tables_inside(root: Path, top: Path | None) -> list[Path]:
     return [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
 
 
-def _walk(
+def _walk(tree: Tree, everything: bool, loose: bool) -> None:
+    outside = frozenset(_identity(folder.stat()) for folder in tree.top.resolve().parents)
+    pending, visited, count = [_Place(tree.top, "", "", (), outside)], dict[Identity, Path](), 0
+    while pending:
+        place = pending.pop()
+        try:
+            identity, entries = _identity(place.path.stat()), _entries(place.path)
+        except (LayoutError, OSError) as error:
+            if place.path == tree.top:
+                raise
+            tree.refused[_below(tree, place.path)] = _reason(error)
+            continue
+        if identity in visited:
+            tree.refused[_below(tree, place.path)] = f"leads to {printable(_below(tree, visited[identity]))} again"
+            continue
+        visited[identity] = place.path
+        count += len(entries)
+        if count > MAX_ENTRIES:
+            raise _endless(tree.top)
+        for entry in entries:
+            _take(tree, place, entry, everything, loose or place.path != tree.top, pending, place.above | {identity})
+
+
+def _take(
     tree: Tree,
-    folder: Path,
-    part: str,
-    class_folder: str,
-    between: tuple[str, ...],
+    place: _Place,
+    entry: os.DirEntry[str],
     everything: bool,
     loose: bool,
-    visited: set[tuple[int, int]],
+    pending: list[_Place],
+    above: frozenset[Identity],
 ) -> None:
-    state = folder.stat()
-    if (state.st_dev, state.st_ino) in visited:
-        return  # a link back to where we have been
-    visited.add((state.st_dev, state.st_ino))
-    for entry in _entries(folder):
-        if is_junk(entry.name):
-            tree.junk += 1
-        elif entry.is_dir():
-            its_part = "" if part else part_of(entry.name)
-            its_class = class_of(entry.name) if agrees(class_of(entry.name), class_folder) else ""
-            if not (its_part or its_class or class_folder or everything):
-                tree.passed_by.append(str(Path(entry.path).relative_to(tree.top)))
-                continue
-            inner = between if its_part or its_class else (*between, entry.name)
-            _walk(tree, Path(entry.path), part or its_part, its_class or class_folder, inner, everything, True, visited)
-        elif entry.is_file():
-            path = Path(entry.path)
-            kind = _kind(path)
-            if loose:
-                tree.files.append(Seen(path, part, class_folder, "-".join((*between, bare_name(path))), kind))
-            elif kind != "other":
-                tree.passed_by.append(entry.name)
-        elif entry.is_symlink():
-            tree.dangling.append(str(Path(entry.path).relative_to(tree.top)))
+    """Put one entry where it belongs: the files, the folders still to be walked, or what is left out or refused."""
+    path = Path(entry.path)
+    if is_junk(entry.name):
+        tree.junk += 1
+    elif _is_folder(entry):
+        its_part = "" if place.part else part_of(entry.name)
+        its_class = class_of(entry.name) if agrees(class_of(entry.name), place.class_folder) else ""
+        inner = place.between if its_part or its_class else (*place.between, entry.name)
+        if not (its_part or its_class or place.class_folder or everything):
+            tree.passed_by.append(_below(tree, path))
+        elif entry.is_symlink() and _identity(entry.stat()) in above:
+            tree.looped.append(_below(tree, path))
+        elif UNPRINTABLE.search(entry.name):
+            tree.refused[_below(tree, path)] = UNPRINTABLE_NAME
+        elif place.depth >= MAX_DEPTH:
+            tree.refused[_below(tree, path)] = f"lies more than {MAX_DEPTH} folders deep"
+        else:
+            its_class = its_class or place.class_folder
+            pending.append(_Place(path, place.part or its_part, its_class, inner, above, place.depth + 1))
+    elif (kind := _kind(path)) == "other" and (problem := _problem(entry)):
+        tree.refused[_below(tree, path)] = problem
+    elif kind != "other" and UNPRINTABLE.search(entry.name):
+        tree.refused[_below(tree, path)] = UNPRINTABLE_NAME
+    elif loose:
+        name = "-".join((*place.between, bare_name(path)))
+        tree.files.append(Seen(path, place.part, place.class_folder, name, kind))
+    elif kind != "other":
+        tree.passed_by.append(entry.name)
+
+
+def _below(tree: Tree, path: Path) -> str:
+    return str(path.relative_to(tree.top))
+
+
+def _identity(state: os.stat_result) -> Identity:
+    return state.st_dev, state.st_ino
+
+
+def _problem(entry: os.DirEntry[str]) -> str:
+    """Why a link can't be followed; empty where it can, and where there is none."""
+    try:
+        entry.stat()
+    except OSError as error:
+        return f"leads nowhere ({error.strerror})" if entry.is_symlink() else _reason(error)
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else getattr(error.__cause__, "strerror", None)
+    return f"can't be opened ({strerror or error})"
+
+
+def _endless(top: Path) -> LayoutError:
+    return LayoutError(
+        f"{top} holds more than {MAX_ENTRIES:,} files and folders, links followed. Name the folder of the X-rays alone."
+    )
 
 
 def _kind(path: Path) -> str:
@@ -165,19 +278,33 @@ def _kind(path: Path) -> str:
 
 
 def _is_part(folder: Path) -> bool:
-    """Whether a folder named like a part holds classes, or images themselves."""
-    if any(class_of(entry.name) for entry in _folders(folder)):
-        return True
-    return any(entry.is_file() and _kind(Path(entry.path)) != "other" for entry in _visible(folder))
+    """Whether a folder named like a part holds classes, or images themselves; one that can't be opened may."""
+    try:
+        if any(class_of(entry.name) for entry in _folders(folder)):
+            return True
+    except LayoutError:
+        return True  # the walk reports it with all others
+    return any(not _is_folder(entry) and _kind(Path(entry.path)) != "other" for entry in _visible(folder))
 
 
 def _has_named_images(folder: Path) -> bool:
-    files = (Path(entry.path) for entry in _visible(folder) if entry.is_file())
+    try:
+        files = [Path(entry.path) for entry in _visible(folder) if not _is_folder(entry)]
+    except LayoutError:
+        return False  # find_top has noted it
     return any(read_name(bare_name(path)) is not None and _kind(path) != "other" for path in files)
 
 
 def _folders(folder: Path) -> list[os.DirEntry[str]]:
-    return [entry for entry in _visible(folder) if entry.is_dir()]
+    return [entry for entry in _visible(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder or a link to one; a link that leads nowhere or in a circle is none."""
+    try:
+        return stat.S_ISDIR(entry.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _visible(folder: Path) -> Iterator[os.DirEntry[str]]:

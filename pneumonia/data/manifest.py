@@ -1,6 +1,8 @@
 """The one-row-an-image table that every later stage reads."""
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -9,7 +11,7 @@ import pandas as pd
 from pneumonia.console import warn
 from pneumonia.data.cache import Shape, look_at
 from pneumonia.data.releases import Found, recognise
-from pneumonia.errors import BrokenImagesError, ManifestError, broken_images, some
+from pneumonia.errors import UNPRINTABLE, BrokenImagesError, ManifestError, broken_images, printable, some
 from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, one_at_a_time, replacing
 
@@ -27,7 +29,8 @@ COLUMNS: Final = {
     "phash": "str",  # 256 bits in hexadecimal, see pneumonia.data.duplicates; empty where the image can't be read
     "problem": "str",  # why the image can't be read; empty where it can
 }
-VERSION: Final = "2"  # raise it when a column changes its meaning
+VERSION: Final = "3"  # raise it when a column changes its meaning
+MOST: Final = 2**53  # of a number in it: what every program keeps exactly
 
 
 def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape: Shape | None = None) -> pd.DataFrame:
@@ -52,10 +55,8 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
     if root.suffix == ".parquet":
         return read_manifest(root)
     found = recognise(root.resolve(), cache_dir, labels).images
-    stats = [os.stat(item.path) for item in found]
     state = [
-        [str(item.path), item.label, item.patient_id, item.source_split, stat.st_size, stat.st_mtime_ns]
-        for item, stat in zip(found, stats, strict=True)
+        [str(item.path), item.label, item.patient_id, item.source_split, *_file_state(item.path)] for item in found
     ]
     key = digest([VERSION, state])[:16]
     path = cache_dir / "manifests" / key / "manifest.parquet"
@@ -72,6 +73,15 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
                 write_checksums(checksums, [path], key)
                 return manifest
     return pd.read_parquet(path)
+
+
+def _file_state(path: Path) -> tuple[int, int, bool]:
+    """What changes when a file does: its size, its time, and whether it can be read."""
+    try:
+        state = os.stat(path)
+    except OSError:  # gone, or a link that leads nowhere; whoever decodes it says so
+        return -1, -1, False
+    return state.st_size, state.st_mtime_ns, os.access(path, os.R_OK)
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -95,7 +105,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         )
     if not len(manifest):
         raise ManifestError(f"The manifest {path} holds no image. Import the data again.")
-    manifest = manifest[list(COLUMNS)].astype(COLUMNS)
+    manifest = _checked_cells(manifest[list(COLUMNS)], path)
     twice = manifest["image_id"][manifest["image_id"].duplicated()]
     if len(twice):
         raise ManifestError(
@@ -109,6 +119,56 @@ def read_manifest(path: Path) -> pd.DataFrame:
             "import the data again from where they are now."
         )
     return manifest
+
+
+def _checked_cells(manifest: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The manifest with the types of ``COLUMNS``.
+
+    Raises:
+        ManifestError: A cell is empty, of another type, out of range or no printable text; all such columns are listed.
+    """
+    problems = []
+    for name, kind in COLUMNS.items():
+        cells = manifest[name].tolist()
+        check = _whole_number if kind == "int64" else TEXTS.get(name, _text)
+        wrong = [(row, cell) for row, cell in enumerate(cells) if not check(cell)]
+        if wrong:
+            row, cell = wrong[0]
+            problems.append(
+                f"  {name}: {len(wrong)} of {len(cells)}, for example {printable(repr(cell)[:80])} in row {row}"
+            )
+    if problems:
+        listed = "\n".join(problems)
+        raise ManifestError(
+            f"{path} is not a sound manifest. Columns with cells that are empty, of another type or out of range:\n{listed}\n"
+            "Import the data again, or correct the program that wrote it."
+        )
+    return manifest.astype(COLUMNS)
+
+
+def _whole_number(cell: object) -> bool:
+    if isinstance(cell, bool) or not isinstance(cell, int | float):
+        return False
+    return 0 <= cell <= MOST and cell == int(cell)  # NaN is neither
+
+
+def _text(cell: object) -> bool:
+    return isinstance(cell, str) and UNPRINTABLE.search(cell) is None
+
+
+def _named(cell: object) -> bool:
+    return _text(cell) and bool(cell)
+
+
+def _hexadecimal(digits: int) -> Callable[[object], bool]:
+    return lambda cell: isinstance(cell, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", cell) is not None
+
+
+TEXTS: Final[dict[str, Callable[[object], bool]]] = {
+    **dict.fromkeys(("image_id", "path", "label", "patient_id"), _named),
+    "sha256": _hexadecimal(64),
+    "phash": lambda cell: cell == "" or _hexadecimal(64)(cell),
+}
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:

@@ -4,7 +4,6 @@ Source: Yang et al. (2023), MedMNIST v2, Scientific Data 10:41; sizes above 28 a
 """
 
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.console import track
-from pneumonia.data.archives import once
+from pneumonia.data.archives import named_damage, once
 from pneumonia.errors import ArchiveError, some
 from pneumonia.labels import NORMAL, UNKNOWN_KIND
 from pneumonia.parallel import in_threads
@@ -105,7 +104,7 @@ def _parts(path: Path) -> list[tuple[str, int]]:
 def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """Shape and type of each array, and a check that each has just the bytes that its header says."""
     headers = {}
-    try:
+    with named_damage(path, ".npz file"):
         with zipfile.ZipFile(path) as file:
             for member in file.infolist():
                 name = member.filename.removesuffix(".npy")
@@ -123,19 +122,13 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
                 if name in headers:
                     raise _wrong(path, f"{name} stands in it twice")
                 headers[name] = (tuple(int(side) for side in shape), kind)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, ArchiveError):
-            raise
-        raise _damaged(path, error) from error
     return headers
 
 
 def _arrays(path: Path, part: str) -> tuple[Images, NDArray[np.int64]]:
-    try:
+    with named_damage(path, ".npz file"):
         with np.load(path, allow_pickle=False) as arrays:
             images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1).astype(np.int64)
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError) as error:
-        raise _damaged(path, error) from error
     odd = sorted(set(labels.tolist()) - {0, 1})
     if odd:
         raise _wrong(path, f"{part}_labels has the values {some(odd)} beside 0 (normal) and 1 (pneumonia)")
@@ -144,7 +137,3 @@ def _arrays(path: Path, part: str) -> tuple[Images, NDArray[np.int64]]:
 
 def _wrong(path: Path, reason: str) -> ArchiveError:
     return ArchiveError(f"{path} is no PneumoniaMNIST file: {reason}. Nothing was kept. Get pneumoniamnist.npz again.")
-
-
-def _damaged(path: Path, error: Exception) -> ArchiveError:
-    return ArchiveError(f"{path} is damaged or no .npz file ({error}). Nothing was kept. Get it again.")

@@ -15,7 +15,7 @@ KAGGLE_NORMAL: Final = re.compile(r"(?P<series>(?:NORMAL\d*-)?IM)-(?P<number>\d+
 MENDELEY: Final = re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+", re.IGNORECASE)
 PARTS: Final = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 CLASSES: Final = {name: name for name in (NORMAL, UNKNOWN_KIND, BACTERIA, VIRUS)}
-JUNK: Final = {"__MACOSX", "Thumbs.db", "desktop.ini"}
+JUNK: Final = {"__MACOSX", "Icon\r", "Thumbs.db", "desktop.ini"}
 UNKNOWN_PATIENT: Final = "unknown-"  # before the image's own id, so that no two images share an unknown patient
 
 

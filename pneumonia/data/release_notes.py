@@ -25,6 +25,9 @@ def notes_on_tree(tree: Tree, root: Path) -> list[str]:
             f"{_count(tree.passed_by, 'entry', 'entries')} that are no part and no class were left out: "
             f"{some(tree.passed_by, 3)}."
         )
+    if tree.looped:
+        links = _plural(len(tree.looped), "link", "links")
+        notes.append(f"{links} to a folder above left out: {some(tree.looped, 3)}.")
     if tree.junk:
         notes.append(f"{_plural(tree.junk, 'hidden or system entry', 'hidden or system entries')} ignored.")
     return notes

@@ -20,7 +20,7 @@ from pneumonia.data.medmnist import unpack_medmnist
 from pneumonia.data.names import NAMES, UNKNOWN_PATIENT, agrees, bare_name, read_name
 from pneumonia.data.release_notes import notes_on_images, notes_on_tree
 from pneumonia.data.shards import shards_inside, unpack_shards
-from pneumonia.errors import LabelError, LayoutError, some
+from pneumonia.errors import UNPRINTABLE, LabelError, LayoutError, printable, some
 
 EXPECTED: Final = (
     "{train,val,test}/{NORMAL,PNEUMONIA}/*.jpeg, or {NORMAL,PNEUMONIA}/*.jpeg; the folder names carry the labels. Or "
@@ -68,6 +68,10 @@ def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Releas
         ArchiveError: See :func:`pneumonia.data.archives.unpack` and :func:`pneumonia.data.medmnist.unpack_medmnist`.
         StorageError: ``cache_dir`` can not be written.
     """
+    if UNPRINTABLE.search(str(root.absolute())):
+        raise LayoutError(
+            f"The path {printable(root)} holds control characters, or is not UTF-8. Rename the folder or file."
+        )
     if root.is_file() and root.suffix.lower() == ".npz":
         return _medmnist(root, cache_dir, labels)
     if root.is_file() and is_archive(root):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pneumonia.console import track
-from pneumonia.data.archives import MAX_BYTES, once
+from pneumonia.data.archives import MAX_BYTES, named_damage, once
 from pneumonia.data.dicom import is_dicom
 from pneumonia.data.names import CLASSES, bare_name, is_junk, part_of, read_name
 from pneumonia.errors import ArchiveError, some
@@ -42,11 +42,10 @@ def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
 
 
 def _write(shards: list[Path], folder: Path) -> None:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = shards[0]
-    try:
+    with named_damage(path, "Parquet file of images"):
         described = [pq.read_metadata(path) for path in shards]
         size = sum(file.row_group(group).total_byte_size for file in described for group in range(file.num_row_groups))
         if size > MAX_BYTES:
@@ -54,17 +53,11 @@ def _write(shards: list[Path], folder: Path) -> None:
                 f"{path.parent} would unpack to more than {MAX_BYTES // 2**30} GiB. Nothing was written."
             )
         total = sum(file.num_rows for file in described)
-        for path, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):  # noqa: B007 for the error below
+        for path, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):
             target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("xb") as file:
-                file.write(raw)
-    except ArchiveError:
-        raise
-    except (pa.ArrowException, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileExistsError):
-            raise  # the disk's word, not pyarrow's
-        brief = f"two images are named {Path(error.filename).name}" if isinstance(error, FileExistsError) else error
-        raise ArchiveError(f"{path} is damaged or no Parquet file of images ({brief}). Nothing was kept.") from error
+            if target.exists():
+                raise ArchiveError(f"{path} is not sound: two images are named {target.name}. Nothing was kept.")
+            target.write_bytes(raw)
 
 
 def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, bytes]]:

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from builders import add_to_tar, make_tar, make_zip
+from builders import add_to_tar, make_tar, make_zip, medmnist
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pneumonia.data import archives
 from pneumonia.data.archives import once, unpack
+from pneumonia.data.medmnist import unpack_medmnist
 from pneumonia.errors import ArchiveError, StorageError
 
 FILES = {
@@ -275,3 +278,24 @@ def test_a_file_where_the_cache_should_be_is_named(tmp_path):
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(StorageError, match="a file stands where a folder is needed"):
         unpack(archive, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz", "x.npz"])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_archive_is_unpacked_or_refused_and_nothing_else(kind, data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("archive")
+    make = {"x.zip": make_zip, "x.npz": lambda path, _: medmnist(path)}.get(kind, make_tar)
+    archive = make(
+        folder / kind, {"NORMAL/a.png": b"picture" * 40, "b/c.png": b"x", "d/": b""} if kind != "x.tar" else FILES
+    )
+    raw = bytearray(archive.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(raw) - 1))
+        raw[place : place + 1] = data.draw(st.binary(max_size=4))
+    archive.write_bytes(raw)
+    try:
+        unpack_medmnist(archive, folder / "cache") if kind == "x.npz" else unpack(archive, folder / "cache")
+    except ArchiveError:
+        assert nothing_is_left(folder / "cache")
+    assert {path.name for path in folder.iterdir()} == {kind, "cache"}

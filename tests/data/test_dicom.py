@@ -1,6 +1,7 @@
 """DICOM files, written with pydicom and compared with closed forms and with pydicom's own windowing."""
 
 import io
+import resource
 import struct
 from pathlib import Path
 
@@ -302,6 +303,14 @@ def _item(**tags: object) -> Dataset:
     return item
 
 
+def _grouped(undefined_length: bool) -> bytes:
+    groups = [_item(FrameVOILUTSequence=[_item(WindowCenter=1, WindowWidth=9)])]
+    pixels = np.zeros((64, 64), dtype=np.uint8)
+    data = pydicom.dcmread(io.BytesIO(dicom(pixels, SharedFunctionalGroupsSequence=groups)))
+    data["SharedFunctionalGroupsSequence"].is_undefined_length = undefined_length
+    return _bytes(data)
+
+
 def _bare_compressed() -> bytes:
     whole = pydicom.dcmread(
         io.BytesIO(dicom(np.zeros((64, 64), dtype=np.uint8), JPEGBaseline8Bit, PixelData=_jpeg(64)))
@@ -369,12 +378,8 @@ BROKEN = {
     "half a rescale": (dicom(SMALL, RescaleSlope=2), "RescaleSlope without RescaleIntercept"),
     "a flat rescale": (dicom(SMALL, RescaleSlope=0, RescaleIntercept=1), "RescaleSlope is 0"),
     "half a window": (dicom(SMALL, WindowWidth=2), "WindowWidth without WindowCenter"),
-    "a window in functional groups": (
-        dicom(
-            SMALL, SharedFunctionalGroupsSequence=[_item(FrameVOILUTSequence=[_item(WindowCenter=1, WindowWidth=9)])]
-        ),
-        "functional groups",
-    ),
+    "a window in functional groups": (_grouped(False), "functional groups"),
+    "a window in functional groups of no stated length": (_grouped(True), "functional groups"),
     "a short lookup table": (
         dicom(SMALL, VOILUTSequence=[_item(LUTDescriptor=[4096, 0, 16], LUTData=bytes(100))]),
         "lookup table does not hold .* 4096 entries of 16 bits",
@@ -398,6 +403,29 @@ def test_monochrome1_with_an_inverse_presentation_is_inverted_once():
     pixels = np.random.default_rng(1).integers(0, 256, (50, 70), dtype=np.uint8)
     raw = dicom(pixels, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
     assert np.array_equal(grey(raw), 255 - pixels)
+
+
+def _many(count: int) -> bytes:
+    """Explicit little endian: private elements of no bytes."""
+    return b"".join(struct.pack("<HH2sH", 0x0009 + 2 * (n >> 16), n & 0xFFFF, b"LO", 0) for n in range(count))
+
+
+@pytest.mark.parametrize("inside", ["file", "open sequence", "closed sequence"])
+def test_a_header_of_countless_elements_is_refused_in_little_memory(inside):
+    raw, many = dicom(SMALL), _many(300_000)
+    place = raw.index(struct.pack("<HH", 0x0028, 0x0002))
+    if inside == "open sequence":
+        item = struct.pack("<HHL", 0xFFFE, 0xE000, 2**32 - 1) + many + struct.pack("<HHL", 0xFFFE, 0xE00D, 0)
+        many = struct.pack("<HH2sxxL", 0x0009, 0x1000, b"SQ", 2**32 - 1) + item + struct.pack("<HHL", 0xFFFE, 0xE0DD, 0)
+    if inside == "closed sequence":
+        many = struct.pack("<HHL", 0xFFFE, 0xE000, len(many)) + many
+        many = struct.pack("<HH2sxxL", 0x0028, 0x3010, b"SQ", len(many)) + many
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        UnreadableImageError, match=r"its header has far more elements|VOILUTSequence has far more bytes"
+    ):
+        grey(raw[:place] + many + raw[place:])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10
 
 
 @settings(max_examples=300, deadline=None)

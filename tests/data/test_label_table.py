@@ -1,16 +1,19 @@
 """Tables of labels: each row finds its image, and all that does not fit is counted and named."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from builders import dicom, png, tree
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pneumonia.data.label_table import read_table
 from pneumonia.data.names import UNKNOWN_PATIENT
 from pneumonia.data.releases import recognise
-from pneumonia.errors import LabelError, LayoutError
+from pneumonia.errors import LabelError, LayoutError, printable
 
 IMAGES = {f"{name}.png": png(number) for number, name in enumerate("abcd")}
 TABLE = "image,label,patient,split\na.png,Normal,p1,train\nb.png,viral,p1,val\nc.png,Bacterial pneumonia,p2,test\nd,PNEUMONIA,,\n"
@@ -265,3 +268,27 @@ def test_a_file_that_is_far_too_large_for_a_table_is_not_read(tmp_path):
         file.truncate(200 * 2**20)
     with pytest.raises(LabelError, match="more than 100 MB"):
         read_table(tmp_path / "x.csv")
+
+
+STARTS = [b"", TABLE.encode(), b"\xef\xbb\xbf" + TABLE.encode(), TABLE.encode("utf-16"), b"image,label\n"]
+SIGNS = 'ab.png,;\t\n\r"\0\x1b\x0b\u2028\u00e9normal'
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(start=st.sampled_from(STARTS), rest=st.binary(max_size=60) | st.text(SIGNS, max_size=60).map(str.encode))
+def test_any_table_is_read_or_refused_and_nothing_else(start, rest, tmp_path_factory):
+    path = tmp_path_factory.mktemp("table") / "labels.csv"
+    path.write_bytes(start + rest)
+    try:
+        assert read_table(path)
+    except LabelError as error:
+        assert not re.search(r"[\x00-\x09\x0b-\x1f]", printable(error, lines=True))  # noqa: PT017 for what is printed
+
+
+@pytest.mark.parametrize("column", ["image", "label"])
+def test_a_cell_with_a_control_character_is_printed_as_an_escape_sequence(column, tmp_path):
+    table = "image,label\na\x1b[31m,normal\n" if column == "image" else "image,label\na,nor\x1b[31mmal\n"
+    with pytest.raises(LabelError) as refused:
+        recognise(make(tmp_path / "root", table), tmp_path / "cache")
+    assert r"\x1b[31m" in str(refused.value)
+    assert "\x1b" not in str(refused.value)

@@ -35,8 +35,8 @@ def test_a_manifest_is_the_same_whatever_size_was_decoded_on_the_way(size, resiz
 
 def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monkeypatch):
     read: list[str] = []
-    plain = cache_module._bytes_of
-    monkeypatch.setattr(cache_module, "_bytes_of", lambda path: read.append(path) or plain(path))
+    plain = cache_module.read_image_file
+    monkeypatch.setattr(cache_module, "read_image_file", lambda path: read.append(path) or plain(path))
     manifest = load_manifest(phantoms, tmp_path, shape=Shape(32))
     load_cache(manifest, 32, "squash", tmp_path)
     assert sorted(read) == sorted(manifest["path"])
@@ -53,6 +53,36 @@ def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monke
 )
 def test_a_manifest_that_can_not_be_used_says_why(spoil, message, manifest, tmp_path):
     spoil(manifest).to_parquet(tmp_path / "manifest.parquet")
+    with pytest.raises(ManifestError, match=message):
+        load_manifest(tmp_path / "manifest.parquet", tmp_path)
+
+
+CELLS = {
+    "a width that is no number": ("width", float("nan"), r"width: 1 of \d+, for example nan in row 1"),
+    "a width below zero": ("width", -5, r"width: 1 of \d+, for example -5 in row 1"),
+    "a huge height": ("height", 1e300, "height: 1 of"),
+    "half a byte": ("bytes", 10.5, r"bytes: 1 of \d+, for example 10\.5 in row 1"),
+    "a height in words": ("height", "tall", r"height: (\d+) of \1, for example .tall. in row 0"),
+    "no path": ("path", None, "path: 1 of .* nan in row 1"),
+    "an empty path": ("path", "", "path: 1 of"),
+    "a path that is a number": ("path", 7, r"path: (\d+) of \1, for example 7 in row 0"),
+    "a name with a control character": ("image_id", "a\x1b[31m", r"image_id: 1 of .*x1b\[31m"),
+    "no patient": ("patient_id", None, "patient_id: 1 of"),
+    "no label": ("label", "", "label: 1 of"),
+    "a digest that is none": ("sha256", "abc", "sha256: 1 of"),
+    "a perceptual hash that is none": ("phash", "xyz", "phash: 1 of"),
+    "no problem": ("problem", None, "problem: 1 of"),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_manifest_with_an_unsound_cell_names_the_column_and_the_row(name, manifest, tmp_path):
+    column, value, message = CELLS[name]
+    cells = manifest[column].tolist()
+    # A Parquet column has one type: a cell of another one makes the column that of all cells.
+    same = isinstance(value, type(cells[0])) or value is None or isinstance(value, float)
+    spoilt = manifest.assign(**{column: [*cells[:1], value, *cells[2:]] if same else [value] * len(cells)})
+    spoilt.to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(ManifestError, match=message):
         load_manifest(tmp_path / "manifest.parquet", tmp_path)
 

@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import dicom, make_tar, make_zip, medmnist, png, shard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pneumonia.data.names import UNKNOWN_PATIENT, read_name
 from pneumonia.data.releases import check_classes, find, recognise
-from pneumonia.errors import ArchiveError, LabelError, LayoutError
+from pneumonia.errors import ArchiveError, LabelError, LayoutError, PneumoniaError
 from pneumonia.labels import PNEUMONIA, SUBTYPE
 
 KAGGLE = {
@@ -189,9 +191,9 @@ def test_a_folder_that_links_back_to_itself_is_walked_once(tmp_path):
 
 def test_a_link_that_leads_nowhere_is_refused_and_not_left_out_silently(tmp_path):
     root = _tree(tmp_path / "root", KAGGLE)
-    (root / "train" / "NORMAL" / "IM-0009-0001.jpeg").symlink_to(tmp_path / "gone")
+    (root / "train" / "NORMAL" / "more").symlink_to(tmp_path / "gone")
     with pytest.raises(
-        LayoutError, match=r"1 links under .* lead nowhere, for example train/NORMAL/IM-0009-0001\.jpeg"
+        LayoutError, match=r"1 entry of .*:\n  train/NORMAL/more: leads nowhere \(No such file or directory\)"
     ):
         find(root)
 
@@ -403,3 +405,18 @@ def test_the_real_release_has_the_images_and_patients_that_are_known(real_xrays,
     assert len(release.images) == 5232
     assert Counter(label for label, _ in patients) == {"NORMAL": 1219, "BACTERIA": 1360, "VIRUS": 1090}
     assert any("val has 16 images and none of class VIRUS" in note for note in release.notes)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_parquet_file_is_read_or_refused_and_nothing_else(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    path = shard(folder / "hub" / "train.parquet", [(png(number), None, 0) for number in range(3)], ["NORMAL"])
+    raw = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(raw)
+    try:
+        recognise(folder / "hub", folder / "cache")
+    except PneumoniaError:  # any other exception fails the test
+        assert not list((folder / "cache" / "unpacked").rglob("*.png"))

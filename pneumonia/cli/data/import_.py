@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from pneumonia.cli import wants_help
 from pneumonia.cli.data import Words
-from pneumonia.errors import BrokenImagesError, ConfigError, LayoutError, broken_images
+from pneumonia.errors import BrokenImagesError, ConfigError, LayoutError, broken_images, printable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,7 +155,7 @@ def _broken(bad: "pd.DataFrame") -> BrokenImagesError:
 
 
 def _plain(text: str) -> str:
-    """Text from elsewhere, without power over the terminal's markup."""
+    """Text from elsewhere, without power over the terminal or its markup."""
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
