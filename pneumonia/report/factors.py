@@ -66,7 +66,8 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     series = {label: [_losses(entry) for entry in groups[label]] for label in shown}
     some = "" if len(shown) == len(groups) else f" The {len(shown)} of the lowest loss, of {len(groups)}."
     drawn = figures.curves(series, "epoch", "validation loss")
-    caption = f"Validation loss by epoch. Thin: each training; thick: their mean.{some}"
+    several = any(len(group) > 1 for group in groups.values())
+    caption = f"Validation loss by epoch.{' Thin: each training; thick: their mean.' if several else ''}{some}"
     lowest = f"{best[0]} reaches the lowest loss, {number(found[best[0]]['loss'][0])}"
     blocks.append(Figure(f"{name}-curves", drawn, caption, f"Curves of validation loss by epoch; {lowest}."))
     metric = "f1_macro"
@@ -123,9 +124,17 @@ def _costs(name: str, groups: dict[str, Group]) -> Table:
             f"{np.mean(priced):.4f}" if priced else "–",
         ]
         rows.append(row + [number(values.get(_value(group, key)), 2).removesuffix(".00") for values in study.values()])
-    head = ["", "images/s", "batches/s", "peak MiB", "a training", "USD", *(titles[column] for column in study)]
+    head = [
+        "",
+        "images/s",
+        "batches/s",
+        "peak MiB",
+        "mean training time",
+        "USD a training",
+        *(titles[column] for column in study),
+    ]
     devices = {entry.result["cost"]["device"] for group in groups.values() for entry in group}
-    on = f"Speed, memory and price of a training, on {', '.join(sorted(devices))}"
+    on = f"Speed, memory and price, means over the trainings of this sweep, on {', '.join(sorted(devices))}"
     if study:
         on += "; the study's on a T4 with RGB images"
     return Table(head, rows, on, 1, f"cost-{name}")

@@ -42,12 +42,19 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
     blocks: list[Block] = [Heading(comparison.title), Text(in_short(comparison))]
     if comparison.leaks:
         blocks.append(Note(f"Leaky: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
-    if comparison.part == "val":
+    if comparison.part == "val" and not comparison.other_data:
         blocks.append(
             Note(
                 "These are validation figures, on which each run's best epoch was chosen; no run of this section "
                 "was evaluated on "
                 "the test part."
+            )
+        )
+    if comparison.other_data:
+        blocks.append(
+            Note(
+                f"These images are not of the data that the models were trained on, but of {comparison.other_data}. They are "
+                "compared with nothing that was measured on other images."
             )
         )
     blocks += [_ranked(comparison, number_), *_members(comparison, number_)]
@@ -61,18 +68,18 @@ def _costs(comparison: Comparison, number_: int) -> list[Block]:
     alone = [
         one for one in comparison.candidates if one.entries[0].members == 1 and np.isfinite(one.estimates[metric][0])
     ]
-    times = [float(np.mean([entry.result["cost"]["fit_s"] for entry in one.entries])) for one in alone]
+    times = [one.fit_s for one in alone]
     if not 3 <= len(alone) <= MOST_DOTS or min(times) <= 0:
         return []
     svg = figures.scatter(
         [one.label for one in alone],
         times,
         [one.estimates[metric][0] for one in alone],
-        "seconds of one training",
+        "mean training time, seconds",
         name_of(metric),
     )
     fastest = alone[int(np.argmin(times))].label
-    caption = "What a training costs against what it reaches."
+    caption = f"Mean training time against {name_of(metric)}."
     return [Figure(f"costs-{number_}", svg, caption, f"{fastest} trains in the least time, {min(times):.1f} s.")]
 
 
@@ -90,7 +97,7 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
     ]
     patients = count(comparison.patients, "patient")
     caption = f"Ranked by {name_of(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
-    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "one training"]
+    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "mean training time"]
     return Table(head, rows, caption, 2, f"ranking-{number_}")
 
 
@@ -115,7 +122,7 @@ def _trainings(candidate: Candidate) -> str:
 
 
 def _cost(candidate: Candidate) -> str:
-    once = seconds(float(np.mean([entry.result["cost"]["fit_s"] for entry in candidate.entries])))
+    once = seconds(candidate.fit_s)
     members = candidate.entries[0].members
     return f"{members} x {once}" if members > 1 else once
 
@@ -136,6 +143,8 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
         )
     if comparison.kind == "folds":
         caption = f"{sentence(name_of(comparison.metric))} over the folds, with the 95% interval of Nadeau and Bengio."
+    if len(candidates) < len(comparison.candidates):
+        caption += f" The first {len(candidates)} of {len(comparison.candidates)} configurations."
     return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))
 
 
@@ -190,6 +199,8 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         verdicts = {(pair.first, pair.second): pair.verdict for pair in comparison.pairs}
         matrix = [[_seen(verdicts, one, other) for other in names] for one in names]
         caption = "Each row against each column: + better, − worse, = can't be told apart."
+        if "undefined" in verdicts.values():
+            caption += " Blank off the diagonal: undefined."
         blocks.append(
             Figure(f"pairs-{number_}", figures.pairwise(names, matrix), caption, "The table below, as a grid.")
         )
