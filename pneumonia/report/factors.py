@@ -10,7 +10,7 @@ from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.entries import Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.report.study import factor
-from pneumonia.report.words import bounded, name_of, number, seconds, sentence
+from pneumonia.report.words import bounded, interval_words, name_of, number, seconds, sentence
 
 MOST_CURVES = 10
 Group = list[Entry]
@@ -75,7 +75,8 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     if len(order) <= 40:
         values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
         drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation part")
-        caption = f"{sentence(name_of(metric))} of the best epoch, with 95% intervals."
+        shown_bounds = interval_words([found[label][metric] for label in order])
+        caption = f"{sentence(name_of(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
     blocks.append(_results(name, groups, found, order))
     blocks.append(_costs(name, groups))

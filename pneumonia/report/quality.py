@@ -113,10 +113,10 @@ def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
         fpr, tpr, _ = roc_curve(positive, score)
         precision, recall, _ = precision_recall_curve(positive, score)
         at = points.get(name)
-        sensitivity, specificity, ppv = (at and at[key]["value"] for key in ("sensitivity", "specificity", "ppv"))
-        known = sensitivity is not None and specificity is not None
-        roc[name] = (fpr, tpr, (1 - specificity, sensitivity) if known else None)
-        pr[name] = (recall, precision, (sensitivity, ppv) if known and ppv is not None else None)
+        specificity, sensitivity, ppv = (_value(at, metric) for metric in ("specificity", "sensitivity", "ppv"))
+        undefined = specificity is None or sensitivity is None
+        roc[name] = (fpr, tpr, None if undefined else (1 - specificity, sensitivity))
+        pr[name] = (recall, precision, None if undefined or ppv is None else (sensitivity, ppv))
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.curve_pairs(roc, pr, share)
     caption = "ROC and precision–recall, each kind against the rest. Dashes: chance."
@@ -125,6 +125,11 @@ def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
         which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"
         caption += f" Dot{which}: the threshold for a sensitivity of 0.95 on the validation part."
     return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
+
+
+def _value(metrics: dict[str, Any] | None, name: str) -> Any:
+    """A metric of an operating point; ``None`` where it is undefined, or where there is no threshold."""
+    return None if metrics is None else metrics[name]["value"]
 
 
 def _calibration(found: dict[str, Any], number_: int) -> list[Block]:

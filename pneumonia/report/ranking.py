@@ -7,7 +7,7 @@ import numpy as np
 from pneumonia.report import figures
 from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
-from pneumonia.report.words import bounded, chance, count, listed, name_of, number, seconds, sentence
+from pneumonia.report.words import bounded, chance, count, interval_words, listed, name_of, number, seconds, sentence
 
 MOST_DOTS = 15
 SHOWN = {
@@ -41,7 +41,8 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
     """Everything of one comparison but the looks of its best model."""
     blocks: list[Block] = [Heading(comparison.title), Text(in_short(comparison))]
     if comparison.leaks:
-        blocks.append(Note(f"Leaky: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
+        name = "Trained on" if comparison.other_data else "Leaky"
+        blocks.append(Note(f"{name}: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
     if comparison.part == "val" and not comparison.other_data:
         blocks.append(
             Note(
@@ -133,16 +134,18 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
     svg = figures.intervals(names, values, lows, highs, name_of(comparison.metric))
     single = sum(candidate.once for candidate in comparison.candidates)
-    caption = (
-        f"{sentence(name_of(comparison.metric))} with 95% intervals: which patients, and which seed where "
-        "there are several trainings."
-    )
-    if single and comparison.kind == "images":
-        caption += (
-            f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
-        )
-    if comparison.kind == "folds":
-        caption = f"{sentence(name_of(comparison.metric))} over the folds, with the 95% interval of Nadeau and Bengio."
+    drawn = interval_words([candidate.estimates[comparison.metric] for candidate in candidates])
+    caption = f"{sentence(name_of(comparison.metric))}, {drawn}"
+    if not np.isfinite(lows).any():
+        caption += "."
+    elif comparison.kind == "folds":
+        caption += " of Nadeau and Bengio over the folds."
+    else:
+        caption += ": which patients, and which seed where there are several trainings."
+        if single:
+            caption += (
+                f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
+            )
     if len(candidates) < len(comparison.candidates):
         caption += f" The first {len(candidates)} of {len(comparison.candidates)} configurations."
     return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))

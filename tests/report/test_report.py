@@ -12,6 +12,7 @@ import pytest
 from pneumonia.cli import main
 from pneumonia.report import figures
 from pneumonia.report.study import matches, rows
+from pneumonia.report.words import interval_words
 from pneumonia.report.write import Wanted, write_report
 
 EXPERIMENT_OF = {
@@ -244,3 +245,10 @@ def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_ru
     card = text[text.index("Model card") :]
     assert "other data" not in card[: card.index("How to make this again")]
     assert "1 finished run, 2 comparisons" in text
+
+
+def test_captions_speak_of_intervals_only_where_some_are_drawn():
+    nan = float("nan")
+    assert interval_words([(0.5, 0.4, 0.6)]) == "with 95% intervals"
+    assert interval_words([(0.5, 0.4, 0.6), (0.5, nan, nan)]) == "with 95% intervals (1 of 2 have one)"
+    assert interval_words([(0.5, nan, nan)]) == "without intervals, which are undefined here"
