@@ -75,10 +75,11 @@ def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, w
     if fitting is not None:
         answers, truth = arrays(fitting, task.classes)
         temperature = fit_temperature(answers.astype(np.float64), truth)
+    same = part == "val" and fitting is not None and bool(table["image_id"].isin(fitting["image_id"]).all())
     found = calibration(exact, label) | {
         "temperature": temperature.value,
         "reason": temperature.reason or None,
-        "fitted_on": None if fitting is None else {"part": "val", "n": len(fitting), "same_images": part == "val"},
+        "fitted_on": None if fitting is None else {"part": "val", "n": len(fitting), "same_images": same},
         "scaled": None,
     }
     if temperature.value is not None:

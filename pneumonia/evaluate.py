@@ -248,7 +248,8 @@ def _finish(
     report["baselines"] = _baselines(first, table, task, request, desk)
     report["trained_on"] = int(table["image_id"].isin(set().union(*(one.trained_on for one in told))).sum())
     tta = first.classifier.setup_values.tta
-    name, about = OWN, (None, None)
+    name: str = OWN
+    about: tuple[str | None, str | None] = (None, None)
     if first.foreign and request.data is not None:
         root = Path(str(request.data.root)).expanduser()
         name, about = folder.name_of_data(root, first.manifest_sha256), (str(request.data.root), first.manifest_sha256)

@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from pneumonia.console import track
 from pneumonia.data.duplicates import Groups
 from pneumonia.errors import some
-from pneumonia.labels import TASKS, Task
+from pneumonia.labels import TASKS, Task, in_class_order
 from pneumonia.parallel import available_cores
 from pneumonia.scores import weighted_auroc
 from pneumonia.statistics.resampling import BLOCK, share_bounds
@@ -139,7 +139,7 @@ def of_val(
     seen, codes = np.unique([task.groups[name] for name in label[train]], return_inverse=True)
     wanted = np.array([task.groups[name] for name in label[val]])
     if len(seen) < 2 or not set(wanted) <= set(seen):
-        return unsaid(f"the part train holds the classes {some(seen)} alone", len(val))
+        return unsaid(f"the part train holds the classes {some(in_class_order(seen))} alone", len(val))
     probability = _probability(model, features[train], codes, features[val], len(seen))
     return scored(np.searchsorted(seen, wanted), probability, group[val], seen.tolist())
 

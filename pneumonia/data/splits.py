@@ -314,7 +314,7 @@ def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
         if patients < FEWEST:
             text += " They are too few for the shares of the split, so metrics of this class are uncertain."
         if absent_folds:
-            text += f" {absent_folds} of {folds} folds have none."
+            text += f" {absent_folds} of {folds} folds have no image of it."
         if absent:
             text += f" Metrics that need all classes are undefined on {some(absent)}."
         found.append(text)

@@ -35,7 +35,8 @@ def card(comparison: Comparison) -> list[Block]:
             "Training",
             f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
             f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
-            f"{entry.result['epochs']} epochs: {entry.result['best_epoch']}",
+            f"{entry.result['epochs']} epochs: {entry.result['best_epoch']}"
+            + (f" (seed {entry.result['seed']})" if best.trainings > 1 else ""),
         ),
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (
@@ -44,18 +45,26 @@ def card(comparison: Comparison) -> list[Block]:
             + (f" of other data, {comparison.other_data}" if comparison.other_data else ""),
         ),
         (
-            "Figures",
+            _of_how_many("Metrics", best.trainings),
             "; ".join(
                 f"{name_of(metric)} {bounded(*best.estimates[metric])}" for metric in ("accuracy", "f1_macro", "auroc")
             ),
         ),
-        ("By class", _by_class(best.estimates)),
-        ("Cost", f"{seconds(cost['fit_s'])} a training on {cost['device']}, {cost['peak_memory_mib']:,.0f} MiB"),
+        (_of_how_many("By class", best.trainings), _by_class(best.estimates)),
+        (
+            _of_how_many("Cost of one training", best.trainings),
+            f"{seconds(best.fit_s)} on {cost['device']}, peak memory {best.peak_memory_mib:,.0f} MiB",
+        ),
         ("Meant for", "comparing methods of classification in research and teaching"),
         ("Not meant for", "deciding about a patient: it is no medical device, and was tested on none"),
         ("Known limits", _limits(comparison, phantom)),
     ]
     return [Heading(f"Model card: {best.label}"), Table(("", ""), rows, "", 2, "model-card")]
+
+
+def _of_how_many(name: str, trainings: int) -> str:
+    """The name of a value that is the mean over the trainings of a configuration, where there are several."""
+    return name if trainings == 1 else f"{name}, mean of {trainings} trainings"
 
 
 def _mean_of(entry: Entry) -> str:

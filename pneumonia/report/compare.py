@@ -60,6 +60,19 @@ class Candidate:
         return len(self.entries)
 
     @property
+    def fit_s(self) -> float:
+        """Seconds of one training: the mean over its trainings; of an ensemble, those of its first member."""
+        return self._mean_cost("fit_s")
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """Peak memory of one training, the mean over its trainings."""
+        return self._mean_cost("peak_memory_mib")
+
+    def _mean_cost(self, key: str) -> float:
+        return float(np.mean([entry.result["cost"][key] for entry in self.entries]))
+
+    @property
     def once(self) -> bool:
         """Whether nothing is known of the chance of its training."""
         return len(self.entries) == 1 and self.entries[0].members == 1

@@ -74,7 +74,10 @@ def _phantoms(found: Gathered) -> list[Block]:
 
 
 def _leaky(comparison: Comparison) -> str:
-    return " The split is leaky: these figures are optimistic." if comparison.leaks else ""
+    if not comparison.leaks:
+        return ""
+    why = "Some of the images may have been trained on" if comparison.other_data else "The split is leaky"
+    return f" {why}: these figures are optimistic."
 
 
 def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]:
@@ -101,8 +104,8 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
         "task",
         "split",
         "part",
-        "measured on data",
-        "trained on data",
+        "measured on",
+        "trained on",
         "images",
         "patients",
         "configurations",

@@ -10,7 +10,7 @@ from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.entries import Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.report.study import factor
-from pneumonia.report.words import bounded, name_of, number, seconds, sentence
+from pneumonia.report.words import bounded, interval_words, name_of, number, seconds, sentence
 
 MOST_CURVES = 10
 Group = list[Entry]
@@ -66,7 +66,8 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     series = {label: [_losses(entry) for entry in groups[label]] for label in shown}
     some = "" if len(shown) == len(groups) else f" The {len(shown)} of the lowest loss, of {len(groups)}."
     drawn = figures.curves(series, "epoch", "validation loss")
-    caption = f"Validation loss by epoch. Thin: each training; thick: their mean.{some}"
+    several = any(len(group) > 1 for group in groups.values())
+    caption = f"Validation loss by epoch.{' Thin: each training; thick: their mean.' if several else ''}{some}"
     lowest = f"{best[0]} reaches the lowest loss, {number(found[best[0]]['loss'][0])}"
     blocks.append(Figure(f"{name}-curves", drawn, caption, f"Curves of validation loss by epoch; {lowest}."))
     metric = "f1_macro"
@@ -74,7 +75,8 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     if len(order) <= 40:
         values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
         drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation part")
-        caption = f"{sentence(name_of(metric))} of the best epoch, with 95% intervals."
+        shown_bounds = interval_words([found[label][metric] for label in order])
+        caption = f"{sentence(name_of(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
     blocks.append(_results(name, groups, found, order))
     blocks.append(_costs(name, groups))
@@ -123,9 +125,17 @@ def _costs(name: str, groups: dict[str, Group]) -> Table:
             f"{np.mean(priced):.4f}" if priced else "–",
         ]
         rows.append(row + [number(values.get(_value(group, key)), 2).removesuffix(".00") for values in study.values()])
-    head = ["", "images/s", "batches/s", "peak MiB", "a training", "USD", *(titles[column] for column in study)]
+    head = [
+        "",
+        "images/s",
+        "batches/s",
+        "peak MiB",
+        "mean training time",
+        "USD a training",
+        *(titles[column] for column in study),
+    ]
     devices = {entry.result["cost"]["device"] for group in groups.values() for entry in group}
-    on = f"Speed, memory and price of a training, on {', '.join(sorted(devices))}"
+    on = f"Speed, memory and price, means over the trainings of this sweep, on {', '.join(sorted(devices))}"
     if study:
         on += "; the study's on a T4 with RGB images"
     return Table(head, rows, on, 1, f"cost-{name}")

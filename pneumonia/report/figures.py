@@ -240,7 +240,7 @@ def reliability(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[s
     figure, (axis,) = _figure(WIDTH * 0.62, 3.6)
     axis.plot([0, 1], [0, 1], color=SOFT, linewidth=0.8, linestyle=(0, (4, 4)))
     total = sum(found["n"] for found in before) or 1
-    arms = [("as it is", before, 0, "o")] + ([("scaled", after, 1, "s")] if after else [])
+    arms = [("uncalibrated", before, 0, "o")] + ([("calibrated", after, 1, "s")] if after else [])
     for name, bins, number, marker in arms:
         x, y = [found["confidence"] for found in bins], [found["accuracy"] for found in bins]
         axis.plot(
@@ -257,7 +257,7 @@ def reliability(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[s
         shift = (number - 0.5) * width if len(arms) > 1 else 0
         heights = [0.25 * found["n"] / total for found in bins]
         axis.bar([(value + shift) for value in x], heights, width=width, color=PALETTE[number], alpha=0.3, linewidth=0)
-    axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="share told right")
+    axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="share correct")
     axis.legend(loc="upper left", frameon=False, fontsize=TEXT - 0.5, handlelength=2.6)
     return _svg(figure)
 
@@ -303,7 +303,7 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> str:
     axis.set_yticks(range(len(classes)), [name.lower() for name in classes])
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set(xlabel="told as", ylabel="true class")
+    axis.set(xlabel="predicted class", ylabel="true class")
     return _svg(figure)
 
 

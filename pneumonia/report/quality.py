@@ -13,7 +13,7 @@ from pneumonia.report import figures
 from pneumonia.report.compare import Comparison
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.entries import Entry
-from pneumonia.report.words import bounded, name_of, number
+from pneumonia.report.words import bounded, listed, name_of, number
 from pneumonia.scores import arrays
 
 BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
@@ -25,9 +25,11 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     found = entry.evaluations.get(comparison.part)
     label = comparison.candidates[0].label
     seed = "" if entry.members > 1 else f" (seed {entry.result['seed']}, the training nearest to the mean)"
+    trainings = comparison.candidates[0].trainings
+    alone = f" Its values are of this one training, those above and in the model card the mean of {trainings}."
     blocks: list[Block] = [
         Heading(f"A closer look at {label}", 3),
-        Text(f"Of **{label}**{seed}, run `{entry.result['run_id']}`."),
+        Text(f"Of **{label}**{seed}, run `{entry.result['run_id']}`.{alone if trainings > 1 else ''}"),
     ]
     blocks += _errors(entry, comparison.part, number_)
     blocks += _curves(entry, comparison.part, number_)
@@ -79,12 +81,18 @@ def _errors(entry: Entry, part: str, number_: int) -> list[Block]:
         Figure(
             f"confusion-{number_}",
             figures.confusion(counts, classes),
-            "Images by true class (rows) and told class; shares of the row.",
+            "Images by true class (rows) and predicted class, the most probable one; shares of the row.",
             "Confusion matrix.",
         )
     )
     blocks.append(
-        Table(("true class", "images", "told right", "recall", "precision"), rows, "By class", 1, f"classes-{number_}")
+        Table(
+            ("true class", "images", "correct", "recall", "precision"),
+            rows,
+            "By class, where the most probable class is predicted; thresholds have a table of their own",
+            1,
+            f"classes-{number_}",
+        )
     )
     return blocks
 
@@ -105,26 +113,38 @@ def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
         fpr, tpr, _ = roc_curve(positive, score)
         precision, recall, _ = precision_recall_curve(positive, score)
         at = points.get(name)
-        mark = at and (1 - (at["specificity"]["value"] or 0), at["sensitivity"]["value"], at["ppv"]["value"])
-        roc[name] = (fpr, tpr, (mark[0], mark[1]) if mark else None)
-        pr[name] = (recall, precision, (mark[1], mark[2]) if mark and mark[2] is not None else None)
+        specificity, sensitivity, ppv = (_value(at, metric) for metric in ("specificity", "sensitivity", "ppv"))
+        undefined = specificity is None or sensitivity is None
+        roc[name] = (fpr, tpr, None if undefined else (1 - specificity, sensitivity))
+        pr[name] = (recall, precision, None if undefined or ppv is None else (sensitivity, ppv))
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.curve_pairs(roc, pr, share)
-    caption = (
-        "ROC and precision–recall, each kind against the rest. Dot: the threshold for a sensitivity of "
-        "0.95 on the validation part. Dashes: chance."
-    )
+    caption = "ROC and precision–recall, each kind against the rest. Dashes: chance."
+    marked = [name for name, (*_, point) in roc.items() if point is not None]
+    if marked:
+        which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"
+        caption += f" Dot{which}: the threshold for a sensitivity of 0.95 on the validation part."
     return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
+
+
+def _value(metrics: dict[str, Any] | None, name: str) -> Any:
+    """A metric of an operating point; ``None`` where it is undefined, or where there is no threshold."""
+    return None if metrics is None else metrics[name]["value"]
 
 
 def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
     known = found["calibration"]
     mended = known["scaled"]
     rows = [
-        ["as it is", number(known["ece"], 4), number(known["brier"], 4), number(found["metrics"]["loss"]["value"], 4)]
+        [
+            "uncalibrated",
+            number(known["ece"], 4),
+            number(known["brier"], 4),
+            number(found["metrics"]["loss"]["value"], 4),
+        ]
     ]
     if mended:
-        name = f"logits divided by {known['temperature']:.3f}"
+        name = f"calibrated (temperature {known['temperature']:.3f})"
         rows.append([name, number(mended["ece"], 4), number(mended["brier"], 4), number(mended["loss"], 4)])
     svg = figures.reliability(known["reliability"], mended["reliability"] if mended else None)
     caption = (
@@ -135,11 +155,22 @@ def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
     head = ("", f"ECE ({known['bins']} bins)", "Brier score (0 to 2)", "cross-entropy")
     blocks: list[Block] = [
         Figure(f"reliability-{number_}", svg, caption, "Reliability diagram before and after temperature scaling."),
-        Table(head, rows, "Calibration; the temperature is fitted on the validation part", 1, f"calibration-{number_}"),
+        Table(
+            head,
+            rows,
+            f"Calibration; the temperature is fitted on the validation part{_same_images(found)}",
+            1,
+            f"calibration-{number_}",
+        ),
     ]
     if known["reason"]:
         blocks.append(Note(f"No temperature: {known['reason']}."))
     return blocks
+
+
+def _same_images(found: dict[str, Any]) -> str:
+    """A remark where calibration and thresholds were chosen on the images on which they are measured."""
+    return " (these very images)" if (found["calibration"]["fitted_on"] or {}).get("same_images") else ""
 
 
 def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
@@ -152,8 +183,8 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         cells = [bounded(*(point["metrics"][name][key] for key in ("value", "low", "high"))) for name in names]
         rows.append([point["positive"], number(point["threshold"], 4), *cells])
     caption = (
-        "Thresholds chosen on the validation part for a sensitivity of 0.95, and what they give here; PPV "
-        "and NPV at this share of positives"
+        f"Thresholds chosen on the validation part{_same_images(found)} for a sensitivity of 0.95, and what they give here; "
+        "PPV and NPV at this share of positives"
     )
     return [Table(("positive", "threshold", *map(name_of, names)), rows, caption, 1, f"thresholds-{number_}")]
 
@@ -182,6 +213,8 @@ def _abstention(comparison: Comparison, number_: int) -> list[Block]:
     chosen = comparison.candidates[:5]
     curves = {one.label: risk_by_coverage(*_told(one.typical, comparison.part)) for one in chosen}
     caption = "How often the surest answers are wrong, if the others are left to a person."
+    if any(one.trainings > 1 for one in chosen):
+        caption += " Of each configuration the training nearest to its mean."
     if len(comparison.candidates) > len(chosen):
         caption += f" The first {len(chosen)} of the ranking."
     return [Figure(f"abstention-{number_}", figures.risk_coverage(curves), caption, _abstention_alt(curves))]

@@ -7,7 +7,7 @@ import numpy as np
 from pneumonia.report import figures
 from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
 from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
-from pneumonia.report.words import bounded, chance, count, listed, name_of, number, seconds, sentence
+from pneumonia.report.words import bounded, chance, count, interval_words, listed, name_of, number, seconds, sentence
 
 MOST_DOTS = 15
 SHOWN = {
@@ -41,13 +41,21 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
     """Everything of one comparison but the looks of its best model."""
     blocks: list[Block] = [Heading(comparison.title), Text(in_short(comparison))]
     if comparison.leaks:
-        blocks.append(Note(f"Leaky: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
-    if comparison.part == "val":
+        name = "Trained on" if comparison.other_data else "Leaky"
+        blocks.append(Note(f"{name}: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
+    if comparison.part == "val" and not comparison.other_data:
         blocks.append(
             Note(
                 "These are validation figures, on which each run's best epoch was chosen; no run of this section "
                 "was evaluated on "
                 "the test part."
+            )
+        )
+    if comparison.other_data:
+        blocks.append(
+            Note(
+                f"These images are not of the data that the models were trained on, but of {comparison.other_data}. They are "
+                "compared with nothing that was measured on other images."
             )
         )
     blocks += [_ranked(comparison, number_), *_members(comparison, number_)]
@@ -61,18 +69,18 @@ def _costs(comparison: Comparison, number_: int) -> list[Block]:
     alone = [
         one for one in comparison.candidates if one.entries[0].members == 1 and np.isfinite(one.estimates[metric][0])
     ]
-    times = [float(np.mean([entry.result["cost"]["fit_s"] for entry in one.entries])) for one in alone]
+    times = [one.fit_s for one in alone]
     if not 3 <= len(alone) <= MOST_DOTS or min(times) <= 0:
         return []
     svg = figures.scatter(
         [one.label for one in alone],
         times,
         [one.estimates[metric][0] for one in alone],
-        "seconds of one training",
+        "mean training time, seconds",
         name_of(metric),
     )
     fastest = alone[int(np.argmin(times))].label
-    caption = "What a training costs against what it reaches."
+    caption = f"Mean training time against {name_of(metric)}."
     return [Figure(f"costs-{number_}", svg, caption, f"{fastest} trains in the least time, {min(times):.1f} s.")]
 
 
@@ -90,7 +98,7 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
     ]
     patients = count(comparison.patients, "patient")
     caption = f"Ranked by {name_of(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
-    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "one training"]
+    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "mean training time"]
     return Table(head, rows, caption, 2, f"ranking-{number_}")
 
 
@@ -115,7 +123,7 @@ def _trainings(candidate: Candidate) -> str:
 
 
 def _cost(candidate: Candidate) -> str:
-    once = seconds(float(np.mean([entry.result["cost"]["fit_s"] for entry in candidate.entries])))
+    once = seconds(candidate.fit_s)
     members = candidate.entries[0].members
     return f"{members} x {once}" if members > 1 else once
 
@@ -126,16 +134,20 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
     svg = figures.intervals(names, values, lows, highs, name_of(comparison.metric))
     single = sum(candidate.once for candidate in comparison.candidates)
-    caption = (
-        f"{sentence(name_of(comparison.metric))} with 95% intervals: which patients, and which seed where "
-        "there are several trainings."
-    )
-    if single and comparison.kind == "images":
-        caption += (
-            f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
-        )
-    if comparison.kind == "folds":
-        caption = f"{sentence(name_of(comparison.metric))} over the folds, with the 95% interval of Nadeau and Bengio."
+    drawn = interval_words([candidate.estimates[comparison.metric] for candidate in candidates])
+    caption = f"{sentence(name_of(comparison.metric))}, {drawn}"
+    if not np.isfinite(lows).any():
+        caption += "."
+    elif comparison.kind == "folds":
+        caption += " of Nadeau and Bengio over the folds."
+    else:
+        caption += ": which patients, and which seed where there are several trainings."
+        if single:
+            caption += (
+                f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
+            )
+    if len(candidates) < len(comparison.candidates):
+        caption += f" The first {len(candidates)} of {len(comparison.candidates)} configurations."
     return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))
 
 
@@ -190,6 +202,8 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         verdicts = {(pair.first, pair.second): pair.verdict for pair in comparison.pairs}
         matrix = [[_seen(verdicts, one, other) for other in names] for one in names]
         caption = "Each row against each column: + better, − worse, = can't be told apart."
+        if "undefined" in verdicts.values():
+            caption += " Blank off the diagonal: undefined."
         blocks.append(
             Figure(f"pairs-{number_}", figures.pairwise(names, matrix), caption, "The table below, as a grid.")
         )

@@ -39,6 +39,14 @@ def bounded(value: float | None, low: float | None, high: float | None, digits: 
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
+def interval_words(bounds: Sequence[tuple[float, float, float]]) -> str:
+    """What a caption says of the intervals that a drawing of these values shows."""
+    drawn = sum(math.isfinite(low + high) for _, low, high in bounds)
+    if not drawn:
+        return "without intervals, which are undefined here"
+    return "with 95% intervals" + ("" if drawn == len(bounds) else f" ({drawn} of {len(bounds)} have one)")
+
+
 def chance(p: float) -> str:
     """A p-value as papers print it."""
     if not math.isfinite(p):

@@ -271,7 +271,7 @@ def test_a_small_fraction_is_not_all_of_a_patient_with_many_images():
     ("config", "message"),
     [
         (SplitConfig(), r"BACTERIA has 3 patients \(train 1, val 1, test 1\), with 3 images\. They are too few"),
-        (SplitConfig("kfold", k=5), r"BACTERIA has 3 patients .* 3 of 5 folds have none"),
+        (SplitConfig("kfold", k=5), r"BACTERIA has 3 patients .* 3 of 5 folds have no image of it"),
         (SplitConfig("official"), r"BACTERIA has 3 patients \(train 2, val 1\), with 3 images\. They are too few"),
     ],
     ids=["grouped", "kfold", "official"],

@@ -14,7 +14,7 @@ from worlds import world
 from pneumonia.assess import assess
 from pneumonia.ensembles import described, ensemble_folder, mean_of
 from pneumonia.labels import TASKS
-from pneumonia.runs import RunFolder, evaluation_identity, versions
+from pneumonia.runs import OWN, RunFolder, evaluation_identity, versions
 from pneumonia.scores import PREFIX, by_probability, weighted_metrics
 from pneumonia.storage.local import digest, write_json
 
@@ -135,12 +135,39 @@ def _metrics(table: pd.DataFrame, task: Any) -> dict[str, float | None]:
     return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in values.items()}
 
 
-def _evaluate(folder: RunFolder, table: Any, fitting: Any, part: str, ids: list[str], tta: str, task: Any) -> None:
+def _evaluate(
+    folder: RunFolder,
+    table: Any,
+    fitting: Any,
+    part: str,
+    ids: list[str],
+    tta: str,
+    task: Any,
+    other: str = "",
+    views: str = "",
+) -> None:
+    """Write an evaluation: of the run's own data, or of ``other`` (a folder, whose name is its hash too)."""
     found = assess(table, part, task, fitting)
-    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta)}
-    folder.evaluation(part, "parquet").parent.mkdir(exist_ok=True)
-    table.to_parquet(folder.evaluation(part, "parquet"))
-    write_json(folder.evaluation(part, "json"), found)
+    about = (f"/data/{other}", other * 8) if other else (None, None)
+    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta, *about)}
+    name = folder.name_of_data(Path(f"/data/{other}"), other * 8) if other else OWN
+    path = folder.evaluation(part, "json", name, views)
+    path.parent.mkdir(exist_ok=True)
+    table.to_parquet(path.with_suffix(".parquet"))
+    write_json(path, found)
+
+
+@pytest.fixture
+def evaluate_again() -> Callable[..., None]:
+    """Writes another evaluation of a run: evaluate_again(run, table, other="x") or evaluate_again(run, table, views="flip")."""
+
+    def make(run: RunFolder, table: pd.DataFrame, other: str = "", views: str = "") -> None:
+        result = json.loads(run.result.read_text())
+        tta = views or result["config"]["tta"]
+        fitting = pd.read_parquet(run.predictions("val"))
+        _evaluate(run, table, fitting, "test", [result["run_id"]], tta, TASKS[result["task"]], other, views)
+
+    return make
 
 
 def _note_job(folder: Path, run_id: str, differs: dict[str, str]) -> None:

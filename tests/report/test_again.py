@@ -4,6 +4,7 @@ import itertools
 import json
 import shlex
 
+import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
@@ -122,17 +123,21 @@ def test_a_model_file_of_ones_own_has_no_words_and_points_to_its_config(make_run
     assert training(entries) == [f"# {run.path}: made of config files of one's own; its config.yaml has every setting"]
 
 
-def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, tmp_path):
+def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, evaluate_again, tmp_path):
     runs = [make_run(tmp_path / "my runs", "one", seed=seed) for seed in (0, 1)]
-    path = runs[0].evaluation("test", "json")
-    found = json.loads(path.read_text())
-    found["of"] |= {"tta": "flip", "other_data": None}
-    path.write_text(json.dumps(found))
+    table = pd.read_parquet(runs[0].evaluation("test", "parquet"))
+    evaluate_again(runs[0], table, views="flip")
+    evaluate_again(runs[0], table.iloc[::2], other="x")
     make_ensemble(runs)
-    places = [str(run.path) for run in runs]
+    places = sorted(str(run.path) for run in runs)
     *alone, together = [shlex.split(line) for line in evaluating(gather([tmp_path]).entries)]
-    assert sorted(alone, key=len) == [
-        ["pneumonia", "evaluate", places[1], "split=test"],
-        ["pneumonia", "evaluate", places[0], "split=test", "tta=flip"],
-    ]
-    assert together == ["pneumonia", "evaluate", f"ensemble={','.join(places)}", "split=test"]
+    first = ["pneumonia", "evaluate", str(runs[0].path), "split=test"]
+    assert sorted(alone) == sorted(
+        [
+            ["pneumonia", "evaluate", *places, "split=test"],
+            [*first, "tta=flip"],
+            [*first, "data=folder", "data.root=/data/x"],
+        ]
+    )
+    assert sorted(together[2].removeprefix("ensemble=").split(",")) == places
+    assert together[3:] == ["split=test"]

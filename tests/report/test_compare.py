@@ -198,3 +198,42 @@ def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
         gather([tmp_path / "empty"])
     with pytest.raises(RunError, match="There is no folder"):
         gather([tmp_path / "nowhere"])
+
+
+def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, evaluate_again, tmp_path):
+    leak = {"part": "test", "images": 40, "of": 160, "fraction": 0.25, "example": "p1"}
+    runs = [
+        make_run(tmp_path, "s", f"optimizer.lr={rate}", leaks=(leak,), differs={"optimizer.lr": rate})
+        for rate in ("0.1", "0.2")
+    ]
+    for number, run in enumerate(runs):
+        table = pd.read_parquet(run.evaluation("test", "parquet"))
+        evaluate_again(run, table.iloc[::2], other="x")
+        if number == 0:
+            evaluate_again(run, table.iloc[1::2], other="y")
+    found = gather([tmp_path])
+    assert len(found.entries) == 2
+    made = comparisons([one for entry in found.entries for one in entry.everywhere], "f1_macro")
+    assert [(one.other_data, len(one.candidates)) for one in made] == [(None, 2), ("x-xxxxxxxx", 2), ("y-yyyyyyyy", 1)]
+    assert "test part of other data, x-xxxxxxxx (trained with split=" in made[1].title
+    assert (bool(made[0].leaks), made[1].leaks) == (True, ""), "the split leaks on its own test part"
+    assert made[0].n > made[1].n
+
+
+def test_other_views_stand_beside_those_of_the_training_under_their_name(make_run, evaluate_again, tmp_path):
+    run = make_run(tmp_path, "s")
+    evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")), views="flip")
+    (entry,) = gather([tmp_path]).entries
+    (made,) = comparisons(list(entry.everywhere), "f1_macro")
+    assert len(made.candidates) == 2
+    assert sum("tta=flip" in one.label for one in made.candidates) == 1
+    assert {one.trainings for one in made.candidates} == {1}
+
+
+def test_an_evaluation_that_was_renamed_is_left_out(make_run, evaluate_again, tmp_path):
+    run = make_run(tmp_path, "s")
+    evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
+    for suffix in ("json", "parquet"):
+        run.evaluation("test", suffix, "x-xxxxxxxx").rename(run.evaluation("test", suffix))
+    with pytest.raises(RunError, match=r"own-test\.json was renamed: its name and its content speak of different data"):
+        gather([tmp_path])

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 
 from pneumonia.cli import main
+from pneumonia.report import figures
 from pneumonia.report.study import matches, rows
+from pneumonia.report.words import interval_words
 from pneumonia.report.write import Wanted, write_report
 
 EXPERIMENT_OF = {
@@ -188,3 +191,64 @@ def test_the_studys_figures_stand_beside_ours_and_not_beside_phantoms(make_run, 
     assert "The study's figures beside ours" not in texts["drawn"]
     assert "drawn phantoms" in texts["drawn"]
     assert "| simple CNN | SimpleCNN (a) | accuracy | 0.730 |" in texts["real"]
+
+
+def _text(runs, out) -> str:
+    write_report(Wanted([runs], out))
+    return (out / "report.md").read_text()
+
+
+def test_the_caption_speaks_of_dots_only_where_thresholds_are_drawn(make_run, tmp_path):
+    make_run(tmp_path / "val", "a", part=None)
+    make_run(tmp_path / "test", "a")
+    assert "Dot" not in _text(tmp_path / "val", tmp_path / "out-val")
+    assert "Dashes: chance. Dot: the threshold for a sensitivity of 0.95" in _text(tmp_path / "test", tmp_path / "out")
+
+
+def test_a_threshold_without_specificity_has_no_dot(make_run, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "runs", "a")
+    path = run.evaluation("test", "json")
+    found = json.loads(path.read_text())
+    found["operating_points"][0]["metrics"]["specificity"]["value"] = None
+    path.write_text(json.dumps(found))
+    drawn = {}
+    whole = figures.curve_pairs
+    monkeypatch.setattr(figures, "curve_pairs", lambda roc, *more: drawn.update(roc) or whole(roc, *more))
+    assert "Dot (of VIRUS and BACTERIA alone): the threshold" in _text(tmp_path / "runs", tmp_path / "out")
+    assert [name for name, (*_, point) in drawn.items() if point is None] == ["PNEUMONIA"]
+
+
+def test_one_training_time_and_one_recall_a_name(runs, tmp_path):
+    text = _text(runs, tmp_path / "out")
+    with (tmp_path / "out" / "tables" / "ranking-1.csv").open() as file:
+        first = next(csv.DictReader(file))
+    assert (first["trainings"], first["mean training time"]) == ("2", "10.5 s")
+    assert "| Cost of one training, mean of 2 trainings | 10.5 s on cpu" in text
+    assert "| By class, mean of 2 trainings | recall of NORMAL " in text
+    assert "Its values are of this one training, those above and in the model card the mean of 2." in text
+
+
+def test_thin_curves_are_spoken_of_only_where_there_are_some(make_run, tmp_path):
+    for rate in ("0.1", "0.2"):
+        make_run(tmp_path / "runs", "rates", f"optimizer.lr={rate}", differs={"optimizer.lr": rate})
+    assert "Validation loss by epoch." in (text := _text(tmp_path / "runs", tmp_path / "out"))
+    assert "Thin: each training" not in text
+
+
+def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_run, evaluate_again, tmp_path):
+    run = make_run(tmp_path / "runs", "a")
+    evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
+    text = _text(tmp_path / "runs", tmp_path / "out")
+    assert "test part of other data, x-xxxxxxxx (trained with split=grouped)" in text
+    assert "These images are not of the data that the models were trained on" in text
+    assert "These runs differ in images or labels, so they are compared within 2 separate groups" in text
+    card = text[text.index("Model card") :]
+    assert "other data" not in card[: card.index("How to make this again")]
+    assert "1 finished run, 2 comparisons" in text
+
+
+def test_captions_speak_of_intervals_only_where_some_are_drawn():
+    nan = float("nan")
+    assert interval_words([(0.5, 0.4, 0.6)]) == "with 95% intervals"
+    assert interval_words([(0.5, 0.4, 0.6), (0.5, nan, nan)]) == "with 95% intervals (1 of 2 have one)"
+    assert interval_words([(0.5, nan, nan)]) == "without intervals, which are undefined here"
