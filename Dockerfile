@@ -19,11 +19,9 @@ COPY requirements-serve.lock ./
 RUN uv venv --python /usr/local/bin/python /opt/pneumonia \
     && uv pip install --no-cache --python /opt/pneumonia --require-hashes -r requirements-serve.lock \
     && uv pip install --no-cache --python /opt/pneumonia --no-deps /wheels/*.whl
-# What no request ever reaches: the packages' own tests, the page's video encoder and its server for Node. What every start reads is
-# compiled, since the image can't be written later.
+# The packages' own tests are left out. What every start reads is compiled, since the image can't be written later.
 WORKDIR /opt/pneumonia/lib/python3.11/site-packages
 RUN find . -type d -name tests -prune -exec rm -rf {} + \
-    && rm -rf gradio/templates/node gradio/templates/frontend/static/ffmpeg gradio/media_assets \
     && /opt/pneumonia/bin/python -m compileall -q pneumonia numpy/_core numpy/lib cv2 onnxruntime/capi fastapi starlette pydantic \
         uvicorn anyio prometheus_client rich
 
@@ -39,7 +37,7 @@ RUN useradd --create-home --uid 1000 server
 COPY --from=serving /opt/pneumonia /opt/pneumonia
 # Whatever must be written goes to /tmp, so that the rest may be read-only. Nothing asks the network.
 ENV PATH=/opt/pneumonia/bin:$PATH HOME=/tmp TMPDIR=/tmp OMP_NUM_THREADS=1 \
-    PNEUMONIA_HOST=0.0.0.0 ORT_DISABLE_TELEMETRY=1 HF_HUB_OFFLINE=1 GRADIO_ANALYTICS_ENABLED=False
+    PNEUMONIA_HOST=0.0.0.0 ORT_DISABLE_TELEMETRY=1
 USER 1000
 WORKDIR /tmp
 EXPOSE 8080

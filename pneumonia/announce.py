@@ -6,6 +6,7 @@ from pneumonia.console import figure, say, table, warn
 from pneumonia.data.datamodule import XRayData
 from pneumonia.data.leaks import Leak
 from pneumonia.data.splits import FOLDED, PARTS
+from pneumonia.model_warnings import constant_prediction
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder
 from pneumonia.scores import by_class
@@ -75,6 +76,9 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
         warn(
             f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json."
         )
+    constant = constant_prediction(result["confusion"]["counts"], classes, "validation")
+    if constant:
+        warn(constant)
     if note:
         say(note)
     say(f"Run folder: [bold]{folder.path}[/]")

@@ -97,6 +97,11 @@ def _first(order: NDArray[np.int64], among: NDArray[np.bool_], patient: NDArray[
     return list(found.values())
 
 
+def cases_file(evaluation: Path) -> Path:
+    """Where the cases of an evaluation are kept, beside its JSON file."""
+    return evaluation.with_name(f"{evaluation.stem}-cases.json")
+
+
 def write_cases(path: Path, cases: Sequence[Case], how: str) -> None:
     """Keeps cases, their pictures in base64, and what the right halves of these show."""
     kept = [{**vars(case), "picture": base64.b64encode(case.picture).decode()} for case in cases]

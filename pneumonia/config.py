@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
+from sys import float_info
 from typing import Any, Final
 
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -349,7 +350,9 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, whole: b
     """A test for a finite number from ``low`` (not itself, with ``above``) to ``high``."""
 
     def good(value: Any) -> bool:
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+            return False
+        if not abs(value) <= float_info.max:  # neither NaN nor a whole number that no float holds
             return False
         return (value > low if above else value >= low) and value <= high
 

@@ -23,6 +23,10 @@ class ConfigError(PneumoniaError, ValueError):
     """A configuration key is unknown, or its value is out of range."""
 
 
+class TargetError(ConfigError):
+    """A ``_target_`` names no class that can be used here, or one that may not be imported."""
+
+
 class LayoutError(PneumoniaError, ValueError):
     """A data folder is missing, empty or arranged in a way that we do not recognise."""
 

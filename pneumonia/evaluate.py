@@ -8,18 +8,18 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from pneumonia.assess import assess, gain, with_intervals
 from pneumonia.case_pictures import draw_cases
-from pneumonia.cases import case_blocks, write_cases
+from pneumonia.cases import case_blocks, cases_file, write_cases
 from pneumonia.config import DataConfig
+from pneumonia.console import say
 from pneumonia.data.baselines import told_from
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import as_trained, row_by_row
 from pneumonia.ensembles import check_images, check_members, described, ensemble_folder, mean_of
-from pneumonia.errors import RunError, SplitError, some
+from pneumonia.errors import PneumoniaError, RunError, SplitError, some
 from pneumonia.evaluation_words import show_evaluation
 from pneumonia.labels import TASKS, Task
 from pneumonia.models.base import Classifier
@@ -28,7 +28,7 @@ from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
 from pneumonia.report.document import Document
 from pneumonia.report.html import page
-from pneumonia.runs import RunFolder, evaluation_identity, open_run, read_split
+from pneumonia.runs import OWN, RunFolder, evaluation_identity, open_run, read_split
 from pneumonia.scores import PREFIX
 from pneumonia.storage.local import digest, replacing, write_json
 from pneumonia.train import data_config
@@ -74,6 +74,10 @@ class _Told:
     Attributes:
         table: Of the part.
         fitting: Of its own validation images; ``None`` where they can't be had, because of ``without``.
+        own: The run's own data with its split; ``None`` where they can't be had, because of ``own_missing``.
+        manifest_sha256: Of the data that were evaluated.
+        foreign: Whether these are other data than the run's own.
+        views_changed: Whether other views are averaged than in training.
     """
 
     folder: RunFolder
@@ -84,14 +88,20 @@ class _Told:
     fitting: pd.DataFrame | None
     without: str
     trained_on: set[str]
-    own: bool
+    own: XRayData | None
+    own_missing: str
+    manifest_sha256: str
+    foreign: bool
+    views_changed: bool
 
 
 def evaluate(request: Request, desk: Desk | None = None) -> dict[str, Any]:
-    """Evaluates a run, shows a table, writes ``evaluation/<part>.json`` and ``.parquet`` into the run folder.
+    """Evaluates a run, shows a table, writes ``evaluation/<data>-<part>.json`` and ``.parquet`` into the run folder.
 
-    Data that the run was not trained on are divided by their own folders: ``split=test`` takes the folder ``test``, or
-    everything where the data have no such folders.
+    ``<data>`` is ``own``, or names other data, so that neither overwrites the other; views that differ from those of the
+    training are named too. Other data are divided by their own folders: ``split=test`` takes the folder ``test``, or
+    everything where the data have no such folders. Data with the very images and labels of the run's own are its own,
+    wherever they lie.
 
     Returns:
         What the JSON file holds.
@@ -141,15 +151,15 @@ def _tell(request: Request, desk: Desk) -> _Told:
     if request.data is not None:
         data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
     images, manifest_hash = desk.shelf.images(data, config["image_size"], request.cache_dir)
-    own = manifest_hash == result["data"]["manifest_sha256"]
-    if request.data is None and not own:
+    is_own = manifest_hash == result["data"]["manifest_sha256"]
+    if request.data is None and not is_own:
         raise RunError(
             f"The data of {folder.path} have changed since it was trained: other images, labels or folders. Its split no "
             "longer says which images it has not seen. Name the data to evaluate: data=folder data.root=DIR"
         )
     sha256 = result["data"]["split_sha256"]
     trained_on = as_trained(read_split(folder, result), sha256, folder.split(sha256))
-    split = row_by_row(trained_on, images.manifest) if own else _by_folders(images, request.part)
+    split = row_by_row(trained_on, images.manifest) if is_own else _by_folders(images, request.part)
     module = XRayData(images, split, task, batch_size=64)
     if not len(module.positions(request.part)):
         have = ", ".join(f"{part} {count}" for part, count in split["part"].value_counts().items())
@@ -163,14 +173,51 @@ def _tell(request: Request, desk: Desk) -> _Told:
     changed = views != classifier.setup_values.tta
     classifier.setup_values = replace(classifier.setup_values, tta=views)
     table = predict_part(classifier, module, request.part)
-    fitting, without = _fitting(folder, result, classifier, module if own else None, changed)
+    own, own_missing = (module, "") if is_own else _own_data(result, trained_on, request, desk)
+    fitting, without = _fitting(folder, result, classifier, own, own_missing, changed)
     parts = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
     seen = set(trained_on.loc[trained_on["part"].isin(parts), "image_id"])
-    return _Told(folder, result, classifier, module, table, fitting, without, seen, own)
+    return _Told(
+        folder,
+        result,
+        classifier,
+        module,
+        table,
+        fitting,
+        without,
+        seen,
+        own,
+        own_missing,
+        manifest_hash,
+        not is_own,
+        changed,
+    )
+
+
+def _own_data(
+    result: dict[str, Any], trained_on: pd.DataFrame, request: Request, desk: Desk
+) -> tuple[XRayData | None, str]:
+    """The data of a run that is evaluated on others, or why they can't be had."""
+    config = result["config"]
+    data = data_config(config)
+    if data.source == "azure":
+        return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
+    try:
+        images, sha256 = desk.shelf.images(data, config["image_size"], request.cache_dir)
+    except PneumoniaError as error:
+        return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
+    if sha256 != result["data"]["manifest_sha256"]:
+        return None, f"the run's own images or labels in {data.root} have changed since it was trained"
+    return XRayData(images, row_by_row(trained_on, images.manifest), TASKS[config["task"]], batch_size=64), ""
 
 
 def _fitting(
-    folder: RunFolder, result: dict[str, Any], classifier: Classifier, module: XRayData | None, changed: bool
+    folder: RunFolder,
+    result: dict[str, Any],
+    classifier: Classifier,
+    own: XRayData | None,
+    own_missing: str,
+    changed: bool,
 ) -> tuple[pd.DataFrame | None, str]:
     """Predictions of the run's own validation images, as the classifier now answers."""
     if result["config"]["split"]["method"] == "rotating":
@@ -180,10 +227,10 @@ def _fitting(
             return read_predictions(folder.predictions("val"), TASKS[result["task"]], ""), ""
         except RunError:
             pass  # lost or damaged: told anew below, from the same checkpoint
-    if module is None:
-        why = "can't be seen with these views" if changed else "are not in the run folder"
-        return None, f"the run's own validation images are not at hand, and their predictions {why}"
-    return predict_part(classifier, module, "val"), ""
+    if own is None:
+        why = "were not made with these views" if changed else "are not in the run folder"
+        return None, f"{own_missing}, and predictions of its validation images {why}"
+    return predict_part(classifier, own, "val"), ""
 
 
 def _finish(
@@ -201,45 +248,56 @@ def _finish(
     report["baselines"] = _baselines(first, table, task, request, desk)
     report["trained_on"] = int(table["image_id"].isin(set().union(*(one.trained_on for one in told))).sum())
     tta = first.classifier.setup_values.tta
-    foreign = None if request.data is None else str(request.data.root)
-    report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, foreign)
-    with replacing(folder.evaluation(request.part, "parquet")) as part:
+    name, about = OWN, (None, None)
+    if first.foreign and request.data is not None:
+        root = Path(str(request.data.root)).expanduser()
+        name, about = folder.name_of_data(root, first.manifest_sha256), (str(request.data.root), first.manifest_sha256)
+    report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, *about)
+    written = folder.evaluation(request.part, "json", name, tta if any(one.views_changed for one in told) else "")
+    with replacing(written.with_suffix(".parquet")) as part:
         table.to_parquet(part, index=False)
     if request.cases:
-        _draw(folder, told, table, task, request.part)
-    write_json(folder.evaluation(request.part, "json"), report)  # last: it says that the evaluation is whole
+        _draw(written, told, table, task, f"{folder.path.name}: images of the part {request.part} of {name} data")
+    write_json(written, report)  # last: it says that the evaluation is whole
+    if request.data is not None and not first.foreign:
+        say(f"{request.data.root} holds the images and labels of the run's own data, so its own split is used.")
     skipped = first.module.images.skipped
-    show_evaluation(report, task, folder, skipped, [one.result for one in told], request.brief)
+    show_evaluation(report, task, written, skipped, [one.result for one in told], request.brief)
     return report
 
 
-def _draw(folder: RunFolder, told: list[_Told], table: pd.DataFrame, task: Task, part: str) -> None:
+def _draw(written: Path, told: list[_Told], table: pd.DataFrame, task: Task, title: str) -> None:
     """The images worth looking at, as a page of their own and for the report."""
     cases, how = draw_cases(table, told[0].module.images, [one.classifier for one in told], task)
-    kept = folder.path / "evaluation"
-    write_cases(kept / f"{part}-cases.json", cases, how)
-    title = f"{folder.path.name}: images of the part {part} worth looking at"
+    write_cases(cases_file(written), cases, how)
     wrong = int((table["predicted"] != table["label"]).sum())
-    subtitle = f"{wrong} of {len(table)} images are told wrong. Not a medical device."
-    with replacing(kept / f"{part}-cases.html") as page_file:
+    subtitle = f"{wrong} of {len(table)} images are predicted wrong. Not a medical device."
+    with replacing(written.with_suffix(".html")) as page_file:
         page_file.write_text(page(Document(title, subtitle, case_blocks(cases, how))), encoding="utf-8")
 
 
 def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, desk: Desk) -> dict[str, Any]:
     """What file metadata and thumbnails alone give on the same images, fitted on the run's own training part."""
-    if not told.own:
-        return {"reason": "the images that the run was trained on are not at hand"}
-    images, module = told.module.images, told.module
-    train, of = module.positions("train"), module.positions(request.part)
-    missing = [name for number, name in enumerate(task.classes) if not (module.labels[train] == number).any()]
+    own, module = told.own, told.module
+    if own is None:
+        return {"reason": told.own_missing}
+    train, of = own.positions("train"), module.positions(request.part)
+    missing = [name for number, name in enumerate(task.classes) if not (own.labels[train] == number).any()]
     if missing:
         return {"reason": f"no training image shows {some(missing)}"}
     found: dict[str, Any] = {"reason": None}
     for kind in BASELINES:
-        key = digest([kind, task.name, told.result["data"]["split_sha256"], request.part, images.pixels.shape[1]])
+        size = module.images.pixels.shape[1]
+        key = digest([kind, task.name, told.result["data"]["split_sha256"], told.manifest_sha256, request.part, size])
         if key not in desk.baselines:
-            pixels: NDArray[np.uint8] = images.pixels[images.rows]
-            answers = told_from(kind, images.manifest, pixels, module.labels, train, of, len(task.classes))
+            manifests = [own.images.manifest.iloc[train], module.images.manifest.iloc[of]]
+            answers = told_from(
+                kind,
+                pd.concat(manifests, ignore_index=True),
+                np.concatenate([own.images.pixels[own.rows("train")], module.images.pixels[module.rows(request.part)]]),
+                own.labels[train],
+                len(task.classes),
+            )
             names = {f"{PREFIX}{name}": answers[:, number] for number, name in enumerate(task.classes)}
             desk.baselines[key] = table[["image_id", "patient_id", "label"]].assign(**names)
         baseline = desk.baselines[key]

@@ -1,16 +1,18 @@
 """What a person sees of an evaluation."""
 
+from pathlib import Path
 from typing import Any
 
 from pneumonia.console import figure, say, table, warn
+from pneumonia.data.phantom_folders import is_phantom
 from pneumonia.labels import Task
-from pneumonia.runs import RunFolder
+from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
 
 
 def show_evaluation(
     report: dict[str, Any],
     task: Task,
-    folder: RunFolder,
+    written: Path,
     skipped: dict[str, str],
     results: list[dict[str, Any]],
     brief: bool = False,
@@ -20,7 +22,7 @@ def show_evaluation(
     Args:
         report: What the JSON file holds.
         task: Gives the classes.
-        folder: Where it lies.
+        written: The JSON file.
         skipped: Images that could not be read, with the reason.
         results: Of the runs that were evaluated: one, or the members of an ensemble.
         brief: One line instead of the tables; what must not be missed is said all the same.
@@ -34,22 +36,30 @@ def show_evaluation(
         warn(
             f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
         )
-    for leak in results[0]["data"]["leaks"]:
+    for leak in results[0]["data"]["leaks"] if report["of"]["other_data"] is None else []:
         if leak["part"] == report["split"]:
             warn(
                 f"split={results[0]['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a "
                 "patient that the model was trained on."
             )
+    constant = constant_prediction(report["confusion"]["counts"], report["confusion"]["classes"], report["split"])
+    if constant:
+        warn(constant)
+    other = report["of"]["other_data"]
+    if other is not None and not is_phantom(Path(other)) and any(map(trained_on_phantoms, results)):
+        warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
     if not brief:
-        page = folder.path / "evaluation" / f"{report['split']}-cases.html"
+        page = written.with_suffix(".html")
         drawn = f"; images worth looking at: [bold]{page}[/]" if page.is_file() else ""
-        say(f"Written: [bold]{folder.evaluation(report['split'], 'json')}[/]{drawn}")
+        say(f"Written: [bold]{written}[/]{drawn}")
 
 
 def _show_tables(report: dict[str, Any], task: Task, members: int) -> None:
-    title = f"{report['split']}: {report['n']} images of {report['patients']} patients"
+    other = report["of"]["other_data"]
+    where = "" if other is None else f" of other data, {other}"
+    title = f"{report['split']}{where}: {report['n']} images of {report['patients']} patients"
     if members > 1:
         title += f", the mean of {members} runs"
     rows = [(name, *_bounded(entry)) for name, entry in report["metrics"].items()]

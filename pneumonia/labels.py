@@ -25,6 +25,11 @@ class Task:
     classes: tuple[str, ...]
     groups: dict[str, str]
 
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """The yes-or-no questions of the task: pneumonia of any kind, then each kind of it that is a class."""
+        return (UNKNOWN_KIND, *(name for name in self.classes if name not in {NORMAL, UNKNOWN_KIND}))
+
     def index(self, label: str) -> int:
         """The class number of a manifest label.
 
@@ -61,3 +66,9 @@ PNEUMONIA: Final = Task(
     {NORMAL: NORMAL, VIRUS: UNKNOWN_KIND, BACTERIA: UNKNOWN_KIND, UNKNOWN_KIND: UNKNOWN_KIND},
 )
 TASKS: Final = {task.name: task for task in (SUBTYPE, PNEUMONIA)}
+
+
+def in_class_order(labels: Iterable[str]) -> list[str]:
+    """Return each label once, in the order of the tasks' classes; labels of no task come last."""
+    known = (*LABELS, UNKNOWN_KIND)
+    return sorted(set(labels), key=lambda label: (known.index(label) if label in known else len(known), label))

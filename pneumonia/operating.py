@@ -23,8 +23,8 @@ def positives(probability: Floats, label: NDArray[np.int64], task: Task) -> dict
     """
     normal = task.classes.index(NORMAL)
     asked = {UNKNOWN_KIND: (1 - probability[:, normal], label != normal)}
-    kinds = [(number, name) for number, name in enumerate(task.classes) if name not in {NORMAL, UNKNOWN_KIND}]
-    return asked | {name: (probability[:, number], label == number) for number, name in kinds}
+    kinds = {name: task.classes.index(name) for name in task.questions if name != UNKNOWN_KIND}
+    return asked | {name: (probability[:, number], label == number) for name, number in kinds.items()}
 
 
 def threshold_for(score: Floats, positive: Bools, sensitivity: float = SENSITIVITY) -> float | None:

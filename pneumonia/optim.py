@@ -5,45 +5,52 @@ swap from config alone.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final
 
 import torch
-from hydra.utils import get_object
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from pneumonia.errors import ConfigError, nearest
+from pneumonia.errors import ConfigError, TargetError, nearest
+from pneumonia.targets import check_allowed, check_class, imported, target_of
 
+PACKAGES: Final = ("torch.optim",)  # of optimisers that any file may name
 PLATEAU_MONITOR: Final = "val/loss"
 Schedule = dict[str, Any]  # what LightningModule.configure_optimizers returns as "lr_scheduler"
 
 
-def build_optimizer(parameters: Iterable[Any], config: dict[str, Any]) -> Optimizer:
+def build_optimizer(parameters: Iterable[Any], config: dict[str, Any], own: Collection[str] = ()) -> Optimizer:
     """The optimiser of a config node: ``_target_`` names its class, the other keys are its arguments.
 
     Args:
         parameters: Parameters, or groups of them as torch takes them.
         config: The node.
+        own: Targets of the user's own config, which may lie in any package.
 
     Raises:
-        ConfigError: ``_target_`` is no optimiser, or an argument is not one of its own.
+        TargetError: ``_target_`` is no optimiser, or may not be imported.
+        ConfigError: An argument is not one of its own.
     """
     settings = dict(config)
-    target = str(settings.pop("_target_", ""))
+    target = target_of(settings, "optimizer")
+    del settings["_target_"]
+    check_allowed(target, "optimizer._target_", PACKAGES, own)
     try:
-        kind = get_object(target)
-    except Exception as error:
+        found = imported(target)
+    except Exception as error:  # a module of the user's may raise anything as it is imported
         names = [name for name in dir(torch.optim) if name[0].isupper()]
         hint = nearest(target.rpartition(".")[2], names)
-        raise ConfigError(
+        raise TargetError(
             f"optimizer._target_={target} names no class. Use optimizer=sgd, adam, adamw, rmsprop or adagrad, or a class of "
             f"torch.optim.{hint}"
         ) from error
-    if not (isinstance(kind, type) and issubclass(kind, Optimizer)):
-        raise ConfigError(f"optimizer._target_={target} is not an optimiser: it must subclass torch.optim.Optimizer.")
+    kind = check_class(found, target, Optimizer, PACKAGES, own)
+    if kind is None:
+        raise TargetError(f"optimizer._target_={target} is not an optimiser: it must subclass torch.optim.Optimizer.")
+    factory: Callable[..., Optimizer] = kind
     try:
-        return kind(parameters, **settings)
+        return factory(parameters, **settings)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer: {target} refuses its settings {settings}: {error}") from error
 

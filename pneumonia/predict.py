@@ -36,17 +36,18 @@ def image_files(places: Iterable[Path]) -> list[Path]:
 
 
 def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterator[Found]:
-    """What a run or a bundle says of each image file, decoded and normalised as in training.
+    """What a run or a bundle predicts for each image file, decoded and normalised as in training, in the order of the files.
 
     Args:
         model: A run folder or a bundle.
         images: Image files.
-        explain: A folder for pictures of what each image was told by; a run alone can draw them.
+        explain: A folder for pictures of what each prediction is based on; a run alone can draw them.
 
     Yields:
-        ``image`` with ``label``, ``probabilities`` (calibrated where ``calibrated``), ``raw``, ``temperature`` and
-        ``model_version``; of a bundle with all of :class:`pneumonia.bundle.answers.Answer`; ``explanation``, where pictures
-        are drawn. Of a file that can't be read ``image`` and ``error``.
+        ``image`` with all of :class:`pneumonia.bundle.answers.Answer`. A run has no out-of-distribution detector and no
+        coverage to reach, so it gives ``None`` for ``out_of_distribution``, ``gate_score``, ``gate_threshold``, ``abstained``
+        and ``bundle_version``; ``explanation``, where pictures are drawn. Of a file that can't be read ``image`` and
+        ``error``.
 
     Raises:
         ConfigError: Pictures are asked for, and there is none of the model.
@@ -68,14 +69,23 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
     from pneumonia.bundle.answers import Bundle
 
     bundle = Bundle.load(model)
-    if bundle.contract.caveat:
-        warn(bundle.contract.caveat)
+    _warn(bundle.contract.warnings, bundle.contract.caveat, images)
     files: Iterable[Path] = images if len(images) < WATCHED else track(images, len(images), "Predicting")
     for path in files:
         try:
             yield {"image": str(path), **bundle.answer(_bytes(path)).as_dict()}
         except (UnreadableImageError, OSError) as error:
             yield _unread(path, error)
+
+
+def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
+    """What must be known of every answer; that a model knows phantoms alone matters only for other images."""
+    from pneumonia.data.phantom_folders import is_phantom
+    from pneumonia.model_warnings import PHANTOMS
+
+    for text in (*warnings, caveat):
+        if text and not (text == PHANTOMS and all(map(is_phantom, images))):
+            warn(text)
 
 
 def _bytes(path: Path) -> bytes:
@@ -97,46 +107,55 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     import numpy as np
     import torch
 
-    from pneumonia.bundle.promises import run_temperature
-    from pneumonia.calibration import scaled
+    from pneumonia.bundle.answers import decide
+    from pneumonia.bundle.promises import chosen_for_run
+    from pneumonia.calibration import Temperature, scaled
     from pneumonia.data.images import decode
     from pneumonia.explain import check_explainable, draw_explanations
+    from pneumonia.model_warnings import warnings_of
     from pneumonia.models.build import load_classifier
     from pneumonia.predictions import classify
 
     classifier = load_classifier(folder.best, config["task"])
-    if classifier.caveat:
-        warn(classifier.caveat)
+    _warn(warnings_of(result), classifier.caveat, images)
     if explain is not None:
         check_explainable(classifier)
     setup, classes = classifier.setup_values, classifier.task.classes
-    temperature = run_temperature(folder, result, classifier.task)
-    if temperature.value is None:
-        say(f"The probabilities are not calibrated: {temperature.reason}.")
+    calibration, points = chosen_for_run(folder, result, classifier.task)
+    if calibration.temperature is None:
+        say(f"The probabilities are not calibrated: {calibration.reason}.")
+    answers: list[Found] = []
     drawn: list[tuple[Path, Any, str, Found]] = []
     for path in track(images, len(images), "Predicting"):
         try:
             pixels = decode(_bytes(path), setup.image_size, setup.resize)
         except (UnreadableImageError, OSError) as error:
-            yield _unread(path, error)
+            answers.append(_unread(path, error))
             continue
         raw = classify(classifier, torch.from_numpy(pixels)[None, None]).astype(np.float64)
-        shown, label = scaled(raw, temperature)[0].tolist(), classes[int(raw[0].argmax())]
+        shown, label = scaled(raw, Temperature(calibration.temperature))[0].tolist(), classes[int(raw[0].argmax())]
         found: Found = {
             "image": str(path),
             "label": label,
             "probabilities": dict(zip(classes, shown, strict=True)),
             "raw": dict(zip(classes, raw[0].tolist(), strict=True)),
-            "calibrated": temperature.value is not None,
-            "temperature": temperature.value,
+            "calibrated": calibration.temperature is not None,
+            "temperature": calibration.temperature,
+            "confidence": max(shown),
+            "abstained": None,
+            "out_of_distribution": None,
+            "gate_score": None,
+            "gate_threshold": None,
+            "decisions": decide(points, classes, shown, calibration),
+            "bundle_version": None,
             "model_version": f"{result['name']}/{result['run_id']}",
         }
-        if explain is None:
-            yield found
-        else:
-            drawn.append((path, pixels, f"{path.name}: told as {label} ({found['probabilities'][label]:.2f})", found))
+        answers.append(found)
+        if explain is not None:
+            drawn.append((path, pixels, f"{path.name}: predicted {label} ({found['probabilities'][label]:.2f})", found))
     if explain is not None and drawn:
-        paths, squares, titles, answers = (list(column) for column in zip(*drawn, strict=True))
+        paths, squares, titles, predicted = (list(column) for column in zip(*drawn, strict=True))
         pictures = draw_explanations(classifier, squares, paths, titles, explain)
-        for found, picture in zip(answers, pictures, strict=True):
-            yield {**found, "explanation": str(picture)}
+        for found, picture in zip(predicted, pictures, strict=True):
+            found["explanation"] = str(picture)
+    yield from answers

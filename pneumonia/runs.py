@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ OF_A_RESULT = ("run_id", "task", "config", "data", "metrics")  # without which n
 OF_A_CONFIG = ("task", "image_size", "seed", "data", "split", "model", "trainer", "tta")
 OF_THE_DATA = ("manifest_sha256", "split_sha256")
 COMPLETED, DEBUG = "completed", "debug"  # the status of a result
+OWN = "own"  # data on which a run was trained, in the name of an evaluation
+EVALUATION = re.compile(r"(?P<data>.+)-(?P<part>train|val|test)(?:-tta-(?P<tta>[a-z]+))?")
+SHORT_HASH = 8
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
@@ -86,8 +90,28 @@ class RunFolder:
     def predictions(self, part: str) -> Path:
         return self.path / "predictions" / f"{part}.parquet"
 
-    def evaluation(self, part: str, suffix: str) -> Path:
-        return self.path / "evaluation" / f"{part}.{suffix}"
+    def evaluation(self, part: str, suffix: str, data: str = OWN, tta: str = "") -> Path:
+        """A file of an evaluation, which no evaluation of other data or with other views shares.
+
+        Args:
+            part: Of the data.
+            suffix: ``json``, ``parquet``, ``html``.
+            data: :data:`OWN`, or the name of other data from :meth:`name_of_data`.
+            tta: Views, where they are not those of the training.
+        """
+        return self.path / "evaluation" / f"{data}-{part}{f'-tta-{tta}' if tta else ''}.{suffix}"
+
+    def evaluations(self) -> dict[tuple[str, str, str], Path]:
+        """The evaluations in the folder, by data, part and views; see :meth:`evaluation`."""
+        found = {path: EVALUATION.fullmatch(path.stem) for path in sorted((self.path / "evaluation").glob("*.json"))}
+        return {(name["data"], name["part"], name["tta"] or ""): path for path, name in found.items() if name}
+
+    def name_of_data(self, root: Path, manifest_sha256: str) -> str:
+        """``<folder>-<hash>`` for other data: the folder under which the run was first evaluated on these very images."""
+        short = manifest_sha256[:SHORT_HASH]
+        known = [data for data, _, _ in self.evaluations() if data.endswith(f"-{short}")]
+        readable = re.sub(r"[^A-Za-z0-9._-]+", "_", root.resolve().name).strip("._-")[:40]
+        return known[0] if known else f"{readable or 'data'}-{short}"
 
     def finished(self) -> dict[str, Any] | None:
         """The result of a run whose training ended as its config says; ``None`` while there is none.
@@ -203,16 +227,28 @@ def _what_instead(path: Path) -> str:
     return "it holds no config.yaml. Name the folder that `pneumonia train` printed."
 
 
-def evaluation_identity(run_ids: Sequence[str], tta: str, other_data: str | None = None) -> dict[str, Any]:
-    """What an evaluation was made of; an equal one need not be made again."""
-    return {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "version": version("pneumonia")}
+def evaluation_identity(
+    run_ids: Sequence[str], tta: str, other_data: str | None = None, other_sha256: str | None = None
+) -> dict[str, Any]:
+    """What an evaluation was made of; an equal one need not be made again.
+
+    Args:
+        run_ids: Of the runs that answered.
+        tta: Views that were averaged.
+        other_data: Where other data than the runs' own lie.
+        other_sha256: Of their images and labels.
+    """
+    about = {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "other_sha256": other_sha256}
+    return about | {"version": version("pneumonia")}
 
 
 def is_evaluated(folder: RunFolder, result: dict[str, Any], part: str, tta: str | None) -> bool:
     """Whether a run's own part was evaluated so, since it was last trained."""
-    path = folder.evaluation(part, "json")
-    wanted = evaluation_identity([result["run_id"]], tta or result["config"]["tta"])
-    if read_json(path).get("of") != wanted or not folder.evaluation(part, "parquet").is_file():
+    trained = result["config"]["tta"]
+    views = "" if tta in {None, trained} else str(tta)
+    path = folder.evaluation(part, "json", tta=views)
+    wanted = evaluation_identity([result["run_id"]], tta or trained)
+    if read_json(path).get("of") != wanted or not path.with_suffix(".parquet").is_file():
         return False
     return path.stat().st_mtime >= folder.result.stat().st_mtime
 

@@ -52,7 +52,14 @@ from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunEr
 from pneumonia.labels import TASKS
 from pneumonia.memory import keep_freed_memory
 from pneumonia.models.base import Classifier, Setup
-from pneumonia.models.build import build_classifier, check_family, check_processes, family_of, load_classifier
+from pneumonia.models.build import (
+    build_classifier,
+    check_family,
+    check_processes,
+    family_of,
+    load_classifier,
+    own_targets,
+)
 from pneumonia.optim import build_optimizer, build_schedule
 from pneumonia.predictions import predict_part, table_metrics
 from pneumonia.runs import COMPLETED, DEBUG, RunFolder, read_metrics, run_identity, shortened, versions, writable
@@ -189,11 +196,12 @@ def check_settings(config: dict[str, Any]) -> None:
     check_tracking(config["logger"])
     check_device(config["trainer"])
     check_family(config)
-    classifier = build_classifier(config["model"], _setup(config))
+    own = own_targets(config)
+    classifier = build_classifier(config["model"], _setup(config), own)
     check_processes(classifier, config)
     if config["batch_size"] == 1 and not classifier.whole_part:
         classifier.check_single_images()
-    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"]), config["scheduler"], 1, 1)
+    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"], own), config["scheduler"], 1, 1)
 
 
 @dataclass(frozen=True)
@@ -225,7 +233,7 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
     _check_limits(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
-    classifier = build_classifier(config["model"], _setup(config, data))
+    classifier = build_classifier(config["model"], _setup(config, data), own_targets(config))
     if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
     return _Prepared(classifier, data, divided.split, divided.leaks, hashes)
@@ -280,7 +288,7 @@ def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
 
 def _known(config: dict[str, Any]) -> dict[str, Any]:
     """What of the config can change the result; a file of weights counts by its content."""
-    model = family_of(config["model"]).identity(config["model"])
+    model = family_of(config["model"], own_targets(config)).identity(config["model"])
     return identity({**config, "model": model})
 
 
@@ -294,7 +302,7 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         config["seed"],
         config["num_workers"],
         config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
-        family_of(config["model"]).whole_part,
+        family_of(config["model"], own_targets(config)).whole_part,
         config["augmenter"],
     )
 
@@ -424,7 +432,7 @@ def _result(
     folder: RunFolder,
 ) -> dict[str, Any]:
     device = device_of(config["trainer"])
-    best = load_classifier(folder.best, config["task"])
+    best = load_classifier(folder.best, config["task"], own_targets(config))
     predictions = predict_part(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)

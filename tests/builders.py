@@ -110,7 +110,8 @@ def dicom(pixels: np.ndarray, syntax: str = ExplicitVRLittleEndian, **tags: obje
             del data[name]
         else:
             setattr(data, name, value)
-    data.HighBit = data.BitsStored - 1
+    if "HighBit" not in tags and "BitsStored" in data:
+        data.HighBit = data.BitsStored - 1
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some of these files are wrong on purpose

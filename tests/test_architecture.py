@@ -21,26 +21,27 @@ from pneumonia.models.build import check_family
 ORDER = """
 errors labels scores config console parallel signals memory
 statistics.resampling statistics.paired calibration operating prediction_tables
-storage.local storage.azure storage.blob_names storage.journal
+storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
 data.readable data.dicom data.images data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
-data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
+data.phantom_folders data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
 data.batch_transforms data.augmenter data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
-metrics optim models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
+model_warnings targets metrics optim
+models.activations models.mixup models.averaging models.views models.kinds models.base models.build models.proximal
 models.FAMILY accelerator grad_cam explain case_pictures
 runs snapshot blob_backup backup charts wandb_account tracking push_runs callbacks predictions assess announce train
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
 dashboards ensembles evaluation_words evaluate
-bundle.exact_files bundle.onnx_header bundle.contract bundle.gate bundle.answers bundle.occlusion
+bundle.exact_files bundle.onnx_header bundle.contract_fields bundle.contract bundle.gate bundle.answers bundle.occlusion
 bundle.promises bundle.parity bundle.graph bundle.export predict
 report.entries report.collect report.naming report.compare report.study report.factors report.ranking report.quality
 report.card report.recipe report.again report.content report.write
-serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.desk
-serve.answer_form serve.page_words serve.page serve.app serve.run
+serve.limits serve.refusal serve.intake serve.telemetry serve.protocol serve.guard serve.explanation serve.desk
+serve.answer_form serve.page serve.app serve.run
 reproduce cli
 """.split()
 PACKAGE = conf_dir().parent / "pneumonia"

@@ -63,6 +63,14 @@ def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, 
     assert third["data"]["val"] == (split["fold"] == 2).sum()
 
 
+def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, monkeypatch, capsys):
+    words = [phantoms, "split=kfold", "--out", tmp_path, f"cache_dir={cache_dir}"]
+    said = _run(words, monkeypatch, capsys)[2]
+    heads = [line for line in said.splitlines() if "BACTERIA" in line]
+    assert len(heads) == 2
+    assert all(line.index("NORMAL") < line.index("VIRUS") < line.index("BACTERIA") for line in heads)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -71,7 +79,7 @@ def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, 
         (["DATA", "split=kfolds"], "split=kfolds is not known.*'kfold'"),
         (["DATA", "split.kk=3"], r"split.kk=3 is not understood.*'split.k'"),
         (["DATA", "split.k=few"], "split.k has a value of the wrong kind"),
-        (["DATA", "split=kfold", "split.k=1000"], "needs 1000 patients or more in each class"),
+        (["DATA", "split=kfold", "split.k=1000"], "needs 1000 patients or more of one class"),
         (["DATA", "split=article", "split.leaky=false"], "SplitLeakageError"),
         (["DATA", "--out"], "--out has no value"),
         (["/no/such/folder"], "does not exist"),

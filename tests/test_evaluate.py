@@ -25,8 +25,8 @@ def run(finished, tmp_path) -> Path:
 
 def test_the_test_part_is_scored_with_intervals_and_one_row_an_image(run, cache_dir):
     report = evaluate(Request(run, "test", cache_dir=cache_dir))
-    assert report == json.loads((run / "evaluation" / "test.json").read_text())
-    table = pd.read_parquet(run / "evaluation" / "test.parquet")
+    assert report == json.loads((run / "evaluation" / "own-test.json").read_text())
+    table = pd.read_parquet(run / "evaluation" / "own-test.parquet")
     assert len(table) == report["n"] == json.loads((run / "result.json").read_text())["data"]["test"]
     assert report["patients"] == table["patient_id"].nunique() < report["n"]
     assert report["metrics"]["accuracy"]["value"] == pytest.approx(accuracy_score(table["label"], table["predicted"]))
@@ -105,7 +105,7 @@ def _predict(monkeypatch, capsys, *words: str):
 
 def test_predict_prints_the_probabilities_that_evaluate_wrote(run, phantoms, cache_dir, monkeypatch, capsys):
     evaluate(Request(run, "test", cache_dir=cache_dir))
-    table = pd.read_parquet(run / "evaluation" / "test.parquet").set_index("image_id")
+    table = pd.read_parquet(run / "evaluation" / "own-test.parquet").set_index("image_id")
     images = sorted((phantoms / "test").rglob("*.jpeg"))[:5]
     code, out, _ = _predict(monkeypatch, capsys, str(run), *map(str, images), "--json")
     assert code == 0

@@ -70,11 +70,109 @@ def test_the_baselines_are_scored_on_the_same_images_and_the_gain_is_the_differe
     assert report["baselines"]["metadata"]["metrics"]["accuracy"]["value"] < 0.8, "phantoms' files say little"
 
 
-def test_other_data_have_no_baselines_and_say_why(run, phantoms, cache_dir, tmp_path):
-    shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
-    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
-    assert report["baselines"] == {"reason": "the images that the run was trained on are not at hand"}
-    assert report["of"]["other_data"] == str(tmp_path / "other")
+@pytest.fixture
+def other(phantoms, tmp_path) -> Path:
+    """Other data: a few images of the test folder."""
+    for path in sorted((phantoms / "test").rglob("*.jpeg"))[::2]:
+        target = tmp_path / "hospital b" / path.relative_to(phantoms)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    return tmp_path / "hospital b"
+
+
+def _files(run: Path) -> set[str]:
+    return {path.name for path in (run / "evaluation").iterdir()}
+
+
+def test_other_data_do_not_overwrite_the_evaluation_of_the_run(run, other, cache_dir):
+    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    before = {name: (run / "evaluation" / name).read_bytes() for name in _files(run)}
+    foreign = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
+    assert foreign["n"] < own["n"]
+    assert {name: (run / "evaluation" / name).read_bytes() for name in before} == before
+    name = RunFolder(run).name_of_data(other, foreign["of"]["other_sha256"])
+    assert name == f"hospital_b-{foreign['of']['other_sha256'][:8]}"
+    assert _files(run) - set(before) == {f"{name}-test.json", f"{name}-test.parquet"}
+    assert json.loads((run / "evaluation" / f"{name}-test.json").read_text()) == foreign
+    assert (own["of"]["other_data"], foreign["of"]["other_data"]) == (None, str(other))
+
+
+def test_the_same_other_data_in_another_folder_replace_their_evaluation(run, other, cache_dir, tmp_path):
+    evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
+    before = _files(run)
+    moved = Path(shutil.copytree(other, tmp_path / "moved"))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(moved)), cache_dir))
+    assert _files(run) == before
+    assert report["of"]["other_data"] == str(moved)
+    next(moved.rglob("*.jpeg")).unlink()
+    evaluate(Request(run, "test", DataConfig("folder", str(moved)), cache_dir))
+    assert len(_files(run)) == len(before) + 2, "one image fewer is other data"
+
+
+def test_the_own_data_named_as_a_folder_are_the_own_data(run, phantoms, cache_dir, tmp_path, capsys):
+    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    before = _files(run)
+    copy = shutil.copytree(phantoms, tmp_path / "copy")
+    report = evaluate(Request(run, "test", DataConfig("folder", str(copy)), cache_dir))
+    assert report == own
+    assert _files(run) == before
+    assert "holds the images and labels of the run's own data" in capsys.readouterr().err
+
+
+def test_other_views_do_not_overwrite_those_of_the_training(run, other, cache_dir):
+    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip", cases=True))
+    evaluate(Request(run, "test", cache_dir=cache_dir, tta="none"))
+    evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
+    json_files = {name for name in _files(run) if name.endswith(".json")}
+    (foreign,) = (name for name in json_files if not name.startswith("own"))
+    assert foreign.endswith("-test-tta-flip.json")
+    assert json_files - {foreign} == {"own-test.json", "own-test-tta-flip.json", "own-test-tta-flip-cases.json"}
+    assert json.loads((run / "evaluation" / "own-test.json").read_text()) == own
+    folder = RunFolder(run)
+    assert is_evaluated(folder, folder.finished(), "test", "flip")
+    assert is_evaluated(folder, folder.finished(), "test", None)
+
+
+def test_an_ensemble_keeps_other_data_and_views_apart_too(seeds, other, cache_dir):
+    for words in ({}, {"tta": "flip"}, {"data": DataConfig("folder", str(other))}):
+        evaluate_ensemble(seeds[:2], Request(seeds[0], "test", cache_dir=cache_dir, **words))
+    (folder,) = (seeds[0].parent.parent / "ensembles").iterdir()
+    assert sorted(data for data, *_ in RunFolder(folder).evaluations())[1:] == ["own", "own"]
+    assert len(RunFolder(folder).evaluations()) == 3
+
+
+def test_other_data_have_baselines_fitted_on_the_images_of_the_run(run, other, cache_dir):
+    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
+    assert report["baselines"]["reason"] is None
+    for kind in ("metadata", "thumbnail"):
+        found = report["baselines"][kind]
+        assert found["gain"]["accuracy"]["value"] == pytest.approx(
+            report["metrics"]["accuracy"]["value"] - found["metrics"]["accuracy"]["value"]
+        )
+    views = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
+    assert views["calibration"]["temperature"] is not None, "chosen on the own validation images with these views"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (shutil.rmtree, "the run's own images can't be read (data.root="),
+        (lambda root: next(root.rglob("*.jpeg")).unlink(), "the run's own images or labels in "),
+    ],
+    ids=["gone", "changed"],
+)
+def test_why_other_data_have_no_baselines_is_said_as_it_is(
+    spoil, reason, compose, phantoms, other, cache_dir, tmp_path
+):
+    root = Path(shutil.copytree(phantoms, tmp_path / "own"))
+    words = ("data=folder", f"data.root={root}", "max_epochs=1", "split=official")
+    run = tmp_path / "runs" / "train" / train(compose(*words, runs_dir=tmp_path / "runs"))["run_id"]
+    spoil(root)
+    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
+    assert report["baselines"]["reason"].startswith(reason)
+    assert report["calibration"]["reason"].startswith(reason)
+    assert "predictions of its validation images were not made with these views" in report["calibration"]["reason"]
 
 
 def test_a_part_without_one_class_gives_null_and_the_rest(run, phantoms, cache_dir, tmp_path):
@@ -132,7 +230,7 @@ def test_views_change_what_is_said_and_the_temperature_is_fitted_under_the_same_
     evaluate(Request(run, "test", cache_dir=cache_dir))
     before = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
     report = evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip"))
-    after = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
+    after = pd.read_parquet(RunFolder(run).evaluation("test", "parquet", tta="flip"))
     assert report["of"]["tta"] == "flip"
     assert not np.allclose(before["prob_VIRUS"], after["prob_VIRUS"])
     probability, label = _validation(run)
@@ -179,13 +277,13 @@ def test_a_run_that_can_not_be_evaluated_does_not_stop_the_others(seeds, cache_d
 def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
     evaluate(Request(run, "test", cache_dir=cache_dir, cases=True))
     folder = run / "evaluation"
-    kept = json.loads((folder / "test-cases.json").read_text())
+    kept = json.loads((folder / "own-test-cases.json").read_text())
     assert "Grad-CAM" in kept["how"]
-    table = pd.read_parquet(folder / "test.parquet").set_index("image_id")
+    table = pd.read_parquet(folder / "own-test.parquet").set_index("image_id")
     for case in kept["cases"]:
         row = table.loc[case["image_id"]]
         assert (case["label"], case["predicted"]) == (row["label"], row["predicted"])
-    page = (folder / "test-cases.html").read_text()
+    page = (folder / "own-test.html").read_text()
     assert page.count("data:image/jpeg;base64,") == len(kept["cases"])
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from pneumonia.errors import LabelError
-from pneumonia.labels import BACTERIA, NORMAL, PNEUMONIA, SUBTYPE, UNKNOWN_KIND, VIRUS
+from pneumonia.labels import BACTERIA, NORMAL, PNEUMONIA, SUBTYPE, UNKNOWN_KIND, VIRUS, in_class_order
 
 
 @pytest.mark.parametrize("task", [SUBTYPE, PNEUMONIA])
@@ -20,3 +20,9 @@ def test_a_label_without_a_class_is_named_among_many():
             work([NORMAL, UNKNOWN_KIND])
         with pytest.raises(LabelError, match="the label 'zebra'"):
             work([NORMAL, "zebra"])
+
+
+def test_labels_are_listed_in_the_order_of_the_task_and_strange_ones_last():
+    labels = ["zebra", BACTERIA, UNKNOWN_KIND, VIRUS, NORMAL, "ant", VIRUS]
+    assert in_class_order(labels) == [NORMAL, VIRUS, BACTERIA, UNKNOWN_KIND, "ant", "zebra"]
+    assert in_class_order(labels)[:3] == list(SUBTYPE.classes)

@@ -10,7 +10,7 @@ from pneumonia import callbacks
 from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.labels import TASKS
 from pneumonia.models.activations import ACTIVATIONS
 from pneumonia.models.base import Setup
@@ -206,6 +206,6 @@ def test_a_checkpoint_of_another_task_or_of_nobody_is_refused(finished, tmp_path
         load_classifier(tmp_path / "other.ckpt")
 
 
-def test_a_checkpoint_can_not_call_what_is_no_family(tmp_path):
-    with pytest.raises(ConfigError, match="is not a family"):
+def test_a_checkpoint_can_not_call_what_is_no_family():
+    with pytest.raises(TargetError, match="was not imported"):
         build_classifier({"_target_": "subprocess.Popen", "args": ["true"]}, Setup("subtype"))

@@ -190,7 +190,7 @@ def test_one_cycle_is_as_long_as_steps_taken_by_hand(options):
 )
 def test_a_wrong_optimiser_is_refused_by_name(config, message):
     with pytest.raises(ConfigError, match=message):
-        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config)
+        build_optimizer([torch.nn.Parameter(torch.zeros(1))], config, own=["torch.nn.Linear"])
 
 
 def test_a_wrong_schedule_is_refused_by_name():

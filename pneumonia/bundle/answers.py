@@ -10,8 +10,17 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.bundle.contract import GATE, MODEL, OPSET, Contract, read_contract
-from pneumonia.bundle.gate import Gate
+from pneumonia.bundle.contract import (
+    GATE,
+    MODEL,
+    OPSET,
+    CalibrationFacts,
+    Contract,
+    OperatingPoint,
+    read_contract,
+    read_regular,
+)
+from pneumonia.bundle.gate import SIDE, Gate
 from pneumonia.bundle.onnx_header import opset_of
 from pneumonia.calibration import Temperature, scaled
 from pneumonia.data.images import UnreadableImageError, decode, read_header
@@ -27,25 +36,26 @@ QUIET: Final = 3  # ONNX Runtime's level for errors alone
 
 @dataclass(frozen=True)
 class Answer:
-    """What a bundle says of one image.
+    """What a bundle predicts for one image. All of it but ``raw`` is on one scale, that of ``probabilities``.
 
     Attributes:
-        label: The likeliest class.
-        probabilities: By class, calibrated where the bundle has a temperature.
+        label: The likeliest class; ``None`` where the bundle abstains or the image is out of distribution.
+        probabilities: By class, calibrated where the bundle has a temperature, else equal to ``raw``.
         raw: By class, as the network gives them and ``pneumonia evaluate`` writes them.
-        calibrated: Whether ``probabilities`` differ from ``raw`` by a temperature.
+        calibrated: Whether the bundle has a temperature.
         temperature: By which the logits were divided; ``None`` where there is none.
-        confidence: The highest raw probability, which abstention goes by.
-        abstained: The model is too unsure: the image belongs before a person.
-        out_of_distribution: It does not look like the X-rays that the model knows; then no figure above means anything.
+        confidence: The highest of ``probabilities``, which abstention goes by.
+        abstained: ``confidence`` is below the contract's: the image belongs before a person.
+        out_of_distribution: It does not look like the X-rays that the model knows; then no probability means anything.
         gate_score: How unlike them it is, from 0 to 2.
         gate_threshold: Above it an image is out of distribution.
-        decisions: For each yes-or-no question whether its raw score reaches the threshold; ``None`` where there is none.
+        decisions: For each yes-or-no question whether its score reaches the threshold; ``None`` where there is no threshold,
+            and where ``label`` is ``None``. The score is the sum of the probabilities that mean yes.
         bundle_version: Of all that answered.
         model_version: The run that was exported.
     """
 
-    label: str
+    label: str | None
     probabilities: dict[str, float]
     raw: dict[str, float]
     calibrated: bool
@@ -58,6 +68,11 @@ class Answer:
     decisions: dict[str, bool | None]
     bundle_version: str
     model_version: str
+
+    @property
+    def likeliest(self) -> str:
+        """The class of the highest probability, also where the bundle gives no label."""
+        return max(self.probabilities, key=self.probabilities.__getitem__)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -79,7 +94,6 @@ class Bundle:
         self.gate = gate
         self._session = _session(graph, threads)
         self._temperature = Temperature(contract.calibration.temperature)
-        self._normal = contract.classes.index(NORMAL)
         self._check_graph()
 
     @classmethod
@@ -96,10 +110,15 @@ class Bundle:
         held = {name: _verified(folder / name, sha256) for name, sha256 in contract.files.items()}
         found = opset_of(held[MODEL])
         if found != OPSET:
+            what = "is not an ONNX model" if found is None else f"has ONNX opset {found}"
+            raise BundleError(f"{folder / MODEL} {what}, and this version serves opset {OPSET}. Export the run again.")
+        gate = Gate.from_bytes(held[GATE], contract.gate.threshold)
+        if (contract.gate.prototypes, contract.gate.side) != (len(gate.prototypes), SIDE):
             raise BundleError(
-                f"{folder / MODEL} has ONNX opset {found}, and this version serves {OPSET}. Export the run again."
+                f"{folder / GATE} holds {len(gate.prototypes)} prototypes of {SIDE} pixels a side, and its contract says "
+                f"{contract.gate.prototypes} of {contract.gate.side}. Export the run again."
             )
-        return cls(contract, held[MODEL], Gate.from_bytes(held[GATE], contract.gate.threshold), threads)
+        return cls(contract, held[MODEL], gate, threads)
 
     def square(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The grey square ``(size, size)`` that the network sees of an image file.
@@ -118,8 +137,20 @@ class Bundle:
         return decode(data, self.contract.image.size, self.contract.image.resize)
 
     def logits(self, squares: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits ``(B, K)`` of grey squares ``(B, size, size)``."""
-        found: NDArray[np.float32] = self._session.run(None, {"image": np.ascontiguousarray(squares[:, None])})[0]
+        """Logits ``(B, K)`` of grey squares ``(B, size, size)``.
+
+        Raises:
+            BundleError: The graph can't be run, or gives no numbers.
+        """
+        try:
+            found: NDArray[np.float32] = self._session.run(None, {"image": np.ascontiguousarray(squares[:, None])})[0]
+        except Exception as error:  # ONNX Runtime's own errors have no common base
+            raise BundleError(f"The graph can't be run ({type(error).__name__}). Export the run again.") from error
+        if found.shape != (len(squares), len(self.contract.classes)) or not np.isfinite(found).all():
+            raise BundleError(
+                f"The graph gives {found.shape} with {int((~np.isfinite(found)).sum())} undefined logits for {len(squares)} "
+                f"images, and its contract names {len(self.contract.classes)} classes. Export the run again."
+            )
         return found
 
     def probabilities(self, squares: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -151,35 +182,30 @@ class Bundle:
         contract = self.contract
         raw = self.probabilities(square[None])
         shown, plain = self.calibrate(raw)[0].tolist(), raw[0].tolist()
-        number, confidence = int(raw[0].argmax()), float(raw[0].max())
-        least = contract.abstention.confidence
+        confidence, least = max(shown), contract.abstention.confidence
         score = self.gate.score(square)
+        unlike = score > contract.gate.threshold
+        unsure = least is not None and confidence < least - noise(contract.calibration)
+        decisions = decide(contract.operating_points, contract.classes, shown, contract.calibration)
+        silent = unlike or unsure
         return Answer(
-            label=contract.classes[number],
+            label=None if silent else contract.classes[int(raw[0].argmax())],
             probabilities=dict(zip(contract.classes, shown, strict=True)),
             raw=dict(zip(contract.classes, plain, strict=True)),
             calibrated=contract.calibration.temperature is not None,
             temperature=contract.calibration.temperature,
             confidence=confidence,
-            abstained=least is not None and confidence < least - NOISE,
-            out_of_distribution=score > contract.gate.threshold,
+            abstained=unsure,
+            out_of_distribution=unlike,
             gate_score=score,
             gate_threshold=contract.gate.threshold,
-            decisions=self._decisions(plain),
+            decisions=dict.fromkeys(decisions) if silent else decisions,
             bundle_version=contract.bundle_version,
             model_version=contract.model.version,
         )
 
-    def _decisions(self, raw: list[float]) -> dict[str, bool | None]:
-        found: dict[str, bool | None] = {}
-        for point in self.contract.operating_points:
-            kind = point.positive == UNKNOWN_KIND
-            score = 1 - raw[self._normal] if kind else raw[self.contract.classes.index(point.positive)]
-            found[point.positive] = None if point.threshold is None else score >= point.threshold - NOISE
-        return found
-
     def _check_graph(self) -> None:
-        """Refuses a graph that takes or gives something else than the contract says."""
+        """Refuses a graph that takes or gives something else than the contract says, or takes one number of images alone."""
         size, classes = self.contract.image.size, len(self.contract.classes)
         inputs = [(one.name, one.type, list(one.shape[1:])) for one in self._session.get_inputs()]
         outputs = [(one.name, one.type, list(one.shape[1:])) for one in self._session.get_outputs()]
@@ -190,6 +216,34 @@ class Bundle:
                 f"The graph takes {inputs} and gives {outputs}, which is not what its contract says: grey squares of {size} "
                 f"pixels, {classes} classes. Export the run again."
             )
+        self.logits(np.zeros((2, size, size), dtype=np.uint8))
+
+
+def noise(calibration: CalibrationFacts) -> float:
+    """The noise of arithmetic, as a temperature below 1 magnifies it."""
+    return NOISE / min(calibration.temperature or 1.0, 1.0)
+
+
+def decide(
+    points: Sequence[OperatingPoint],
+    classes: Sequence[str],
+    probabilities: Sequence[float],
+    calibration: CalibrationFacts,
+) -> dict[str, bool | None]:
+    """For each yes-or-no question whether its score reaches its threshold; ``None`` where there is none.
+
+    Args:
+        points: The questions.
+        classes: Of the task.
+        probabilities: ``(K,)``, calibrated.
+        calibration: That of the probabilities.
+    """
+    stated = dict(zip(classes, probabilities, strict=True))
+    found: dict[str, bool | None] = {}
+    for point in points:
+        score = 1 - stated[NORMAL] if point.positive == UNKNOWN_KIND else stated[point.positive]
+        found[point.positive] = None if point.threshold is None else score >= point.threshold - noise(calibration)
+    return found
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -200,10 +254,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def _verified(path: Path, sha256: str) -> bytes:
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise TamperedBundleError(f"{path} can't be read ({error.strerror}). Export the run again.") from error
+    raw = read_regular(path)
     if hashlib.sha256(raw).hexdigest() != sha256:
         raise TamperedBundleError(
             f"{path} is not the file that was exported: its SHA-256 is not the one of the contract. Nothing was loaded. Take the "

@@ -2,19 +2,23 @@
 
 import json
 from dataclasses import asdict, dataclass, replace
+from errno import EFBIG, EINVAL, ENOENT
+from os import strerror
 from pathlib import Path
 from typing import Any, Final
 
+from pneumonia.bundle.contract_fields import wrong_field
 from pneumonia.data.images import DECODER
 from pneumonia.errors import BundleError, ParityError, TamperedBundleError
 from pneumonia.storage.local import digest
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2  # 2: thresholds and abstention are on the calibrated scale
 OPSET: Final = 20  # the graphs of this version; another may mean other arithmetic
 CONTRACT: Final = "contract.json"
 MODEL: Final = "model.onnx"
 GATE: Final = "gate.npz"
 ARCHIVE: Final = "model.tar.gz"
+LARGEST_FILE: Final = 2**20  # bytes of contract.json; real ones have about 4,000
 Facts = dict[str, Any]
 
 
@@ -65,7 +69,7 @@ class CalibrationFacts:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A yes-or-no question: yes where the raw score is at or above ``threshold``, which has this sensitivity in validation."""
+    """A yes-or-no question: yes from ``threshold`` of its calibrated score on, which has this sensitivity in validation."""
 
     positive: str
     sensitivity: float
@@ -75,7 +79,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class AbstentionFacts:
-    """Answers whose raw highest probability is below ``confidence`` are left to a person.
+    """Answers whose highest calibrated probability is below ``confidence`` are left to a person.
 
     ``coverage`` is the share of validation images that is answered, ``risk`` the share of these that is told wrong.
     """
@@ -133,6 +137,7 @@ class Contract:
         metrics: ``val``, and ``test`` where the run was evaluated on it.
         licence: Terms of the weights.
         intended_use: In one sentence.
+        warnings: Of the limits those that leave no answer of any use, such as a model that always predicts one class.
         limits: Sentences, with the measured figures.
         caveat: What must be known of the probabilities, where they are none; else empty.
         files: SHA-256 by name.
@@ -155,6 +160,7 @@ class Contract:
     metrics: Facts
     licence: str
     intended_use: str
+    warnings: tuple[str, ...]
     limits: tuple[str, ...]
     caveat: str
     files: dict[str, str]
@@ -195,7 +201,7 @@ def read_contract(folder: Path) -> Contract:
     Raises:
         TamperedBundleError: The contract was edited or damaged.
         ParityError: The bundle did not pass its own comparison with the trained model.
-        BundleError: There is none, or it is of another version.
+        BundleError: There is none, it is of another version, or a field holds what it must not.
     """
     path = folder / CONTRACT
     if folder.is_file():
@@ -204,32 +210,71 @@ def read_contract(folder: Path) -> Contract:
         )
     if not folder.is_dir():
         raise BundleError(f"There is no bundle {folder}. `pneumonia export RUN --out BUNDLE` makes one.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    if not path.exists():
+        raise BundleError(f"{folder} is not a bundle: it holds no {CONTRACT}. Name the folder of `pneumonia export`.")
+    plain = _plain(path)
+    if type(plain["schema"]) is not int or plain["schema"] != SCHEMA:
         raise BundleError(
-            f"{folder} is not a bundle: it holds no {CONTRACT}. Name the folder of `pneumonia export`."
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BundleError(f"{path} can't be read ({error}). Export the run again.") from error
+            f"{path} has schema {plain['schema']!r:.40}, and this version reads {SCHEMA}. Export the run again."
+        )
+    wrong = wrong_field(plain)
+    if wrong:
+        raise BundleError(
+            f"{path} has {wrong}. It was sealed with it, so it was not written by this program, and its answers could not be "
+            "relied on. Export the run again."
+        )
+    contract = _typed(plain)
+    check_fit(contract, path)
+    return contract
+
+
+def _plain(path: Path) -> Facts:
+    """What the file holds, once its seal is known to fit."""
+    raw = read_regular(path, LARGEST_FILE)
     try:
-        plain = json.loads(text)
-        schema, stated = plain["schema"], plain["seal"]
+        plain = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
+        seal = _seal(plain) if isinstance(plain, dict) else ""
+        stated = plain["seal"], plain["schema"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TamperedBundleError(f"{path} is damaged ({type(error).__name__}). Export the run again.") from error
-    if stated != _seal(plain):
+        raise TamperedBundleError(
+            f"{path} is damaged ({type(error).__name__}: {error}). Export the run again."
+        ) from error
+    if stated[0] != seal:
         raise TamperedBundleError(
             f"{path} was changed after it was exported: its seal does not fit its words, so none of them can be relied on. "
             "Take the bundle from where it was exported, or export the run again."
         )
-    if schema != SCHEMA:
-        raise BundleError(f"{path} has schema {schema}, and this version reads {SCHEMA}. Export the run again.")
+    return dict(plain)
+
+
+def read_regular(path: Path, most: int | None = None) -> bytes:
+    """The content of a file of a bundle.
+
+    Args:
+        path: A pipe or a device, which may never end, is refused.
+        most: Bytes.
+
+    Raises:
+        TamperedBundleError: It is gone, larger, or no regular file.
+    """
     try:
-        contract = _typed(plain)
-    except (KeyError, TypeError) as error:
-        raise BundleError(f"{path} lacks what this version needs ({error}). Export the run again.") from error
-    check_fit(contract, path)
-    return contract
+        if not path.is_file():
+            missing = FileNotFoundError(ENOENT, strerror(ENOENT))
+            raise missing if not path.exists() else OSError(EINVAL, "it is no regular file")
+        size = path.stat().st_size
+        if most is not None and size > most:
+            raise OSError(EFBIG, f"it has {size:,} bytes, and at most {most:,} are read")
+        return path.read_bytes()
+    except OSError as error:
+        raise TamperedBundleError(f"{path} can't be read ({error.strerror}). Export the run again.") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Facts:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it holds {next(key for key in keys if keys.count(key) > 1)!r:.80} twice")
+    return found
 
 
 def check_fit(contract: Contract, path: Path) -> None:
@@ -269,6 +314,7 @@ def _typed(plain: Facts) -> Contract:
         abstention=AbstentionFacts(**own.pop("abstention")),
         gate=GateFacts(**gate),
         parity=ParityFacts(**own.pop("parity")),
+        warnings=tuple(own.pop("warnings")),
         limits=tuple(own.pop("limits")),
         **own,
     )

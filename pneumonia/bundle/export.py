@@ -18,11 +18,14 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pneumonia.bundle.answers import Bundle
 from pneumonia.bundle.contract import ARCHIVE, CONTRACT, GATE, MODEL, OPSET, Contract, GateFacts, ParityFacts
+from pneumonia.bundle.contract_fields import LONGEST, is_showable
 from pneumonia.bundle.exact_files import exact_tar_gz
 from pneumonia.bundle.gate import fit_gate
 from pneumonia.bundle.graph import export_graph
 from pneumonia.bundle.parity import check_parity, measure_parity
 from pneumonia.bundle.promises import (
+    COVERAGE,
+    RETRAIN,
     ROTATING,
     chosen,
     data_facts,
@@ -38,10 +41,12 @@ from pneumonia.console import say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import as_trained, row_by_row
-from pneumonia.errors import BrokenImagesError, BundleError, LayoutError, ManifestError, RunError
+from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
 from pneumonia.labels import TASKS, Task
+from pneumonia.model_warnings import warnings_of
 from pneumonia.models.base import Classifier
 from pneumonia.models.build import check_checkpoint, load_classifier
+from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
 from pneumonia.runs import RunFolder, open_run, read_split, writable
 from pneumonia.scores import arrays
@@ -70,7 +75,7 @@ class Order:
 
     run: Path
     out: Path
-    coverage: float = 0.9
+    coverage: float = COVERAGE
     licence: str | None = None
     force: bool = False
     root: Path | None = None
@@ -102,6 +107,7 @@ def export(order: Order) -> Contract:
         CheckpointError, StorageError: With what to do.
     """
     check_place(order.out, order.force)
+    check_licence(order.licence)
     writable(order.out.parent)
     with threadpool_limits(1), _one_thread():  # sums then do not depend on the number of cores
         run = _open(order)
@@ -153,6 +159,19 @@ def check_place(out: Path, force: bool) -> None:
     if not force:
         raise BundleError(
             f"{out} holds a bundle already. Say --force to put the new one in its place, or name another folder."
+        )
+
+
+def check_licence(licence: str | None) -> None:
+    """Refuses terms that a contract can't hold, before any work is done.
+
+    Raises:
+        ConfigError: With what is wrong.
+    """
+    if licence is not None and not (is_showable(licence) and licence.strip() and len(licence) <= LONGEST):
+        raise ConfigError(
+            f"--licence {licence!r:.80} is no text that a contract can hold: it is empty, longer than {LONGEST} characters, or "
+            "has control characters. Leave it out, or name the licence."
         )
 
 
@@ -216,7 +235,8 @@ def _open(order: Order) -> _Run:
     module = XRayData(images, split, task, batch_size=16, rotate_every=every)
     classifier = load_classifier(folder.best, config["task"])
     check_checkpoint(classifier, config, folder.best)
-    return _Run(folder, result, task, classifier, module, pd.read_parquet(folder.predictions("val")))
+    recorded = read_predictions(folder.predictions("val"), task, RETRAIN)
+    return _Run(folder, result, task, classifier, module, recorded)
 
 
 def _images(data: DataConfig, size: int, order: Order, folder: RunFolder) -> tuple[Images, str]:
@@ -252,6 +272,7 @@ def _promise(order: Order, run: _Run, gate: GateFacts, files: dict[str, bytes], 
     """The contract but for its parity and its seal."""
     result = run.result
     without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
+    warnings = tuple(warnings_of(result))
     calibration, points, abstention = chosen(run.recorded, run.task, order.coverage, without)
     return Contract(
         task=run.task.name,
@@ -267,7 +288,8 @@ def _promise(order: Order, run: _Run, gate: GateFacts, files: dict[str, bytes], 
         metrics=metric_facts(run.folder, result),
         licence=order.licence or LICENCE,
         intended_use=intended_use(run.task),
-        limits=limits(result, gate, abstention),
+        warnings=warnings,
+        limits=limits(result, warnings, gate, abstention),
         caveat=run.classifier.caveat,
         files={name: sha256(raw).hexdigest() for name, raw in files.items()},
         onnx={"opset": OPSET, "ir_version": ir_version},

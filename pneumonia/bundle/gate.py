@@ -6,9 +6,11 @@ that a photograph, noise or a blank is none of them.
 
 import hashlib
 import io
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
+from zipfile import BadZipFile, ZipFile
 
 import cv2
 import numpy as np
@@ -23,6 +25,9 @@ PER_PROTOTYPE: Final = 4  # images at least, so that no prototype is a single im
 ROUNDS: Final = 50
 FLAT: Final = 1.0  # grey levels of deviation below which a thumbnail shows nothing
 FURTHEST: Final = 2.0
+MEMBER: Final = "prototypes.npy"
+LARGEST_FILE: Final = 2**20
+ROUNDING: Final = 1e-3  # of the mean and the length of a prototype in single precision
 QUANTILE: Final = 0.995
 SLACK: Final = 1.02
 DEVIATIONS: Final = 3.0
@@ -49,7 +54,7 @@ class Gate:
         """An ``.npz`` file that depends on the prototypes alone."""
         array = io.BytesIO()
         np.lib.format.write_array(array, self.prototypes, allow_pickle=False)
-        return exact_zip({"prototypes.npy": array.getvalue()})
+        return exact_zip({MEMBER: array.getvalue()})
 
     @classmethod
     def from_bytes(cls, raw: bytes, threshold: float) -> "Gate":
@@ -59,11 +64,38 @@ class Gate:
             TamperedBundleError: The file is damaged.
         """
         try:
-            with np.load(io.BytesIO(raw), allow_pickle=False) as held:
-                prototypes = np.ascontiguousarray(held["prototypes"], dtype=np.float32)
-        except Exception as error:
+            prototypes = _prototypes(raw)
+        except (ValueError, KeyError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise TamperedBundleError(f"The gate of the bundle is damaged ({error}). Export the run again.") from error
         return cls(prototypes, threshold)
+
+
+def _prototypes(raw: bytes) -> Floats:
+    """The array of a file, read only once its header says that it is one, so that nothing large is ever made.
+
+    Raises:
+        ValueError: It is none that :meth:`Gate.to_bytes` writes.
+    """
+    with ZipFile(io.BytesIO(raw)) as archive:
+        if archive.namelist() != [MEMBER] or archive.getinfo(MEMBER).file_size > LARGEST_FILE:
+            raise ValueError(f"it must hold {MEMBER} alone, of at most {LARGEST_FILE:,} bytes")
+        array = io.BytesIO(archive.read(MEMBER))
+    np.lib.format.read_magic(array)
+    shape, by_column, kind = np.lib.format.read_array_header_1_0(array)
+    if len(shape) != 2 or not 1 <= shape[0] <= PROTOTYPES or shape[1] != SIDE * SIDE or kind != np.float32 or by_column:
+        raise ValueError(
+            f"its prototypes are {shape} of {kind}, and they must be (1 to {PROTOTYPES}, {SIDE * SIDE}) of float32"
+        )
+    values = np.frombuffer(array.read(), np.float32)
+    if values.size != shape[0] * shape[1]:
+        raise ValueError(f"it holds {values.size} numbers, and its header says {shape}")
+    prototypes = values.reshape(shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        even = np.abs(prototypes.mean(axis=1)) < ROUNDING
+        unit = np.abs(np.linalg.norm(prototypes, axis=1) - 1) < ROUNDING
+    if not (even & unit).all():  # NaN and infinity are neither
+        raise ValueError("not every prototype has mean 0 and length 1")
+    return prototypes
 
 
 @dataclass(frozen=True)

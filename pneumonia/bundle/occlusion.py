@@ -1,5 +1,7 @@
 """Where a bundle looks: how much a probability falls when a patch of the image is covered. Needs no gradient, so no torch."""
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,6 +13,19 @@ from pneumonia.data.readable import MAX_PIXELS
 BATCH: Final = 32
 ACROSS: Final = 5  # patches side by side
 STEPS: Final = 3  # strides a patch
+
+
+@dataclass(frozen=True)
+class Occlusion:
+    """A map of a class.
+
+    Attributes:
+        label: The class.
+        heat: ``(size, size)``; see :func:`occlusion_map`.
+    """
+
+    label: str
+    heat: NDArray[np.float32]
 
 
 def occlusion_map(
@@ -39,7 +54,29 @@ def occlusion_map(
 
     Source: Zeiler and Fergus (2014), Visualizing and understanding convolutional networks. The cover has the mean grey level.
     """
-    square = bundle.square(data, max_pixels)
+    steps = occlusion_steps(bundle, bundle.square(data, max_pixels), patch, stride, label)
+    return next(found.heat for found in steps if found is not None)
+
+
+def occlusion_steps(
+    bundle: Bundle,
+    square: NDArray[np.uint8],
+    patch: int | None = None,
+    stride: int | None = None,
+    label: str | None = None,
+) -> Iterator[Occlusion | None]:
+    """The steps of :func:`occlusion_map`, so that a caller can do something else, or stop, between two batches.
+
+    Args:
+        bundle: Answers.
+        square: ``(size, size)``, from :meth:`Bundle.square`.
+        patch: See :func:`occlusion_map`.
+        stride: The same.
+        label: The same.
+
+    Yields:
+        ``None`` after each batch, then the map.
+    """
     size = len(square)
     patch = min(size, max(1, patch or size // ACROSS))
     stride = max(1, stride or patch // STEPS)
@@ -57,4 +94,5 @@ def occlusion_map(
         for value, (top, left) in zip(found, some, strict=True):
             total[top : top + patch, left : left + patch] += plain[number] - value
             times[top : top + patch, left : left + patch] += 1
-    return (total / times).astype(np.float32)
+        yield None
+    yield Occlusion(bundle.contract.classes[number], (total / times).astype(np.float32))

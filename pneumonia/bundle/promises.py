@@ -1,5 +1,6 @@
 """What a contract says of a run: its facts, what was chosen on its validation part, its limits in sentences."""
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -14,19 +15,22 @@ from pneumonia.bundle.contract import (
     OperatingPoint,
 )
 from pneumonia.bundle.gate import SIDE, Fitted
-from pneumonia.calibration import Temperature, fit_temperature
+from pneumonia.calibration import fit_temperature, scaled
 from pneumonia.data.images import DECODER
 from pneumonia.labels import Task
 from pneumonia.models.base import Setup
 from pneumonia.operating import SENSITIVITY, positives, risk_by_coverage, threshold_for
+from pneumonia.prediction_tables import read_predictions
 from pneumonia.runs import RunFolder
 from pneumonia.scores import arrays
 from pneumonia.storage.local import read_json
 
+COVERAGE: Final = 0.9
 INTENDED: Final = (
     "Research and teaching: telling {classes} apart in frontal chest X-rays of the kind that the model was trained on. "
     "Not a medical device; no output may be used to decide about a person."
 )
+RETRAIN: Final = "Train the run again, with force=true."
 ROTATING: Final = "split=rotating has trained on its validation images, so nothing can be chosen on them"
 
 
@@ -44,43 +48,50 @@ def image_facts(setup: Setup) -> ImageFacts:
 def chosen(
     table: pd.DataFrame, task: Task, coverage: float, without: str = ""
 ) -> tuple[CalibrationFacts, tuple[OperatingPoint, ...], AbstentionFacts]:
-    """Temperature, thresholds and abstention as ``pneumonia evaluate`` chooses them.
+    """Temperature, and thresholds and abstention on the scale that it gives.
+
+    They are chosen anew after the temperature: of three classes, a temperature changes the order of the images by their scores.
 
     Args:
-        table: Predictions of the run's own validation images.
+        table: Predictions of the run's own validation images; not looked at where nothing may be chosen on them.
         task: Gives the classes.
         coverage: The share of images that is to be answered.
         without: Why nothing may be chosen on these images; empty where it may.
     """
+    if without:
+        none = tuple(OperatingPoint(name, SENSITIVITY, None, without) for name in task.questions)
+        return CalibrationFacts(None, without, 0), none, AbstentionFacts(coverage, None, None, None, without)
     probability, label = arrays(table, task.classes)
     exact = probability.astype(np.float64)
-    asked = positives(exact, label, task)
-    if without:
-        none = tuple(OperatingPoint(name, SENSITIVITY, None, without) for name in asked)
-        return CalibrationFacts(None, without, 0), none, AbstentionFacts(coverage, None, None, None, without)
     temperature = fit_temperature(exact, label)
+    stated = scaled(exact, temperature)
     points = []
-    for name, (score, positive) in asked.items():
+    for name, (score, positive) in positives(stated, label, task).items():
         threshold = threshold_for(score, positive)
         reason = None if threshold is not None else f"no validation image shows {name}"
         points.append(OperatingPoint(name, SENSITIVITY, threshold, reason))
-    confidence = np.sort(exact.max(axis=1))[::-1]
+    confidence = np.sort(stated.max(axis=1))[::-1]
     last = max(int(np.ceil(coverage * len(label) - 1e-9)), 1) - 1
     least = float(confidence[last])
     given = int((confidence >= least).sum())
-    risk = float(risk_by_coverage(exact, label)[1][given - 1])
+    risk = float(risk_by_coverage(stated, label)[1][given - 1])
     abstention = AbstentionFacts(coverage, least, given / len(label), risk, None)
     return CalibrationFacts(temperature.value, temperature.reason or None, len(label)), tuple(points), abstention
 
 
-def run_temperature(folder: RunFolder, result: dict[str, Any], task: Task) -> Temperature:
-    """The temperature that a bundle of the run has, so that both state the same probabilities."""
-    if result["config"]["split"]["method"] == "rotating":
-        return Temperature(None, ROTATING)
-    if not folder.predictions("val").is_file():
-        return Temperature(None, "the run folder holds no predictions/val.parquet")
-    probability, label = arrays(pd.read_parquet(folder.predictions("val")), task.classes)
-    return fit_temperature(probability.astype(np.float64), label)
+def chosen_for_run(
+    folder: RunFolder, result: dict[str, Any], task: Task
+) -> tuple[CalibrationFacts, tuple[OperatingPoint, ...]]:
+    """The temperature and the thresholds that a bundle of the run has, so that both answer alike.
+
+    Raises:
+        RunError: Its validation predictions are damaged.
+    """
+    without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
+    if not without and not folder.predictions("val").is_file():
+        without = "the run folder holds no predictions/val.parquet"
+    table = pd.DataFrame() if without else read_predictions(folder.predictions("val"), task, RETRAIN)
+    return chosen(table, task, COVERAGE, without)[:2]
 
 
 def gate_facts(fitted: Fitted) -> GateFacts:
@@ -114,16 +125,17 @@ def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
     return {"val": result["metrics"]["val"], "test": test}
 
 
-def limits(result: dict[str, Any], gate: GateFacts, abstention: AbstentionFacts) -> tuple[str, ...]:
-    """What must be known before an answer is believed."""
+def limits(
+    result: dict[str, Any], warnings: Sequence[str], gate: GateFacts, abstention: AbstentionFacts
+) -> tuple[str, ...]:
+    """What must be known before an answer is believed: the warnings first."""
     data, config = result["data"], result["config"]
     accuracy = result["metrics"]["val"]["accuracy"]
     told = [
+        *warnings,
         f"Trained on {data['train']} images and validated on {data['val']}; of these {accuracy:.1%} were told right. Images "
-        "of other machines, hospitals, ages or views may be told much worse."
+        "of other machines, hospitals, ages or views may be told much worse.",
     ]
-    if config["data"]["source"] == "phantom":
-        told.append("Trained on drawn phantoms: it knows nothing of X-rays.")
     leaking = [leak for leak in data["leaks"] if leak["part"] == "val"]
     if leaking or config["split"]["method"] == "rotating":
         told.append(

@@ -137,7 +137,7 @@ def _data(root: Path, cache_dir: Path) -> Finding:
     from collections import Counter
 
     from pneumonia.data.releases import check_classes, recognise
-    from pneumonia.labels import PNEUMONIA, SUBTYPE, UNKNOWN_KIND
+    from pneumonia.labels import PNEUMONIA, SUBTYPE, UNKNOWN_KIND, in_class_order
     from pneumonia.parallel import in_threads
 
     try:
@@ -153,7 +153,9 @@ def _data(root: Path, cache_dir: Path) -> Finding:
             False,
             f"{len(broken)} files are no images: {some(broken, 3)}. `pneumonia data import {root}` lists all with reasons.",
         )
-    counts = ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
+    counts = ", ".join(
+        f"{label} {labels[label]}" for label in in_class_order(label for label, count in labels.items() if count)
+    )
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
 
 
@@ -176,9 +178,10 @@ def _backup(words: dict[str, str]) -> Finding:
 def _unreadable(path: Path) -> str:
     """The name of a file whose first bytes are no image's; empty where they are."""
     from pneumonia.data.images import UnreadableImageError, read_header
+    from pneumonia.data.readable import read_image_file
 
     try:
-        read_header(path.read_bytes())
-    except (UnreadableImageError, OSError):
+        read_header(read_image_file(path))
+    except UnreadableImageError:
         return path.name
     return ""

@@ -19,7 +19,8 @@ usage: pneumonia evaluate run=DIR [split=test] [tta=flip] [data=folder data.root
 
 Metrics with 95% intervals by patient, confusion, calibration before and after temperature scaling, thresholds for a sensitivity
 of 0.95 (temperature and thresholds are chosen on the validation part), what abstaining gains, and what file metadata and
-thumbnails alone would give; into DIR/evaluation. Without data= the run's own data are used, divided as they were in training.
+thumbnails alone would give; into DIR/evaluation/own-<split>.json. Without data= the run's own data are used, divided as they
+were in training. Other data have files of their own, DIR/evaluation/<folder>-<hash>-<split>.json, and so have other views.
 Other data are divided by their folders: split=test takes the folder `test`, or everything where there are no such folders; the
 folder names NORMAL and PNEUMONIA and the file names are the labels.
 

@@ -89,6 +89,6 @@ def _show(contract: "Contract", out: Path) -> None:
             f"The input gate flags {gate.false_alarm_rate:.1%} of unseen images of the run's own data, more than "
             f"{ALLOWED_FALSE_ALARMS:.0%}: the images are few, or unlike each other."
         )
-    if contract.caveat:
-        warn(contract.caveat)
+    for text in (*contract.warnings, *filter(None, [contract.caveat])):
+        warn(text)
     say(f"Bundle: {out}")

@@ -9,7 +9,12 @@ from typing import Any, Final
 from pneumonia.console import say
 from pneumonia.errors import ConfigError, broken_images
 
-PLAIN = ("abstained", "out_of_distribution", "gate_score", "bundle_version", "model_version", "error")
+PLAIN = (
+    *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "gate_score", "gate_threshold"),
+    *("bundle_version", "model_version", "error"),
+)
+GROUPS: Final = {"probabilities": "prob", "raw": "raw", "decisions": "decision"}  # a column for each name in them
+NO_LABEL: Final = "-"
 BEGINS: Final = b"image,label,"  # how every table of answers begins
 
 
@@ -57,7 +62,9 @@ def run(arguments: list[str]) -> int:
         _print([answer for answer in answers if "error" not in answer])
     problems = {answer["image"]: answer["error"] for answer in answers if "error" in answer}
     if problems:
-        others = "Nothing was predicted" if len(problems) == len(answers) else "All others were predicted"
+        others = (
+            "Nothing was predicted" if all("error" in answer for answer in answers) else "All others were predicted"
+        )
         raise broken_images(problems, f"{others}. Leave them out, or mend them.")
     return 0
 
@@ -103,16 +110,20 @@ def _print(answers: list[dict[str, Any]]) -> None:
             if answer.get(key)
         ]
         rest = [*marks, *([answer["explanation"]] if "explanation" in answer else [])]
-        print(f"{answer['image']:<{width}}  {answer['label']:<9}  {shares}", *rest, sep="  ")
+        print(f"{answer['image']:<{width}}  {answer['label'] or NO_LABEL:<9}  {shares}", *rest, sep="  ")
 
 
 def _write(answers: list[dict[str, Any]], path: Path) -> None:
-    """The rows of a CSV file: the image, label, ``prob_<class>`` and ``raw_<class>``, then what only bundles say."""
-    classes = next((list(answer["raw"]) for answer in answers if "raw" in answer), [])
-    columns = [f"{kind}_{name}" for kind in ("prob", "raw") for name in classes]
+    """The rows of a CSV file: image, label, ``prob_<class>``, ``raw_<class>``, ``decision_<question>``, then the other fields.
+
+    What is null in JSON is empty here.
+    """
+    first = next((answer for answer in answers if "raw" in answer), {})
+    groups = {kind: list(first.get(key, ())) for key, kind in GROUPS.items()}
+    columns = [f"{kind}_{name}" for kind, names in groups.items() for name in names]
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["image", "label", *columns, *PLAIN])
         for answer in answers:
-            shares = [answer.get(kind, {}).get(name, "") for kind in ("probabilities", "raw") for name in classes]
+            shares = [answer.get(key, {}).get(name, "") for key, kind in GROUPS.items() for name in groups[kind]]
             rows.writerow([answer["image"], answer.get("label", ""), *shares, *(answer.get(key, "") for key in PLAIN)])

@@ -16,12 +16,14 @@ if TYPE_CHECKING:
 
 SAGEMAKER: Final = Path("/opt/ml/model")  # where SageMaker puts model.tar.gz, unpacked
 MIN_TOKEN: Final = 16  # characters; shorter ones can be guessed
-DESCRIPTION: Final = """Answers images over HTTP: GET /ping, POST /invocations (JPEG, PNG, DICOM, or JSON with base64), /contract,
-/metrics, /docs, and a page for people at /. Ends after SIGTERM when what is in flight is answered. Not a medical device."""
+DESCRIPTION: Final = """Answers images over HTTP: GET /ping, POST /invocations (JPEG, PNG, DICOM, or JSON with base64),
+POST /explanation, /contract, /metrics, /docs, and a page for people at /. Ends after SIGTERM when what is in flight is answered.
+Not a medical device."""
 LIMITS: Final = {
     "body_mib": "MiB of one request (32)",
     "held_mib": "MiB of all requests in flight together (128)",
     "megapixels": "millions of pixels of one image (25)",
+    "request_megapixels": "millions of pixels of all images of one request (250)",
     "images": "images in one request (64)",
     "at_once": "requests being answered; one more gets 429 (64)",
     "header_s": "seconds for the headers of a request to arrive (10)",

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
-from pneumonia.console import track
+from pneumonia.console import track, warn
 from pneumonia.errors import ArchiveError, some
+from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, explained, one_at_a_time
 
 SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
@@ -48,7 +49,8 @@ def unpack(archive: Path, cache_dir: Path) -> Path:
 def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: Callable[[Path], None]) -> Path:
     """The folder that ``write`` fills from files; filled again only when the place, size or time of one changed.
 
-    It appears under its name when ``write`` has ended well. What a killed process left is removed by the next.
+    It appears under its name when ``write`` has ended well. What a killed process left is removed by the next. A folder
+    in which a file was lost or changed is filled anew.
 
     Args:
         sources: The files.
@@ -65,19 +67,29 @@ def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: C
     key = digest([how, places, [[state.st_size, state.st_mtime_ns] for state in stats]])[:16]
     home = cache_dir.resolve() / "unpacked"  # a manifest keeps these paths, and is read from other folders
     folder = home / key
-    if not folder.is_dir():
+    checksums = home / f"{key}.json"
+    if find_damage(checksums, key, trust_times=True):
         with one_at_a_time(home / f"{key}.lock", what), explained(folder):
-            if not folder.is_dir():
+            damage = find_damage(checksums, key, trust_times=True)  # another process may have filled it meanwhile
+            if damage:
+                if folder.exists() or checksums.exists():
+                    warn(f"{damage}. The folder is made again from {some(places, 1)}.")
                 for left_over in home.glob(f".{key}.*.part"):
-                    shutil.rmtree(left_over)
+                    left_over.unlink() if left_over.is_file() else shutil.rmtree(left_over)
                 part = home / f".{key}.{secrets.token_hex(4)}.part"
                 part.mkdir()
                 try:
                     write(part)
+                    if folder.exists():
+                        damaged = home / f".{key}.{secrets.token_hex(4)}.part"
+                        os.replace(folder, damaged)
+                        shutil.rmtree(damaged)
                     os.replace(part, folder)
                 except BaseException:
                     shutil.rmtree(part, ignore_errors=True)
                     raise
+                files = sorted(path for path in folder.rglob("*") if path.is_file())
+                write_checksums(checksums, files, key)
     return folder
 
 

@@ -1,21 +1,21 @@
 """Holds data against what makes results on them false: leaks, copies, and shortcuts that are no lungs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
 
 from pneumonia.console import track
 from pneumonia.data.baselines import shortcuts
 from pneumonia.data.duplicates import Groups, groups, near_pairs
+from pneumonia.data.images import jpeg_quantisation
 from pneumonia.data.leaks import UNUSED
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.names import UNKNOWN_PATIENT
-from pneumonia.labels import LABELS, UNKNOWN_KIND
+from pneumonia.labels import in_class_order
 from pneumonia.parallel import in_threads
 
 PARTS: Final = ("train", "val", "test")
@@ -69,7 +69,10 @@ def audit(
         "manifest_sha256": manifest_sha256(manifest),
         "images": len(manifest),
         "patients": int(manifest["patient_id"].nunique()),
-        "patients_by_class": {str(k): int(v) for k, v in manifest.groupby("label")["patient_id"].nunique().items()},
+        "patients_by_class": {
+            name: int(manifest["patient_id"][manifest["label"] == name].nunique())
+            for name in in_class_order(manifest["label"])
+        },
         "patients_known": not bool(unknown.all()),
         "images_without_patient": int(unknown.sum()),
         "groups": len(np.unique(group)),
@@ -120,13 +123,12 @@ def measured(manifest: pd.DataFrame, pixels: NDArray[np.uint8]) -> pd.DataFrame:
 
 
 def _quantisation(path: str) -> float:
-    """The mean step of a JPEG's first table, that of brightness; larger is coarser."""
+    """See :func:`pneumonia.data.images.jpeg_quantisation`; NaN where the file has none, or is gone since it was decoded."""
     try:
-        with Image.open(path) as image:  # reads the header alone
-            tables = getattr(image, "quantization", None)
-    except (OSError, ValueError, SyntaxError):
-        return float("nan")  # DICOM, or another format that PIL does not read
-    return float(np.mean(tables[0])) if tables else float("nan")
+        step = jpeg_quantisation(path)
+    except OSError:
+        step = None
+    return float("nan") if step is None else step
 
 
 def in_order(part: NDArray[np.object_]) -> list[str]:
@@ -135,17 +137,12 @@ def in_order(part: NDArray[np.object_]) -> list[str]:
     return [name for name in (*PARTS, UNUSED, "") if name in present] + sorted(present - {*PARTS, UNUSED, ""})
 
 
-def classes_in_order(labels: Iterable[str]) -> list[str]:
-    """The labels that occur: the study's order, then names of others."""
-    return sorted(set(labels), key=lambda name: ((*LABELS, UNKNOWN_KIND, name).index(name), name))
-
-
 def _parts(manifest: pd.DataFrame, part: NDArray[np.object_]) -> dict[str, Any]:
     """Images by class, and patients, of each part."""
     found = {}
     for name in in_order(part):
         inside = manifest[part == name]
-        counts = {str(label): int(count) for label, count in inside["label"].value_counts().sort_index().items()}
+        counts = {label: int((inside["label"] == label).sum()) for label in in_class_order(inside["label"])}
         found[name] = {"images": len(inside), "patients": int(inside["patient_id"].nunique()), "classes": counts}
     return found
 
@@ -220,7 +217,7 @@ def _by_class(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for quantity in QUANTITIES:
         found[quantity] = {}
-        for label in classes_in_order(manifest["label"]):
+        for label in in_class_order(manifest["label"]):
             column = values[quantity][manifest["label"] == label].dropna()
             found[quantity][label] = None if column.empty else np.quantile(column, POINTS).tolist()
     return found
@@ -228,5 +225,5 @@ def _by_class(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
 
 def _modes(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Files of each colour mode by class."""
-    table = pd.crosstab(manifest["label"], manifest["mode"]).loc[classes_in_order(manifest["label"])]
+    table = pd.crosstab(manifest["label"], manifest["mode"]).loc[in_class_order(manifest["label"])]
     return {str(label): {str(mode): int(count) for mode, count in row.items()} for label, row in table.iterrows()}

@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.data.audit import QUANTITIES, classes_in_order
+from pneumonia.data.audit import QUANTITIES
 from pneumonia.data.audit_words import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
 from pneumonia.data.sheets import chosen
+from pneumonia.labels import in_class_order
 from pneumonia.report.document import COLOURS
 
 SHOWN_PAIRS: Final = 40
@@ -100,7 +101,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _parts(found: dict[str, Any]) -> list[str]:
-    labels = classes_in_order(label for part in found["parts"].values() for label in part["classes"])
+    labels = in_class_order(label for part in found["parts"].values() for label in part["classes"])
     rows = [
         (
             name or "no part",
@@ -280,7 +281,7 @@ def _short(value: float) -> str:
 def _sheets(manifest: pd.DataFrame, pixels: NDArray[np.uint8]) -> list[str]:
     made = ["<h2>Examples by class</h2>"]
     label = manifest["label"].to_numpy()
-    for name in classes_in_order(label):
+    for name in in_class_order(label):
         rows = chosen(manifest, np.flatnonzero(label == name), EXAMPLES, 0)
         ids = manifest["image_id"].to_numpy()[rows]
         pictures = "".join(_picture(pixels[row], image_id) for row, image_id in zip(rows, ids, strict=True))

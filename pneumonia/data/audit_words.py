@@ -3,7 +3,8 @@
 from typing import Any, Final
 
 from pneumonia.console import figure
-from pneumonia.data.audit import PARTS, classes_in_order
+from pneumonia.data.audit import PARTS
+from pneumonia.labels import in_class_order
 
 SMALL: Final = 0.6  # AUROC up to which a difference is called small; 0.75 is half way from chance to always
 LARGE: Final = 0.75
@@ -106,6 +107,6 @@ def with_all(found: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = found["parts"]
     if len(parts) < 2:
         return parts
-    labels = classes_in_order(label for part in parts.values() for label in part["classes"])
+    labels = in_class_order(label for part in parts.values() for label in part["classes"])
     counts = {label: sum(part["classes"].get(label, 0) for part in parts.values()) for label in labels}
     return {**parts, "all": {"images": found["images"], "patients": found["patients"], "classes": counts}}

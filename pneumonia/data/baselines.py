@@ -159,25 +159,20 @@ def told_from(
     manifest: pd.DataFrame,
     pixels: NDArray[np.uint8],
     codes: NDArray[np.int64],
-    train: NDArray[np.int64],
-    of: NDArray[np.int64],
     kinds: int,
 ) -> Features:
-    """Probabilities ``(len(of), kinds)`` of some images by a baseline that was fitted on others.
+    """Probabilities ``(N - M, kinds)`` of some images by a baseline that was fitted on others.
 
     Args:
         kind: ``metadata`` or ``thumbnail``.
-        manifest: All readable images.
+        manifest: ``N`` images: first ``M`` to fit on, then those to predict.
         pixels: ``(N, S, S)`` uint8, the same images.
-        codes: ``(N,)`` class numbers.
-        train: Rows to fit on.
-        of: Rows to tell.
+        codes: ``(M,)`` class numbers of the images to fit on.
         kinds: How many classes there are.
     """
-    rows = np.concatenate([train, of])
-    features = metadata_features(manifest.iloc[rows]) if kind == "metadata" else thumbnail_features(pixels[rows])
+    features = metadata_features(manifest) if kind == "metadata" else thumbnail_features(pixels)
     model = forest if kind == "metadata" else linear
-    return _probability(model, features[: len(train)], codes[train], features[len(train) :], kinds)
+    return _probability(model, features[: len(codes)], codes, features[len(codes) :], kinds)
 
 
 def cross_validated(features: Features, label: NDArray[Any], group: Groups, model: Model) -> Score:

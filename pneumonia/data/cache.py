@@ -11,11 +11,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.console import track
+from pneumonia.console import track, warn
 from pneumonia.data.duplicates import perceptual_hash
 from pneumonia.data.images import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
+from pneumonia.data.readable import read_image_file
 from pneumonia.errors import ManifestError, some
 from pneumonia.parallel import in_threads
+from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, one_at_a_time, publish, replacing, scratch
 
 LOOKS: Final = {
@@ -63,9 +65,10 @@ class Look:
 
 
 def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) -> Cache:
-    """The decoded images of a manifest at one size; decoded now if they never were.
+    """The decoded images of a manifest at one size; decoded now if they never were, or if the files are damaged.
 
-    Safe when several processes ask at once: one decodes, the others wait. The file appears whole or not at all.
+    Safe when several processes ask at once: one decodes, the others wait. The file appears whole or not at all. Its bytes
+    are compared with their checksum here, once; what changes them while they are mapped is not noticed.
 
     Args:
         manifest: As :func:`pneumonia.data.manifest.load_manifest` returns it.
@@ -78,18 +81,17 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
         ManifestError: A file is gone, or is not the one that the manifest describes.
     """
     paths, expected, shape = manifest["path"].tolist(), manifest["sha256"].tolist(), Shape(size, resize)
-    pixels, index = _files(expected, shape, cache_dir)
-
-    def ready() -> bool:
-        return pixels.exists() and index.exists()
-
-    if not ready():
-        with one_at_a_time(pixels.with_suffix(".lock"), "decoding these images"):
-            if not ready():
+    files = _files(expected, shape, cache_dir)
+    if find_damage(files.checksums, files.key):
+        with one_at_a_time(files.pixels.with_suffix(".lock"), "decoding these images"):
+            damage = find_damage(files.checksums, files.key)  # another process may have decoded them meanwhile
+            if damage:
+                if files.any_exists():
+                    warn(f"{damage}. The images are decoded again.")
                 look_at(paths, shape, cache_dir, expected)
-    problems = pd.read_parquet(index)["problem"]
+    problems = pd.read_parquet(files.index)["problem"]
     found = {path: str(text) for path, text in zip(paths, problems, strict=True) if text}
-    return Cache(np.load(pixels, mmap_mode="r"), found)
+    return Cache(np.load(files.pixels, mmap_mode="r", allow_pickle=False), found)
 
 
 def look_at(
@@ -112,7 +114,11 @@ def look_at(
     """
 
     def work(path: str) -> Look:
-        return look(_bytes_of(path), shape)
+        try:
+            raw = read_image_file(path)
+        except UnreadableImageError as error:
+            return _unread(b"", shape, str(error))
+        return look(raw, shape)
 
     what = "Looking at images" if shape is None else f"Decoding images to {shape.size} px"
     rows = []
@@ -126,17 +132,39 @@ def look_at(
         if expected is not None:
             _check_contents(paths, table["sha256"].tolist(), expected)
         if shape is not None:
-            pixels, index = _files(table["sha256"].tolist(), shape, cache_dir)
-            publish(part, pixels)
-            with replacing(index) as rows_part:
+            files = _files(table["sha256"].tolist(), shape, cache_dir)
+            publish(part, files.pixels)
+            with replacing(files.index) as rows_part:
                 table.to_parquet(rows_part, index=False)
+            write_checksums(files.checksums, [files.pixels, files.index], files.key)
     return table
 
 
-def _files(sha256: Sequence[str], shape: Shape, cache_dir: Path) -> tuple[Path, Path]:
-    """The pixels and the index of a cache; named by the images' contents and the shape, wherever they lie."""
-    key = digest([DECODER, shape.size, shape.resize, list(sha256)])[:16]
-    return cache_dir / f"{key}.npy", cache_dir / f"{key}.parquet"
+@dataclass(frozen=True)
+class _Files:
+    """The files of a cache, named by the images' contents and the shape, wherever the images lie."""
+
+    cache_dir: Path
+    key: str
+
+    @property
+    def pixels(self) -> Path:
+        return self.cache_dir / f"{self.key}.npy"
+
+    @property
+    def index(self) -> Path:
+        return self.cache_dir / f"{self.key}.parquet"
+
+    @property
+    def checksums(self) -> Path:
+        return self.cache_dir / f"{self.key}.json"
+
+    def any_exists(self) -> bool:
+        return any(path.exists() for path in (self.pixels, self.index, self.checksums))
+
+
+def _files(sha256: Sequence[str], shape: Shape, cache_dir: Path) -> _Files:
+    return _Files(cache_dir, digest([DECODER, shape.size, shape.resize, list(sha256)])[:16])
 
 
 def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequence[str]) -> None:
@@ -144,21 +172,14 @@ def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequen
     if changed:
         raise ManifestError(
             f"{len(changed)} files are gone or hold other bytes than the manifest says, for example {some(changed, 3)}. What "
-            "was known of them may be wrong. Import the data again."
+            "was known of them may be wrong. Put the files back; if they were changed on purpose, import the data again. Files "
+            "inside the cache folder are made again once they are deleted."
         )
-
-
-def _bytes_of(path: str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError:
-        return b""  # reported as an empty file, with all others that can't be read
 
 
 def look(raw: bytes, shape: Shape | None) -> Look:
     """Decodes one file for everything that is wanted of it: header, perceptual hash and square."""
     sha256 = hashlib.sha256(raw).hexdigest()
-    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
     try:
         header, grey = read_image(raw, 0 if shape is None else shape.size)
         square = None if shape is None else fit(grey, shape.size, shape.resize)
@@ -167,7 +188,13 @@ def look(raw: bytes, shape: Shape | None) -> Look:
         shown = (header.width, header.height, header.mode)
         return Look(shown, len(raw), sha256, perceptual_hash(coarse.pixels), "", square)
     except UnreadableImageError as error:
-        return Look((0, 0, ""), len(raw), sha256, "", str(error), blank)
+        return _unread(raw, shape, str(error))
+
+
+def _unread(raw: bytes, shape: Shape | None, problem: str) -> Look:
+    """What is known of a file that can't be decoded; its square is black."""
+    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
+    return Look((0, 0, ""), len(raw), hashlib.sha256(raw).hexdigest(), "", problem, blank)
 
 
 @contextmanager

@@ -2,34 +2,64 @@
 
 import hashlib
 import io
+import struct
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.data.readable import UnreadableImageError, check_size, quietly
+from pneumonia.data.dicom_pixels import EIGHT_BITS, INVERTED, RUN_LENGTH, bit_layout, grey_levels
+from pneumonia.data.readable import UnreadableImageError, check_scans, check_size, open_regular_file, quietly
 
 MAGIC: Final = b"DICM"
 MAGIC_AT: Final = 128  # bytes of preamble, which may hold anything
 PREFIX: Final = "DICOM-"
 HEX_DIGITS: Final = 12  # of the patient's digest: 48 bits, no chance meeting in any release
-INVERTED: Final = "MONOCHROME1"  # low values are white
+SHAPES: Final = {INVERTED: "INVERSE", "MONOCHROME2": "IDENTITY"}  # the one presentation that each can have
 DEFLATED: Final = "1.2.840.10008.1.2.1.99"
+TWELVE_BIT_JPEG: Final = "1.2.840.10008.1.2.4.51"
 META_GROUP: Final = 2
 HEAD: Final = 2**16  # bytes; the transfer syntax stands in the first few hundred
-EIGHT_BITS: Final = 8
+SQUARE: Final = 0.01  # pixels whose sides differ by less are square
+SPACINGS: Final = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+FUNCTIONAL_GROUPS: Final = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+FIRST_TAGS: Final = {2: {0x00, 0x01, 0x02, 0x03, 0x10}, 8: {0x00, 0x01, 0x05, 0x06, 0x08, 0x12, 0x14, 0x16, 0x18, 0x20}}
+FIRST_GROUPS: Final = {b"\2\0", b"\x08\0", b"\0\2", b"\0\x08"}
+FIRST_VRS: Final = {b"UL", b"OB", b"UI", b"CS", b"SH", b"LO", b"DA", b"TM", b"SQ"}
+MOST_FIRST_BYTES: Final = 1024  # of a first element whose type is not written beside it
+DECODERS: Final = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+DECOMPRESS: Final = "decompress the file first, for example with `gdcmconv --raw IN OUT` or `dcmdjpeg IN OUT`"
 
 
 def is_dicom(raw: bytes) -> bool:
-    """Whether the first bytes of a file (132 or more) are those of a DICOM file."""
+    """Whether the first bytes of a file (132 or more) are those of a DICOM file, or of a bare data set without preamble."""
+    return has_magic(raw) or _is_bare(raw)
+
+
+def has_magic(raw: bytes) -> bool:
+    """Whether a file begins with a DICOM preamble."""
     return raw[MAGIC_AT : MAGIC_AT + len(MAGIC)] == MAGIC
+
+
+def _is_bare(raw: bytes) -> bool:
+    """Whether a file begins with the tag of a DICOM data set, as image archives (PACS) write them without a preamble."""
+    if len(raw) < MAGIC_AT or raw[:2] not in FIRST_GROUPS:
+        return False
+    for order in "<>":
+        group, element = struct.unpack(f"{order}HH", raw[:4])
+        if element in FIRST_TAGS.get(group, ()):
+            length = struct.unpack("<I", raw[4:8])[0]
+            implicit = order == "<" and length <= MOST_FIRST_BYTES and length % 2 == 0
+            return raw[4:6] in FIRST_VRS or implicit
+    return False
 
 
 def is_dicom_file(path: Path) -> bool:
     """Whether a file begins as DICOM files do; one that can't be opened does not."""
     try:
-        with path.open("rb") as file:
+        with open_regular_file(path) as file:
             return is_dicom(file.read(MAGIC_AT + len(MAGIC)))
     except OSError:
         return False
@@ -51,34 +81,27 @@ def read_dicom(raw: bytes) -> NDArray[np.uint8]:
 
     Modality LUT or rescale first, then the VOI LUT or window (the first, where there are several), then MONOCHROME1 is
     inverted. Without a window, files of up to 8 bits stay as they are, and deeper ones are stretched from their lowest to
-    their highest value, as viewers do: what a file declares as 16 bits often holds 12.
+    their highest value, as viewers do: what a file declares as 16 bits often holds 12. Padding is black, and has no part
+    in that stretch.
 
     Args:
         raw: The whole file.
 
     Raises:
         UnreadableImageError: Damaged, without pixels, several frames, colour, a compression that can't be read here,
-            too small, too large, or a window that means nothing.
+            too small, too large, a header that contradicts itself, or a window that means nothing.
 
-    Source: DICOM PS3.3, C.11.1 (modality), C.11.2 (values of interest), C.7.6.3.1.2 (photometric interpretation).
+    Source: DICOM PS3.3, C.7.5.1.1.2 (padding), C.7.6.3.1.2 (photometric interpretation), C.11.1 (modality), C.11.2 (values
+    of interest); PS3.5, 8.1.1 (bits).
     """
     with quietly():
         data = _checked(raw)
         try:
-            shown = _shown(data)
+            return grey_levels(data)
         except UnreadableImageError:
             raise
         except Exception as error:  # pydicom and its decoders raise whatever they stumble over
-            raise UnreadableImageError(f"broken or cut short ({_brief(error)})") from error
-    if shown.shape != (data.Rows, data.Columns):
-        raise UnreadableImageError(
-            f"its pixels have the shape {shown.shape}, its header says {data.Rows}x{data.Columns}"
-        )
-    if not np.isfinite(shown).all():
-        raise UnreadableImageError("its rescale or window gives values that are no numbers")
-    if data.PhotometricInterpretation == INVERTED:
-        shown = 255 - shown
-    return np.asarray(np.rint(shown), dtype=np.uint8)
+            raise UnreadableImageError(f"broken or cut short ({_brief(error)}){_advice(data)}") from error
 
 
 def dicom_patient(path: Path) -> str | None:
@@ -90,55 +113,44 @@ def dicom_patient(path: Path) -> str | None:
 
     with quietly():
         try:
-            with path.open("rb") as file:
+            with open_regular_file(path) as file:
                 head = file.read(HEAD)
-            if _syntax(head) == DEFLATED:
-                return None
-            data = dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+                if not is_dicom(head) or _syntax(head) == DEFLATED:
+                    return None
+                file.seek(0)
+                data = dcmread(file, stop_before_pixels=True, specific_tags=["PatientID"], force=True)
             patient = str(data.get("PatientID") or "").strip()
         except Exception:  # whoever decodes the file says what is wrong with it
             return None
-    return PREFIX + hashlib.sha256(patient.encode()).hexdigest()[:HEX_DIGITS] if patient else None
+    return (
+        PREFIX + hashlib.sha256(patient.encode(errors="surrogateescape")).hexdigest()[:HEX_DIGITS] if patient else None
+    )
 
 
 def _checked(raw: bytes) -> Any:
     """The dataset of a file whose pixels can be decoded."""
     from pydicom import dcmread
-    from pydicom.pixels.decoders.base import get_decoder
 
     try:
-        syntax = _syntax(raw)
-        if syntax == DEFLATED:
+        if _syntax(raw) == DEFLATED:
             raise UnreadableImageError(
                 "deflated DICOM, which may unpack to any size. Save it with an uncompressed transfer syntax"
             )
-        data = dcmread(io.BytesIO(raw))
-        columns, rows, samples = (int(data.get(name, 0) or 0) for name in ("Columns", "Rows", "SamplesPerPixel"))
-        frames, kind = int(data.get("NumberOfFrames", 1) or 1), str(data.get("PhotometricInterpretation", ""))
-        has_pixels = bool(data.get("PixelData"))
-        decoder = get_decoder(syntax) if syntax and syntax.is_encapsulated else None
+        data = dcmread(io.BytesIO(raw), force=not has_magic(raw))
+        _check_syntax(data)
+        _check_kind(data)
+        check_size(int(data.get("Columns", 0) or 0), int(data.get("Rows", 0) or 0))
+        _check_decoder(data)
+        _check_presentation(data)
+        bit_layout(data)
     except UnreadableImageError:
         raise
     except NotImplementedError as error:
-        raise UnreadableImageError(f"its transfer syntax can't be decoded ({_brief(error)})") from error
+        raise UnreadableImageError(
+            f"its transfer syntax can't be decoded ({_brief(error)}). To read it, {DECOMPRESS}"
+        ) from error
     except Exception as error:  # pydicom raises whatever it stumbles over
         raise UnreadableImageError(f"broken DICOM ({_brief(error)})") from error
-    if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
-        raise UnreadableImageError("floating-point pixels have no defined scale")
-    if not has_pixels:
-        raise UnreadableImageError("a DICOM file without pixels")
-    if samples > 1 or kind not in {INVERTED, "MONOCHROME2"}:
-        raise UnreadableImageError(
-            f"colour or unknown DICOM ({kind or 'no photometric interpretation'}), not a radiograph"
-        )
-    if frames != 1:
-        raise UnreadableImageError(f"{frames} frames in one DICOM file, and which one is meant is not said")
-    check_size(columns, rows)
-    if decoder is not None and not decoder.is_available:
-        raise UnreadableImageError(
-            f"compressed as {syntax.name}, and no decoder is installed: pip install pylibjpeg pylibjpeg-libjpeg "
-            "pylibjpeg-openjpeg"
-        )
     return data
 
 
@@ -147,51 +159,143 @@ def _syntax(raw: bytes) -> Any:
     from pydicom.filereader import read_dataset
 
     file = io.BytesIO(raw)
-    file.seek(MAGIC_AT + len(MAGIC))
+    file.seek(MAGIC_AT + len(MAGIC) if has_magic(raw) else 0)
     meta = read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != META_GROUP)
     return meta.get("TransferSyntaxUID")
 
 
-def _shown(data: Any) -> NDArray[np.float64]:
-    """Values from 0 to 255 after modality and window."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+def _check_syntax(data: Any) -> None:
+    """Refuse a file that does not say how it is encoded, unless that can be seen: a bare, uncompressed data set."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    values = np.asarray(apply_modality_lut(data.pixel_array, data), dtype=np.float64)
-    if data.get("VOILUTSequence"):
-        full = 2 ** int(data.VOILUTSequence[0].LUTDescriptor[2]) - 1
-        return np.asarray(apply_voi(values.astype(np.int64), data) * (255 / full), dtype=np.float64)
-    if data.get("WindowCenter") is not None and data.get("WindowWidth") is not None:
-        function = str(data.get("VOILUTFunction") or "LINEAR")
-        return _windowed(values, _first(data.WindowCenter), _first(data.WindowWidth), function)
-    low, high = _full_range(data, values)
-    scaled = np.clip((values - low) / max(high - low, 1e-12), 0, 1) * 255  # where all are alike: black
-    return np.asarray(scaled, dtype=np.float64)
-
-
-def _windowed(values: NDArray[np.float64], centre: float, width: float, function: str) -> NDArray[np.float64]:
-    if function == "SIGMOID" and width > 0:
-        return np.asarray(255 / (1 + np.exp(np.clip(-4 * (values - centre) / width, -700, 700))), dtype=np.float64)
-    if function == "LINEAR_EXACT" and width > 0:
-        return np.clip((values - centre) / width + 0.5, 0, 1) * 255
-    if function == "LINEAR" and width > 1:
-        return np.clip((values - (centre - 0.5)) / (width - 1) + 0.5, 0, 1) * 255
-    if function == "LINEAR" and width == 1:
-        return np.where(values > centre - 0.5, 255.0, 0.0)
-    raise UnreadableImageError(f"its window (function {function}, width {width:g}) means nothing")
+    if data.file_meta.get("TransferSyntaxUID"):
+        return
+    if "PixelData" in data and data["PixelData"].is_undefined_length:
+        raise UnreadableImageError(
+            "a DICOM data set without a file header, whose pixels are compressed in a way that it does not say. Export it "
+            "as a DICOM file (PS3.10)"
+        )
+    implicit, little = data.original_encoding
+    explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
 
 
-def _full_range(data: Any, values: NDArray[np.float64]) -> tuple[float, float]:
-    """The values that become black and white where no window says so."""
-    bits = int(data.BitsStored)
-    if bits > EIGHT_BITS or data.PixelRepresentation or data.get("ModalityLUTSequence"):
-        return float(values.min()), float(values.max())
-    slope, intercept = float(data.get("RescaleSlope", 1)), float(data.get("RescaleIntercept", 0))
-    ends = sorted((intercept, (2**bits - 1) * slope + intercept))
-    return ends[0], ends[1]
+def _check_kind(data: Any) -> None:
+    """Refuse what is no single grey image."""
+    if "FloatPixelData" in data or "DoubleFloatPixelData" in data:
+        raise UnreadableImageError("floating-point pixels have no defined scale")
+    if not data.get("PixelData"):
+        raise UnreadableImageError("a DICOM file without pixels")
+    samples, kind = int(data.get("SamplesPerPixel", 1) or 0), str(data.get("PhotometricInterpretation", ""))
+    if samples != 1 or kind not in SHAPES:
+        raise UnreadableImageError(
+            f"colour or unknown DICOM ({kind or 'no photometric interpretation'}), not a radiograph. Export it in grey, as "
+            "MONOCHROME2"
+        )
+    frames = int(data.get("NumberOfFrames", 1) or 1)
+    if frames != 1:
+        raise UnreadableImageError(
+            f"{frames} frames in one DICOM file, and which one is meant is not said. Export the frame as a file of its own"
+        )
+    shape = str(data.get("PresentationLUTShape") or SHAPES[kind])
+    if shape != SHAPES[kind] or data.get("PresentationLUTSequence"):
+        found = "a table" if data.get("PresentationLUTSequence") else shape
+        raise UnreadableImageError(
+            f"its photometric interpretation is {kind} and its presentation LUT {found}: whether low values are black or "
+            "white is not certain. Export it with a presentation LUT that fits"
+        )
+    held = [item for name in FUNCTIONAL_GROUPS for item in data.get(name) or ()]
+    if any("PixelValueTransformationSequence" in item or "FrameVOILUTSequence" in item for item in held):
+        raise UnreadableImageError(
+            "its rescale or window lies in functional groups, which are not read. Export it as a classic, single-frame image"
+        )
 
 
-def _first(value: Any) -> float:
-    return float(value[0] if isinstance(value, list | tuple) or type(value).__name__ == "MultiValue" else value)
+def _check_presentation(data: Any) -> None:
+    """Refuse pixels that are not square, and half a rescale or window."""
+    for name in ("PixelAspectRatio", *SPACINGS):
+        sides = data.get(name)
+        if sides and abs(float(sides[0]) / float(sides[1]) - 1) > SQUARE:
+            raise UnreadableImageError(
+                f"its pixels are not square ({name} {sides[0]} by {sides[1]}), so shapes would be wrong. Export it with "
+                "square pixels"
+            )
+    if data.get("RescaleSlope") is not None and not float(data.RescaleSlope):
+        raise UnreadableImageError("its RescaleSlope is 0, which makes all pixels alike")
+    for one, other in (("RescaleSlope", "RescaleIntercept"), ("WindowCenter", "WindowWidth")):
+        has = [data.get(name) is not None for name in (one, other)]
+        if has[0] != has[1] and not (one == "RescaleSlope" and data.get("ModalityLUTSequence")):
+            names = (one, other) if has[0] else (other, one)
+            raise UnreadableImageError(f"it has {names[0]} without {names[1]}, so its grey levels are not certain")
+
+
+def _check_decoder(data: Any) -> None:
+    """Refuse a compression without a decoder here, and a compressed image of another size than the header says."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels.decoders.base import get_decoder
+
+    syntax = data.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    decoder = get_decoder(syntax)
+    if not decoder.is_available:
+        raise UnreadableImageError(
+            f"compressed as {syntax.name}, and no decoder is installed: {DECODERS}, or {DECOMPRESS}"
+        )
+    deep_jpeg = syntax == TWELVE_BIT_JPEG and data.get("BitsStored") != EIGHT_BITS
+    if deep_jpeg and set(decoder.available_plugins) == {"pillow"}:
+        raise UnreadableImageError(
+            f"compressed as {syntax.name} with {data.get('BitsStored')} bits, and the installed decoder reads 8: {DECODERS}, "
+            f"or {DECOMPRESS}"
+        )
+    frame = get_frame(data.PixelData, 0, number_of_frames=1)
+    columns, rows = int(data.Columns), int(data.Rows)
+    if syntax == RUN_LENGTH:
+        raw_bytes = columns * rows * max(1, int(data.BitsAllocated) // 8)
+        if _unpacked(frame, raw_bytes + HEAD) > raw_bytes + HEAD:
+            raise UnreadableImageError("its run-length code unpacks to more than its size (a decompression bomb?)")
+        return
+    size = _codestream_size(frame)
+    if size is not None and size != (columns, rows):
+        raise UnreadableImageError(f"its compressed pixels say {size[0]}x{size[1]}, its header says {columns}x{rows}")
+    check_scans(frame.count(b"\xff\xda") if frame[:2] == b"\xff\xd8" else 1, columns, rows)
+
+
+def _codestream_size(frame: bytes) -> tuple[int, int] | None:
+    """Width and height that a JPEG, JPEG-LS or JPEG 2000 code says itself; ``None`` where it says none."""
+    j2k = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
+    if j2k >= 0 and len(frame) >= j2k + 24:
+        right, bottom, left, top = struct.unpack(">4I", frame[j2k + 8 : j2k + 24])
+        return right - left, bottom - top
+    place = 2
+    while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
+        marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")
+        if marker == 0xF7 or (0xC0 <= marker <= 0xCF and marker not in {0xC4, 0xC8, 0xCC}):
+            height, width = struct.unpack(">2H", frame[place + 5 : place + 9])
+            return width, height
+        place += 1 if marker == 0xFF else 2 + length
+    return None
+
+
+def _unpacked(frame: bytes, limit: int) -> int:
+    """Bytes that a run-length code (PS3.5, annex G) unpacks to; counted no further than just past ``limit``."""
+    starts = struct.unpack("<16L", frame[:64])
+    total = 0
+    for start, end in pairwise((*starts[1 : 1 + min(starts[0], 15)], len(frame))):
+        place = start
+        while place < min(end, len(frame)) and total <= limit:
+            code = frame[place]
+            if code < 128:
+                total, place = total + code + 1, place + code + 2
+            else:
+                total, place = total + (257 - code if code > 128 else 0), place + (2 if code > 128 else 1)
+    return total
+
+
+def _advice(data: Any) -> str:
+    """What to do about compressed pixels that no installed decoder reads."""
+    syntax = data.file_meta.TransferSyntaxUID
+    return f". If a viewer shows it, {DECOMPRESS}" if syntax.is_encapsulated else ""
 
 
 def _brief(error: Exception) -> str:

@@ -1,14 +1,19 @@
 """Reads a table of labels (CSV) and finds the image of each row; every row needs an image and every image a row."""
 
 import csv
+import errno
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pneumonia.data.names import PARTS, bare_name, part_of
+from pneumonia.data.readable import read_regular_file
 from pneumonia.errors import LabelError, some
 from pneumonia.labels import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
 
@@ -36,6 +41,10 @@ ADVICE: Final = (
     "Numbers mean other classes in other tables: write words, or name the column so that it says what they mean, "
     "for example 'label (0=normal; 1=virus; 2=bacteria)', or 'pneumonia' for 0 and 1."
 )
+
+
+Names = Callable[[Path, Path, Path], set[str]]  # all that a row may call a file, below a folder or beside the table
+Spelling = Callable[[str], str]
 
 
 @dataclass(frozen=True)
@@ -78,7 +87,7 @@ def read_table(path: Path) -> list[Row]:
         row = dict(zip(header, cells, strict=True))
         word = re.sub(r"[\s_-]+", " ", row[columns.label].strip().lower())
         part = row.get(columns.part, "").strip()
-        name = row[columns.file].strip().replace("\\", "/")
+        name = row[columns.file].strip()
         if word not in columns.words:
             odd_labels[row[columns.label].strip()] += 1
         elif part and not part_of(part):
@@ -109,33 +118,41 @@ def read_table(path: Path) -> list[Row]:
 def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dict[Path, Row]:
     """The row of each file.
 
-    A row names its image by the path below ``top`` or beside the table, or by the file name alone, with or without
-    suffix.
+    A row names its image by the path below ``top`` or beside the table, by the file name, or by either without suffix; the
+    first of these ways that fits any file counts. Within each, exact spelling comes first, then Windows' separators,
+    composed and decomposed Unicode alike, and last any case.
 
     Raises:
         LabelError: Rows without a file, files without a row, a name that fits several files, two rows of one file.
     """
     found = list(files)
-    by_name: dict[str, list[Path]] = {}
-    for file in found:
-        for name in _names(file, top, table.parent):
-            by_name.setdefault(name, []).append(file)
+
+    @cache
+    def index(names: Names, spelt: Spelling) -> dict[str, list[Path]]:
+        known: dict[str, list[Path]] = {}
+        for file in found:
+            for name in {spelt(name) for name in names(file, top, table.parent)}:
+                known.setdefault(name, []).append(file)
+        return known
+
     matched: dict[Path, Row] = {}
     missing, unclear, twice = [], [], []
     for row in rows:
-        fits = by_name.get(str(PurePosixPath(row.file)), [])
+        ways = product((_paths, _name, _bare_paths, _bare_name), (_exact, _slashed, _composed, _folded))
+        fits: list[Path] = next(filter(None, (index(names, spelt).get(spelt(row.file)) for names, spelt in ways)), [])
         if not fits:
             missing.append(f"'{row.file}' (line {row.line})")
         elif len(fits) > 1:
-            unclear.append(f"'{row.file}' (line {row.line})")
+            places = some((file.relative_to(top) if file.is_relative_to(top) else file for file in fits), 3)
+            unclear.append(f"'{row.file}' (line {row.line}): {places}")
         elif fits[0] in matched:
             twice.append(f"'{row.file}' (lines {matched[fits[0]].line} and {row.line})")
         else:
             matched[fits[0]] = row
     if unclear:
         raise LabelError(
-            f"{table}: {len(unclear)} rows name an image that lies in more than one place, for example {some(unclear, 3)}. "
-            f"Name it by its path below {top}."
+            f"{table}: {len(unclear)} rows name an image that lies in more than one place, for example "
+            f"{some(unclear, 3)}. Name it by its path below {top}."
         )
     if twice:
         raise LabelError(
@@ -155,27 +172,54 @@ def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dic
     return matched
 
 
-def _names(file: Path, top: Path, beside: Path) -> set[str]:
-    """All that a row may call a file."""
-    names = {file.name, bare_name(file)}
-    for base in (top, beside):
-        if file.is_relative_to(base):
-            below = file.relative_to(base)
-            names |= {below.as_posix(), below.with_name(bare_name(file)).as_posix()}
-    return names | {file.as_posix()}
+def _paths(file: Path, top: Path, beside: Path) -> set[str]:
+    """The paths by which a row may name a file."""
+    return {
+        file.as_posix(),
+        *(file.relative_to(base).as_posix() for base in (top, beside) if file.is_relative_to(base)),
+    }
+
+
+def _name(file: Path, top: Path, beside: Path) -> set[str]:
+    return {file.name}
+
+
+def _bare_paths(file: Path, top: Path, beside: Path) -> set[str]:
+    return _paths(file.with_name(bare_name(file)), top, beside)
+
+
+def _bare_name(file: Path, top: Path, beside: Path) -> set[str]:
+    return {bare_name(file)}
+
+
+def _exact(text: str) -> str:
+    return str(PurePosixPath(text))
+
+
+def _slashed(text: str) -> str:
+    return _exact(text.replace("\\", "/"))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", _slashed(text))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", _composed(text).casefold())
 
 
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Header and rows with their line numbers; empty lines are left out."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise LabelError(f"{path} has more than {MAX_BYTES // 2**20} MB, so it is no table of labels.")
-        text = path.read_bytes().decode("utf-8-sig")
+        raw = read_regular_file(path, MAX_BYTES)
+        text = raw.decode("utf-8-sig")
     except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise LabelError(f"{path} has more than {MAX_BYTES // 2**20} MB, so it is no table of labels.") from error
         raise LabelError(f"The table of labels {path} can't be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
         raise LabelError(
-            f"{path} is not UTF-8 text (byte {error.start} is {path.read_bytes()[error.start]:#04x}). Save it as "
+            f"{path} is not UTF-8 text (byte {error.start} is {raw[error.start]:#04x}). Save it as "
             "'CSV UTF-8' in your spreadsheet."
         ) from error
     if "\0" in text:

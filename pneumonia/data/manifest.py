@@ -6,9 +6,11 @@ from typing import Final
 
 import pandas as pd
 
+from pneumonia.console import warn
 from pneumonia.data.cache import Shape, look_at
 from pneumonia.data.releases import Found, recognise
 from pneumonia.errors import BrokenImagesError, ManifestError, broken_images, some
+from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, one_at_a_time, replacing
 
 COLUMNS: Final = {
@@ -29,7 +31,7 @@ VERSION: Final = "2"  # raise it when a column changes its meaning
 
 
 def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape: Shape | None = None) -> pd.DataFrame:
-    """The manifest of a source; made on first use, again when a file's name, size or time changed.
+    """The manifest of a source; made on first use, again when a file's name, size or time changed or the manifest is damaged.
 
     Broken images keep their row, with a ``problem``: whoever uses them reports them all.
 
@@ -55,13 +57,19 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
         [str(item.path), item.label, item.patient_id, item.source_split, stat.st_size, stat.st_mtime_ns]
         for item, stat in zip(found, stats, strict=True)
     ]
-    path = cache_dir / "manifests" / digest([VERSION, state])[:16] / "manifest.parquet"
-    if not path.exists():
+    key = digest([VERSION, state])[:16]
+    path = cache_dir / "manifests" / key / "manifest.parquet"
+    checksums = path.with_name("checksums.json")
+    if find_damage(checksums, key):
         with one_at_a_time(path.with_suffix(".lock"), "looking at these images"):
-            if not path.exists():
+            damage = find_damage(checksums, key)  # another process may have looked at them meanwhile
+            if damage:
+                if path.exists() or checksums.exists():
+                    warn(f"{damage}. The images are looked at again.")
                 manifest = _describe(found, cache_dir, shape)
                 with replacing(path) as part:
                     manifest.to_parquet(part, index=False)
+                write_checksums(checksums, [path], key)
                 return manifest
     return pd.read_parquet(path)
 

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.console import track
+from pneumonia.console import track, warn
+from pneumonia.data.phantom_folders import INSIDE, folder_name
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
 from pneumonia.parallel import in_threads
+from pneumonia.storage.checksums import find_damage, write_checksums
 from pneumonia.storage.local import digest, explained, one_at_a_time
 
 DRAWING: Final = "3"  # raise it when a drawn pixel changes
@@ -41,7 +43,7 @@ class Anatomy:
 
 
 def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
-    """A folder of phantom X-rays in the Kaggle layout; drawn on first use.
+    """A folder of phantom X-rays in the Kaggle layout; drawn on first use, and again where a film is lost or damaged.
 
     Args:
         patients: How many, shared evenly between the classes; each has one to four films.
@@ -54,11 +56,15 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     Raises:
         StorageError: ``cache_dir`` can not be written.
     """
-    root = cache_dir / f"phantom-{digest([DRAWING, patients, seed])[:12]}" / "chest_xray"
-    done = root.parent / "complete"
-    if not done.exists():
+    key = digest([DRAWING, patients, seed])
+    root = cache_dir / folder_name(key) / INSIDE
+    checksums = root.parent / "checksums.json"
+    if find_damage(checksums, key):
         with one_at_a_time(root.parent / "lock", "drawing the phantoms"), explained(root):
-            if not done.exists():
+            damage = find_damage(checksums, key)  # another process may have drawn them meanwhile
+            if damage:
+                if checksums.exists() or root.exists():
+                    warn(f"{damage}. The phantoms are drawn again.")
                 films = list(_films(patients, seed))
 
                 def work(film: tuple[str, str, int, int]) -> None:
@@ -67,7 +73,7 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
 
                 for _ in track(in_threads(work, films), len(films), "Drawing phantom X-rays"):
                     pass
-                done.touch()
+                write_checksums(checksums, [root / name for name, *_ in films], key)
     return root
 
 

@@ -184,12 +184,14 @@ def _from_table(root: Path, table: Path) -> Release:
     if not images:
         raise LayoutError(f"{root} holds no image, so the rows of {table} name nothing. Check the path.")
     matched = match(rows, [seen.path for seen in images], root, table)
+    names = _distinct_names(images, root)
     found, contradictory = [], []
     for seen in images:
         row, said = matched[seen.path], read_name(bare_name(seen.path))
         if not _can_be(row.label, seen.class_folder) or (said and not _can_be(row.label, said.label)):
             contradictory.append(f"{seen.path.relative_to(root)} ({row.label} in line {row.line})")
-        found.append(_found(seen, row.label, row.patient_id or (said.patient_id if said else ""), row))
+        patient = row.patient_id or (said.patient_id if said else "")
+        found.append(_found(seen, row.label, patient, row, names[seen.path]))
     if contradictory:
         raise LabelError(
             f"{table} contradicts the names or folders of {len(contradictory)} images, for example {some(contradictory, 3)}. "
@@ -204,13 +206,28 @@ def _can_be(one: str, other: str) -> bool:
     return agrees(one, other) or agrees(other, one)
 
 
-def _found(seen: Seen, label: str, patient: str, row: Row | None = None) -> Found:
-    bare = bare_name(seen.path)
-    name = bare if seen.kind == "image" or read_name(bare) else seen.name  # scanners number files anew in each folder
+def _found(seen: Seen, label: str, patient: str, row: Row | None = None, name: str = "") -> Found:
+    name = name or _name(seen)
     if not patient and seen.kind == "DICOM":
         patient = dicom_patient(seen.path) or ""
     part = row.part if row and row.part else seen.part
     return Found(seen.path, name, label, patient or UNKNOWN_PATIENT + name, part)
+
+
+def _name(seen: Seen) -> str:
+    bare = bare_name(seen.path)
+    return bare if seen.kind == "image" or read_name(bare) else seen.name  # scanners number files anew in each folder
+
+
+def _distinct_names(images: list[Seen], root: Path) -> dict[Path, str]:
+    """A name of each image, by its path: with the folders where two are named alike, and then with the suffix."""
+    names = {seen.path: _name(seen) for seen in images}
+    for with_suffix in (False, True):
+        count = Counter(names.values())
+        for path in [path for path, name in names.items() if count[name] > 1]:
+            below = path.relative_to(root)
+            names[path] = "-".join((below if with_suffix else below.with_name(bare_name(path))).parts)
+    return names
 
 
 def _release(kind: str, images: list[Found], tree: Tree, root: Path) -> Release:

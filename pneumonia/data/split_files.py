@@ -6,9 +6,19 @@ from typing import Final
 import pandas as pd
 
 from pneumonia.config import SplitConfig
+from pneumonia.console import warn
 from pneumonia.data.duplicates import Groups
 from pneumonia.data.leaks import UNUSED
-from pneumonia.data.splits import FOLDED, NO_FOLD, PARTS, check_split, make_split, parts_of_fold, split_sha256
+from pneumonia.data.splits import (
+    FOLDED,
+    NO_FOLD,
+    PARTS,
+    check_split,
+    make_split,
+    parts_of_fold,
+    rare_classes,
+    split_sha256,
+)
 from pneumonia.errors import ConfigError, ManifestError, some
 from pneumonia.storage.local import replacing
 
@@ -19,14 +29,20 @@ def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
     """The split that a config names: read from ``split.file`` where there is one, made otherwise.
 
     A file's parts stand as they are, but for ``kfold`` and ``rotating``, where ``split.fold`` says which fold validates.
+    Warns of classes with too few patients for the split.
 
     Raises:
         ManifestError: The file can't be read, or is not of these images.
         ConfigError, SplitError, SplitLeakageError: See :func:`pneumonia.data.splits.make_split`.
     """
-    if config.file is None:
-        return make_split(manifest, config, group)
-    split = read_split(Path(config.file), manifest)
+    split = make_split(manifest, config, group) if config.file is None else _from_file(manifest, config, group)
+    for text in rare_classes(manifest, split):
+        warn(text)
+    return split
+
+
+def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None) -> pd.DataFrame:
+    split = read_split(Path(str(config.file)), manifest)
     if config.method in FOLDED:
         folds = split["fold"].to_numpy()
         if not (folds == config.fold).any() or folds.max() == NO_FOLD:

@@ -1,7 +1,8 @@
 """Divides a manifest into train, val and test, and into folds. Pure functions: a table in, a table out."""
 
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -13,10 +14,14 @@ from pneumonia.config import SplitConfig
 from pneumonia.data.duplicates import Groups, groups
 from pneumonia.data.leaks import UNUSED, check_no_leak
 from pneumonia.errors import ConfigError, SplitError, some
+from pneumonia.labels import in_class_order
 from pneumonia.storage.local import digest
 
 PARTS: Final = ("train", "val", "test")
 TENTHS: Final = 10
+FEWEST: Final = 8  # patients of each class from which dealing into piles gives about the shares that were asked
+MOST: Final = 0.25  # of the images of a class in val, and in test: of a tenth that was asked, more is no tenth
+HUGE: Final = 1 / 3  # of the training images of a class in one group, above which split.fraction takes it last
 NO_FOLD: Final = -1
 
 
@@ -30,7 +35,8 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
 
     Returns:
         One row per image of the manifest, in its order: ``image_id`` (str), ``part`` (``train``, ``val``, ``test`` or
-        ``unused``) and ``fold`` (int; 0 to k-1 for ``kfold`` and ``rotating``; -1 for the test part and other methods).
+        ``unused``) and ``fold`` (int; 0 to k-1 for ``kfold`` and ``rotating``; -1 for the test part, for the only patient of a
+        class, who always trains, and for other methods).
 
     Raises:
         ConfigError: ``split.fold`` is not one of the folds, or a setting does not go with the method.
@@ -92,7 +98,7 @@ def split_sha256(split: pd.DataFrame) -> str:
 
 
 def _grouped(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
-    return _deal(manifest, group, {"val": 1, "test": 1}, config), _no_folds(manifest)
+    return _deal(manifest, group, ("val", "test"), config), _no_folds(manifest)
 
 
 def _official(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
@@ -101,7 +107,7 @@ def _official(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tup
     if not np.isin(source, ["train", "val"]).any():
         raise SplitError("split=official needs the folders train (and val) of the release; the data have none.")
     parts, rest = _held_out_folder(manifest, group)
-    parts[rest] = _deal(manifest[rest].reset_index(drop=True), group[rest], {"val": 1}, config)
+    parts[rest] = _deal(manifest[rest].reset_index(drop=True), group[rest], ("val",), config)
     return parts, _no_folds(manifest)
 
 
@@ -145,8 +151,9 @@ def _kfold(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[
                 "split.holdout=folder needs the release's folder test; the data have none. Use tenth or none."
             )
     elif config.holdout == "tenth":  # the very test part of split=grouped with this seed, so that runs compare
-        parts = _deal(manifest, group, {"val": 1, "test": 1}, config)
+        parts = _deal(manifest, group, ("val", "test"), config)
         rest = parts != "test"
+        parts[rest] = "train"
     else:
         parts, rest = np.full(len(manifest), "train", dtype=object), np.ones(len(manifest), dtype=bool)
     folds = _no_folds(manifest)
@@ -184,47 +191,153 @@ def _held_out_folder(manifest: pd.DataFrame, group: Groups) -> tuple[NDArray[np.
     return parts, parts == "train"
 
 
-def _deal(manifest: pd.DataFrame, group: Groups, tenths: dict[str, int], config: SplitConfig) -> NDArray[np.object_]:
-    """Deals groups into ten class-balanced piles; some piles become val and test, the others train."""
+def _deal(manifest: pd.DataFrame, group: Groups, tenths: Sequence[str], config: SplitConfig) -> NDArray[np.object_]:
+    """Give a tenth of each class to each of ``tenths``, in whole groups, and the rest to train.
+
+    Ten class-balanced piles do so where each class has enough groups of about one size. Otherwise each class is dealt by
+    itself, so that a rare one costs the shares of the others nothing.
+    """
     label = manifest["label"].to_numpy()
     fewest = int(pd.Series(group).groupby(label).nunique().min()) if len(label) else 0
-    piles = _piles(manifest, group, max(min(TENTHS, fewest), len(tenths) + 1), config)
-    parts = np.full(len(manifest), "train", dtype=object)
-    for number, part in enumerate(tenths):
-        parts[piles == number] = part
+    if fewest >= FEWEST:
+        piles = _piles(manifest, group, min(TENTHS, fewest), config)
+        parts = np.full(len(manifest), "train", dtype=object)
+        for number, part in enumerate(tenths):
+            parts[piles == number] = part
+        shares = pd.crosstab(label, parts, normalize="index").reindex(columns=list(tenths), fill_value=0.0).to_numpy()
+        if (shares > 0).all() and (shares <= MOST).all():
+            return parts
+    return _dealt_by_class(label, group, tenths, config)
+
+
+def _dealt_by_class(
+    label: NDArray[np.object_], group: Groups, tenths: Sequence[str], config: SplitConfig
+) -> NDArray[np.object_]:
+    """Deal the groups of each class on its own: the largest trains, then each part has one, then shares are filled.
+
+    A group that shows several classes counts as one of the rarest of them.
+    """
+    parts = np.full(len(label), "train", dtype=object)
+    counts = pd.crosstab(group, label)  # images of each class in each group
+    rarest_first = (counts > 0).sum().sort_values(kind="stable").index
+    home = pd.Series([next(name for name in rarest_first if row[name]) for _, row in counts.iterrows()], counts.index)
+    rng = np.random.default_rng([config.seed, 2])
+    for name in rarest_first:
+        sizes = counts.loc[home == name, name]
+        left = [int(number) for number in rng.permutation(np.array(sizes.index))]
+        if left:
+            left.remove(int(sizes.idxmax()))
+        for place, part in enumerate(tenths, 1):
+            filled, wanted = 0, counts[name].sum() / TENTHS
+            kept_back = min(len(tenths) - place, max(len(left) - 1, 0))  # one for each part that is still to come
+            fitting = iter(list(left))
+            while len(left) > kept_back:
+                number = next((one for one in fitting if filled + sizes[one] / 2 <= wanted), None)
+                if number is None and filled:
+                    break
+                number = min(left, key=lambda one: sizes[one]) if number is None else number
+                parts[group == number] = part
+                filled += int(sizes[number])
+                left.remove(number)
+    for name in rarest_first:  # all its groups may show a rarer class too, and none of them be the largest there
+        if not ((label == name) & (parts == "train")).any():
+            parts[group == counts[name].idxmax()] = "train"
+    empty = [part for part in tenths if not (parts == part).any()]
+    if empty:
+        raise SplitError(
+            f"split={config.method} leaves no image in the part '{empty[0]}'. It needs a class with {len(tenths) + 1} patients "
+            f"or more; the data have {_patients(label, group)}. Use more data."
+        )
     return parts
 
 
+def _patients(label: NDArray[np.object_], group: Groups) -> str:
+    """Groups of each class, for a message."""
+    found = pd.Series(group).groupby(label).nunique()
+    return ", ".join(f"{name} {found[name]}" for name in in_class_order(found.index)) or "none"
+
+
 def _piles(manifest: pd.DataFrame, group: Groups, count: int, config: SplitConfig) -> Groups:
-    """A pile from 0 to ``count`` - 1 for each image, groups kept together, classes balanced."""
+    """A pile from 0 to ``count`` - 1 for each image, groups kept together, classes balanced.
+
+    The only group of a class is in no pile (``NO_FOLD``), since without it there would be nothing to train on.
+    """
     label = manifest["label"].to_numpy()
-    per_class = pd.Series(group).groupby(label).nunique()
-    if len(per_class) == 0 or per_class.min() < count:
+    table = pd.crosstab(group, label) > 0
+    alone = table.index[table.loc[:, table.sum() == 1].any(axis=1)]
+    rows = np.flatnonzero(~np.isin(group, alone))
+    most = int(table.drop(alone).sum().max()) if len(rows) else 0
+    piles = _no_folds(manifest)
+    if most >= count:
+        dealer = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=config.seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The least populated class")  # said with counts in rare_classes()
+            for number, (_, chosen) in enumerate(dealer.split(label[rows], label[rows], group[rows])):
+                piles[rows[chosen]] = number
+    if set(piles[rows]) != set(range(count)):
         raise SplitError(
-            f"split={config.method} needs {count} patients or more in each class, one for each part or fold; the data have "
-            f"{', '.join(f'{name} {number}' for name, number in per_class.items()) or 'none'}. Use more data"
-            f"{', or a smaller split.k' if config.method == 'kfold' else ''}."
+            f"split={config.method} needs {count} patients or more of one class, one for each part or fold; the data have "
+            f"{_patients(label, group)}. Use more data{', or a smaller split.k' if config.method == 'kfold' else ''}."
         )
-    piles = np.empty(len(manifest), dtype=np.int64)
-    dealer = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=config.seed)
-    for number, (_, rows) in enumerate(dealer.split(label, label, group)):
-        piles[rows] = number
+    for name in table.columns:  # a class that is all in one pile would be missing where the others train
+        inside = rows[label[rows] == name]
+        if len(inside) and len(set(piles[inside])) == 1:
+            smallest = pd.Series(group[inside]).value_counts(sort=False).idxmin()
+            piles[group == smallest] = (piles[inside[0]] + 1) % count
     return piles
+
+
+def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
+    """What a split could not give to classes with few patients, a sentence or two for each.
+
+    Args:
+        manifest: One row per image.
+        split: One row per row of the manifest.
+    """
+    used = split["part"] != UNUSED
+    table = pd.DataFrame(
+        {"label": manifest["label"], "part": split["part"], "fold": split["fold"], "patient": manifest["patient_id"]}
+    )[used.to_numpy()]
+    parts = [part for part in PARTS if (table["part"] == part).any()]
+    folds = int(split["fold"].max()) + 1
+    found = []
+    for name in in_class_order(table["label"].unique()):
+        own = table[table["label"] == name]
+        patients = own["patient"].nunique()
+        by_part = own.groupby("part")["patient"].nunique().reindex(parts, fill_value=0)
+        absent = [part for part in parts if not by_part[part]]
+        absent_folds = folds - own.loc[own["fold"] >= 0, "fold"].nunique()
+        if patients >= FEWEST and not absent and not absent_folds:
+            continue
+        counts = ", ".join(f"{part} {by_part[part]}" for part in parts)
+        text = f"{name} has {patients} patients ({counts}), with {len(own)} images."
+        if patients < FEWEST:
+            text += " They are too few for the shares of the split, so metrics of this class are uncertain."
+        if absent_folds:
+            text += f" {absent_folds} of {folds} folds have none."
+        if absent:
+            text += f" Metrics that need all classes are undefined on {some(absent)}."
+        found.append(text)
+    return found
 
 
 def _thinned(
     manifest: pd.DataFrame, group: Groups, parts: NDArray[np.object_], config: SplitConfig
 ) -> NDArray[np.object_]:
-    """Keeps a fraction of the training part, whole groups, class by class; a smaller fraction lies within a larger one."""
+    """Keeps a fraction of the training part, whole groups, class by class; a smaller fraction lies within a larger one.
+
+    A group that is a large share of its class comes last, since a small fraction would be all of it.
+    """
     order = np.random.default_rng([config.seed, 1]).permutation(int(group.max()) + 1)  # a place for each group
     thinned = parts.copy()
     trains = parts == "train"
     for label in np.unique(manifest["label"].to_numpy()[trains]):
         rows = np.flatnonzero(trains & (manifest["label"] == label).to_numpy())
-        rows = rows[np.argsort(order[group[rows]], kind="stable")]
+        huge = np.bincount(group[rows], minlength=len(order))[group[rows]] > HUGE * len(rows)
+        place = order[group[rows]] + len(order) * huge
         wanted = max(1, round(config.fraction * len(rows)))
-        last = order[group[rows[wanted - 1]]]  # the group that reaches the fraction is kept whole
-        thinned[rows[order[group[rows]] > last]] = UNUSED
+        last = np.sort(place)[wanted - 1]  # the group that reaches the fraction is kept whole
+        thinned[rows[place > last]] = UNUSED
     return thinned
 
 

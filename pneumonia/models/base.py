@@ -1,7 +1,7 @@
 """The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, Final
 
@@ -103,6 +103,7 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
+        self.own_targets: Collection[str] = ()  # see pneumonia.targets
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
@@ -292,7 +293,7 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer)
+        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer, self.own_targets)
         epochs = self.trainer.max_epochs or 1
         schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, self._optimizer_steps(epochs))
         if not self.automatic_optimization:

@@ -1,20 +1,26 @@
 """From a config node or a checkpoint to a classifier of the family that it names."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, get_type_hints
 
 import torch
-from hydra.utils import get_class
 from torch import nn
 
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.config import RANGES
+from pneumonia.errors import CheckpointError, ConfigError, TargetError
+from pneumonia.labels import TASKS
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
 from pneumonia.models.batch_norm import has_batch_norm
-from pneumonia.models.kinds import check_kinds
+from pneumonia.models.kinds import check_kinds, is_kind, kind_words
+from pneumonia.models.views import VIEWS
 from pneumonia.parallel import available_cores
+from pneumonia.targets import check_allowed, check_class, imported, target_of
 
+RETRAIN: Final = "Train the run again, with force=true."
+PACKAGES: Final = ("pneumonia.models",)  # of families that any file may name
+MODEL: Final = "model._target_"
 # Settings of a run that its checkpoints hold too.
 OF_THE_RUN = (
     *("seed", "image_size", "channels", "optimizer", "scheduler"),
@@ -32,50 +38,61 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-def build_classifier(model: Mapping[str, Any], setup: Setup) -> Classifier:
+def build_classifier(model: Mapping[str, Any], setup: Setup, own: Collection[str] = ()) -> Classifier:
     """The family that a config node names, with its keys.
 
+    Args:
+        model: The node.
+        setup: What every family is given.
+        own: Targets of the user's own config, which may lie in any package.
+
     Raises:
-        ConfigError: ``_target_`` is no family of ours, a key is not one of its own, or a value is none that it can take.
+        TargetError: ``_target_`` names no family, or one that may not be imported.
+        ConfigError: A key is not one of its own, or a value is none that it can take.
     """
     settings = dict(model)
-    family = family_of(settings)
+    family = family_of(settings, own)
     del settings["_target_"]
     check_kinds(family, settings)
     torch.manual_seed(setup.seed)
     classifier: Classifier = family(setup, **settings)
-    classifier.model_config = dict(model)
+    classifier.model_config, classifier.own_targets = dict(model), tuple(own)
     if _may_use_channels_last(classifier.network):
         classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
     classifier.follow_weights()
     return classifier
 
 
-def family_of(model: Mapping[str, Any]) -> type[Classifier]:
+def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str = MODEL) -> type[Classifier]:
     """The class that a config node names.
 
+    Args:
+        model: The node.
+        own: Targets of the user's own config, which may lie in any package.
+        setting: What a message calls the target.
+
     Raises:
-        ConfigError: It is no family of ours.
+        TargetError: It is no family, or may not be imported.
     """
-    target = str(model.get("_target_") or "")
-    if not target:
-        raise ConfigError(
-            "The model's YAML file has no _target_, so that no one knows its class. Begin it with "
-            "`_target_: package.module.Class`."
-        )
+    target = target_of(model, setting.rpartition(".")[0])
+    check_allowed(target, setting, PACKAGES, own)
     try:
-        family = get_class(target)
-    except Exception as error:
-        why = str(error.__cause__ or error).partition("\n")[0]
-        raise ConfigError(
-            f"model._target_={target} names no class that can be imported ({why}). Use model=NAME with a file of conf/model, "
+        found = imported(target)
+    except Exception as error:  # a module of the user's may raise anything as it is imported
+        why = str(error).partition("\n")[0]
+        raise TargetError(
+            f"{setting}={target} names no class that can be imported ({why}). Use model=NAME with a file of conf/model, "
             "or put your module on PYTHONPATH."
         ) from error
-    if not issubclass(family, Classifier):  # also keeps a hostile checkpoint from calling anything else
-        raise ConfigError(
-            f"model._target_={target} is not a family: it must subclass pneumonia.models.base.Classifier."
-        )
+    family = check_class(found, target, Classifier, PACKAGES, own)
+    if family is None:
+        raise TargetError(f"{setting}={target} is not a family: it must subclass pneumonia.models.base.Classifier.")
     return family
+
+
+def own_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The targets that a user's own config names, which may lie in any package."""
+    return tuple(str(config[key].get("_target_")) for key in ("model", "optimizer"))
 
 
 def check_family(config: Mapping[str, Any]) -> None:
@@ -84,7 +101,7 @@ def check_family(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: With the setting and what to do.
     """
-    family = family_of(config["model"])
+    family = family_of(config["model"], own_targets(config))
     if family.whole_part and config["split"]["method"] == "rotating":
         raise ConfigError(
             f"split=rotating changes the training part from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
@@ -162,15 +179,17 @@ def _may_use_channels_last(network: nn.Module) -> bool:
     return all(layer.out_channels % 16 == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
-def load_classifier(path: Path, task: str | None = None) -> Classifier:
+def load_classifier(path: Path, task: str | None = None, own: Collection[str] = ()) -> Classifier:
     """A classifier as it was saved, in evaluation mode, on the CPU.
 
     Args:
         path: A checkpoint of ours; read with ``weights_only``, so nothing in it is executed.
         task: Refuse a checkpoint of another task.
+        own: Targets of the user's own config; any other must lie in this package, or be allowed by name.
 
     Raises:
         CheckpointError: Missing, unreadable, not ours, or of another task.
+        TargetError: It names no family, or one that may not be imported.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -179,27 +198,48 @@ def load_classifier(path: Path, task: str | None = None) -> Classifier:
         )
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        own = saved[CHECKPOINT_KEY]
+        held = saved[CHECKPOINT_KEY]
         known = {item.name for item in fields(Setup)}
-        setup = Setup(**{key: value for key, value in own["setup"].items() if key in known})
-        model = dict(own["model"])
+        setup = Setup(**{key: value for key, value in held["setup"].items() if key in known})
+        model, weights = dict(held["model"]), dict(saved["state_dict"])
     except Exception as error:
         raise CheckpointError(
-            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). Train the run again, "
-            "with force=true."
+            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). {RETRAIN}"
         ) from error
     if task is not None and setup.task != task:
         raise CheckpointError(
             f"{path} was trained for task={setup.task}, and task={task} was asked: its outputs are other classes. "
             f"Say task={setup.task}, or name another run."
         )
-    classifier = build_classifier(family_of(model).as_restored(model), setup)
+    _check_setup(setup, path)
+    family = family_of(model, own, f"{path}: {MODEL}")
+    classifier = build_classifier(family.as_restored(model), setup, own)
     classifier.model_config = model
     try:
-        classifier.load_state_dict(saved["state_dict"])
+        classifier.load_state_dict(weights)
     except RuntimeError as error:
         raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
     return classifier.eval()
+
+
+def _check_setup(setup: Setup, path: Path) -> None:
+    """Refuses what no run has written into its checkpoint, and what would fail later without a reason."""
+    values, hints = dict(vars(setup)), get_type_hints(Setup)
+    if isinstance(setup.scaling, dict):
+        values |= {f"scaling.{name}": setup.scaling.get(name) for name in ("shift", "scale")}
+    for name, value in values.items():
+        hint = hints.get(name, float)
+        if not is_kind(value, hint):
+            raise CheckpointError(f"{path} holds {name}={value!r:.200}, and it must be {kind_words(hint)}. {RETRAIN}")
+    ranges = {key: (good, wanted) for key, good, wanted in RANGES if key in values}
+    ranges |= {
+        name: (choices.__contains__, f"one of {', '.join(choices)}")
+        for name, choices in (("task", TASKS), ("tta", VIEWS))
+    }
+    ranges["scaling.scale"] = (lambda value: value > 0, "above 0")
+    for name, (good, wanted) in ranges.items():
+        if values[name] is not None and not good(values[name]):
+            raise CheckpointError(f"{path} holds {name}={values[name]!r:.200}, and it must be {wanted}. {RETRAIN}")
 
 
 def check_checkpoint(classifier: Classifier, config: dict[str, Any], path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from math import isfinite
+from sys import float_info
 from types import NoneType, UnionType
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 from pneumonia.errors import ConfigError, nearest
 
+LARGEST: Final = float_info.max  # a comparison with it also refuses NaN, and whole numbers that no float holds
 KINDS: Final = {
     bool: "true or false",
     int: "a whole number",
@@ -43,7 +44,7 @@ def is_kind(value: Any, hint: Any) -> bool:
     if hint is Any:
         return True
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Sequence):

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pneumonia.cases import cases_file
 from pneumonia.report.document import Block, Code, Heading, Items, Note, Text
 from pneumonia.report.entries import Entry
 from pneumonia.report.recipe import commands_of, words_of
@@ -62,17 +63,17 @@ def evaluating(entries: Sequence[Entry]) -> list[str]:
     """Lines of shell that evaluate what was evaluated, under the same views, on the same data."""
     groups: dict[tuple[str, ...], list[str]] = {}
     lines = []
-    for entry in entries:
+    for entry in (one for run in entries for one in run.everywhere):
         for part, found in entry.evaluations.items():
             of = found["of"]
             words = [f"split={part}"]
-            words += [f"tta={of['tta']}"] if of["tta"] != entry.config["tta"] else []
+            words += [f"tta={entry.tta}"] if entry.tta else []
             words += ["data=folder", f"data.root={of['other_data']}"] if of["other_data"] else []
             if entry.joined:
                 members = ",".join(member["run"] for member in entry.joined)
                 lines.append(shlex.join(["pneumonia", "evaluate", f"ensemble={members}", *words]))
                 continue
-            pictured = (entry.folder.path / "evaluation" / f"{part}-cases.json").is_file()
+            pictured = cases_file(entry.evaluation(part)).is_file()
             words += ["cases=true"] if pictured else []
             groups.setdefault(tuple(words), []).append(str(entry.folder.path))
     return [shlex.join(["pneumonia", "evaluate", *runs, *words]) for words, runs in groups.items()] + lines

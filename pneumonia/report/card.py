@@ -40,7 +40,8 @@ def card(comparison: Comparison) -> list[Block]:
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (
             "Measured on",
-            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part",
+            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part"
+            + (f" of other data, {comparison.other_data}" if comparison.other_data else ""),
         ),
         (
             "Figures",

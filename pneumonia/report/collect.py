@@ -58,7 +58,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         if entry.sweep in found.questions:
             found.by_sweep.setdefault(entry.sweep, []).append(entry)
         known = seen.get(result["run_id"])
-        if known is not None and len(entry.evaluations) <= len(found.entries[known].evaluations):
+        if known is not None and _evaluations(entry) <= _evaluations(found.entries[known]):
             found.copies.append((str(folder.path), str(found.entries[known].folder.path)))
         elif known is not None:  # the copy that was evaluated says more
             found.copies.append((str(found.entries[known].folder.path), str(folder.path)))
@@ -87,6 +87,10 @@ def _add_ensembles(places: Sequence[Path], folders: Sequence[RunFolder], found: 
             found.entries.append(read_ensemble(path, known))
         except (PneumoniaError, KeyError, TypeError, ValueError, OSError) as error:
             found.left_out.append((str(path.parent), _reason(error)))
+
+
+def _evaluations(entry: Entry) -> int:
+    return sum(len(one.evaluations) for one in entry.everywhere)
 
 
 def _reason(error: Exception) -> str:

@@ -12,6 +12,7 @@ from pneumonia.console import track
 from pneumonia.labels import TASKS, Task
 from pneumonia.report.entries import PARTS, Entry
 from pneumonia.report.naming import labels_of
+from pneumonia.runs import OWN
 from pneumonia.scores import arrays
 from pneumonia.statistics import (
     Difference,
@@ -96,7 +97,7 @@ class Comparison:
         manifest: Hash of images and labels.
         split: In words, for example ``grouped``, ``kfold with 5 folds``.
         part: ``test`` or ``val``.
-        other_data: Where the images come from, if not from the runs' own data.
+        other_data: Name of the data, if they are not the runs' own.
         kind: Whether the same images were told by all, or each fold its own.
         n: Images.
         patients: Of them.
@@ -124,14 +125,16 @@ class Comparison:
     @property
     def title(self) -> str:
         words = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
-        where = f", {self.other_data}" if self.other_data else ""
-        return f"{words}: {'test' if self.part == 'test' else 'validation'} part of split={self.split}{where}"
+        part = "test" if self.part == "test" else "validation"
+        if self.other_data:
+            return f"{words}: {part} part of other data, {self.other_data} (trained with split={self.split})"
+        return f"{words}: {part} part of split={self.split}"
 
 
 def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
-    """Every group of runs that may be compared: test parts first, splits that do not leak first.
+    """Every group of runs that may be compared: their own data first, test parts first, splits that do not leak first.
 
-    Runs of unlike task, images or split are kept apart.
+    Runs of unlike task, images or split are kept apart, and so are evaluations on unlike data.
 
     Runs that were evaluated on the test part are not compared on the validation part again, on which their best epoch was
     chosen.
@@ -145,7 +148,10 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
         _comparison(key, found, metric)
         for key, found in track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
     ]
-    return sorted(made, key=lambda one: (one.part != "test", one.task != "subtype", bool(one.leaks), one.split))
+    return sorted(
+        made,
+        key=lambda one: (bool(one.other_data), one.part != "test", one.task != "subtype", bool(one.leaks), one.split),
+    )
 
 
 def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:
@@ -156,15 +162,16 @@ def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:
         words += f" with {split['k']} folds"
     if split["seed"]:
         words += f" split.seed={split['seed']}"
-    other = entry.evaluations.get(part, {}).get("of", {}).get("other_data")
-    folds = part == "val" and split["method"] == "kfold"
+    other = entry.other_sha256(part)
+    folds = part == "val" and split["method"] == "kfold" and other is None and not entry.tta
     images = None if folds else digest(entry.tables[part][["image_id", "label"]].to_numpy().tolist())
     result = entry.result
     return part, result["task"], result["data"]["manifest_sha256"], words, other, "folds" if folds else "images", images
 
 
 def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comparison:
-    part, task, manifest, split, other, kind, _ = key
+    part, task, manifest, split, _, kind, _ = key
+    other = entries[0].data if entries[0].data != OWN else None
     metric = "f1_macro" if metric == "f1" and task == "subtype" else metric
     by_configuration: dict[str, list[Entry]] = {}
     for entry in entries:
@@ -186,7 +193,13 @@ def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comp
 
 
 def _leak(entry: Entry, part: str) -> tuple[str, str]:
-    """What leaks, in words and as a share."""
+    """What leaks, in words and as a share; the split's leaks are of the run's own data."""
+    if entry.data != OWN:
+        found = entry.evaluations[part]
+        if not found["trained_on"]:
+            return "", ""
+        words = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
+        return words, f"{found['trained_on'] / found['n']:.0%}"
     if entry.config["split"]["method"] == "rotating" and part == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
     for leak in entry.result["data"]["leaks"]:

@@ -50,10 +50,16 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison whose best model the card describes: test before validation, honest before leaky, three classes first."""
+    """The comparison whose best model the card describes: own data first, test before validation, honest before leaky."""
     return min(
         comparisons,
-        key=lambda one: (one.part != "test", bool(one.leaks), one.task != "subtype", -len(one.candidates)),
+        key=lambda one: (
+            bool(one.other_data),
+            one.part != "test",
+            bool(one.leaks),
+            one.task != "subtype",
+            -len(one.candidates),
+        ),
     )
 
 
@@ -79,8 +85,9 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
         rows.append(
             [
                 comparison.task,
-                comparison.split + (f", {comparison.other_data}" if comparison.other_data else ""),
+                comparison.split,
                 comparison.part,
+                comparison.other_data or "own",
                 f"`{comparison.manifest[:12]}`",
                 f"{comparison.n:,}",
                 f"{comparison.patients:,}",
@@ -94,7 +101,8 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
         "task",
         "split",
         "part",
-        "data",
+        "measured on data",
+        "trained on data",
         "images",
         "patients",
         "configurations",
@@ -108,7 +116,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
             head,
             rows,
             "One comparison a row; only runs of one task, one set of images and one split are compared",
-            4,
+            5,
             "compared",
         ),
     ]
@@ -128,7 +136,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
         if any(
             one.entries[0].configuration == other.entries[0].configuration
             for rest in comparisons
-            if rest.part == "val"
+            if rest.part == "val" and rest.other_data == comparison.other_data
             for other in rest.candidates
         )
     ]

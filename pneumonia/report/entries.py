@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,11 +12,12 @@ from pneumonia.config import identity
 from pneumonia.errors import RunError, some
 from pneumonia.labels import TASKS
 from pneumonia.prediction_tables import read_predictions
-from pneumonia.runs import RunFolder, read_metrics, read_split
+from pneumonia.runs import OWN, RunFolder, read_metrics, read_split
 from pneumonia.storage.local import digest, read_json
 
 CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
 PARTS: Final = ("test", "val")
+Told = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by part
 OF_AN_EVALUATION: Final = (
     "of",
     "n",
@@ -26,6 +27,7 @@ OF_AN_EVALUATION: Final = (
     "operating_points",
     "abstention",
     "baselines",
+    "trained_on",
 )
 
 
@@ -42,6 +44,9 @@ class Entry:
         tables: Predictions by part, sorted by image.
         evaluations: What ``pneumonia evaluate`` found, by part.
         joined: What an ensemble consists of: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
+        data: Where it was evaluated: ``own`` for the run's own data, else the name of other data.
+        tta: Views that were averaged, where they are not those of the training.
+        others: The same run, evaluated on other data or with other views: an entry for each of these.
     """
 
     folder: RunFolder
@@ -52,6 +57,23 @@ class Entry:
     tables: dict[str, pd.DataFrame]
     evaluations: dict[str, dict[str, Any]]
     joined: tuple[dict[str, Any], ...] = ()
+    data: str = OWN
+    tta: str = ""
+    others: "tuple[Entry, ...]" = ()
+
+    @property
+    def everywhere(self) -> "tuple[Entry, ...]":
+        """The entry, and those of the same run on other data or with other views."""
+        return self, *self.others
+
+    def evaluation(self, part: str) -> Path:
+        """The JSON file of its evaluation on a part."""
+        return self.folder.evaluation(part, "json", self.data, self.tta)
+
+    def other_sha256(self, part: str) -> str | None:
+        """Of the other data on which it was evaluated; ``None`` for its own."""
+        sha256: str | None = self.evaluations[part]["of"]["other_sha256"] if self.data != OWN else None
+        return sha256
 
     @property
     def members(self) -> int:
@@ -72,11 +94,12 @@ class Entry:
     def configuration(self) -> str:
         """Equal for runs that differ in chance alone: the seed, the fold."""
         if self.members > 1:
-            return self.folder.path.name
+            return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
         kept = identity(self.config)
         kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
         del kept["seed"]
-        return digest([kept, self.result["data"]["manifest_sha256"]])[:12]
+        views = [self.tta] if self.tta else []
+        return digest([kept, self.result["data"]["manifest_sha256"], *views])[:12]
 
 
 def read_entry(folder: RunFolder, result: dict[str, Any], about: Mapping[str, Any]) -> Entry:
@@ -91,14 +114,15 @@ def read_entry(folder: RunFolder, result: dict[str, Any], about: Mapping[str, An
         RunError: Something is damaged, or does not fit the run; with the remedy.
     """
     differs = {key: value for key, value in about.get("differs", {}).items() if key not in CHANCES}
-    tables, evaluations = _told(folder, result, [result["run_id"]], f"run={folder.path}")
+    found = _told(folder, result, [result["run_id"]], f"run={folder.path}")
+    tables, evaluations = found.pop((OWN, ""), ({}, {}))
     if "val" not in tables and folder.predictions("val").is_file():
         remedy = f"`pneumonia evaluate run={folder.path} split=val` tells these images anew."
         tables["val"] = _sorted(read_predictions(folder.predictions("val"), TASKS[result["task"]], remedy))
-    if not tables:
+    if not tables and not found:
         raise RunError(f"it holds no predictions. `pneumonia evaluate run={folder.path} split=test` makes some.")
-    _check_images(folder, result, tables, evaluations)
-    return Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
+    entry = Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
+    return _with_others(entry, found, folder)
 
 
 def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
@@ -119,10 +143,10 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
     if first is None:
         raise RunError("none of the ensemble's members is among these runs. Name their folders too.")
     again = "ensemble=" + ",".join(member["run"] for member in members)
-    tables, evaluations = _told(folder, first.result, [member["run_id"] for member in members], again)
-    if not tables:
+    found = _told(folder, first.result, [member["run_id"] for member in members], again)
+    if not found:
         raise RunError(f"its evaluation was cut. `pneumonia evaluate {again}` makes it again.")
-    _check_images(first.folder, first.result, tables, evaluations)
+    tables, evaluations = found.pop((OWN, ""), ({}, {}))
     joined = []
     for member in members:
         entry = known.get(member["run_id"])
@@ -132,19 +156,36 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
     families = " + ".join(sorted({member["family"] for member in joined}))
     label = {"ensemble": f"{len(joined)} x {families}"}
     result = {**first.result, "run_id": folder.path.name}
-    return Entry(folder, result, label, "ensembles", [], tables, evaluations, tuple(joined))
+    entry = Entry(folder, result, label, "ensembles", [], tables, evaluations, tuple(joined))
+    return _with_others(entry, found, first.folder)
 
 
-def _told(
-    folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: str
-) -> tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]:
-    """Predictions and evaluations by part."""
-    tables, evaluations = {}, {}
-    for part in PARTS:
-        path = folder.evaluation(part, "json")
-        if not path.is_file():
+def _with_others(entry: Entry, found: Mapping[tuple[str, str], Told], trained: RunFolder) -> Entry:
+    """The entry of a run with those on other data or with other views, each held against its images.
+
+    Args:
+        entry: On the run's own data, as it was trained.
+        found: The other evaluations, by data and views.
+        trained: The folder that keeps the split.
+    """
+    made = []
+    for (data, tta), (tables, evaluations) in found.items():
+        differs = entry.differs | ({"tta": tta} if tta else {})
+        made.append(replace(entry, differs=differs, tables=tables, evaluations=evaluations, data=data, tta=tta))
+    for one in (entry, *made):
+        if one.data == OWN:
+            _check_images(trained, entry.result, one.tables)
+    return replace(entry, others=tuple(made))
+
+
+def _told(folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: str) -> dict[tuple[str, str], Told]:
+    """Predictions and evaluations by data and views, each by part."""
+    told: dict[tuple[str, str], Told] = {}
+    for (data, part, tta), path in folder.evaluations().items():
+        if part not in PARTS:
             continue
-        remedy = f"`pneumonia evaluate {again} split={part}` makes it again."
+        words = [again, f"split={part}", *([f"tta={tta}"] if tta else []), *(["data.root=DIR"] if data != OWN else [])]
+        remedy = f"`pneumonia evaluate {' '.join(words)}` makes it again."
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             of = found["of"]["run_ids"]
@@ -155,28 +196,25 @@ def _told(
             raise RunError(f"{path} is damaged or older than this version: it lacks {some(lacking)}. {remedy}")
         if sorted(of) != sorted(run_ids):
             raise RunError(f"{path} is of another run ({some(of)}). {remedy}")
-        evaluations[part] = found
-        tables[part] = _sorted(read_predictions(folder.evaluation(part, "parquet"), TASKS[result["task"]], remedy))
-    return tables, evaluations
+        if (data == OWN) != (found["of"].get("other_sha256") is None):
+            raise RunError(f"{path} was renamed: its name and its content speak of different data. {remedy}")
+        table = _sorted(read_predictions(path.with_suffix(".parquet"), TASKS[result["task"]], remedy))
+        tables, evaluations = told.setdefault((data, tta), ({}, {}))
+        tables[part], evaluations[part] = table, found
+    return told
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("image_id", ignore_index=True)
 
 
-def _check_images(
-    folder: RunFolder,
-    result: dict[str, Any],
-    tables: dict[str, pd.DataFrame],
-    evaluations: dict[str, dict[str, Any]],
-) -> None:
-    """Refuses predictions of other images than the run's own split names; those of other data are taken as they are."""
+def _check_images(folder: RunFolder, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+    """Refuses predictions of other images than the run's own split names."""
     split = read_split(folder, result)
     rotating = result["config"]["split"]["method"] == "rotating"
     for part, table in tables.items():
-        if evaluations.get(part, {}).get("of", {}).get("other_data") is None:
-            parts = ["train", "val"] if rotating and part == "val" else [part]
-            _check_against(table, split.loc[split["part"].isin(parts), "image_id"], part, exact=not rotating)
+        parts = ["train", "val"] if rotating and part == "val" else [part]
+        _check_against(table, split.loc[split["part"].isin(parts), "image_id"], part, exact=not rotating)
 
 
 def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", part: str, exact: bool) -> None:

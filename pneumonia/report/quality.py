@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumonia.cases import case_blocks, read_cases
+from pneumonia.cases import case_blocks, cases_file, read_cases
 from pneumonia.labels import TASKS
 from pneumonia.operating import positives, risk_by_coverage
 from pneumonia.report import figures
@@ -41,7 +41,7 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     else:
         blocks += [*_calibration(found, number_), *_thresholds(found, number_), *_baselines(found, number_)]
     blocks += _abstention(comparison, number_)
-    cases = entry.folder.path / "evaluation" / f"{comparison.part}-cases.json"
+    cases = cases_file(entry.evaluation(comparison.part))
     if cases.is_file():
         blocks.append(Heading("Images worth looking at", 3))
         try:

@@ -104,11 +104,11 @@ def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
     found = []
     for row in rows():
         for comparison in comparisons:
-            if row.part == "test" and comparison.part != "test":
+            if comparison.other_data or (row.part == "test" and comparison.part != "test"):
                 continue
             for candidate in comparison.candidates:
                 entry = candidate.typical
-                if not matches(row, entry) or entry.config["data"]["source"] == "phantom":
+                if entry.tta or not matches(row, entry) or entry.config["data"]["source"] == "phantom":
                     continue
                 part, estimates = comparison.part, candidate.estimates
                 if row.part != part and all(row.part in one.tables for one in candidate.entries):

@@ -56,7 +56,7 @@ def write_report(wanted: Wanted) -> Document:
     found = gather(wanted.places)
     for place, reason in found.left_out:
         warn(f"Left out {place}: {reason}")
-    compared = comparisons(found.entries, wanted.metric)
+    compared = comparisons([one for entry in found.entries for one in entry.everywhere], wanted.metric)
     say("Drawing figures, writing pages")
     document = report(found, compared, wanted.title, wanted.command)
     out = wanted.out

@@ -8,21 +8,25 @@ from pneumonia.bundle.answers import Answer
 
 
 class Prediction(BaseModel):
-    """What the bundle says of one image."""
+    """What the bundle predicts for one image; all but `raw` is on the scale of `probabilities`."""
 
-    label: str = Field(description="The likeliest class", examples=["BACTERIA"])
+    label: str | None = Field(
+        description="The likeliest class; null where `abstained` or `out_of_distribution`", examples=["BACTERIA"]
+    )
     probabilities: dict[str, float] = Field(description="By class; calibrated where `calibrated` is true")
-    raw: dict[str, float] = Field(description="By class, as the network gives them")
+    raw: dict[str, float] = Field(description="By class, as the network gives them, uncalibrated")
     calibrated: bool = Field(description="Whether the bundle has a temperature")
     temperature: float | None
-    confidence: float = Field(description="The highest raw probability")
+    confidence: float = Field(description="The highest of `probabilities`")
     abstained: bool = Field(description="Too unsure: the image belongs before a person")
     out_of_distribution: bool = Field(
-        description="Unlike the X-rays that the model knows: no figure here means anything"
+        description="Unlike the X-rays that the model knows: no probability here means anything"
     )
     gate_score: float = Field(description="How unlike them it is")
     gate_threshold: float
-    decisions: dict[str, bool | None] = Field(description="Each yes-or-no question at its threshold")
+    decisions: dict[str, bool | None] = Field(
+        description="Each yes-or-no question at its threshold; null where there is none, and where `label` is null"
+    )
     bundle_version: str
     model_version: str
 

@@ -1,10 +1,9 @@
-"""Stands before the app: who may ask, how much, for how long; names each request, logs it and counts it."""
+"""Checks every request before the app: who may ask, how much, for how long; names it, logs it and counts it."""
 
 import asyncio
 import base64
 import binascii
 import hmac
-import logging
 import re
 import secrets
 import time
@@ -13,7 +12,7 @@ from typing import Any, Final
 
 from pneumonia.serve.limits import Limits
 from pneumonia.serve.refusal import LINGER_S, Refusal, busy
-from pneumonia.serve.telemetry import OTHER, PAGE, ROUTES, Figures, tell
+from pneumonia.serve.telemetry import LOGGER, OTHER, PAGE, PAGE_FILES, ROUTES, Figures, tell
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -22,23 +21,32 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 PING: Final = "/ping"
-STREAM: Final = "/gradio_api/heartbeat/"  # open as long as a browser shows the page
-PAGE_PATHS: Final = ("/gradio_api/", "/assets/", "/static/", "/theme.css", "/config", "/favicon.ico", "/manifest.json")
+METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CHALLENGES: Final = (  # a program answers the first, a browser the second
     (b"www-authenticate", b'Bearer realm="pneumonia"'),
     (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
 )
 LINGER_BYTES: Final = 2**28
-# No page of ours may ask anyone else for anything; Gradio's own scripts need eval and inline code.
+GONE: Final = 499  # in logs and metrics alone: the client hung up before its answer
+COMMON: Final = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+)
+POLICY: Final = (COMMON + "style-src 'self'; img-src 'self' data: blob:").encode()
+DOCS: Final = "/docs"
+DOCS_POLICY: Final = (
+    COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data:"
+).encode()  # for Swagger UI's styles
 SECURITY: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
-    (
-        b"content-security-policy",
-        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'; form-action 'self'",
-    ),
+    (b"cache-control", b"no-store"),
 )
+
+
+class ClientGoneError(Exception):
+    """The client hung up, so that there is no one to answer."""
 
 
 class Exchange:
@@ -55,7 +63,6 @@ class Exchange:
         self.status = 0
         self.size = 0
         self.started = self.ended = False
-        self.leaves_body = self.method != "POST" and self.has_body
 
     @property
     def has_body(self) -> bool:
@@ -65,18 +72,19 @@ class Exchange:
     def route(self) -> str:
         if self.path in ROUTES:
             return str(self.path)
-        return PAGE if self.path.startswith(PAGE_PATHS) else OTHER
+        return PAGE if self.path.startswith(PAGE_FILES) else OTHER
 
     async def send(self, message: Message) -> None:
         """Passes a message of the app on, with our headers."""
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
-            extra = [(b"x-request-id", self.id.encode()), *SECURITY]
-            if self.leaves_body:
-                extra.append((b"connection", b"close"))
+            policy = DOCS_POLICY if self.path == DOCS else POLICY
+            extra = [(b"x-request-id", self.id.encode()), (b"content-security-policy", policy), *SECURITY]
             message = {**message, "headers": [*message.get("headers", ()), *extra]}
         elif message["type"] == "http.response.body":
             self.ended = not message.get("more_body", False)
+            if self.method == "HEAD":
+                message = {**message, "body": b""}
         await self._send(message)
 
     async def refuse(self, refusal: Refusal, more: bool = False) -> None:
@@ -102,8 +110,6 @@ class Guard:
         self._token = token.encode() if token else None
         self._answering = 0
         self._held = 0
-        self._streams: set[asyncio.Task[Any]] = set()
-        self._stopping = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -117,14 +123,16 @@ class Guard:
         except Refusal as refusal:
             if not exchange.started:
                 await self._turn_away(exchange, refusal, receive)
-        except asyncio.CancelledError:
+        except ClientGoneError:
+            exchange.status = GONE
+        except asyncio.CancelledError:  # the service stops, and the request has not ended within drain_s
             exchange.told["cut"] = True
-            if not (self._stopping and exchange.started):
-                raise
-            if not exchange.ended:
-                await exchange.send({"type": "http.response.body", "body": b""})
+            if not exchange.started:
+                stopping = busy("The service is stopping.", 503)
+                stopping.close = True
+                await exchange.refuse(stopping)
         except Exception:
-            logging.getLogger("pneumonia.serve").exception("failed", extra={"told": {"request_id": exchange.id}})
+            LOGGER.exception("failed", extra={"told": {"request_id": exchange.id}})
             if not exchange.started:
                 await exchange.refuse(
                     Refusal(500, "The service failed.", f"Report it with the request id {exchange.id}.", close=True)
@@ -133,24 +141,18 @@ class Guard:
             self.figures.in_flight.dec()
             self._record(exchange)
 
-    def stop_streams(self) -> None:
-        """Ends what would stay open as long as a browser does."""
-        self._stopping = True
-        for task in self._streams:
-            task.cancel()
-
     async def _serve(self, exchange: Exchange, receive: Receive) -> None:
         self._check_token(exchange)
-        if exchange.method == "POST":
-            await self._serve_body(exchange, receive)
-        elif exchange.path.startswith(STREAM) and (task := asyncio.current_task()) is not None:
-            self._streams.add(task)
-            task.add_done_callback(self._streams.discard)
-            await self.app(exchange.scope, receive, exchange.send)
+        scope = exchange.scope
+        if exchange.method == "HEAD":  # what GET would answer, without its body
+            scope = {**scope, "method": "GET"}
+        if exchange.method == "POST" or exchange.has_body:
+            await self._serve_body(exchange, scope, receive)
         else:
-            await self.app(exchange.scope, receive, exchange.send)
+            await self.app(scope, receive, exchange.send)
 
-    async def _serve_body(self, exchange: Exchange, receive: Receive) -> None:
+    async def _serve_body(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
+        """Read the whole body, then answer it; on any route and with any method, so that none can take memory unseen."""
         self._check_size(exchange)
         self._check_room()
         counted = False
@@ -164,21 +166,33 @@ class Guard:
             self._check_room()
             self._answering += 1
             counted = True
-            async with asyncio.timeout(self.limits.answer_s):
-                await self.app(exchange.scope, _replay(body, receive), exchange.send)
-        except TimeoutError:
-            raise busy(f"There was no answer within {self.limits.answer_s:g} s.", 503) from None
+            await self._answer(exchange, scope, body, receive)
         finally:
             self._answering -= counted
             self._held -= exchange.size
             self.figures.held.set(self._held)
+
+    async def _answer(self, exchange: Exchange, scope: Scope, body: bytes, receive: Receive) -> None:
+        """Let the app answer, until its time is over or its client is gone."""
+        gone = asyncio.Event()
+        try:
+            async with asyncio.timeout(self.limits.answer_s) as limit:
+                watch = asyncio.create_task(_end_when_gone(exchange, receive, gone, limit))
+                try:
+                    await self.app(scope, _replay(body, gone), exchange.send)
+                finally:
+                    watch.cancel()
+        except TimeoutError:
+            if gone.is_set():
+                raise ClientGoneError from None
+            raise busy(f"There was no answer within {self.limits.answer_s:g} s.", 503) from None
 
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
         chunks: list[bytes] = []
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
-                raise Refusal(400, "The connection ended before the body did.", "Send it again.", close=True)
+                raise ClientGoneError
             chunk = message.get("body", b"")
             chunks.append(chunk)
             exchange.size += len(chunk)
@@ -238,12 +252,12 @@ class Guard:
         seconds = time.perf_counter() - exchange.began
         self.figures.requests.labels(exchange.route, str(exchange.status)).inc()
         self.figures.seconds.labels(exchange.route).observe(seconds)
-        if exchange.status == 200 and (exchange.path == PING or (exchange.route == PAGE and exchange.method == "GET")):
-            return  # every few seconds, or dozens for a page, and nothing else to say
+        if exchange.status == 200 and (exchange.path == PING or exchange.route == PAGE):
+            return  # every few seconds, and nothing to say
         tell(
             "request",
             request_id=exchange.id,
-            method=exchange.method,
+            method=exchange.method if exchange.method in METHODS else OTHER,
             route=exchange.route,
             status=exchange.status,
             ms=round(seconds * 1000, 2),
@@ -265,13 +279,23 @@ def _credentials(header: bytes) -> bytes | None:
     return None
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    """A body that has been read, as if it were still to come; after it what else the client does."""
+async def _end_when_gone(exchange: Exchange, receive: Receive, gone: asyncio.Event, limit: asyncio.Timeout) -> None:
+    """Bring a time limit forward to the moment in which the client hangs up."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    gone.set()
+    if not exchange.ended and not limit.expired():
+        limit.reschedule(asyncio.get_running_loop().time())
+
+
+def _replay(body: bytes, gone: asyncio.Event) -> Receive:
+    """A body that has been read, as if it were still to come; after it the end of the connection."""
     waiting = [body]
 
     async def again() -> Message:
         if waiting:
             return {"type": "http.request", "body": waiting.pop(), "more_body": False}
-        return await receive()
+        await gone.wait()
+        return {"type": "http.disconnect"}
 
     return again

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from pneumonia.data.dicom import MAGIC, MAGIC_AT, is_dicom
 from pneumonia.data.images import UnreadableImageError, read_header
-from pneumonia.data.readable import MAX_PIXELS
+from pneumonia.data.readable import MAX_PIXELS, MAX_SCANS
 from pneumonia.serve.limits import Limits
 from pneumonia.serve.refusal import Refusal
 
@@ -22,7 +22,6 @@ JPEG_MAGIC: Final = b"\xff\xd8\xff"
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 END_OF_JPEG: Final = b"\xff\xd9"
 START_OF_SCAN: Final = b"\xff\xda"
-MAX_SCANS: Final = 100  # a progressive JPEG has about ten; each costs a pass over all pixels
 TAIL: Final = 64  # bytes of padding that may follow the end of a JPEG
 STRANGERS: Final = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"%PDF", b"PK\x03\x04", b"MZ", b"\x7fELF", b"<", b"#!", b"RIFF")
 FORM: Final = 'Say {"image": "BASE64"} for one image, or {"images": ["BASE64", ...]} for several.'
@@ -30,9 +29,10 @@ FORM: Final = 'Say {"image": "BASE64"} for one image, or {"images": ["BASE64", .
 
 @dataclass(frozen=True)
 class Asked:
-    """Image files of a request; ``several`` where the answer is a list."""
+    """Image files of a request, with the pixels that each has by its header; ``several`` where the answer is a list."""
 
     files: list[bytes]
+    pixels: list[int]
     several: bool
 
 
@@ -61,24 +61,27 @@ def unpack(body: bytes, kind: str, limits: Limits) -> Asked:
     Raises:
         Refusal: 400, 413, 415 or 422, with what is wrong.
     """
-    if not body:
-        raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
     if kind != JSON:
-        check_file(body, kind, limits)
-        return Asked([body], several=False)
-    asked = _from_json(body, limits)
-    for place, file in enumerate(asked.files):
-        where = f"images[{place}]: " if asked.several else ""
+        return Asked([body], [check_file(body, kind, limits)], several=False)
+    files, several = _from_json(body, limits)
+    pixels = []
+    for place, file in enumerate(files):
         try:
-            check_file(file, None, limits)
+            pixels.append(check_file(file, None, limits))
         except Refusal as refusal:
-            refusal.reason = where + refusal.reason
+            refusal.reason = f"images[{place}]: {refusal.reason}" if several else refusal.reason
             raise
-    return asked
+    if sum(pixels) > limits.request_pixels:
+        raise Refusal(
+            413,
+            f"The images of the request have {sum(pixels):,} pixels together, and at most {limits.request_pixels:,} are read.",
+            "Send fewer images at once, or smaller ones.",
+        )
+    return Asked(files, pixels, several)
 
 
-def check_file(raw: bytes, kind: str | None, limits: Limits) -> None:
-    """Refuses a file that is not what it says, or too large, before it is decoded.
+def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
+    """The pixels of a file by its header. Refuses a file that is not what it says, or too large, before it is decoded.
 
     Args:
         raw: The whole file.
@@ -86,8 +89,10 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> None:
         limits: Of pixels.
 
     Raises:
-        Refusal: 413, 415 or 422.
+        Refusal: 400, 413, 415 or 422.
     """
+    if not raw:
+        raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
     found = _kind_of(raw)
     if kind not in {None, found}:
         raise Refusal(415, f"The Content-Type says {kind}, and the bytes are {found}.", "Say what the bytes are.")
@@ -100,6 +105,7 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> None:
         raise unreadable(error) from error
     if header.width * header.height > limits.pixels:
         raise _too_large(f"The image has {header.width}x{header.height} pixels", limits)
+    return header.width * header.height
 
 
 def unreadable(error: UnreadableImageError, where: str = "") -> Refusal:
@@ -166,7 +172,10 @@ def _png_problem(raw: bytes) -> str | None:
     return "the PNG is cut short"
 
 
-def _from_json(body: bytes, limits: Limits) -> Asked:
+def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
+    """The files, and whether a list was asked."""
+    if not body:
+        raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
     try:
         said: Any = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -175,7 +184,7 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
     if not isinstance(said, dict) or len(said) != 1 or not said.keys() <= {"image", "images"}:
         raise Refusal(422, "The JSON is not an object with the one key 'image' or 'images'.", FORM)
     if "image" in said:
-        return Asked([_from_base64(said["image"], "The image")], several=False)
+        return [_from_base64(said["image"], "The image")], False
     texts = said["images"]
     if not isinstance(texts, list) or not texts:
         raise Refusal(422, "'images' is not a list of at least one image.", FORM)
@@ -183,7 +192,7 @@ def _from_json(body: bytes, limits: Limits) -> Asked:
         raise Refusal(
             413, f"{len(texts)} images in one request, and at most {limits.images} are read.", "Send fewer at once."
         )
-    return Asked([_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], several=True)
+    return [_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], True
 
 
 def _from_base64(text: Any, which: str) -> bytes:

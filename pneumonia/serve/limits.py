@@ -25,6 +25,7 @@ class Limits:
         body_mib: Size of a request.
         held_mib: Size of all requests together that are being read or answered.
         megapixels: Pixels of an image, by its header, in millions; 25 is a 43 cm detector at 0.086 mm.
+        request_megapixels: Pixels of all images of a request together, by their headers, in millions.
         images: Images in a request.
         at_once: Requests that are being answered or wait for it; one more is told to come back.
         header_s: Seconds for the headers of a request to arrive.
@@ -37,6 +38,7 @@ class Limits:
     body_mib: float = 32
     held_mib: float = 128
     megapixels: float = 25
+    request_megapixels: float = 250
     images: int = 64
     at_once: int = 64
     header_s: float = 10
@@ -64,6 +66,12 @@ class Limits:
                 "largest allowed request could never be read. Raise the one or lower the other."
             )
 
+        if self.request_megapixels < self.megapixels:
+            raise ConfigError(
+                f"{option('request_megapixels')} {self.request_megapixels:g} is less than {option('megapixels')} "
+                f"{self.megapixels:g}, so that the largest allowed image could never be read. Raise the one or lower the other."
+            )
+
     @property
     def body_bytes(self) -> int:
         return int(self.body_mib * MIB)
@@ -75,6 +83,10 @@ class Limits:
     @property
     def pixels(self) -> int:
         return int(self.megapixels * 1e6)
+
+    @property
+    def request_pixels(self) -> int:
+        return int(self.request_megapixels * 1e6)
 
 
 def option(name: str) -> str:

@@ -17,8 +17,8 @@ from pneumonia.bundle.answers import Bundle
 from pneumonia.errors import ConfigError, ServiceError
 from pneumonia.serve.app import Service
 from pneumonia.serve.limits import Limits
-from pneumonia.serve.protocol import with_deadline
-from pneumonia.serve.telemetry import log_to, tell
+from pneumonia.serve.protocol import with_deadlines
+from pneumonia.serve.telemetry import log_to, standard_error, tell
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 60  # longer than the usual proxy's, so that it is the proxy that closes
@@ -53,14 +53,12 @@ class Place:
 class Server(uvicorn.Server):
     """Uvicorn's, which after a signal ends like any program that did what it was told, instead of by the signal again."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self._service = service
         self.interrupted = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         tell("stopping")
-        self._service.guard.stop_streams()
         await super().shutdown(sockets)
 
     @contextlib.contextmanager
@@ -88,11 +86,20 @@ def serve(folder: Path, place: Place, limits: Limits) -> None:
     """
     check_tls(place)
     bundle = Bundle.load(folder)
-    log_to()
+    with standard_error() as stream:
+        log_to(stream)
+        interrupted = _answer(bundle, place, limits)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _answer(bundle: Bundle, place: Place, limits: Limits) -> bool:
+    """Serve a bundle; returns whether it was Ctrl-C that ended it."""
     service = Service(bundle, limits, place.token, place.page)
+    service.pool.warm_up()
     config = uvicorn.Config(
         service.guard,
-        http=with_deadline(limits.header_s),
+        http=with_deadlines(limits.header_s, limits.body_s),
         ws="none",
         lifespan="on",
         log_config=None,
@@ -117,11 +124,10 @@ def serve(folder: Path, place: Place, limits: Limits) -> None:
         )
         if place.token is None and place.host not in LOCAL:
             tell("any caller who reaches this address is answered: no token is set", logging.WARNING)
-        server = Server(config, service)
+        server = Server(config)
         server.run(sockets=[listener])
     tell("stopped")
-    if server.interrupted:
-        raise KeyboardInterrupt
+    return server.interrupted
 
 
 def check_tls(place: Place) -> None:

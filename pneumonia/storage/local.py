@@ -62,6 +62,7 @@ def explained(path: Path) -> Iterator[None]:
         errno.EPERM: "you may not write there",
         errno.ENOTDIR: "a file stands where a folder is needed",
         errno.EEXIST: "a file stands where a folder is needed",
+        errno.EISDIR: "a folder stands where a file is needed",
     }
     try:
         yield

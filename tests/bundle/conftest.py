@@ -28,7 +28,7 @@ def evaluated(
     """The report and the table that ``pneumonia evaluate`` writes of the validation part."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
     report = evaluate(Request(run, "val", cache_dir=cache_dir))
-    return report, pd.read_parquet(run / "evaluation" / "val.parquet")
+    return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")
 
 
 @pytest.fixture(scope="session")

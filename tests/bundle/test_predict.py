@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pneumonia.cli import main
 
@@ -28,9 +30,17 @@ def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bu
     _, of_run, _ = predict(finished, *files, "--json")
     code, of_bundle, _ = predict(bundle_dir, *files, "--json")
     assert code == 0
+    of_a_bundle_alone = ("label", "abstained", "out_of_distribution", "gate_score", "gate_threshold", "bundle_version")
     for one, other, path in zip(json.loads(of_run), json.loads(of_bundle), files, strict=True):
         assert one["image"] == other["image"] == str(path)
-        assert one["label"] == other["label"]
+        assert list(one) == list(other)
+        silent = other["abstained"] or other["out_of_distribution"]
+        assert other["label"] == (None if silent else one["label"])
+        assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
+        assert [one[key] for key in of_a_bundle_alone[1:]] == [None] * 5
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+        assert silent or one["decisions"] == other["decisions"]
+        assert None not in one["decisions"].values()
         for kind in ("raw", "probabilities"):
             assert one[kind] == pytest.approx(other[kind], abs=1e-5)
         assert one["raw"] != one["probabilities"]
@@ -41,6 +51,76 @@ def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bu
 def test_json_of_a_bundle_is_what_the_bundle_answers(predict, bundle, bundle_dir, val_files):
     _, out, _ = predict(bundle_dir, val_files[0], "--json")
     assert json.loads(out) == [{"image": str(val_files[0]), **bundle.answer(val_files[0].read_bytes()).as_dict()}]
+
+
+def test_a_runs_decisions_are_its_scores_at_the_thresholds_of_a_bundle(predict, bundle, finished, val_files):
+    _, out, _ = predict(finished, *val_files, "--json")
+    thresholds = {point.positive: point.threshold for point in bundle.contract.operating_points}
+    for answer in json.loads(out):
+        stated = answer["probabilities"]
+        scores = {"PNEUMONIA": 1 - stated["NORMAL"], "VIRUS": stated["VIRUS"], "BACTERIA": stated["BACTERIA"]}
+        assert answer["decisions"] == {name: score >= thresholds[name] - 1e-6 for name, score in scores.items()}
+
+
+def test_a_damaged_table_of_validation_predictions_is_named(predict, finished, val_files, tmp_path):
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    (run / "predictions" / "val.parquet").write_bytes(b"PAR1")
+    code, out, err = predict(run, val_files[0], "--json")
+    assert (code, out) == (2, "")
+    assert "RunError: " in err
+    assert "val.parquet can't be read" in err
+
+
+@pytest.mark.parametrize("model", ["run", "bundle", "run with pictures"])
+def test_answers_keep_the_order_of_the_images(model, predict, finished, bundle_dir, val_files, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number, path in enumerate(val_files[:3]):
+        shutil.copy(path, folder / f"{2 * number}.jpeg")
+    for name in ("1.jpeg", "3.jpeg"):
+        (folder / name).write_bytes(b"none")
+    inside = [folder / f"{number}.jpeg" for number in range(5)]
+    named = [tmp_path / "gone.png", val_files[3], folder, val_files[4], tmp_path / "gone.png", val_files[4]]
+    expected = list(map(str, [*named[:2], *inside, *named[3:]]))
+    bad = {str(path) for path in (named[0], inside[1], inside[3])}
+    place = bundle_dir if model == "bundle" else finished
+    more = ["--explain", tmp_path / "why"] if model == "run with pictures" else []
+    code, out, _ = predict(place, *named, "--json", *more)
+    answers = json.loads(out)
+    assert code == 2
+    assert [answer["image"] for answer in answers] == expected
+    assert [answer["image"] for answer in answers if "error" in answer] == [path for path in expected if path in bad]
+    assert all(("explanation" in answer) == bool(more) for answer in answers if "error" not in answer)
+    code, out, _ = predict(place, *named, "--csv", tmp_path / "a.csv", *more)
+    assert (code, out) == (2, "")
+    with (tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == expected
+    assert {row["image"] for row in rows if row["error"]} == bad
+    code, out, err = predict(place, *named, *more)
+    assert code == 2
+    assert [line.split("  ")[0].strip() for line in out.splitlines()] == [path for path in expected if path not in bad]
+    listed = [line.strip().rpartition(": ")[0] for line in err.splitlines() if line.startswith("  ")]
+    assert listed == list(dict.fromkeys(path for path in expected if path in bad))
+
+
+def test_nothing_was_predicted_where_each_image_is_bad(predict, bundle_dir, tmp_path):
+    _, _, err = predict(bundle_dir, tmp_path / "gone.png", tmp_path / "gone.png")
+    assert "Nothing was predicted" in err
+
+
+def test_an_answer_without_a_label_is_marked_everywhere(predict, bundle_dir, tmp_path):
+    Image.linear_gradient("L").save(tmp_path / "gradient.png")
+    _, out, _ = predict(bundle_dir, tmp_path / "gradient.png", "--json")
+    assert json.loads(out)[0]["label"] is None
+    predict(bundle_dir, tmp_path / "gradient.png", "--csv", tmp_path / "a.csv")
+    row = next(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
+    assert row["label"] == row["decision_VIRUS"] == ""
+    assert row["out_of_distribution"] == "True"
+    assert float(row["confidence"]) == max(float(row[f"prob_{name}"]) for name in ("NORMAL", "VIRUS", "BACTERIA"))
+    _, out, _ = predict(bundle_dir, tmp_path / "gradient.png")
+    assert out.split()[1] == "-"
+    assert "NOT LIKE AN X-RAY" in out
 
 
 def test_a_folder_stands_for_its_images_and_csv_has_a_row_for_each(predict, bundle, bundle_dir, phantoms, tmp_path):
@@ -72,13 +152,6 @@ def test_a_bad_file_is_named_and_the_others_go_on(predict, bundle_dir, val_files
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert [bool(row["error"]) for row in rows] == [True, False, True]
     assert rows[0]["label"] == ""
-
-
-def test_a_photograph_is_marked_in_the_table(predict, bundle_dir, tmp_path):
-    from PIL import Image
-
-    Image.linear_gradient("L").save(tmp_path / "gradient.png")
-    assert "NOT LIKE AN X-RAY" in predict(bundle_dir, tmp_path / "gradient.png")[1]
 
 
 def test_what_can_not_be_done_says_why(predict, bundle_dir, val_files, tmp_path):

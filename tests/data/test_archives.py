@@ -36,9 +36,40 @@ def test_a_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
     archive = (make_zip if name.lower().endswith("zip") else make_tar)(tmp_path / name, FILES)
     folder = unpack(archive, tmp_path / "cache")
     assert contents(folder) == FILES
-    (folder / "x.png").write_bytes(b"touched")
+    (folder / "mark").touch()
     assert unpack(archive, tmp_path / "cache") == folder
-    assert (folder / "x.png").read_bytes() == b"touched", "not unpacked a second time"
+    assert (folder / "mark").exists(), "not unpacked a second time"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.write_bytes(bytes(255 - byte for byte in path.read_bytes())),
+    ],
+    ids=["gone", "cut", "empty", "other bytes"],
+)
+def test_a_damaged_unpacked_file_is_unpacked_again_with_a_warning(spoil, tmp_path, capsys):
+    archive = make_zip(tmp_path / "x.zip", FILES)
+    folder = unpack(archive, tmp_path / "cache")
+    spoil(folder / "x.png")
+    assert unpack(archive, tmp_path / "cache") == folder
+    assert contents(folder) == FILES
+    assert "The folder is made again from" in capsys.readouterr().err
+    assert unpack(archive, tmp_path / "cache") == folder
+    assert capsys.readouterr().err == ""
+    assert sorted(path.suffix for path in folder.parent.iterdir()) == ["", ".json", ".lock"]
+
+
+def test_an_unpacked_folder_copied_with_new_times_is_not_unpacked_again(tmp_path, capsys):
+    archive = make_zip(tmp_path / "x.zip", FILES)
+    folder = unpack(archive, tmp_path / "cache")
+    capsys.readouterr()
+    os.utime(folder / "x.png", (1, 1))
+    unpack(archive, tmp_path / "cache")
+    assert (folder / "x.png").stat().st_mtime == 1
 
 
 def test_a_changed_archive_is_unpacked_anew(tmp_path):

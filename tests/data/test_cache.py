@@ -1,6 +1,8 @@
 import errno
 import multiprocessing
 import os
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,8 @@ from pneumonia.data.cache import load_cache
 from pneumonia.data.datamodule import load_images
 from pneumonia.data.images import decode
 from pneumonia.data.manifest import COLUMNS, load_manifest, manifest_sha256
-from pneumonia.errors import BrokenImagesError, StorageError
+from pneumonia.data.phantom import load_phantoms
+from pneumonia.errors import BrokenImagesError, ManifestError, StorageError
 
 
 def _tree(root: Path, count: int = 3) -> Path:
@@ -132,3 +135,184 @@ def test_a_file_in_the_place_of_the_cache_folder_is_named(tmp_path, phantoms):
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(StorageError, match="a file stands where a folder is needed"):
         load_manifest(phantoms, tmp_path / "cache")
+
+
+def _flip_bits(path: Path) -> None:
+    """Flip a fifth of the bytes after the header, as a failing disk would; size and time stay as they are."""
+    stat, content = path.stat(), np.frombuffer(path.read_bytes(), np.uint8).copy()
+    places = np.random.default_rng(0).random(len(content)) < 0.2
+    places[:200] = False
+    content[places] ^= 255
+    path.write_bytes(content.tobytes())
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def _saved_as(change) -> object:
+    """Write the array again with a change that keeps its name."""
+
+    def spoil(path: Path) -> None:
+        array = np.load(path)
+        with path.open("wb") as file:
+            np.save(file, change(array))
+
+    return spoil
+
+
+class _Bomb:
+    """Unpickling it would leave a mark."""
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(Path.cwd() / "unpickled"),)
+
+
+def _pickled(path: Path) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+        pickle.dump([_Bomb()], file)
+
+
+ANY_FILE = {
+    "one bit": lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+    "empty": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "gone": lambda path: path.unlink(),
+    "zeros": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+}
+PIXELS = {
+    "a fifth of the bytes": _flip_bits,
+    "other type": _saved_as(lambda array: array.astype(np.int8)),
+    "other shape": _saved_as(lambda array: array[:, :12]),
+    "other order": _saved_as(np.asfortranarray),
+    "fewer images": _saved_as(lambda array: array[1:]),
+    "pickled": _pickled,
+}
+DAMAGE = [(suffix, how, spoil) for suffix in (".npy", ".parquet", ".json") for how, spoil in ANY_FILE.items()]
+DAMAGE += [(".npy", how, spoil) for how, spoil in PIXELS.items()]
+DAMAGE += [(".json", "a list", lambda path: path.write_text("[]"))]
+DAMAGE += [(".json", "no files", lambda path: path.write_text('{"of": 1, "files": {"x": 3}}'))]
+
+
+@pytest.mark.parametrize(("suffix", "how", "spoil"), DAMAGE, ids=[f"{how} {suffix}" for suffix, how, _ in DAMAGE])
+def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
+    before = np.array(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels)
+    (path,) = (tmp_path / "cache").glob(f"*{suffix}")
+    capsys.readouterr()
+    spoil(path)
+    after = load_cache(manifest, 24, "squash", tmp_path / "cache")
+    assert np.array_equal(after.pixels, before)
+    assert after.pixels.dtype == np.uint8
+    assert after.problems == {}
+    told = capsys.readouterr().err
+    assert told.count("The images are decoded again.") == 1
+    assert path.name in told
+    assert not (tmp_path / "unpickled").exists()
+    load_cache(manifest, 24, "squash", tmp_path / "cache")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_cache_of_other_images_under_this_name_is_not_used(tmp_path, capsys):
+    ours, theirs = (
+        load_manifest(_tree(tmp_path / name, count), tmp_path / "cache") for name, count in (("x", 3), ("y", 4))
+    )
+    caches = [load_cache(manifest, 24, "squash", tmp_path / "cache").pixels for manifest in (ours, theirs)]
+    names = [Path(pixels.filename).stem for pixels in caches]
+    before = np.array(caches[0])
+    for suffix in (".npy", ".parquet", ".json"):
+        shutil.copy(tmp_path / "cache" / f"{names[1]}{suffix}", tmp_path / "cache" / f"{names[0]}{suffix}")
+    capsys.readouterr()
+    assert np.array_equal(load_cache(ours, 24, "squash", tmp_path / "cache").pixels, before)
+    assert "belongs to other data. The images are decoded again." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ANY_FILE)
+@pytest.mark.parametrize("name", ["manifest.parquet", "checksums.json"])
+def test_a_damaged_manifest_is_made_again_with_a_warning(name, how, tmp_path, capsys):
+    root = _tree(tmp_path / "x")
+    before = load_manifest(root, tmp_path / "cache")
+    (path,) = (tmp_path / "cache").rglob(name)
+    capsys.readouterr()
+    ANY_FILE[how](path)
+    pd.testing.assert_frame_equal(load_manifest(root, tmp_path / "cache"), before)
+    assert capsys.readouterr().err.count("The images are looked at again.") == 1
+    pd.testing.assert_frame_equal(load_manifest(root, tmp_path / "cache"), before)
+    assert capsys.readouterr().err == ""
+
+
+def test_another_manifest_under_this_name_is_not_used(tmp_path):
+    one, other = _tree(tmp_path / "x"), _tree(tmp_path / "y", 4)
+    before = load_manifest(one, tmp_path / "cache")
+    (mine,) = (tmp_path / "cache" / "manifests").iterdir()
+    load_manifest(other, tmp_path / "cache")
+    (theirs,) = (folder for folder in mine.parent.iterdir() if folder != mine)
+    for path in theirs.iterdir():
+        shutil.copy(path, mine / path.name)
+    pd.testing.assert_frame_equal(load_manifest(one, tmp_path / "cache"), before)
+
+
+@pytest.mark.parametrize("how", [*ANY_FILE, "a fifth of the bytes"])
+def test_a_damaged_phantom_is_drawn_again_with_a_warning(how, tmp_path, capsys):
+    root = load_phantoms(6, 0, tmp_path)
+    films = {path: path.read_bytes() for path in root.rglob("*.jpeg")}
+    spoiled = sorted(films)[1]
+    (ANY_FILE | PIXELS)[how](spoiled)
+    capsys.readouterr()
+    load_phantoms(6, 0, tmp_path)
+    assert {path: path.read_bytes() for path in root.rglob("*.jpeg")} == films
+    told = capsys.readouterr().err
+    assert told.count("The phantoms are drawn again.") == 1
+    assert spoiled.name in told
+    load_phantoms(6, 0, tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_damaged_cache_that_can_not_be_written_is_an_error_and_is_kept(tmp_path, monkeypatch):
+    manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
+    path = Path(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels.filename)
+    _flip_bits(path)
+    damaged = path.read_bytes()
+
+    def refuse(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(StorageError, match=r"Can't write .*: the file system is read-only"):
+        load_cache(manifest, 24, "squash", tmp_path / "cache")
+    assert path.read_bytes() == damaged
+    assert not list((tmp_path / "cache").glob(".*part"))
+
+
+def test_a_folder_in_the_place_of_a_cache_file_is_named(tmp_path):
+    manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
+    path = Path(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels.filename)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+        load_cache(manifest, 24, "squash", tmp_path / "cache")
+
+
+def test_two_processes_may_repair_one_cache_at_once(tmp_path):
+    manifest = load_manifest(_tree(tmp_path / "x", 60), tmp_path / "cache")
+    pixels = load_cache(manifest, 48, "squash", tmp_path / "cache").pixels
+    whole = int(np.asarray(pixels, dtype=np.int64).sum())
+    path = Path(pixels.filename)
+    path.write_bytes(path.read_bytes()[:1000])
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    workers = [context.Process(target=_build, args=(manifest, tmp_path / "cache", results)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert [results.get(timeout=120) for _ in workers] == [whole, whole]
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert not list((tmp_path / "cache").glob(".*part"))
+
+
+def test_an_image_changed_behind_its_manifest_is_not_decoded(tmp_path):
+    manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
+    _flip_bits(Path(manifest["path"][0]))
+    with pytest.raises(ManifestError, match=r"hold other bytes than the manifest says.*import the data again"):
+        load_cache(manifest, 24, "squash", tmp_path / "cache")

@@ -1,26 +1,34 @@
 """DICOM files, written with pydicom and compared with closed forms and with pydicom's own windowing."""
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pydicom
 import pytest
-from builders import dicom
+from builders import dicom, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
+from pydicom.pixels.utils import pack_bits
 from pydicom.uid import (
+    MPEG4HP41,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
     JPEGLSLossless,
     RLELossless,
 )
 
-from pneumonia.data.dicom import dicom_patient
+from pneumonia.data.dicom import dicom_patient, is_dicom_file
 from pneumonia.data.images import Header, UnreadableImageError, decode, read_header, read_image
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)  # every 12-bit value once
@@ -130,6 +138,181 @@ def test_a_dicom_file_is_resized_like_any_other_image():
         assert np.array_equal(decode(dicom(pixels), 75, resize), decode(png, 75, resize))
 
 
+@pytest.mark.parametrize(("stored", "high"), [(12, 11), (12, 15), (10, 13), (8, 15), (16, 15)])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless])
+def test_bits_outside_the_stored_ones_are_ignored(stored, high, signed, syntax):
+    mask, shift = (1 << stored) - 1, high + 1 - stored
+    bits = (np.arange(4096) * 13 % (mask + 1)).reshape(64, 64)
+    noise = np.random.default_rng(7).integers(0, 1 << 16, bits.shape) & ~(mask << shift)  # an overlay of an older file
+    words = (bits << shift | noise).astype(np.uint16)
+    values = np.where(bits > mask >> 1, bits - mask - 1, bits) if signed else bits
+    tags = {"BitsStored": stored, "HighBit": high, "PixelRepresentation": int(signed)}
+    data = pydicom.dcmread(io.BytesIO(dicom(words, BitsStored=16, WindowCenter=20, WindowWidth=301)))
+    if syntax == RLELossless:
+        data.compress(RLELossless)  # whole words, before it is said which bits count
+    for name, value in tags.items():
+        setattr(data, name, value)
+    raw = _bytes(data)
+    wanted = np.clip((values - 19.5) / 300 + 0.5, 0, 1) * 255
+    assert np.array_equal(grey(raw), np.rint(wanted))
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 1500, "WindowWidth": 1001}])
+@pytest.mark.parametrize(
+    ("padding", "limit"), [(0, None), (4095, None), (4000, 4095), (4095, 4000), (63536, None), (61440, 65535)]
+)
+def test_padding_is_black_and_has_no_part_in_the_contrast(padding, limit, window, inverted):
+    inside = np.linspace(1000, 2000, 2048).round().astype(np.uint16)
+    pixels = np.concatenate([inside, np.full(2048, padding, np.uint16)]).reshape(64, 64)
+    tags = {"PixelPaddingValue": padding, **({} if limit is None else {"PixelPaddingRangeLimit": limit}), **window}
+    got = grey(dicom(pixels, PhotometricInterpretation="MONOCHROME1" if inverted else "MONOCHROME2", **tags)).ravel()
+    shares = (inside - 1499.5) / 1000 + 0.5 if window else (inside - 1000.0) / 1000
+    wanted = np.clip(shares, 0, 1) * 255
+    assert np.array_equal(got[:2048], np.rint(255 - wanted if inverted else wanted))
+    assert (got[2048:] == 0).all()
+
+
+def test_signed_padding_written_as_unsigned_is_padding_all_the_same():
+    pixels = np.concatenate([np.full(2048, -2000), np.linspace(-500, 500, 2048).round()]).astype(np.int16)
+    raw = dicom(pixels.reshape(64, 64), PixelPaddingValue=-2000)
+    data = pydicom.dcmread(io.BytesIO(raw))
+    data["PixelPaddingValue"].VR = "US"
+    data.PixelPaddingValue = 63536
+    for file in (raw, _bytes(data)):
+        got = grey(file).ravel()
+        assert (got[:2048] == 0).all()
+        assert np.array_equal(got[2048:], np.rint((pixels[2048:] + 500.0) / 1000 * 255))
+
+
+@pytest.mark.parametrize(("depth", "first"), [(8, 0), (10, -100), (12, 300), (16, 40000)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_lookup_table_of_any_depth_agrees_with_the_closed_form(depth, first, packed):
+    entries = 512
+    table = np.arange(entries) * (2**depth - 1) // (entries - 1)
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [entries, first, depth])
+    item.add_new("LUTData", "OW", table.astype(np.uint8 if packed and depth == 8 else "<u2").tobytes())
+    pixels = (RAMP * 16 if first == 40000 else RAMP).astype(np.uint16)
+    wanted = table[np.clip(pixels.astype(int) - first, 0, entries - 1)]
+    shown = np.rint(wanted * (255 / (2**depth - 1)))
+    assert np.array_equal(grey(dicom(pixels, BitsStored=16, VOILUTSequence=[item])), shown)
+    stretched = np.rint((wanted - wanted.min()) / np.ptp(wanted) * 255)
+    assert np.array_equal(grey(dicom(pixels, BitsStored=16, ModalityLUTSequence=[item])), stretched)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16])
+def test_every_uncompressed_syntax_gives_the_same_grey_levels(syntax, kind):
+    pixels = (RAMP // 16 if kind == np.uint8 else RAMP).astype(kind)
+    plain = pydicom.dcmread(io.BytesIO(dicom(pixels, WindowCenter=100, WindowWidth=180)))
+    plain.file_meta.TransferSyntaxUID = syntax
+    if syntax == ExplicitVRBigEndian:
+        order = pixels.astype(pixels.dtype.newbyteorder(">"))
+        plain.PixelData = order.tobytes()
+    if kind == np.uint8:
+        plain["PixelData"].VR = "OB"
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, plain, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    wanted = np.clip((pixels - 99.5) / 179 + 0.5, 0, 1) * 255
+    assert np.array_equal(grey(out.getvalue()), np.rint(wanted))
+
+
+@pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
+def test_a_data_set_without_preamble_is_read_like_its_file(implicit, little, tmp_path):
+    pixels = np.random.default_rng(5).integers(0, 256, (50, 70), dtype=np.uint8)
+    whole = pydicom.dcmread(io.BytesIO(dicom(pixels)))
+    bare = Dataset()
+    bare.update(whole)
+    bare["PixelData"].VR = "OB"
+    out = io.BytesIO()
+    bare.save_as(out, implicit_vr=implicit, little_endian=little)
+    raw = out.getvalue()
+    assert b"DICM" not in raw[:200]
+    assert read_header(raw) == Header(70, 50, "DICOM MONOCHROME2")
+    assert np.array_equal(grey(raw), pixels)
+    tree(tmp_path, {"NORMAL/1.2.3": raw, "NORMAL/notes": b"text"})
+    assert is_dicom_file(tmp_path / "NORMAL" / "1.2.3")
+    assert not is_dicom_file(tmp_path / "NORMAL" / "notes")
+    assert dicom_patient(tmp_path / "NORMAL" / "1.2.3") == "DICOM-" + "".join(f"{b:02x}" for b in _sha256(b"4711"))[:12]
+
+
+def test_a_file_header_without_preamble_is_read():
+    pixels = np.random.default_rng(6).integers(0, 256, (50, 70), dtype=np.uint8)
+    assert np.array_equal(grey(dicom(pixels)[132:]), pixels)
+
+
+def test_one_bit_pixels_are_black_and_white():
+    bits = np.random.default_rng(8).integers(0, 2, (40, 48), dtype=np.uint8)
+    raw = dicom(bits, BitsAllocated=1, BitsStored=1, PixelData=pack_bits(bits))
+    assert np.array_equal(grey(raw), bits * 255)
+
+
+def test_thirty_two_bit_pixels_keep_their_order():
+    pixels = (RAMP.astype(np.uint32) * 100_003) + 70_000
+    shown = np.rint(RAMP / 4095 * 255)
+    assert np.array_equal(grey(dicom(pixels, BitsStored=32)), shown)
+
+
+def test_a_baseline_jpeg_is_decoded():
+    smooth = cv2.GaussianBlur(np.random.default_rng(9).integers(0, 256, (64, 96)).astype(np.uint8), (0, 0), 3)
+    code = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    raw = dicom(smooth, JPEGBaseline8Bit, PixelData=encapsulate([code]), PhotometricInterpretation="MONOCHROME1")
+    wanted = 255 - cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_GRAYSCALE).astype(int)
+    assert np.abs(grey(raw).astype(int) - wanted).max() <= 1
+
+
+def test_twelve_bit_jpeg_2000_is_decoded_without_loss():
+    from PIL import Image
+
+    code = io.BytesIO()
+    Image.fromarray(RAMP).save(code, "JPEG2000", irreversible=False, no_jp2=True)
+    raw = dicom(
+        RAMP,
+        JPEG2000Lossless,
+        BitsStored=16,
+        PixelData=encapsulate([code.getvalue()]),
+        WindowCenter=2048,
+        WindowWidth=4096,
+    )
+    assert np.array_equal(grey(raw), np.rint(np.clip((RAMP - 2047.5) / 4095 + 0.5, 0, 1) * 255))
+    with pytest.raises(UnreadableImageError, match="compressed values from 0 to 4095 do not fit BitsStored 11"):
+        grey(dicom(RAMP, JPEG2000Lossless, BitsStored=11, PixelData=encapsulate([code.getvalue()])))
+
+
+def _bytes(data: pydicom.FileDataset) -> bytes:
+    out = io.BytesIO()
+    data.save_as(out)
+    return out.getvalue()
+
+
+def _run_length(segment: bytes) -> bytes:
+    return encapsulate([struct.pack("<16L", 1, 64, *[0] * 14) + segment])
+
+
+def _jpeg(side: int) -> bytes:
+    return encapsulate([cv2.imencode(".jpg", np.zeros((side, side), np.uint8))[1].tobytes()])
+
+
+def _item(**tags: object) -> Dataset:
+    item = Dataset()
+    for name, value in tags.items():
+        setattr(item, name, value)
+    return item
+
+
+def _bare_compressed() -> bytes:
+    whole = pydicom.dcmread(
+        io.BytesIO(dicom(np.zeros((64, 64), dtype=np.uint8), JPEGBaseline8Bit, PixelData=_jpeg(64)))
+    )
+    bare = Dataset()
+    bare.update(whole)
+    out = io.BytesIO()
+    bare.save_as(out, implicit_vr=False, little_endian=True)
+    return out.getvalue()
+
+
 SMALL = np.zeros((64, 64), dtype=np.uint8)
 BROKEN = {
     "no pixels": (dicom(SMALL, PixelData=None), "without pixels"),
@@ -152,6 +335,53 @@ BROKEN = {
     ),
     "garbage in a codec": (dicom(SMALL, JPEG2000Lossless, PixelData=encapsulate([b"x" * 100])), "broken or cut short"),
     "deflated": (dicom(SMALL, DeflatedExplicitVRLittleEndian), "deflated DICOM, which may unpack to any size"),
+    "a deep jpeg": (
+        dicom(RAMP, JPEGExtended12Bit, PixelData=encapsulate([b"\xff\xd8" + b"x" * 100])),
+        r"with 12 bits, and the installed decoder reads 8: pip install pylibjpeg.* or decompress .*gdcmconv",
+    ),
+    "video": (dicom(SMALL, MPEG4HP41, PixelData=encapsulate([b"x" * 100])), "can't be decoded .*gdcmconv"),
+    "a jpeg of another size": (
+        dicom(SMALL, JPEGBaseline8Bit, PixelData=_jpeg(640)),
+        "its compressed pixels say 640x640, its header says 64x64",
+    ),
+    "a run-length bomb": (dicom(SMALL, RLELossless, PixelData=_run_length(b"\x81\0" * 40_000)), "decompression bomb"),
+    "a bare data set with a compression unknown": (_bare_compressed(), "without a file header.* compressed"),
+    "more bits stored than allocated": (dicom(SMALL, BitsStored=12), "bit layout .*BitsAllocated 8, BitsStored 12"),
+    "a high bit below the stored ones": (dicom(RAMP, HighBit=9), "bit layout .*BitsStored 12, HighBit 9"),
+    "a sign that is neither yes nor no": (dicom(SMALL, PixelRepresentation=2), "bit layout .*PixelRepresentation 2"),
+    "no bits stored": (dicom(SMALL, BitsStored=None), "its header lacks BitsStored, HighBit"),
+    "packed twelve bits": (dicom(SMALL, BitsAllocated=12, BitsStored=12), "broken|bit layout"),
+    "padding alone": (dicom(SMALL, PixelPaddingValue=0), "all of its pixels are padding"),
+    "half a padding range": (
+        dicom(SMALL, PixelPaddingRangeLimit=9),
+        "PixelPaddingRangeLimit without PixelPaddingValue",
+    ),
+    "flat pixels": (dicom(SMALL, PixelAspectRatio=[2, 1]), "pixels are not square .PixelAspectRatio 2 by 1"),
+    "flat spacing": (dicom(SMALL, ImagerPixelSpacing=[0.2, 0.1]), "pixels are not square .ImagerPixelSpacing"),
+    "an inverse MONOCHROME2": (
+        dicom(SMALL, PresentationLUTShape="INVERSE"),
+        "MONOCHROME2 and its presentation LUT INVERSE",
+    ),
+    "an identical MONOCHROME1": (
+        dicom(SMALL, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="IDENTITY"),
+        "MONOCHROME1 and its presentation LUT IDENTITY",
+    ),
+    "half a rescale": (dicom(SMALL, RescaleSlope=2), "RescaleSlope without RescaleIntercept"),
+    "a flat rescale": (dicom(SMALL, RescaleSlope=0, RescaleIntercept=1), "RescaleSlope is 0"),
+    "half a window": (dicom(SMALL, WindowWidth=2), "WindowWidth without WindowCenter"),
+    "a window in functional groups": (
+        dicom(
+            SMALL, SharedFunctionalGroupsSequence=[_item(FrameVOILUTSequence=[_item(WindowCenter=1, WindowWidth=9)])]
+        ),
+        "functional groups",
+    ),
+    "a short lookup table": (
+        dicom(SMALL, VOILUTSequence=[_item(LUTDescriptor=[4096, 0, 16], LUTData=bytes(100))]),
+        "lookup table does not hold .* 4096 entries of 16 bits",
+    ),
+    "YBR": (dicom(SMALL, PhotometricInterpretation="YBR_FULL"), "YBR_FULL.* Export it in grey"),
+    "floats": (dicom(SMALL, PixelData=None, FloatPixelData=bytes(64 * 64 * 4)), "floating-point"),
+    "window below one": (dicom(SMALL, WindowCenter=10, WindowWidth=0.5), "its window .*width 0.5.* means nothing"),
     "window of no width": (dicom(SMALL, WindowCenter=10, WindowWidth=0), "its window .*width 0.* means nothing"),
     "unknown window": (dicom(SMALL, WindowCenter=1, WindowWidth=9, VOILUTFunction="BENT"), "function BENT"),
 }
@@ -162,6 +392,12 @@ def test_a_dicom_file_that_is_no_radiograph_is_refused_with_its_reason(name):
     raw, reason = BROKEN[name]
     with pytest.raises(UnreadableImageError, match=reason):
         read_header(raw) and decode(raw, 32)
+
+
+def test_monochrome1_with_an_inverse_presentation_is_inverted_once():
+    pixels = np.random.default_rng(1).integers(0, 256, (50, 70), dtype=np.uint8)
+    raw = dicom(pixels, PhotometricInterpretation="MONOCHROME1", PresentationLUTShape="INVERSE")
+    assert np.array_equal(grey(raw), 255 - pixels)
 
 
 @settings(max_examples=300, deadline=None)

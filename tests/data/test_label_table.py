@@ -1,5 +1,6 @@
 """Tables of labels: each row finds its image, and all that does not fit is counted and named."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -161,12 +162,80 @@ def test_a_name_in_two_places_must_be_said_by_path(tmp_path):
     images = {"x/a.png": png(0), "y/a.png": png(1)}
     root = make(tmp_path / "root", "image,label\na.png,normal\nx/a.png,virus\n", images)
     with pytest.raises(
-        LabelError, match=r"1 rows name an image that lies in more than one place, for example 'a.png' \(line 2\)"
+        LabelError,
+        match=r"1 rows name an image that lies in more than one place, for example 'a.png' \(line 2\): x/a\.png, y/a\.png",
     ):
         recognise(root, tmp_path / "cache")
-    root = make(tmp_path / "root", "image,label\ny/a.png,normal\nx/a.png,virus\n", images)
-    with pytest.raises(LabelError, match="1 image names stand in more than one place, for example a"):
+
+
+def test_images_named_alike_in_several_folders_are_told_apart_by_path(tmp_path):
+    images = {"x/a.png": png(0), "y/a.png": png(1), "y/b.png": png(2), "y/b.jpeg": png(3), "c.png": png(4)}
+    table = "image,label,patient\n" + "".join(f"{name},normal,p\n" for name in images)
+    found = said(make(tmp_path / "root", table, images), tmp_path / "cache")
+    assert set(found) == {"x-a", "y-a", "y-b.png", "y-b.jpeg", "c"}
+
+
+EXACT = {
+    "a name that is another's without suffix": {"a.png": "a.png", "a.png.png": "a.png.png"},
+    "the same in the other order": {"a.png.png": "a.png.png", "a.png": "a.png"},
+    "a path that is another's name": {"a.png": "a.png", "x/a.png": "x/a.png"},
+    "a bare path that is another's bare name": {"x/a": "x/a.png", "a": "a.png"},
+    "dots": {"a.1": "a.1.png", "a.1.2": "a.1.2.png", "a": "a.png"},
+    "a name in another case": {"A.PNG": "a.png", "b.png": "B.png"},
+    "names that differ in case alone": {"a.png": "a.png", "A.png": "A.png"},
+    "a suffix of another kind": {"a.jpeg": "a.jpeg", "a.png": "a.png"},
+    "windows separators": {"x\\a.png": "x/a.png", "x\\y\\a": "x/y/a.png"},
+    "a backslash in the name itself": {"x\\a.png": "x\\a.png", "x/a.png": "x/a.png"},
+    "composed and decomposed letters": {"\u00e9.png": "e\u0301.png", "o\u0308.png": "\u00f6.png"},
+    "both forms of one letter": {"\u00e9.png": "\u00e9.png", "e\u0301.png": "e\u0301.png"},
+    "a path in another case before a name below": {"A.png": "a.png", "x/A.PNG": "x/a.PNG"},
+    "a folder in another case": {"X/a.png": "x/a.png"},
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_the_most_exact_way_to_name_an_image_counts(name, tmp_path):
+    rows = EXACT[name]
+    kinds = ["normal", "virus", "bacteria"]
+    table = "image,label\n" + "".join(f"{row},{kind}\n" for row, kind in zip(rows, kinds, strict=False))
+    root = make(tmp_path / "root", table, {file: png(number) for number, file in enumerate(rows.values())})
+    release = recognise(root, tmp_path / "cache")
+    labels = {item.path.relative_to(root).as_posix(): item.label.lower() for item in release.images}
+    assert labels == dict(zip(rows.values(), kinds, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("row", "files", "candidates"),
+    [
+        ("a", ["a.png", "a.jpeg"], r"a\.jpeg, a\.png"),
+        ("a.png", ["x/a.png", "y/a.png"], r"x/a\.png, y/a\.png"),
+        ("AB.png", ["ab.png", "aB.png"], r"aB\.png, ab\.png"),
+    ],
+)
+def test_only_what_fits_several_images_equally_is_refused_with_the_candidates(row, files, candidates, tmp_path):
+    table = f"image,label\n{row},normal\n" + "".join(f"{file},virus\n" for file in files[1:])
+    root = make(tmp_path / "root", table, {file: png(number) for number, file in enumerate(files)})
+    with pytest.raises(LabelError, match=rf"'{row}' \(line 2\): {candidates}\. Name it by its path"):
         recognise(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("row", ["../root/a.png", "/etc/passwd", "x/../../a.png", "C:\\data\\a.png"])
+def test_a_row_that_leads_out_of_the_folder_names_no_file(row, tmp_path):
+    root = make(tmp_path / "root", f"image,label\n{row},normal\n", {"a.png": png(0)})
+    with pytest.raises(LabelError, match="1 of 1 rows name no file"):
+        recognise(root, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_table_that_is_no_regular_file_is_not_read(kind, tmp_path):
+    root = tree(tmp_path / "root", IMAGES)
+    table = tmp_path / "labels.csv"
+    if kind == "pipe":
+        os.mkfifo(table)
+    else:
+        table.symlink_to("/dev/zero")
+    with pytest.raises(LabelError, match=r"labels\.csv can't be read \(it is no regular file\)"):
+        recognise(root, tmp_path / "cache", table)
 
 
 @pytest.mark.parametrize("image", ["VIRUS/a.png", "PNEUMONIA/a.png", "person1_virus_1.png"])

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from pneumonia.config import SplitConfig
 from pneumonia.data.duplicates import groups
 from pneumonia.data.leaks import check_no_leak, find_leaks
 from pneumonia.data.split_files import load_split, read_split, write_split
-from pneumonia.data.splits import METHODS, make_split, split_sha256
+from pneumonia.data.splits import METHODS, make_split, parts_of_fold, split_sha256
 from pneumonia.errors import ConfigError, ManifestError, SplitError, SplitLeakageError
 
 LABELS = ("NORMAL", "VIRUS", "BACTERIA")
@@ -150,9 +152,161 @@ def test_a_split_that_the_folders_do_not_allow_says_what_is_missing(method, sour
         make_split(manifest, _config(method))
 
 
+def _of_sizes(**sizes: list[int]) -> pd.DataFrame:
+    """Patients of each class with these numbers of images."""
+    rows = [
+        (f"{label}-{number}-{take}", label, f"{label}-{number}")
+        for label, counts in sizes.items()
+        for number, count in enumerate(counts)
+        for take in range(count)
+    ]
+    table = pd.DataFrame(rows, columns=["image_id", "label", "patient_id"])
+    return table.assign(source_split="train", sha256=table["image_id"], phash="")
+
+
+RARE = _of_sizes(NORMAL=[1] * 40, VIRUS=[1] * 40, BACTERIA=[1] * 3)
+
+
+def _patients(manifest: pd.DataFrame, split: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Patients of each class in each part."""
+    table = manifest.assign(part=split["part"].to_numpy())
+    return {
+        str(label): rows.groupby("part")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")
+    }
+
+
+def test_a_rare_class_costs_the_shares_of_the_others_nothing():
+    found = _patients(RARE, make_split(RARE, _config("grouped")))
+    assert found["NORMAL"] == found["VIRUS"] == {"train": 32, "val": 4, "test": 4}
+    assert found["BACTERIA"] == {"train": 1, "val": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("patients", "expected"),
+    [
+        (1, {"train": 1}),
+        (2, {"train": 1, "val": 1}),
+        (3, {"train": 1, "val": 1, "test": 1}),
+        (4, {"train": 2, "val": 1, "test": 1}),
+        (7, {"train": 5, "val": 1, "test": 1}),
+    ],
+)
+def test_few_patients_train_first_then_validate_then_test(patients, expected):
+    manifest = _of_sizes(NORMAL=[2] * 40, VIRUS=[1] * 20, BACTERIA=[2] * patients)
+    for seed in range(5):
+        found = _patients(manifest, make_split(manifest, _config("grouped", seed)))
+        assert found["BACTERIA"] == expected
+        assert found["NORMAL"] == {"train": 32, "val": 4, "test": 4}
+        assert found["VIRUS"] == {"train": 16, "val": 2, "test": 2}
+
+
+def test_a_patient_with_many_images_trains_and_leaves_the_shares_alone():
+    manifest = _of_sizes(NORMAL=[30, *[1] * 30], VIRUS=[1] * 60, BACTERIA=[1] * 60)
+    for seed in range(10):
+        split = make_split(manifest, _config("grouped", seed))
+        assert set(split["part"][manifest["patient_id"] == "NORMAL-0"]) == {"train"}
+        shares = pd.crosstab(manifest["label"], split["part"], normalize="index")
+        assert np.allclose(shares[["val", "test"]], 0.1, atol=0.02)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_shares_of_each_class_are_met_to_one_patient(data):
+    sizes = {label: data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=12), label) for label in LABELS} | {
+        "NORMAL": data.draw(st.lists(st.integers(1, 4), min_size=20, max_size=60))
+    }
+    seed = data.draw(st.integers(0, 2**32 - 1))
+    manifest = _of_sizes(**sizes)
+    split = make_split(manifest, _config("grouped", seed))
+    assert split_sha256(split) == split_sha256(make_split(manifest, _config("grouped", seed)))
+    assert find_leaks(manifest, split) == []
+    assert split.groupby(groups(manifest))["part"].nunique().max() == 1
+    for label, counts in sizes.items():
+        inside = split["part"][(manifest["label"] == label).to_numpy()]
+        images = inside.value_counts().reindex(["train", "val", "test"], fill_value=0)
+        assert images["train"] > 0
+        if len(counts) >= 3:
+            largest = sorted(counts)[-2]  # of the patients that may be dealt to val or test
+            assert all(
+                abs(images[part] - len(inside) / 10) <= max(largest, 0.15 * len(inside)) for part in ("val", "test")
+            )
+            assert images["val"] > 0
+            assert images["test"] > 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_folds_spread_a_rare_class_and_always_train_on_it(data):
+    rare = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    k = data.draw(st.integers(2, 10))
+    manifest = _of_sizes(NORMAL=[2] * 30, VIRUS=[1] * 30, BACTERIA=rare)
+    holdout = data.draw(st.sampled_from(["tenth", "none"]))
+    config = _config("kfold", data.draw(st.integers(0, 2**32 - 1)), k=k, fold=0, holdout=holdout)
+    split = make_split(manifest, config)
+    folds, parts = split["fold"].to_numpy(), split["part"].to_numpy(dtype=object)
+    assert set(folds[folds >= 0]) == set(range(k))
+    for fold in range(k):
+        trained = manifest["label"][parts_of_fold(parts, folds, fold) == "train"]
+        assert set(trained) == {"NORMAL", "VIRUS", "BACTERIA"}
+
+
+def test_the_only_patient_of_a_class_trains_in_every_fold():
+    manifest = _of_sizes(NORMAL=[1] * 20, VIRUS=[1] * 20, BACTERIA=[4])
+    for fold in range(5):
+        split = make_split(manifest, _config("kfold", k=5, fold=fold))
+        rare = split[(manifest["label"] == "BACTERIA").to_numpy()]
+        assert (set(rare["part"]), set(rare["fold"])) == ({"train"}, {-1})
+
+
+def test_a_small_fraction_is_not_all_of_a_patient_with_many_images():
+    manifest = _of_sizes(NORMAL=[40, *[1] * 60], VIRUS=[1] * 100, BACTERIA=[1] * 100)
+    whole = (make_split(manifest, _config("grouped"))["part"] == "train").to_numpy()
+    for seed in range(5):
+        split = make_split(manifest, _config("grouped", seed, fraction=0.1))
+        normal = (split["part"] == "train") & (manifest["label"] == "NORMAL")
+        assert 0 < normal.sum() <= 0.12 * (whole & (manifest["label"] == "NORMAL")).sum()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (SplitConfig(), r"BACTERIA has 3 patients \(train 1, val 1, test 1\), with 3 images\. They are too few"),
+        (SplitConfig("kfold", k=5), r"BACTERIA has 3 patients .* 3 of 5 folds have none"),
+        (SplitConfig("official"), r"BACTERIA has 3 patients \(train 2, val 1\), with 3 images\. They are too few"),
+    ],
+    ids=["grouped", "kfold", "official"],
+)
+def test_a_rare_class_is_warned_of_with_its_counts(config, message, capsys):
+    load_split(RARE, config)
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_class_that_a_part_lacks_is_warned_of(capsys):
+    load_split(_of_sizes(NORMAL=[1] * 20, VIRUS=[1] * 20, BACTERIA=[1, 1]), SplitConfig())
+    assert "(train 1, val 1, test 0)" in (said := capsys.readouterr().err)
+    assert "Metrics that need all classes are undefined on test." in said
+    load_split(_manifest(), SplitConfig())
+    assert "patients" not in capsys.readouterr().err
+
+
 def test_too_few_patients_are_counted_by_class():
-    with pytest.raises(SplitError, match=r"needs 3 patients or more in each class.*BACTERIA 2"):
-        make_split(_manifest(8, copies=0), _config("grouped"))
+    with pytest.raises(SplitError, match=r"needs a class with 3 patients or more; the data have NORMAL 2, BACTERIA 2"):
+        make_split(_of_sizes(NORMAL=[1, 1], BACTERIA=[1, 5]), _config("grouped"))
+
+
+@pytest.mark.parametrize(
+    ("method", "settings_", "sha256"),
+    [
+        ("grouped", {}, "fc994b3fd949"),
+        ("grouped", {"seed": 3}, "dfb93ed50242"),
+        ("grouped", {"fraction": 0.25}, "1760dd2de7c9"),
+        ("official", {}, "b9471212c6fe"),
+        ("kfold", {"k": 5, "fold": 1}, "015431db610c"),
+        ("kfold", {"k": 10, "holdout": "none"}, "c432c799080c"),
+    ],
+)
+def test_splits_of_ordinary_data_stay_as_recorded(method, settings_, sha256):
+    assert split_sha256(make_split(_manifest(300), SplitConfig(method, **settings_)))[:12] == sha256
 
 
 def test_each_fold_validates_once_and_the_test_part_is_that_of_the_grouped_split():
@@ -281,7 +435,11 @@ def test_a_split_file_that_is_none_is_named(tmp_path):
     ("settings", "error", "message"),
     [
         ({"method": "kfold", "fold": 5}, ConfigError, "the folds are 0 to 4"),
-        ({"method": "kfold", "k": 40}, SplitError, "needs 40 patients or more in each class.*a smaller split.k"),
+        (
+            {"method": "kfold", "k": 40},
+            SplitError,
+            "needs 40 patients or more of one class.*NORMAL 26.*a smaller split.k",
+        ),
         ({"method": "rotating", "fraction": 0.5, "leaky": True}, ConfigError, "does not go with split=rotating"),
         ({"method": "rotating", "k": 500, "leaky": True}, SplitError, "needs 500 images or more in each class"),
     ],

@@ -21,7 +21,6 @@ class Hidden:
 
 sys.meta_path.insert(0, Hidden())
 import pneumonia.serve.app, pneumonia.serve.page, pneumonia.serve.run, pneumonia.data.dicom, pneumonia.data.phantom
-import gradio
 from pneumonia.bundle.answers import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
 print(bundle.answer(Path(sys.argv[3]).read_bytes()).label)

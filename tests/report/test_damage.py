@@ -68,9 +68,9 @@ def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make
 
 def test_a_damaged_page_of_images_leaves_the_rest_of_the_report(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one", patients=30)
-    (run.path / "evaluation" / "test-cases.json").write_text("{")
+    (run.path / "evaluation" / "own-test-cases.json").write_text("{")
     write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
-    assert "test-cases.json` is damaged. Evaluate this run again" in (tmp_path / "out" / "report.md").read_text()
+    assert "own-test-cases.json` is damaged. Evaluate this run again" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_what_no_report_has_written_is_neither_replaced_nor_removed(make_run, tmp_path):

@@ -58,8 +58,8 @@ def test_an_ensemble_of_other_runs_is_no_part_of_the_report_unless_it_is_named(s
     [
         (lambda path: (path / "ensemble.json").write_text("{"), "ensemble.json is damaged"),
         (lambda path: shutil.rmtree(path / "evaluation"), "its evaluation was cut"),
-        (lambda path: (path / "evaluation" / "test.json").write_text("[]"), "is damaged or older"),
-        (lambda path: (path / "evaluation" / "test.parquet").unlink(), "test.parquet is gone"),
+        (lambda path: (path / "evaluation" / "own-test.json").write_text("[]"), "is damaged or older"),
+        (lambda path: (path / "evaluation" / "own-test.parquet").unlink(), "own-test.parquet is gone"),
     ],
     ids=["note", "cut", "evaluation", "predictions"],
 )

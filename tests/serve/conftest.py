@@ -107,11 +107,11 @@ def bundle(bundle_dir: Path) -> Bundle:
 
 @pytest.fixture(scope="session")
 def client_of(bundle: Bundle) -> Iterator[Callable[..., TestClient]]:
-    """A client of a service in this process: ``client_of(token=..., body_mib=1)``."""
+    """A client of a service in this process: ``client_of(token=..., page=True, body_mib=1)``."""
     opened: list[TestClient] = []
 
-    def make(token: str | None = None, **limits: float) -> TestClient:
-        service = Service(bundle, Limits(**limits), token, page=False)
+    def make(token: str | None = None, page: bool = False, **limits: float) -> TestClient:
+        service = Service(bundle, Limits(**limits), token, page)
         client = TestClient(service.guard, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
@@ -125,6 +125,12 @@ def client_of(bundle: Bundle) -> Iterator[Callable[..., TestClient]]:
 @pytest.fixture(scope="session")
 def client(client_of: Callable[..., TestClient]) -> TestClient:
     return client_of()
+
+
+@pytest.fixture(scope="session")
+def paged(client_of: Callable[..., TestClient]) -> TestClient:
+    """A client of a service with a page."""
+    return client_of(page=True)
 
 
 @pytest.fixture(scope="session")
@@ -143,6 +149,19 @@ def process(bundle_dir: Path) -> Iterator[Process]:
     """A service with short deadlines; without a page, since no test here opens it."""
     with serving(bundle_dir, "--header-s", "1", "--body-s", "1", "--body-mib", "1", "--no-page") as running:
         yield running
+
+
+def all_of(connection: socket.socket) -> bytes:
+    """What comes until the other side closes."""
+    got = b""
+    with connection:
+        while piece := connection.recv(65536):
+            got += piece
+    return got
+
+
+def body_of(raw: bytes) -> dict:
+    return json.loads(raw.partition(b"\r\n\r\n")[2])
 
 
 def post(url: str, raw: bytes, kind: str = "image/jpeg", **headers: str) -> httpx.Response:

@@ -17,23 +17,10 @@ import pytest
 from pneumonia.cli.serve import bundle_folder, read_token, run
 from pneumonia.errors import ConfigError, ServiceError, TamperedBundleError
 
-from .conftest import film, post, serving, trusting
+from .conftest import all_of, body_of, film, post, serving, trusting
 
 TOKEN = "a-token-of-sixteen-or-more"
 HEAD = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n%b\r\n"
-
-
-def all_of(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
-    got = b""
-    with connection:
-        while piece := connection.recv(65536):
-            got += piece
-    return got
-
-
-def body_of(raw: bytes) -> dict:
-    return json.loads(raw.partition(b"\r\n\r\n")[2])
 
 
 def test_it_answers_as_the_bundle_does_and_finishes_what_is_in_flight_after_sigterm(bundle_dir, bundle):
@@ -204,18 +191,20 @@ def test_tls_with_files_of_ones_own(bundle_dir, certificate):
             httpx.get(process.url.replace("https", "http") + "/ping")
 
 
-def test_neither_torch_nor_lightning_nor_gradio_is_imported_to_answer(bundle_dir, tmp_path):
+def test_no_training_library_is_imported_to_answer(bundle_dir, tmp_path):
     (tmp_path / "a.jpeg").write_bytes(film())
     code = f"""
-import sys
+import asyncio, sys
 from pneumonia.bundle.answers import Bundle
 from pneumonia.serve import page, run
 from pneumonia.serve.app import Service
 from pneumonia.serve.limits import Limits
 service = Service(Bundle.load({str(bundle_dir)!r}), Limits())
-service.desk.work(open({str(tmp_path / "a.jpeg")!r}, "rb").read(), "image/jpeg")
-page._drawn("VIRUS", 1)
-heavy = {{"torch", "lightning", "hydra", "gradio", "pandas", "matplotlib", "albumentations"}} & set(sys.modules)
+raw = open({str(tmp_path / "a.jpeg")!r}, "rb").read()
+asyncio.run(service.pool.answer(raw, "image/jpeg"))
+asyncio.run(service.pool.explain(raw, "image/jpeg"))
+page.example("virus")
+heavy = {{"torch", "lightning", "hydra", "pandas", "matplotlib", "albumentations"}} & set(sys.modules)
 assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -233,6 +222,7 @@ assert not heavy, heavy
         (["--at-once", "0"], "--at-once 0 is out of range"),
         (["--answer-s", "nan"], "--answer-s nan is out of range"),
         (["--body-mib", "200"], "--held-mib 128 is less than --body-mib 200"),
+        (["--request-megapixels", "5"], "--request-megapixels 5 is less than --megapixels 25"),
         (["--tls-cert", "a.pem"], "go together"),
         (["--tls-cert", "a.pem", "--tls-key", "a.pem"], "There is no file a.pem"),
         (["--token-file", "no-such-file"], "no-such-file can't be read"),

@@ -7,6 +7,7 @@ import json
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -14,6 +15,11 @@ import pytest
 from builders import dicom
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
+
+from pneumonia.bundle.occlusion import occlusion_map
+from pneumonia.data.images import read_header, read_image
+from pneumonia.serve.app import Service
+from pneumonia.serve.limits import Limits
 
 from .conftest import film
 
@@ -160,9 +166,47 @@ def test_no_content_type_is_refused(client):
     refused(client.post("/invocations", content=film()), 415, "no Content-Type")
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/invocations", 405)])
-def test_unknown_paths_and_methods_are_refused_in_json(method, path, status, client):
-    refused(client.request(method, path), status, path)
+ROUTES = {
+    "/ping": "GET, HEAD",
+    "/contract": "GET, HEAD",
+    "/metrics": "GET, HEAD",
+    "/docs": "GET, HEAD",
+    "/docs/swagger-ui.js": "GET, HEAD",
+    "/openapi.json": "GET, HEAD",
+    "/": "GET, HEAD",
+    "/page.js": "GET, HEAD",
+    "/examples/virus": "GET, HEAD",
+    "/invocations": "POST",
+    "/explanation": "POST",
+}
+
+
+@pytest.mark.parametrize("path", ROUTES)
+def test_every_405_names_the_allowed_methods(path, paged):
+    for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+        answer = paged.request(method, path)
+        if method in ROUTES[path].split(", "):
+            assert answer.status_code != 405, method
+        else:
+            assert answer.status_code == 405, method
+            assert answer.headers["allow"] == ROUTES[path]
+            if method != "HEAD":
+                refused(answer, 405, "method not allowed")
+
+
+@pytest.mark.parametrize("path", [path for path in ROUTES if "GET" in ROUTES[path]])
+def test_head_is_get_without_a_body(path, paged):
+    head, get = paged.head(path), paged.get(path)
+    assert head.status_code == get.status_code == 200
+    assert head.content == b""
+    if path != "/metrics":  # which count this very request
+        assert head.headers["content-length"] == get.headers["content-length"]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/ping/", "/docs/swagger-ui.css.map", "/%00"])
+def test_an_unknown_path_is_refused_in_json(path, paged):
+    for method in ("GET", "POST", "DELETE"):
+        refused(paged.request(method, path), 404, "not found")
 
 
 def test_too_many_images_or_bytes_are_refused(client_of):
@@ -175,6 +219,30 @@ def test_too_many_images_or_bytes_are_refused(client_of):
             yield bytes(1000)
 
     refused(post(small, pieces()), 413, "more than 20,971 bytes")
+
+
+def test_the_pixels_of_a_request_are_counted_before_any_is_decoded(client_of, monkeypatch):
+    small = client_of(megapixels=1, request_megapixels=1)
+    decoded = []
+    monkeypatch.setattr("pneumonia.bundle.answers.Bundle.square", lambda *_: decoded.append(1))
+    refused(as_json(small, {"images": [text(png_of(600, 600))] * 3}), 413, "1,080,000 pixels together")
+    assert not decoded
+
+
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE", "OPTIONS", "BREW"])
+@pytest.mark.parametrize("path", ["/invocations", "/explanation", "/ping", "/", "/nothing", "/gradio_api/upload"])
+def test_bodies_are_limited_on_every_route_and_method(method, path, client_of, monkeypatch):
+    monkeypatch.setattr("pneumonia.serve.guard.LINGER_S", 0.01)  # this client does not wait for an answer
+    small = client_of(body_mib=0.02, held_mib=0.02)
+
+    def pieces():
+        for _ in range(40):
+            yield bytes(1000)
+
+    refused(small.request(method, path, content=bytes(30_000)), 413, "30,000 bytes")
+    refused(small.request(method, path, content=pieces()), 413, "more than 20,971 bytes")
+    figures = text_string_to_metric_families(small.get("/metrics").text)
+    assert {one.value for family in figures for one in family.samples if one.name == "pneumonia_held_bytes"} == {0}
 
 
 def test_a_packed_body_is_refused_by_its_header(client):
@@ -212,12 +280,17 @@ def test_the_openapi_page_names_every_status_and_asks_no_one_else(client):
     page = client.get("/docs").text
     assert "//cdn" not in page
     assert "https://" not in page
-    assert client.get("/static-offline-docs/swagger-ui-bundle.js").status_code == 200
+    assert client.get("/docs/swagger-ui.js").headers["content-type"].startswith("text/javascript")
+    assert set(schema["paths"]["/explanation"]["post"]["requestBody"]["content"]) == {
+        "image/jpeg",
+        "image/png",
+        "application/dicom",
+    }
 
 
 def test_figures_count_requests_and_images_by_label(client_of, bundle):
     client = client_of()
-    label = bundle.answer(film()).label
+    label = bundle.answer(film()).label or "none"
     for _ in range(2):
         post(client, film())
     post(client, b"")
@@ -237,13 +310,74 @@ def test_figures_count_requests_and_images_by_label(client_of, bundle):
     assert found["pneumonia_held_bytes",] == 0
 
 
+def test_an_image_out_of_distribution_is_answered_without_a_label(client_of):
+    client = client_of()
+    blank = cv2.imencode(".png", np.full((64, 64), 90, dtype=np.uint8))[1].tobytes()
+    answer = post(client, blank, "image/png").json()
+    assert answer["out_of_distribution"]
+    assert answer["label"] is None
+    assert set(answer["decisions"].values()) == {None}
+    assert answer["confidence"] == max(answer["probabilities"].values())
+    assert 'label="none",out_of_distribution="true"} 1.0' in client.get("/metrics").text
+
+
 def test_a_request_id_is_kept_where_it_is_harmless(client):
     assert client.get("/ping", headers={"x-request-id": "ward-7.x_1"}).headers["x-request-id"] == "ward-7.x_1"
     for bad in ("a b", "x" * 65, '{"a":1}', ""):
         assert client.get("/ping", headers={"x-request-id": bad}).headers["x-request-id"] != bad
 
 
-def test_headers_keep_a_browser_from_asking_anyone_else(client):
-    policy = client.get("/docs").headers["content-security-policy"]
-    assert policy.startswith("default-src 'self'")
-    assert "http" not in policy
+def test_no_page_may_run_foreign_or_inline_code(paged):
+    for path in (*ROUTES, "/nothing"):
+        policy = paged.get(path).headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; ")
+        assert "http" not in policy
+        assert "unsafe-eval" not in policy
+        assert ("unsafe-inline" in policy) == (path == "/docs")
+        for directive in ("frame-ancestors 'none'", "base-uri 'none'", "form-action 'none'"):
+            assert directive in policy
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "image/png", "application/dicom"])
+def test_an_explanation_shows_the_image_and_the_occlusion_map(kind, client, files, bundle):
+    raw = files[kind]
+    answer = client.post("/explanation", content=raw, headers={"content-type": kind})
+    assert answer.status_code == 200, answer.text
+    said = answer.json()
+    probabilities = bundle.answer(raw).probabilities
+    assert said["explained_class"] == max(probabilities, key=probabilities.get)
+    image, heat = (
+        cv2.imdecode(np.frombuffer(base64.b64decode(said[name]), np.uint8), -1) for name in ("image", "heat_map")
+    )
+    header = read_header(raw)
+    assert max(image.shape) == 512
+    assert image.shape[1] / image.shape[0] == pytest.approx(header.width / header.height, rel=0.01)
+    assert heat.shape == (*image.shape, 4)
+    expected = cv2.resize(read_image(raw)[1].pixels, image.shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(image.astype(int) - expected).mean() < 4
+    found = occlusion_map(bundle, raw)
+    assert said["largest_fall"] == pytest.approx(max(found.max(), 0))
+    assert said["largest_rise"] == pytest.approx(max(-found.min(), 0))
+    top, left = np.unravel_index(found.argmax(), found.shape)
+    size = len(found)
+    red = heat[int((top + 0.5) / size * heat.shape[0]), int((left + 0.5) / size * heat.shape[1])]
+    assert red[2] > red[0], "covering the most important place lowers the probability, which is red"
+
+
+@pytest.mark.parametrize("case", [case for case in BAD if BAD[case][1] != "application/json"])
+def test_an_explanation_refuses_what_a_prediction_refuses(case, client):
+    raw, kind, status, reason = BAD[case]
+    refused(client.post("/explanation", content=raw, headers={"content-type": kind}), status, reason)
+
+
+def test_an_explanation_takes_one_file_alone(client):
+    raw = json.dumps({"image": text(film())}).encode()
+    refused(
+        client.post("/explanation", content=raw, headers={"content-type": "application/json"}), 415, "is not read here"
+    )
+
+
+def test_images_without_a_label_are_counted_as_none(bundle):
+    service = Service(bundle, Limits())
+    service.count([replace(bundle.answer(film()), label=None, abstained=True, out_of_distribution=False)])
+    assert 'abstained="true",label="none",out_of_distribution="false"} 1.0' in service.figures.text().decode()

@@ -124,10 +124,10 @@ def _show(found: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from pneumonia.console import say, table, warn
-    from pneumonia.data.audit import classes_in_order
     from pneumonia.data.audit_words import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+    from pneumonia.labels import in_class_order
 
-    labels = classes_in_order(label for part in found["parts"].values() for label in part["classes"])
+    labels = in_class_order(label for part in found["parts"].values() for label in part["classes"])
     rows = [
         (
             escape(name) or "no part",

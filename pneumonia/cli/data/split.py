@@ -48,8 +48,9 @@ def run(arguments: list[str]) -> int:
     from pneumonia.data.duplicates import groups
     from pneumonia.data.leaks import UNUSED, find_leaks
     from pneumonia.data.manifest import load_manifest
-    from pneumonia.data.split_files import write_split
-    from pneumonia.data.splits import PARTS, make_split
+    from pneumonia.data.split_files import load_split, write_split
+    from pneumonia.data.splits import PARTS
+    from pneumonia.labels import in_class_order
 
     manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
     bad = manifest[manifest["problem"] != ""]
@@ -57,8 +58,8 @@ def run(arguments: list[str]) -> int:
         warn(f"Images that can't be read are not in the split: {some(bad['path'], 3)}")
         manifest = manifest[manifest["problem"] == ""].reset_index(drop=True)
     group = groups(manifest)
-    split = make_split(manifest, plan, group)
-    labels = sorted(manifest["label"].unique())
+    split = load_split(manifest, plan, group)
+    labels = in_class_order(manifest["label"].unique())
     rows = []
     for part in (*PARTS, UNUSED):
         inside = (split["part"] == part).to_numpy()

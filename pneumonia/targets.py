@@ -1,0 +1,114 @@
+"""Classes that a config node names with ``_target_``: which of them may be imported, decided on the text alone.
+
+A target on the user's own command line or in the user's own config files is the user's own. A target that is read back from
+a run folder or a checkpoint may be anyone's, and importing a module runs it. Such a target must lie in a known package, or
+under a name that ``PNEUMONIA_ALLOW_TARGETS`` lists.
+"""
+
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final, TypeVar
+
+from pneumonia.errors import ConfigError, TargetError
+
+ALLOW: Final = "PNEUMONIA_ALLOW_TARGETS"
+PUBLIC: Final = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # so neither __main__ nor anything private
+NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+LONGEST: Final = 200  # characters of a target that a message repeats
+T = TypeVar("T")
+
+
+def target_of(node: Mapping[str, Any], setting: str) -> str:
+    """The ``_target_`` of a config node, as text.
+
+    Raises:
+        TargetError: It is missing, or not text.
+    """
+    target = node.get("_target_")
+    if isinstance(target, str) and target:
+        return target
+    what = "no _target_" if target in (None, "") else f"_target_={str(target)[:LONGEST]}, which is not text"
+    raise TargetError(
+        f"{setting} has {what}, so its class is unknown. Begin its YAML file with `_target_: package.module.Class`."
+    )
+
+
+def check_allowed(target: str, setting: str, packages: Sequence[str], own: Collection[str] = ()) -> None:
+    """Refuse a target from a file that may be anyone's, before anything is imported.
+
+    Args:
+        target: Dotted name of a class.
+        setting: For the message, such as ``model._target_``.
+        packages: Whose public classes may be used.
+        own: Targets that the caller's own config names.
+
+    Raises:
+        TargetError: It lies elsewhere.
+        ConfigError: ``PNEUMONIA_ALLOW_TARGETS`` is not a list of dotted names.
+    """
+    if target in own or (PUBLIC.fullmatch(target) and _lies_in(target, (*packages, *allowed_names()))):
+        return
+    shown = target[:LONGEST]
+    module = shown.rpartition(".")[0] or shown
+    raise TargetError(
+        f"{setting}={shown!r} was not imported: it is read from a file, and importing a module runs it. Only public classes "
+        f"of {' and '.join(packages)} are allowed. If you trust this class, allow its module by name: {ALLOW}={module}"
+    )
+
+
+def allowed_names() -> tuple[str, ...]:
+    """Modules and classes that the user allows by name, comma-separated in ``PNEUMONIA_ALLOW_TARGETS``.
+
+    Raises:
+        ConfigError: One is not a dotted name.
+    """
+    names = tuple(name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip())
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{ALLOW}: {name!r} is not a dotted name of a module or a class, such as my_package.nets."
+            )
+    return names
+
+
+def imported(target: str) -> Any:
+    """What a dotted name stands for: a name in a module, never an attribute of an attribute.
+
+    Raises:
+        ImportError: There is no such module, or it has no such name.
+        Exception: Whatever the module raises as it is imported.
+    """
+    module, _, name = target.rpartition(".")
+    if not module or not NAME.fullmatch(target):
+        raise ImportError(f"{target[:LONGEST]!r} is not the dotted name of a class in a module")
+    found = import_module(module)
+    try:
+        return getattr(found, name)
+    except AttributeError:
+        raise ImportError(f"module '{module}' has no name '{name}'") from None
+
+
+def check_class(
+    found: Any, target: str, base: type[T], packages: Sequence[str], own: Collection[str] = ()
+) -> type[T] | None:
+    """The class, if it is a proper subclass of ``base``; ``None`` otherwise.
+
+    A module also holds what it imports, so a class counts only where it is defined in an allowed place, or allowed itself.
+
+    Args:
+        found: From :func:`imported`.
+        target: Its name.
+        base: Of which it must be a subclass.
+        packages: As for :func:`check_allowed`.
+        own: As for :func:`check_allowed`.
+    """
+    if not isinstance(found, type) or not issubclass(found, base) or found is base:
+        return None
+    names = allowed_names()
+    return found if target in (*own, *names) or _lies_in(found.__module__, (*packages, *names)) else None
+
+
+def _lies_in(name: str, packages: Collection[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
