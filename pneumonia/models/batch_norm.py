@@ -19,14 +19,16 @@ def single_valued_norms(network: nn.Module, image: Tensor) -> list[str]:
         image: ``(1, C, H, W)``, what the network is given.
     """
     modes = {module: module.training for module in network.modules()}
-    norms = {module: name for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
+    names: dict[nn.Module, str] = {
+        module: name for name, module in network.named_modules() if isinstance(module, _BatchNorm)
+    }
     found: list[str] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if modes[module] and inputs[0].numel() == inputs[0].shape[1]:
-            found.append(norms[module])
+            found.append(names[module])
 
-    handles = [norm.register_forward_pre_hook(look) for norm in norms]
+    handles = [norm.register_forward_pre_hook(look) for norm in names]
     try:
         network.eval()(image)
     finally:

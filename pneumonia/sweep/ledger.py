@@ -185,8 +185,9 @@ class Ledger:
             if result is not None:
                 rows = read_metrics(folder)
                 best = rows[result["best_epoch"] - 1] if len(rows) >= result["best_epoch"] else None
-                state, reason = ("done", "") if result["status"] == COMPLETED else ("debug", shortened(result))
-                row = rows[-1] if rows else None
+                full, row = result["status"] == COMPLETED, rows[-1] if rows else None
+                state: State = "done" if full else "debug"
+                reason = "" if full else shortened(result)
                 found = Standing(state, folder, result["epochs"], row, best, None, result, reason)
                 self._done[job.key] = _changed(folder.result), found
                 return found

@@ -83,6 +83,7 @@ def test_the_contract_says_what_it_was_trained_on_and_how_good_it_is(bundle, fin
     result = json.loads((finished / "result.json").read_text())
     contract = bundle.contract
     assert contract.model.version == f"{result['name']}/{result['run_id']}"
+    assert contract.model.epoch == result["best_epoch"] >= 1
     assert contract.data["manifest_sha256"] == result["data"]["manifest_sha256"]
     assert contract.metrics["val"] == result["metrics"]["val"]
     assert contract.parity.images == result["data"]["val"]
