@@ -95,9 +95,8 @@ class InferencePool:
         def step() -> Explanation | None:
             return _refusing(steps.__next__)
 
-        explanation = await self.run(
-            step, turn.after(2 * pixels)
-        )  # which decodes twice: for the network and for people
+        # The first step decodes twice: for the network and for people.
+        explanation = await self.run(step, turn.after(2 * pixels))
         while explanation is None:
             explanation = await self.run(step, turn.after(STEP_PIXELS))
         return explanation
