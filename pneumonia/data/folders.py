@@ -152,10 +152,10 @@ def files_below(root: Path) -> list[Path]:
             count += 1
             if count > MAX_ENTRIES:
                 raise _endless(root)
-            if entry.is_dir(follow_symlinks=False):
-                pending.append(Path(entry.path))
-            elif not _is_folder(entry):
+            if not _is_folder(entry):
                 files.append(Path(entry.path))
+            elif not entry.is_symlink():
+                pending.append(Path(entry.path))
     return sorted(files)
 
 
@@ -301,6 +301,8 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one; a link that leads nowhere or in a circle is none."""
+    if not entry.is_symlink():
+        return entry.is_dir(follow_symlinks=False)  # known without asking the disk again
     try:
         return stat.S_ISDIR(entry.stat().st_mode)
     except OSError:
