@@ -67,6 +67,8 @@ def test_clean_phantoms_have_no_leak_and_their_counts_are_right(data):
     assert found["patients"] == manifest["patient_id"].nunique()
     assert found["duplicates"]["exact_groups"] == 0
     assert sum(part["images"] for part in found["parts"].values()) == len(manifest)
+    for counts in (found["patients_by_class"], *(part["classes"] for part in found["parts"].values())):
+        assert list(counts) == ["NORMAL", "VIRUS", "BACTERIA"], "in the order of the task"
     json.dumps(found, allow_nan=False)
     again = audit(manifest, pixels)
     assert again == found, "the same data give the same figures, to the last digit"
