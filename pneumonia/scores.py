@@ -10,9 +10,7 @@ from scipy.stats import rankdata
 
 from pneumonia.labels import Task
 
-LEAST_PROBABILITY: Final = float(
-    np.finfo(np.float32).tiny
-)  # a loss takes none for less: below, float32 has no full precision
+LEAST_PROBABILITY: Final = float(np.finfo(np.float32).tiny)  # no reported loss takes a probability for less
 PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
 Floats = NDArray[np.float64]
 
