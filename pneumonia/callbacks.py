@@ -6,7 +6,7 @@ import math
 import resource
 import sys
 import time
-from datetime import timedelta
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from pneumonia.config import max_time_s
 from pneumonia.console import CONSOLE, figure, quiet, say, warn
 from pneumonia.errors import TimeLimitReached
 from pneumonia.explain import weights_picture
@@ -148,7 +149,7 @@ class TimeLimit(Callback):
     counting when the run is resumed, which would then end at once.
 
     Args:
-        max_time: ``DD:HH:MM:SS`` from the start of the training in this process.
+        max_time: From the start of the training in this process; see :func:`pneumonia.config.max_time_s`.
         folder: Of the run.
 
     Raises:
@@ -156,10 +157,9 @@ class TimeLimit(Callback):
             error to the process that started them.
     """
 
-    def __init__(self, max_time: str, folder: RunFolder) -> None:
+    def __init__(self, max_time: str | Mapping[str, float], folder: RunFolder) -> None:
         self.max_time, self.folder = max_time, folder
-        days, hours, minutes, seconds = map(int, max_time.split(":"))
-        self.limit_s = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+        self.limit_s = max_time_s(max_time)
         self._started = time.monotonic()
 
     def on_train_batch_end(
@@ -258,7 +258,7 @@ class EpochReport(Checkpoint):
             self._progress = None
 
 
-def time_is_over(max_time: str, folder: RunFolder, epochs: int | None) -> TimeLimitReached:
+def time_is_over(max_time: str | Mapping[str, float], folder: RunFolder, epochs: int | None) -> TimeLimitReached:
     """The error of a training that had ``max_time`` for so many epochs."""
     kept = len(read_metrics(folder))
     more = "" if kept else " Allow more time: no epoch was finished."

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from datetime import timedelta
 from pathlib import Path
 from sys import float_info
 from typing import Any, Final
@@ -45,6 +46,7 @@ RUN_SETS_IN_TRAINER: Final = {
 }
 LIMITS: Final = ("limit_train_batches", "limit_val_batches")
 MAX_TIME: Final = re.compile(r"\d+(:[0-5]?\d){3}")
+TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
 
 
 @dataclass
@@ -319,6 +321,12 @@ def shortening(trainer: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def max_time_s(max_time: str | Mapping[str, float]) -> float:
+    """Seconds of a ``trainer.max_time``: ``DD:HH:MM:SS``, or days, hours, minutes and seconds by name."""
+    parts = dict(zip(TIME_PARTS, map(int, max_time.split(":")), strict=True)) if isinstance(max_time, str) else max_time
+    return timedelta(**parts).total_seconds()
+
+
 def _all_batches(limit: Any) -> bool:
     """Whether a limit of batches is none: 1.0 is all batches, 1 is one."""
     return limit is None or (isinstance(limit, float) and limit == 1)
@@ -357,6 +365,12 @@ def _number(low: float, high: float = math.inf, *, above: bool = False, whole: b
         return (value > low if above else value >= low) and value <= high
 
     return good
+
+
+def _is_time(value: Any) -> bool:
+    if isinstance(value, dict):
+        return bool(value) and set(value) <= set(TIME_PARTS) and all(map(_number(0, 1e6), value.values()))
+    return MAX_TIME.fullmatch(str(value)) is not None
 
 
 def _is_limit(value: Any) -> bool:
@@ -413,7 +427,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
         "a number of steps, or -1 for no limit",
     ),
     ("trainer.fast_dev_run", lambda value: isinstance(value, bool) or _number(0, whole=True)(value), "true or false"),
-    ("trainer.max_time", lambda value: MAX_TIME.fullmatch(str(value)) is not None, "null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_time", _is_time, "null, or a time as DD:HH:MM:SS"),
     ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
     ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
     ("backup.every_min", _number(0, above=True), "a number of minutes above 0"),

@@ -44,6 +44,7 @@ BAD = [
     ),
     ("trainer.limit_val_batches=true", r"trainer.limit_val_batches=True is out of range"),
     ("trainer.max_time=5", r"trainer.max_time=5 is out of range: it must be null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_time={weeks:1}", r"trainer.max_time=.*weeks.* is out of range: it must be null, or a time"),
     ("trainer.max_steps=0", r"trainer.max_steps=0 is out of range: it must be a number of steps, or -1"),
     ("trainer.fast_dev_run=often", r"trainer.fast_dev_run=often is out of range: it must be true or false"),
     ("+trainer.foo=1", r"trainer.foo is not a key of trainer=default"),

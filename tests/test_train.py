@@ -282,6 +282,11 @@ def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose
     assert again["status"] == "completed", "the limit is of training alone, and nothing is left to train"
 
 
+def test_a_time_limit_may_name_its_parts(compose, tmp_path):
+    with pytest.raises(TimeLimitReached, match="after 0 of 2 epochs"):
+        train(compose(*TINY, "trainer.max_time={hours:0,seconds:0}", runs_dir=tmp_path))
+
+
 def test_early_stopping_within_the_time_completes_a_run(compose, tmp_path):
     patience = ["early_stopping.patience=1", "early_stopping.min_delta=10", "trainer.max_time=01:00:00:00"]
     result = train(compose(*TINY, "max_epochs=9", *patience, runs_dir=tmp_path))
