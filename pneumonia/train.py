@@ -48,7 +48,7 @@ from pneumonia.runs import RunFolder, read_metrics, run_identity, versions, writ
 from pneumonia.scores import arrays, confusion_counts, nullable
 from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import replacing
-from pneumonia.tracking import Follower, Mirror, check_tracking, followed
+from pneumonia.tracking import Follower, Mirror, check_tracking, followed, mirror_finished
 
 REHEARSED: Final = 2  # batches of each part
 PATIENCE_S: Final = 10.0  # for a process that was told to end
@@ -98,6 +98,7 @@ def train(
                     "again."
                 )
             show(done, folder, "This run is finished; nothing was trained. Say force=true to train it again.")
+            mirror_finished(folder, config, label, done)
             return done
         if config["force"]:
             folder.clear()
