@@ -7,9 +7,10 @@ The nodes that differ by choice (model, optimizer, scheduler, trainer, logger, l
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 from sys import float_info
 from typing import Any, Final
@@ -208,6 +209,26 @@ def choice_keys() -> list[str]:
     ]
 
 
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """``" Did you mean 'model.width'?"``, or nothing where no key is close.
+
+    Of a dotted key the last name alone is compared, where its parent is known: ``trainer.fast_dev_run`` shares most letters with
+    ``trainer.devices`` and means nothing like it.
+    """
+    parent, _, last = key.rpartition(".")
+    beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
+    if not parent or not beside:
+        return nearest(key, keys)
+    return nearest(last, beside).replace("'", f"'{parent}.", 1)
+
+
+def why_not(key: str) -> str:
+    """Why an argument of Lightning's Trainer is no key of ours, and what to use instead; empty for any other key."""
+    name = key.removeprefix("trainer.")
+    instead = NOT_OF_THE_TRAINER.get(name) if name != key else None
+    return f" It is an argument of Lightning's Trainer that is not passed on: {instead}." if instead else ""
+
+
 def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) -> None:
     """Refuses a composed config that can not mean what its author wants.
 
@@ -229,10 +250,18 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
         raise ConfigError(f"{key} has no value, and the run needs one. Say {key}=... on the command line.") from error
     except InterpolationResolutionError as error:
         raise ConfigError(f"A reference in the config leads nowhere: {error}") from error
-    known = [item.name for item in fields(TrainConfig)]
-    for key in plain if isinstance(plain, dict) else ():
-        if str(key) not in {*known, "hydra"}:  # +key=value adds what Hydra's own schema check does not see
-            raise ConfigError(f"{key!s} is not a config key, and would change nothing.{nearest(str(key), known)}")
+    known = config_keys()
+    for key in known:
+        if not _has(plain, key):
+            raise ConfigError(
+                f"{key} is missing from the config, and every run needs it. Set it with {key}=VALUE instead of removing it with "
+                f"~{key}."
+            )
+    for key in _dotted(plain):
+        if key not in known:  # +key=value adds what Hydra's own schema check does not see
+            raise ConfigError(
+                f"{key} is not a config key, and would change nothing.{why_not(key) or nearest_key(key, known)}"
+            )
     check_values(plain)
 
 
@@ -247,8 +276,13 @@ def check_values(plain: Any) -> None:
     """
     for key, good, wanted in RANGES:
         value = _lookup(plain, key)
+        if value is None and key.startswith("trainer.") and _has(plain, key) and not wanted.startswith("null"):
+            raise ConfigError(f"{key}=null is out of range: it must be {wanted}.")
         if value is not None and not good(value):
             raise ConfigError(f"{key}={value} is out of range: it must be {wanted}.")
+    for key in SWITCHES:
+        if _has(plain, key) and not isinstance(_lookup(plain, key), bool):
+            raise ConfigError(f"{key}={_lookup(plain, key)} is of the wrong kind: it must be true or false.")
     for key, allowed in WORDS.items():
         value = _lookup(plain, key)
         if key in OF_SOME_CHOICES and value is None:
@@ -444,6 +478,39 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("model.depth", _number(1, 100, whole=True), "a whole number of blocks from 1 to 100"),
     ("model.dropout", _number(0, 0.99), "a fraction from 0 to 0.99"),
 ]
+SWITCHES: Final = tuple(
+    f"trainer.{name}" for name in ("deterministic", "benchmark", "detect_anomaly", "enable_progress_bar")
+)
+NOT_OF_THE_TRAINER: Final = {
+    "fast_dev_run": "say max_epochs=1 trainer.limit_train_batches=2 trainer.limit_val_batches=2",
+    "overfit_batches": "say trainer.limit_train_batches=N",
+    "limit_test_batches": "`pneumonia evaluate` takes the whole split",
+    "limit_predict_batches": "`pneumonia predict` takes the images that it is given",
+    "max_epochs": "say max_epochs=N",
+    "min_epochs": "say early_stopping.patience=N, or leave early stopping out",
+    "max_steps": "say max_epochs=N, with trainer.limit_train_batches for shorter epochs",
+    "min_steps": "say max_epochs=N",
+    "max_time": "say launcher.timeout_min=MINUTES in a sweep; an interrupted run resumes",
+    "logger": "say logger=csv or logger=wandb",
+    "callbacks": "the run's own callbacks record it; early_stopping, ema and swa have keys of their own",
+    "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray spread the runs of a sweep",
+    "check_val_every_n_epoch": "every epoch is validated, since the best one is kept",
+    "val_check_interval": "every epoch is validated once, at its end",
+    "log_every_n_steps": "metrics are recorded by epoch",
+    "num_sanity_val_steps": "a sweep tries two batches first (rehearse=true)",
+    "enable_checkpointing": "the best and the last checkpoint are always written",
+    "enable_model_summary": "nothing prints one",
+    "default_root_dir": "say runs_dir=DIR",
+    "sync_batchnorm": "it is on whenever trainer.devices is more than 1",
+    "use_distributed_sampler": "the data module divides each batch itself",
+    "reload_dataloaders_every_n_epochs": "split=rotating does it",
+    "profiler": "`make bench` measures",
+    "inference_mode": "it has no effect on results",
+    "plugins": "trainer.precision and trainer.strategy choose them",
+    "barebones": "a run has to record itself",
+    "model_registry": "say logger=wandb logger.artifact=true",
+    "enable_autolog_hparams": "config.yaml of the run folder has every setting",
+}
 OF_SOME_CHOICES: Final = ("logger.mode",)  # keys that not every choice of their group has
 MONITORS: Final = ("val/loss", "val/accuracy", "val/f1_macro", "val/recall_macro", "val/auroc")
 WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -460,6 +527,7 @@ WORDS: Final[dict[str, tuple[str, ...]]] = {
     "logger.kind": ("csv", "wandb"),
     "logger.mode": ("auto", "online", "offline"),
     "launcher.kind": ("local", "parallel", "slurm", "ray"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda"),
     "trainer.strategy": ("auto", "ddp_spawn"),
     "trainer.gradient_clip_algorithm": ("norm", "value"),
     "trainer.precision": ("32-true", "mixed", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
@@ -474,18 +542,57 @@ def _lookup(plain: dict[Any, Any], key: str) -> Any:
     return value
 
 
+def _dotted(plain: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a config that the schema describes."""
+    for key, value in plain.items():
+        if prefix + str(key) == "hydra":
+            continue
+        yield prefix + str(key)
+        if isinstance(value, dict) and prefix + str(key) not in OPEN_NODES:
+            yield from _dotted(value, f"{prefix}{key}.")
+
+
+def _has(plain: Any, key: str) -> bool:
+    """Whether a dotted key is there, whatever its value."""
+    for part in key.split("."):
+        if not isinstance(plain, dict) or part not in plain:
+            return False
+        plain = plain[part]
+    return True
+
+
 def _check_keys(group: str, node: DictConfig, choice: str, places: list[Path]) -> None:
     known = _keys_of_file(group, choice, places)
+    missing = sorted(known - set(map(str, node)))
+    if missing:
+        key = f"{group}.{missing[0]}"
+        raise ConfigError(f"{key} is missing from the config, and {group}={choice} needs it. Set it with {key}=VALUE.")
     unknown = [str(key) for key in node if str(key) not in known]
+    if group == "optimizer" and unknown:
+        known |= _arguments(str(node.get("_target_")))
+        unknown = [key for key in unknown if key not in known]
     if unknown:
         key = unknown[0]
         raise ConfigError(
-            f"{group}.{key} is not a key of {group}={choice}, so it would change nothing. "
-            f"It has {', '.join(sorted(known))}.{nearest(key, known)}"
+            f"{group}.{key} is not a key of {group}={choice}, so it is refused. "
+            f"It has {', '.join(sorted(known))}.{why_not(f'{group}.{key}') or nearest(key, known)}"
         )
 
 
+def _arguments(target: str) -> set[str]:
+    """What the class of an optimiser takes beside its parameters; nothing where there is no such class."""
+    from hydra.utils import get_class  # loads torch: only where a key is in no file
+
+    try:
+        found = signature(get_class(target)).parameters.values()
+    except (ImportError, ValueError):  # build_optimizer says what is wrong with it
+        return set()
+    return {one.name for one in found if one.kind in {one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY}} - {"params"}
+
+
 def _keys_of_file(group: str, choice: str, places: list[Path]) -> set[str]:
+    if choice == "None":
+        raise ConfigError(f"{group} has no file, or a list of them, and it takes the name of one: {group}=NAME.")
     path = next((p for p in (place / group / f"{choice}.yaml" for place in places) if p.is_file()), None)
     if path is None:
         raise ConfigError(f"{group}={choice} names no file {group}/{choice}.yaml in {', '.join(map(str, places))}.")

@@ -37,16 +37,18 @@ def build(plan: Plan, project: str, entity: str) -> Any:
         raise ConfigError("Dashboards need wandb-workspaces: pip install 'pneumonia[wandb]'.") from error
     binary = any(job.config["task"] == "pneumonia" for job in plan.jobs)
     best = (*BEST, *(BINARY if binary else ()))
-    columns = [*(f"c::{_config_key(key)}" for key in plan.axes), *best[:3]]
+    # The library's own types: it reads a bare word as a metric of the run's summary.
+    swept = dict.fromkeys(_config_key(key) for key in plan.axes)
+    columns = [*map(panels.Config, swept), *map(panels.SummaryMetric, best[:3])]
     sections = {
-        "By epoch": [panels.LinePlot(title=name, x="epoch", y=[name]) for name in CURVES],
-        "Best epoch": [panels.BarPlot(title=name, metrics=[name]) for name in best],
+        "By epoch": [panels.LinePlot(title=name, x=panels.Metric("epoch"), y=[panels.Metric(name)]) for name in CURVES],
+        "Best epoch": [panels.BarPlot(title=name, metrics=[panels.Metric(name)]) for name in best],
         "What follows from what": [
             panels.ParallelCoordinatesPlot(
-                title=plan.question, columns=[panels.ParallelCoordinatesPlotColumn(metric=name) for name in columns]
+                title=plan.question, columns=[panels.ParallelCoordinatesPlotColumn(metric=axis) for axis in columns]
             )
         ],
-        "Cost": [panels.BarPlot(title=name, metrics=[name]) for name in COST],
+        "Cost": [panels.BarPlot(title=name, metrics=[panels.Metric(name)]) for name in COST],
         "Pictures": [panels.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES],
     }
     return workspaces.Workspace(

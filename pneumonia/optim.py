@@ -6,6 +6,7 @@ swap from config alone.
 
 import math
 from collections.abc import Callable, Collection, Iterable
+from inspect import Parameter, signature
 from typing import Any, Final
 
 import torch
@@ -48,11 +49,39 @@ def build_optimizer(parameters: Iterable[Any], config: dict[str, Any], own: Coll
     kind = check_class(found, target, Optimizer, PACKAGES, own)
     if kind is None:
         raise TargetError(f"optimizer._target_={target} is not an optimiser: it must subclass torch.optim.Optimizer.")
+    for name, value in settings.items():
+        _check_kind(name, value, signature(kind).parameters.get(name))
     factory: Callable[..., Optimizer] = kind
     try:
         return factory(parameters, **settings)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(f"optimizer: {target} refuses its settings {settings}: {error}") from error
+
+
+def _check_kind(name: str, value: Any, parameter: Parameter | None) -> None:
+    """Refuses a value of another kind than the default has; torch takes most words for true.
+
+    Raises:
+        ConfigError: With the key, the value and what it must be.
+    """
+    default = None if parameter is None else parameter.default
+    switch = isinstance(default, bool) or (
+        default is None and parameter is not None and "bool" in str(parameter.annotation)
+    )
+    if switch and not isinstance(value, bool) and not (value is None and default is None):
+        raise ConfigError(f"optimizer.{name}={value} is of the wrong kind: it must be true or false.")
+    if isinstance(default, tuple):
+        good = isinstance(value, list | tuple) and len(value) == len(default) and all(map(_is_number, value))
+        if not good:
+            raise ConfigError(
+                f"optimizer.{name}={value} is of the wrong kind: it must be a list of {len(default)} numbers."
+            )
+    elif isinstance(default, int | float) and not switch and not _is_number(value):
+        raise ConfigError(f"optimizer.{name}={value} is of the wrong kind: it must be a number.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def build_schedule(optimizer: Optimizer, config: dict[str, Any], epochs: int, steps: int) -> Schedule:

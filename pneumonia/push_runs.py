@@ -1,5 +1,6 @@
 """Sends run folders to W&B after the fact, whatever logger they were trained with."""
 
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -10,12 +11,15 @@ from pneumonia.storage.local import read_json
 from pneumonia.tracking import Mirror
 
 
-def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
-    """Sends what was not sent yet of a run that is finished or was cut; False where nothing is new.
+def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
+    """Sends what was not sent yet of a run that is finished or was interrupted.
 
     Args:
         folder: The run, trained with any logger.
         logger: ``project``, ``entity`` and ``mode``.
+
+    Returns:
+        The folder of W&B's files, which with ``mode=offline`` are all that was made; ``None`` where nothing is new.
 
     Raises:
         TransferError: W&B refuses or can't be reached.
@@ -23,7 +27,7 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
     result = folder.finished()
     note = read_json(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
     if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
-        return False
+        return None
     config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
     own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
     mirror = Mirror(folder, {**own, **logger}, config, label_of(folder), keep_offline=False)
@@ -39,4 +43,4 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> bool:
         raise TransferError(
             f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
         )
-    return True
+    return mirror.files

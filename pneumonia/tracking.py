@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Final
 
 from lightning import LightningModule, Trainer
@@ -15,11 +16,13 @@ from pneumonia.console import say, warn
 from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs import RunFolder, read_metrics
 from pneumonia.storage.local import read_json, write_json
-from pneumonia.wandb_account import has_key, server, wants_online
+from pneumonia.wandb_account import MODES, has_key, mode_of, server
 
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
+PACKAGED: Final = {"project": "pneumonia", "entity": None, "group": None}  # as conf/logger/wandb.yaml has them
 _warned: set[str] = set()
+_given: dict[str, Path] = {}  # which run of this process has an id of the environment
 _refused: set[str] = set()  # servers that this process need not wait for again
 
 
@@ -48,10 +51,14 @@ class Mirror:
         self.folder = folder
         self.logger = logger
         self.note: dict[str, Any] = read_json(folder.tracking)
+        given = _given_id(folder)
+        if given and given != self.note.get("id"):
+            self.note = {"id": given}  # nothing was sent to that one
         self.note.setdefault("id", secrets.token_hex(6))
         self.note.pop("trouble", None)
         self.run: Any = None
-        self.online = wants_online(logger["mode"]) and not (keep_offline and server() in _refused)
+        self.files: Path | None = None
+        self.online = mode_of(logger["mode"]) == "online" and not (keep_offline and server() in _refused)
         self._open(config, label, keep_offline)
 
     @property
@@ -90,16 +97,17 @@ class Mirror:
         import wandb
 
         family = str(config["model"]["_target_"]).rpartition(".")[2]
+        tags = [*self.logger["tags"], config["task"], config["split"]["method"], config["data"]["source"]]
         words: dict[str, Any] = {
-            "project": self.logger["project"],
-            "entity": self.logger["entity"],
-            "group": self.logger["group"] or config["name"],
-            "job_type": family,
-            "tags": [*self.logger["tags"], config["task"], config["split"]["method"], config["data"]["source"]],
-            "name": label or f"{config['name']}-{self.folder.path.name[:6]}",
+            "project": self._or_environment("project", "WANDB_PROJECT"),
+            "entity": self._or_environment("entity", "WANDB_ENTITY"),
+            "group": self._or_environment("group", "WANDB_RUN_GROUP") or config["name"],
+            "job_type": os.environ.get("WANDB_JOB_TYPE") or family,
+            "tags": [*tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
+            "name": os.environ.get("WANDB_NAME") or label or f"{config['name']}-{self.folder.path.name[:6]}",
             "id": self.note["id"],
             "resume": "allow",
-            "dir": str(self.folder.path),
+            "dir": os.environ.get("WANDB_DIR") or str(self.folder.path),
             "config": config,
             "settings": wandb.Settings(
                 console="off", silent=True, save_code=False, disable_code=True, disable_git=True, init_timeout=TIMEOUT_S
@@ -120,9 +128,21 @@ class Mirror:
             return
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
-        where = self.run.url if self.online else f"offline, in {self.folder.path / 'wandb'}"
+        self.files = Path(self.run.dir).parent
+        where = self.run.url if self.online else f"offline, in {self.files}"
         say(f"W&B: {escape(str(where))}")
         write_json(self.folder.tracking, self.note)
+
+    def _or_environment(self, key: str, variable: str) -> str | None:
+        """A value of the config, or that of the environment where the config has the packaged one."""
+        own: str | None = self.logger[key]
+        said = os.environ.get(variable)
+        if not said or said == own:
+            return own
+        if own == PACKAGED[key]:
+            return said
+        _once(f"logger.{key}={own} takes precedence over {variable}={said} of the environment.")
+        return own
 
     def _epochs(self) -> None:
         rows = read_metrics(self.folder)
@@ -193,10 +213,15 @@ class Follower(Checkpoint):
 @contextmanager
 def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[Mirror | None]:
     """Mirrors what happens in the block where the config asks for it, and ends it with the block's true outcome."""
-    if config["logger"]["kind"] != "wandb":
+    logger = config["logger"]
+    if logger["kind"] != "wandb":
         yield None
         return
-    mirror = Mirror(folder, config["logger"], config, label)
+    if mode_of(logger["mode"]) == "disabled":
+        say("W&B: off, as WANDB_MODE=disabled in the environment says")
+        yield None
+        return
+    mirror = Mirror(folder, logger, config, label)
     code = 1
     try:
         yield mirror
@@ -208,6 +233,29 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
         mirror.close(code)  # or the next run of this process would log into this one
 
 
+def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, result: dict[str, Any]) -> None:
+    """Sends a run that was finished before to the W&B run that a sweep agent has opened for it now.
+
+    An agent that proposes the same values again has a trial without metrics otherwise.
+    """
+    given = _given_id(folder)
+    if not given or config["logger"]["kind"] != "wandb" or read_json(folder.tracking).get("id") == given:
+        return
+    with followed(folder, config, label) as mirror:
+        if mirror is not None:
+            mirror.epochs()
+            mirror.result(result)
+
+
+def _given_id(folder: RunFolder) -> str:
+    """The id that ``WANDB_RUN_ID`` gives to the one run of this process, as W&B's agent sets it; else nothing."""
+    given = os.environ.get("WANDB_RUN_ID", "")
+    if given and _given.setdefault(given, folder.path.resolve()) != folder.path.resolve():
+        _once(f"WANDB_RUN_ID={given} names one run, and this process trains several: the others get ids of their own.")
+        return ""
+    return given
+
+
 def check_tracking(logger: dict[str, Any]) -> None:
     """Refuses what W&B can't do before any training.
 
@@ -216,15 +264,22 @@ def check_tracking(logger: dict[str, Any]) -> None:
     """
     if logger["kind"] != "wandb":
         return
+    mode = mode_of(logger["mode"])
+    if mode == "disabled":
+        return
+    said = os.environ.get("WANDB_MODE")
+    if said and MODES[said] != mode:
+        _once(f"logger.mode={mode} takes precedence over WANDB_MODE={said} of the environment.")
     try:
         import wandb  # noqa: F401
     except ImportError as error:
         raise ConfigError(
             "logger=wandb needs wandb: pip install 'pneumonia[wandb]'. logger=csv does without."
         ) from error
-    if logger["mode"] == "online" and not has_key():
+    if mode == "online" and not has_key():
+        why = "logger.mode=online" if logger["mode"] == "online" else f"WANDB_MODE={said}"
         raise ConfigError(
-            "logger.mode=online needs a key of W&B, and none is known. Set WANDB_API_KEY or call `wandb login`; or say "
+            f"{why} needs a key of W&B, and none is known. Set WANDB_API_KEY or call `wandb login`; or say "
             "logger.mode=offline and push the run later."
         )
 

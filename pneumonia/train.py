@@ -66,7 +66,7 @@ from pneumonia.runs import COMPLETED, DEBUG, RunFolder, read_metrics, run_identi
 from pneumonia.scores import arrays, confusion_counts, nullable
 from pneumonia.signals import sigterm_as_interrupt
 from pneumonia.storage.local import replacing
-from pneumonia.tracking import Follower, Mirror, check_tracking, followed
+from pneumonia.tracking import Follower, Mirror, check_tracking, followed, mirror_finished
 
 REHEARSED: Final = 2  # batches of each part
 PATIENCE_S: Final = 10.0  # for a process that was told to end
@@ -118,6 +118,7 @@ def train(
                 )
             what = "is finished" if done["status"] == COMPLETED else shortened(done)
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
+            mirror_finished(folder, config, label, done)
             return done
         if config["force"]:
             folder.clear()

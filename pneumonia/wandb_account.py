@@ -4,15 +4,43 @@ import netrc
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
+from pneumonia.errors import ConfigError, nearest
 
-def wants_online(mode: str) -> bool:
-    """Whether runs go to the server now; ``WANDB_MODE`` in the environment has its say where mode is ``auto``."""
-    if mode == "auto":
-        said = os.environ.get("WANDB_MODE", "")
-        return said == "online" or (not said and has_key())
-    return mode == "online"
+MODES: Final = {
+    "online": "online",
+    "shared": "online",
+    "run": "online",
+    "offline": "offline",
+    "dryrun": "offline",
+    "disabled": "disabled",
+}
+
+
+def mode_of(mode: str) -> str:
+    """Where runs go now.
+
+    Args:
+        mode: ``logger.mode``. With ``auto`` ``WANDB_MODE`` decides, and without it whether a key is known; ``disabled`` in the
+            environment switches W&B off whatever the config says.
+
+    Returns:
+        ``online``, ``offline`` or ``disabled``.
+
+    Raises:
+        ConfigError: ``WANDB_MODE`` is no mode of W&B.
+    """
+    said = os.environ.get("WANDB_MODE", "")
+    if said and said not in MODES:
+        raise ConfigError(
+            f"WANDB_MODE={said} in the environment is no mode of W&B; choose one of {', '.join(MODES)}, or unset it."
+            f"{nearest(said, MODES)}"
+        )
+    if MODES.get(said) == "disabled" or mode != "auto":
+        return "disabled" if MODES.get(said) == "disabled" else mode
+    return MODES[said] if said else ("online" if has_key() else "offline")
 
 
 def has_key() -> bool:

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from pneumonia.cli import main
+from pneumonia.cli import VERBS, main
+from pneumonia.cli.train import run as run_train
 
 BAD = [
     ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
@@ -55,6 +56,54 @@ BAD = [
     ("name=../elsewhere", r"name='../elsewhere' can not name a folder"),
     ("data.root=a'b", r"data.root=a'b can't be read. An override is key=value"),
     ("=3", r"'=3' names no key"),
+    ("~batch_size", r"batch_size is missing from the config, and every run needs it"),
+    ("~mixup=0.0", r"mixup is missing from the config"),
+    ("~monitor", r"~monitor removes a key that every run needs. Set it instead, monitor=VALUE"),
+    ("~early_stopping", r"early_stopping is missing from the config"),
+    ("~data.phantom.seed", r"~data.phantom.seed removes a key that every run needs"),
+    ("~trainer.devices", r"trainer.devices is missing from the config, and trainer=default needs it"),
+    ("~optimizer.lr", r"optimizer.lr is missing from the config, and optimizer=adam needs it"),
+    ("~model", r"model has no value, and a run needs one"),
+    ("~data=folder", r"~data=folder removes nothing: it is not chosen"),
+    ("~nonsense", r"~nonsense removes nothing: nonsense is not a config key"),
+    ("+batch_size=3", r"\+batch_size adds a key, and batch_size is there already"),
+    ("+data.foo=1", r"data.foo is not a config key"),
+    ("batch_size=1,2", r"batch_size=1,2 has several values, and one run takes one. Say -m"),
+    ("seed=range(0,2)", r"seed=range\(0,2\) has several values"),
+    ("-m seed=interval(0,1)", r"An interval has no steps"),
+    ("model=[mlp]", r"model has no file, or a list of them, and it takes the name of one"),
+    ("trainer.accelerator=foo", r"trainer.accelerator=foo is not known; choose one of auto, cpu, gpu, cuda"),
+    ("trainer.devices=null", r"trainer.devices=null is out of range"),
+    ("trainer.devices=auto", r"trainer.devices=auto is out of range"),
+    ("trainer.strategy=ddp", r"trainer.strategy=ddp is not known"),
+    ("trainer.precision=32", r"trainer.precision=32 is not known"),
+    ("trainer.deterministic=foo", r"trainer.deterministic=foo is of the wrong kind: it must be true or false"),
+    ("trainer.benchmark=2", r"trainer.benchmark=2 is of the wrong kind"),
+    ("trainer.limit_train_batches=1.5", r"trainer.limit_train_batches=1.5 is out of range: it must be a fraction"),
+    ("trainer.accumulate_grad_batches=null", r"trainer.accumulate_grad_batches=null is out of range"),
+    ("trainer.gradient_clip_algorithm=foo", r"trainer.gradient_clip_algorithm=foo is not known"),
+    ("trainer.fast_dev_run=true", r"is not a config key. It is an argument of Lightning's Trainer .*max_epochs=1"),
+    ("++trainer.max_time=1", r"argument of Lightning's Trainer that is not passed on: say launcher.timeout_min"),
+    ("optimizer.amsgrad=true", r"added with a \+: \+optimizer.amsgrad=VALUE"),
+    ("++optimizer.amsgrd=true", r"optimizer.amsgrd is not a key of optimizer=adam.*Did you mean 'amsgrad'"),
+    ("++optimizer.amsgrad=abc", r"optimizer.amsgrad=abc is of the wrong kind: it must be true or false"),
+    ("++optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\] is of the wrong kind: it must be a list of 2 numbers"),
+    ("++optimizer.eps=abc", r"optimizer.eps=abc is of the wrong kind: it must be a number"),
+    ("++scheduler.foo=1", r"scheduler.foo is not a key of scheduler=one_cycle, so it is refused"),
+    ("--max-epochs 2", r"--max-epochs is not an option: config keys are set as key=value. Say max_epochs=2"),
+    ("--max_epochs=2", r"Say max_epochs=2"),
+    ("--lr 0.1", r"Say optimizer.lr=0.1"),
+    ("--model mlp", r"Say model=mlp"),
+    ("--force", r"Say force=true"),
+    ("--foo", r"--foo is not an option of `pneumonia train`[^?]*$"),
+    ("--multi", r"--multi is not an option.*Did you mean '--multirun'"),
+    ("--cfg foo", r"--cfg foo: --cfg needs one of job, hydra, all"),
+    ("--info foo", r"--info foo: --info needs one of all, config"),
+    ("-m --cfg job", r"--multirun and --cfg exclude one another"),
+    ("--resolve", r"--resolve goes with --cfg"),
+    ("--experimental-rerun x.pickle", r"--experimental-rerun is not supported: it loads a pickle"),
+    ("hydra/launcher=foo", r"hydra/launcher=foo is not known"),
+    ("hydra/sweeper=optuna", r"`pneumonia sweep search` searches with Optuna"),
     ("split.k=1", r"split.k=1 is out of range: it must be a number of folds from 2"),
     ("split=kfold split.k=3 split.fold=3", r"split.fold=3 is no fold of split.k=3"),
     ("split.fraction=0", r"split.fraction=0.0 is out of range"),
@@ -102,6 +151,43 @@ def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, c
     assert "TimeLimitReached: trainer.max_time=00:00:00:00 was over after 0 of 10 epochs" in err
     assert "Run the same command again to go on. Allow more time" in err
     assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("~experiment", "~data", "++batch_size=8", "seed='3'", "monitor=null", "+optimizer.amsgrad=true"),
+        *("++optimizer.betas=[0.8,0.9]", "trainer.limit_train_batches=2", 'name="a-b"'),
+    ],
+)
+def test_an_override_that_means_something_is_accepted(word, monkeypatch, tmp_path):
+    from pneumonia import train
+
+    trained = []
+    done = {"metrics": {"val": {"loss": 1.0}}}
+    monkeypatch.setattr(
+        train, "train", lambda config, **words: train.check_settings(config) or trained.append(config) or done
+    )
+    monkeypatch.chdir(tmp_path)
+    assert run_train([word]) == 0
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_a_terminal_and_has_no_leftover_of_formatting(verb, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "130")
+    code, out, _ = _run([verb, "--help"], monkeypatch, capsys)
+    assert code == 0
+    assert "%%" not in out
+    assert not re.search(r"\{\w*\}(?!\.)", out.replace("{push,dashboard}", "")), "a placeholder that was not filled"
+    assert max(map(len, out.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(("verb", "said"), [("sweep", "optimizer --seed 3"), ("reproduce", "--seed=3")])
+def test_an_option_of_a_sweep_names_the_override(verb, said, monkeypatch, capsys):
+    code, _, err = _run([verb, *said.split()], monkeypatch, capsys)
+    assert code == 2
+    assert "--seed is not an option: config keys are set as key=value. Say seed=3." in err
 
 
 def test_a_typo_inside_an_experiment_file_is_refused(monkeypatch, capsys, tmp_path):

@@ -26,11 +26,12 @@ SMALL = ("logger=wandb", "image_size=16", "model=mlp", "task=pneumonia")
 @pytest.fixture(autouse=True)
 def no_key(monkeypatch, tmp_path):
     """As on a machine that has never heard of W&B."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     tracking._warned.clear()
     tracking._refused.clear()
+    tracking._given.clear()
 
 
 def _segments(folder):
@@ -153,11 +154,15 @@ def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
     shutil.copytree(finished, copy)
     assert track(["push", str(tmp_path / "runs"), "--offline", "--project", "mine"]) == 0
     (segment,) = _segments(copy)
+    told = capsys.readouterr().err
+    assert "Written for 1 of 1 runs, and nothing was sent; 0 had nothing new." in told
+    assert "Sent" not in told
+    assert f"`wandb sync {segment}` sends them" in told
     summary = _summary(segment)
     assert (summary["project"], summary["state"]) == ("mine", "finished")
     assert len([row for row in _history(segment) if "val/loss" in row]) == 2
     assert track(["push", str(copy), "--offline"]) == 0
-    assert "Sent 0 of 1 runs; 1 had nothing new" in capsys.readouterr().err
+    assert "Written for 0 of 1 runs, and nothing was sent; 1 had nothing new." in capsys.readouterr().err
     assert len(_segments(copy)) == 1
 
 
@@ -169,6 +174,94 @@ def test_pushing_without_a_key_or_nothing_says_what_to_do(finished, tmp_path):
     with pytest.raises(RunError, match="There is no folder"):
         track(["push", str(tmp_path / "none")])
     assert not (finished / "wandb").exists()
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun", "disabled"])
+def test_a_push_that_the_environment_forbids_is_refused(mode, finished, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    with pytest.raises(AccessError, match=f"WANDB_MODE={mode} in the environment, so nothing was sent"):
+        track(["push", str(finished)])
+    assert not (finished / "wandb").exists()
+
+
+def test_a_disabled_mode_makes_no_run_and_says_so(compose, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    result = train(compose(*SMALL, "logger.mode=online", runs_dir=tmp_path))
+    assert result["status"] == "completed"
+    assert not list(tmp_path.rglob("wandb*"))
+    assert "W&B: off, as WANDB_MODE=disabled in the environment says" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["offline", "dryrun"])
+def test_an_offline_mode_of_the_environment_wins_over_auto(mode, compose, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    train(compose(*SMALL, runs_dir=tmp_path))
+    assert len(_segments(_only(tmp_path))) == 1
+
+
+@pytest.mark.parametrize(
+    ("mode", "word", "message"),
+    [
+        ("sometimes", "logger.mode=auto", "WANDB_MODE=sometimes in the environment is no mode of W&B"),
+        ("online", "logger.mode=auto", "WANDB_MODE=online needs a key of W&B"),
+        ("run", "logger.mode=auto", "WANDB_MODE=run needs a key of W&B"),
+    ],
+)
+def test_a_mode_of_the_environment_that_cannot_work_is_refused(mode, word, message, compose, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", mode)
+    with pytest.raises(ConfigError, match=message):
+        train(compose(*SMALL, word, runs_dir=tmp_path))
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_the_environment_takes_the_place_of_packaged_values_and_is_not_contradicted_silently(
+    compose, tmp_path, monkeypatch, capfd
+):
+    said = {
+        "PROJECT": "xrays",
+        "ENTITY": "team",
+        "RUN_GROUP": "night",
+        "NAME": "mine",
+        "TAGS": "a,b",
+        "JOB_TYPE": "probe",
+    }
+    for name, value in {**said, "DIR": str(tmp_path / "files")}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    (tmp_path / "files").mkdir()
+    train(compose(*SMALL, "logger.group=ours", "max_epochs=1", runs_dir=tmp_path / "runs"), label="seed=0")
+    (segment,) = _segments(tmp_path / "files")
+    summary, opened = _summary(segment), _records(segment, "run")[0]
+    assert (summary["name"], summary["project"], opened["entity"]) == ("mine", "xrays", "team")
+    assert (opened["run_group"], opened["job_type"]) == ("ours", "probe")
+    assert {"a", "b", "pneumonia"} <= set(summary["tags"])
+    told = capfd.readouterr().err
+    assert "logger.group=ours takes precedence over WANDB_RUN_GROUP=night of the environment" in told
+    assert f"W&B: offline, in {segment}" in told
+
+
+def test_each_trial_of_an_agent_is_a_run_with_its_id_even_of_a_finished_run(compose, tmp_path, monkeypatch):
+    config = compose(*SMALL, runs_dir=tmp_path)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
+    stamps = []
+    for trial in ("trial001", "trial002", "trial002"):
+        monkeypatch.setenv("WANDB_RUN_ID", trial)
+        result = train(config)
+        folder = _only(tmp_path)
+        assert json.loads((folder / "wandb.json").read_text())["id"] == trial
+        stamps.append((folder / "result.json").stat().st_mtime_ns)
+    assert len(set(stamps)) == 1, "trained once"
+    segments = {_summary(segment)["run_id"]: segment for segment in _segments(folder)}
+    assert set(segments) == {"trial001", "trial002"}
+    assert len(_segments(folder)) == 2, "the same trial is not mirrored twice"
+    for segment in segments.values():
+        assert [row["epoch"] for row in _history(segment) if "val/loss" in row] == [1, 2]
+        assert _summary(segment)["summary"]["best/val/accuracy"] == result["metrics"]["val"]["accuracy"]
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    monkeypatch.delenv("WANDB_RUN_ID")
+    train(config)
+    assert len(_segments(folder)) == 2, "without an agent a finished run is only recognised"
 
 
 @pytest.fixture(params=[401, 500])
@@ -262,3 +355,47 @@ def test_a_dashboard_is_built_without_a_login(name, tmp_path, capsys):
     assert name in json.dumps(board["spec"]["section"]["runSets"][0]["filters"])
     with pytest.raises(AccessError, match="needs a key of W&B and --entity"):
         track(["dashboard", name])
+
+
+def test_the_panels_are_those_that_wandb_workspaces_writes_itself(tmp_path):
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    assert track(["dashboard", "optimizer", "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
+    ours = _panels(json.loads((tmp_path / "board.json").read_text()))
+    axes = [wr.Config("optimizer._target_"), wr.Config("seed"), wr.SummaryMetric("best/val/loss")]
+    theirs = ws.Workspace(
+        entity="me",
+        project="pneumonia",
+        sections=[
+            ws.Section(
+                name="all",
+                panels=[
+                    wr.LinePlot(title="val/loss", x=wr.Metric("epoch"), y=[wr.Metric("val/loss")]),
+                    wr.BarPlot(title="best/val/loss", metrics=[wr.Metric("best/val/loss")]),
+                    wr.MediaBrowser(title="weights", media_keys=["weights"]),
+                    wr.ParallelCoordinatesPlot(
+                        title="Which optimiser?",
+                        columns=[wr.ParallelCoordinatesPlotColumn(metric=axis) for axis in axes],
+                    ),
+                ],
+            )
+        ],
+    )
+    for title, panel in _panels(json.loads(theirs._to_model().model_dump_json(by_alias=True))).items():
+        found = ours[title]
+        if "columns" in panel["config"]:
+            found["config"]["columns"] = found["config"]["columns"][: len(axes)]
+        assert (found["viewType"], found["config"]) == (panel["viewType"], panel["config"])
+    accessors = [column["accessor"] for column in ours["Which optimiser?"]["config"]["columns"]]
+    assert accessors == ["config:optimizer.value._target_", "config:seed.value", "summary:best/val/loss"]
+
+
+def _panels(board):
+    """Panels of a workspace by their title, without what the library draws at random."""
+    found = {}
+    for section in board["spec"]["section"]["panelBankConfig"]["sections"]:
+        for panel in section["panels"]:
+            config = panel["config"]
+            found[config.get("chartTitle") or config.get("title") or config["mediaKeys"][0]] = panel
+    return found

@@ -21,6 +21,7 @@ VERBS: Final = {
     "data": "import|audit|split|push|pull|show: reads, checks, divides, moves and draws data",
     "doctor": "checks device, disk and data, and says what to do",
 }
+COMPLETION: Final = ("-sc", "--shell-completion")
 USAGE: Final = """usage: pneumonia VERB ...
 
 Trains, compares and checks chest X-ray classifiers: normal, viral or bacterial pneumonia. Not a medical device.
@@ -46,12 +47,14 @@ def main() -> None:
     if verb in {"-V", "--version"}:
         print(f"pneumonia {__version__}")
         raise SystemExit(0)
-    if verb not in VERBS:
+    if verb in COMPLETION:  # the shell asks the command itself, whichever verb installed the completion
+        verb, arguments = "completion", [verb, *arguments]
+    elif verb not in VERBS:
         fail(f"pneumonia: there is no verb '{verb}'; choose one of {', '.join(VERBS)}.{nearest(verb, VERBS)}")
     try:
         code = importlib.import_module(f"pneumonia.cli.{verb}").run(arguments[1:])
     except KeyboardInterrupt as stop:
-        print(f"\n{stop}" if isinstance(stop, PneumoniaError) else "\nStopped.", file=sys.stderr)
+        print(f"\n{stop}" if str(stop) else "\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None  # `pneumonia predict ... | head`

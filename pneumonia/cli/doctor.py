@@ -120,13 +120,21 @@ def _clock() -> Finding:
 
 def _wandb() -> Finding:
     """Whether a key is there and looks like one; it is neither shown nor sent."""
-    from pneumonia.wandb_account import has_key, server
+    from pneumonia.wandb_account import MODES, has_key, server
 
     key = os.environ.get("WANDB_API_KEY", "")
     if key and (key != key.strip() or len(key) < SHORTEST_KEY):
         return False, (
             f"WANDB_API_KEY has {len(key)} characters, and keys have {SHORTEST_KEY} or more, without blanks: it was cut in "
             f"copying. Copy it anew from {server().replace('//api.', '//')}/authorize."
+        )
+    said = os.environ.get("WANDB_MODE", "")
+    if said and said not in MODES:
+        return False, f"WANDB_MODE={said} is no mode of W&B: choose one of {', '.join(MODES)}, or unset it."
+    if MODES.get(said, "online") != "online":
+        return (
+            True,
+            f"WANDB_MODE={said}: logger=wandb {'sends nothing' if said == 'disabled' else 'writes runs offline'}",
         )
     if has_key():
         return True, f"a key for {server()} is there; logger=wandb sends runs at once"

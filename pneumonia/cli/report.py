@@ -15,7 +15,7 @@ def run(arguments: list[str]) -> int:
     """
     parser = argparse.ArgumentParser(
         "pneumonia report",
-        description="Compares finished runs: a ranking with 95%% intervals, which differences are real, curves "
+        description="Compares finished runs: a ranking with 95% intervals, which differences are real, curves "
         "of each sweep, errors, "
         "calibration, the study's figures beside ours, a model card. Runs of different tasks, images or splits "
         "are kept apart. "

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from pneumonia.cli import wants_help
+from pneumonia.cli.hydra_options import refuse_option
 from pneumonia.errors import ConfigError
 
 HELP = """
@@ -31,7 +32,9 @@ def run(arguments: list[str]) -> int:
     if wants_help(arguments, HELP):
         return 0
     own, words = {"preset": "smoke", "runs_dir": "", "out": ""}, []
-    for argument in arguments:
+    for number, argument in enumerate(arguments):
+        if argument.startswith("-"):
+            refuse_option(argument, arguments[number + 1 :], "reproduce")
         key, found, value = argument.partition("=")
         if key in own:
             if not value:

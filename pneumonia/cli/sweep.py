@@ -1,12 +1,13 @@
 """`pneumonia sweep NAME`: every job of sweeps/NAME.yaml. Finished jobs are recognised, cut ones go on."""
 
+import shlex
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
 from pneumonia.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
-    from pneumonia.sweep.plan import Search
+    from pneumonia.sweep.plan import Job, Search
 
 HELP = """
 usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES]
@@ -45,15 +46,20 @@ def run(arguments: list[str]) -> int:
     """
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
+    from pneumonia.cli.hydra_options import refuse_option
     from pneumonia.cli.train import explained
     from pneumonia.sweep.files import sweep_names
     from pneumonia.sweep.plan import make_plan, open_search
 
     name, words = arguments[0].removeprefix("sweep="), arguments[1:]
+    if name.startswith("-"):
+        refuse_option(name, words, "sweep")
     if "=" in name:
         names = sweep_names()
         raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {', '.join(names)}.")
-    for word in words:
+    for number, word in enumerate(words):
+        if word.startswith("-"):
+            refuse_option(word, words[number + 1 :], "sweep")
         if word != "status" and "=" not in word and not word.startswith("~"):
             raise ConfigError(
                 f"{word} is not understood: after the name of a sweep come overrides, key=value, or status."
@@ -63,14 +69,14 @@ def run(arguments: list[str]) -> int:
         return _status(name, [word for word in words if word != "status"])
     with explained(), open_search(name, words) as wanted:
         if wanted is not None:
-            return _search(wanted)
+            return _search(wanted, name)
         plan = make_plan(name, words)
     from pneumonia.sweep.conduct import conduct
 
     return conduct(plan)
 
 
-def _search(wanted: "Search") -> int:
+def _search(wanted: "Search", name: str) -> int:
     from pneumonia.console import announce_loading
     from pneumonia.sweep.conduct import interruptible
 
@@ -80,10 +86,20 @@ def _search(wanted: "Search") -> int:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
     from pneumonia.backup import backed_up
+    from pneumonia.report.recipe import commands_of, words_of
+    from pneumonia.sweep.files import find_sweep
     from pneumonia.sweep.search import search
 
+    def again(job: "Job") -> str:
+        if words_of(job.config) is not None:
+            return commands_of([job.config])[0]
+        path = find_sweep(name)  # a family of one's own, which only the folder of the sweep file has
+        words = [*wanted.lines, *(f"{key}={value}" for key, value in job.differs.items())]
+        where = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
+        return shlex.join(["pneumonia", "train", *where, *words])
+
     with interruptible(wanted.folder), backed_up(wanted.folder, wanted.common["backup"], wanted.folder.name):
-        return search(wanted)
+        return search(wanted, again)
 
 
 def _status(name: str, words: list[str]) -> int:

@@ -1,6 +1,8 @@
 """`pneumonia track`: sends run folders to Weights & Biases, and makes the dashboard of a sweep."""
 
 import argparse
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +38,21 @@ def run(arguments: list[str]) -> int:
 
 
 def _push(options: argparse.Namespace) -> int:
+    from rich.markup import escape
+
     from pneumonia.console import announce_loading, say
     from pneumonia.errors import AccessError, RunError
     from pneumonia.runs import find_runs
-    from pneumonia.wandb_account import has_key
+    from pneumonia.wandb_account import MODES, has_key
 
     folders = find_runs(options.runs)
     if not folders:
         raise RunError(f"There is no run in {', '.join(map(str, options.runs))}: a run folder holds a config.yaml.")
+    said = os.environ.get("WANDB_MODE", "")
+    if MODES.get(said, "online") == "disabled" or (not options.offline and MODES.get(said, "online") != "online"):
+        raise AccessError(
+            f"WANDB_MODE={said} in the environment, so nothing was sent. Unset it, or say --offline with offline."
+        )
     if not options.offline and not has_key():
         raise AccessError(
             "No key of W&B is known, so nothing was sent. Set WANDB_API_KEY or call `wandb login`; --offline writes W&B's files "
@@ -57,8 +66,18 @@ def _push(options: argparse.Namespace) -> int:
         "entity": options.entity,
         "mode": "offline" if options.offline else "online",
     }
-    sent = sum(push_run(folder, logger) for folder in folders)
-    say(f"Sent {sent} of {len(folders)} runs; {len(folders) - sent} had nothing new.")
+    made = [files for folder in folders if (files := push_run(folder, logger)) is not None]
+    rest = f"{len(folders) - len(made)} had nothing new."
+    if not options.offline:
+        say(f"Sent {len(made)} of {len(folders)} runs; {rest}")
+        return 0
+    say(f"Written for {len(made)} of {len(folders)} runs, and nothing was sent; {rest}")
+    for files in made:
+        say(f"  {escape(str(files))}")
+    if made:
+        say(
+            f"`wandb sync {escape(shlex.join(map(str, made)))}` sends them; so does `pneumonia track push` without --offline."
+        )
     return 0
 
 

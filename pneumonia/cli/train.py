@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
+from pneumonia.cli.hydra_options import options_first
 from pneumonia.console import announce_loading
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
@@ -48,25 +49,19 @@ Examples:
   pneumonia train                                                   drawn phantoms, about a minute
   pneumonia train data=folder data.root=chest_xray experiment=article/final
 """
-WITH_VALUE = {
-    "--config-dir",
-    "-cd",
-    "--config-name",
-    "-cn",
-    "--config-path",
-    "-cp",
-    "--package",
-    "-p",
-    "--cfg",
-    "-c",
-    "--info",
-    "-i",
-}
 CAUSES = 6  # how deep a chain of causes is read
+PLUGINS = {
+    "hydra/launcher=joblib": " It comes with a package of its own: pip install hydra-joblib-launcher.",
+    "hydra/launcher=submitit": " It comes with a package of its own: pip install hydra-submitit-launcher.",
+    "hydra/sweeper=optuna": " `pneumonia sweep search` searches with Optuna, without this plugin.",
+}
 
 
 def run(arguments: list[str], config_name: str = "train", config_dir: Path | None = None) -> int:
     """Composes, checks, trains.
+
+    Returns:
+        The exit code: 0, or 1 where jobs of a multirun failed.
 
     Raises:
         PneumoniaError: With the name of what is wrong.
@@ -76,11 +71,13 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     models = "|".join(sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
     if wants_help(arguments, HELP.format(models=models)):
         return 0
+    arguments = options_first(arguments)
     from hydra import main as hydra_main
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from pneumonia.cli.multirun import Multirun, noted
     from pneumonia.config import TrainConfig
 
     for argument in arguments:
@@ -90,53 +87,35 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
             )
     ConfigStore.instance().store("schema", TrainConfig)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we say what to do
-    failures: list[PneumoniaError] = []
+    refused: list[PneumoniaError] = []
+    multirun = Multirun()
+    token = multirun.token  # alone goes with a job to another process
 
-    def job(config: DictConfig) -> None:
-        several = HydraConfig.get().mode == RunMode.MULTIRUN
+    def job(config: DictConfig) -> float | None:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return noted(lambda: _job(config), token)
         try:
-            _job(config)
+            return _job(config)
         except PneumoniaError as error:  # kept from Hydra, which would add lines of its own
-            if several and isinstance(error, KeyboardInterrupt):
-                raise  # ends the whole multirun; after any other failure its jobs go on
-            failures.append(error)
-            if several:
-                number = HydraConfig.get().job.num
-                print(f"Job {number} failed. {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            refused.append(error)
+            return None
 
     app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
-    arguments = _options_first(arguments)
     before = sys.argv
     more = ["--config-dir", str(config_dir)] if config_dir else []
     sys.argv = ["pneumonia", *more, *arguments]
     try:
-        with explained():
+        with explained(), multirun.watched():
             app()
     finally:
         sys.argv = before
-    if len(failures) > 1:
-        print(f"{len(failures)} jobs failed; the last line is the first of them again.", file=sys.stderr)
-    if failures:
-        raise failures[0]
-    return 0
+    if refused:
+        raise refused[0]
+    return 1 if multirun.failed else 0
 
 
-def _options_first(arguments: list[str]) -> list[str]:
-    """Options before overrides: Hydra takes them apart only there or at the end."""
-    options: list[str] = []
-    words: list[str] = []
-    left = iter(arguments)
-    for word in left:
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        options.append(word)
-        if word in WITH_VALUE:
-            options += [value for value in [next(left, None)] if value is not None]
-    return [*options, *words]
-
-
-def _job(config: DictConfig) -> None:
+def _job(config: DictConfig) -> float | None:
+    """Trains one run; returns the metric by which its best epoch was chosen, for Hydra's sweepers."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
@@ -151,6 +130,7 @@ def _job(config: DictConfig) -> None:
         check_root(Path(str(config.data.root)).expanduser())
     announce_loading()
     from pneumonia.backup import backed_up
+    from pneumonia.models.build import family_of
     from pneumonia.train import train  # heavy: only once the config is known to be right
 
     plain = resolved(config)
@@ -159,7 +139,10 @@ def _job(config: DictConfig) -> None:
         def opened(folder: RunFolder) -> None:
             stack.enter_context(backed_up(folder.path, plain["backup"], f"{plain['name']}/{folder.path.name}"))
 
-        train(plain, opened=opened)
+        result = train(plain, opened=opened)
+    stage, _, metric = str(plain["monitor"] or family_of(plain["model"]).best_by).partition("/")
+    value = result["metrics"][stage].get(metric)
+    return None if value is None else float(value)
 
 
 @contextmanager
@@ -187,7 +170,7 @@ def _explained(error: Exception) -> ConfigError:
     """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
     from hydra.errors import OverrideParseException
 
-    from pneumonia.config import choice_keys, conf_dir, config_keys
+    from pneumonia.config import choice_keys, conf_dir, config_keys, nearest_key
 
     parts: list[str] = []
     cause: BaseException | None = error
@@ -202,6 +185,35 @@ def _explained(error: Exception) -> ConfigError:
             "quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
         )
     keys = [*config_keys(), *choice_keys()]
+    if unmatched := re.search(r"Could not delete '([^']+)'\. No match in the defaults list", text):
+        return ConfigError(
+            f"~{unmatched[1]} removes nothing: it is not chosen. Leave it out; --info defaults shows the choices."
+        )
+    if deleted := _deleted(text):
+        if deleted in keys:
+            return ConfigError(
+                f"~{deleted} removes a key that every run needs. Set it instead, {deleted}=VALUE, or leave the override out."
+            )
+        return ConfigError(
+            f"~{deleted} removes nothing: {deleted} is not a config key.{nearest_key(deleted, keys)} "
+            "`pneumonia train --help` lists them."
+        )
+    if found := re.search(r"An item is already at '([^']+)'", text):
+        return ConfigError(
+            f"+{found[1]} adds a key, and {found[1]} is there already. Leave the + out: {found[1]}=VALUE."
+        )
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text) or re.search(
+        r"Sweep parameters '(.+)' requires --multirun", text
+    ):
+        return ConfigError(
+            f"{found[1]} has several values, and one run takes one. Say -m for a run of each; a list needs brackets, "
+            "key=[a,b], and text with a comma needs quotes."
+        )
+    if "does not support sweep type : INTERVAL" in text:
+        return ConfigError(
+            "An interval has no steps, so -m can't list its values. Say range(low, high, step), or values with commas; "
+            "`pneumonia sweep search` searches intervals."
+        )
     if found := re.search(r"Could not (?:override|append)[^']*'([^']+)'", text):
         if "is not in struct" in text or re.search(r"Key '\w+' not in", text) or "Could not find" not in text:
             key = found[1]
@@ -212,21 +224,45 @@ def _explained(error: Exception) -> ConfigError:
         where = re.search(r"In '([^']+)'", text)
         place = f" (in {where[1]})" if where else ""
         return ConfigError(f"{key} is not a config key{place}{_hint(key, keys)} `pneumonia train --help` lists them.")
-    if found := re.search(r"Could not find '([^'/]+)/([^']+)'", text):
+    if found := re.search(r"Could not find '([^']+)/([^'/]+)'", text):
         group, choice = found[1], found[2]
+        if group.startswith("hydra"):
+            hint = PLUGINS.get(f"{group}={choice.partition('_')[0]}", "")
+            return ConfigError(f"{group}={choice} is not known.{hint or ' --info plugins lists what is installed.'}")
+        group, _, inside = group.partition("/")
+        choice = f"{inside}/{choice}" if inside else choice
         folder = conf_dir() / group
         options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
         known = f" Choose one of {', '.join(options)}." if options else ""
         return ConfigError(f"{group}={choice} is not known.{known}{nearest(choice, options)}")
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    if found := re.search(r"Missing mandatory value: (\w+)", text):
+        return ConfigError(
+            f"{found[1]} has no value, and a run needs one. Choose one of the files in conf/{found[1]}: {found[1]}=NAME."
+        )
     if full := re.search(r"full_key: (\S+)", text):
         wrong = re.search(r"^Value '.*", text, re.MULTILINE)
         return ConfigError(f"{full[1]} has a value of the wrong kind. {wrong[0] if wrong else first}.")
     return ConfigError(first if first.endswith(".") else f"{first} (see `pneumonia train --help`)")
 
 
+def _deleted(text: str) -> str:
+    """The key that a ``~key`` of the command line names, where Hydra could not remove it."""
+    patterns = (
+        r"Error merging override ~([^=\s]+)",
+        r"Could not delete from config\. '([^']+)' does not exist",
+        r"Could not delete from config\. The value of '([^']+)'",
+    )
+    return next((found[1] for pattern in patterns if (found := re.search(pattern, text))), "")
+
+
 def _hint(key: str, keys: list[str]) -> str:
     """What may have been meant; a key may be known, but of another choice."""
+    from pneumonia.config import nearest_key, why_not
+
     if key in keys:
         return f" of the chosen {key.partition('.')[0]}, but of another one: it would change nothing here."
-    return f".{nearest(key, keys)}"
+    near = nearest_key(key, keys)
+    if key.startswith("optimizer.") and not near:
+        return f" of the chosen file. An argument of the optimiser's class is added with a +: +{key}=VALUE."
+    return f".{why_not(key) or near}"

@@ -52,7 +52,11 @@ def words_of(config: Mapping[str, Any]) -> Words | None:
         if choice != defaults[group]:
             chosen[group] = choice
         own = _flat(config[group])
-        changed |= {f"{group}.{key}": as_word(own[key]) for key in own if own[key] != settings.get(key, ...)}
+        changed |= {
+            f"{'' if key in settings or group in SCHEMAS else '+'}{group}.{key}": as_word(own[key])
+            for key in own
+            if own[key] != settings.get(key, ...)
+        }
     rest = _flat({key: value for key, value in config.items() if key not in (*GROUPS, *LEFT_OUT)})
     changed |= {key: as_word(value) for key, value in rest.items() if value != plain.get(key, ...)}
     return chosen | changed
@@ -143,7 +147,9 @@ def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dic
     own, word = _flat(node), TOLD_BY.get(group)
     best: tuple[int, bool, str, dict[str, Any]] | None = None
     for choice, settings in _files(group).items():
-        if (word and settings.get(word) != own.get(word)) or (group not in SCHEMAS and set(settings) != set(own)):
+        # Of an optimiser, arguments of its class that no file sets can be added: +optimizer.amsgrad=true.
+        fits = group in SCHEMAS or set(settings) == set(own) or (group == "optimizer" and set(settings) < set(own))
+        if (word and settings.get(word) != own.get(word)) or not fits:
             continue
         apart = sum(settings.get(key, ...) != value for key, value in own.items())
         rank = (apart, choice != default, choice, settings)

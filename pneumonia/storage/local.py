@@ -99,6 +99,19 @@ def one_at_a_time(path: Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process that lives holds this lock file; makes no file."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Writes JSON atomically; what is not a number was made ``None`` before, since JSON has no NaN."""
     with replacing(path) as part:

@@ -17,6 +17,7 @@ from pneumonia.sweep.ledger import BROKEN, Ledger, Standing
 from pneumonia.sweep.plan import Job, Plan
 
 LOOK_S: Final = 1.0
+OVER: Final = ("done", "debug", "pruned")  # states that no call of the sweep changes
 STYLES: Final = {
     "done": "green",
     "debug": "yellow",
@@ -24,7 +25,7 @@ STYLES: Final = {
     "failed": "red",
     "killed": "red",
     "out of time": "red",
-    "cut": "yellow",
+    "interrupted": "yellow",
     "pruned": "yellow",
 }
 WIDTH: Final = 140  # of a table that goes to a file
@@ -68,9 +69,11 @@ class Board:
         for key, values in plan.axes.items():
             self._say(f"  {escape(key)}: {escape(', '.join(values))}")
         known = ", ".join(
-            f"{states[state]} {state}" for state in ("done", "debug", "cut", *BROKEN, "running") if states[state]
+            f"{states[state]} {state}"
+            for state in ("done", "debug", "interrupted", *BROKEN, "running")
+            if states[state]
         )
-        left = len(seen) - states["done"] - states["debug"] - states["running"]
+        left = len(seen) - states["running"] - sum(states[state] for state in OVER)
         self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
         seconds = expected_s(seen)
         if left and seconds is not None:
@@ -130,21 +133,21 @@ class Board:
             self._say(f"{state}{escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
         return standing
 
-    def running_table(self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES) -> Table:
-        """Every job as it stands; of many, the running and the broken ones and those that come next."""
+    def running_table(
+        self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES, at_once: int | None = None
+    ) -> Table:
+        """Every job as it stands; of many, the running and the broken ones and those that come next.
+
+        Args:
+            seen: The jobs.
+            most: Lines of the table.
+            at_once: How many jobs run at a time, for the estimate; 0: none, so there is no estimate; ``None``: as many as
+                the launcher runs.
+        """
         figures = ("epoch", "val loss", "accuracy", "images/s", "left")
         rows: list[list[str]] = []
-        order = {
-            "running": 0,
-            "failed": 1,
-            "killed": 1,
-            "out of time": 1,
-            "cut": 2,
-            "to do": 2,
-            "pruned": 3,
-            "done": 3,
-            "debug": 3,
-        }
+        last = dict.fromkeys(OVER, 3)
+        order = {"running": 0, **dict.fromkeys(BROKEN, 1), "interrupted": 2, "to do": 2, **last}
         numbered = list(enumerate(seen, start=1))
         shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
         for number, (job, standing) in shown:
@@ -167,15 +170,23 @@ class Board:
         if len(numbered) > len(shown):
             hidden = Counter(standing.state for number, (_, standing) in numbered if number not in dict(shown))
             notes.append("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()))
+        at_once = self.at_once if at_once is None else at_once
         seconds = expected_s(seen)
-        if seconds:
-            notes.append(f"about {duration(seconds / self.at_once)} left in all")
+        if seconds and at_once:
+            notes.append(f"about {duration(seconds / at_once)} left in all")
         grid.caption = "; ".join(notes) or None
         return grid
 
     def status(self) -> None:
-        """The table as it stands now, all jobs of it."""
-        self.console.print(self.running_table(self.look(), len(self.jobs)))
+        """The table as it stands now, all jobs of it; an estimate only while a job runs."""
+        seen = self.look()
+        running = sum(standing.state == "running" for _, standing in seen)
+        self.console.print(self.running_table(seen, len(self.jobs), running))
+        left = sum(standing.state not in OVER for _, standing in seen)
+        if left and not running:
+            self._say(
+                f"No job is running, and {left} of {len(seen)} are not done. The command of the sweep resumes it."
+            )
 
     def summary(self) -> list[tuple[Job, Standing]]:
         """The table at the end, with what broke and why below it."""
@@ -255,7 +266,7 @@ def expected_s(seen: list[tuple[Job, Standing]]) -> float | None:
     if not epochs:
         return None
     each = sum(result["cost"]["fit_s"] for result in finished) / epochs
-    left = [job.config["max_epochs"] - standing.epochs for job, standing in seen if standing.result is None]
+    left = [job.config["max_epochs"] - standing.epochs for job, standing in seen if standing.state not in OVER]
     return float(each * sum(left))
 
 

@@ -161,7 +161,7 @@ class Parallel:
             hint = "; often this means that memory ran out" if number == signal.SIGKILL else ""
             reason = f"its process was killed by {signal.Signals(number).name}{hint}. Run the sweep again: it goes on"
             self.ledger.broke(job, "killed", reason)
-        elif code and code not in {BUSY, 130} and self.ledger.standing(job).state in {"to do", "cut"}:
+        elif code and code not in {BUSY, 130} and self.ledger.standing(job).state in {"to do", "interrupted"}:
             self.ledger.broke(job, "failed", f"its process ended with exit code {code}; see {self.ledger.log(job.key)}")
 
 

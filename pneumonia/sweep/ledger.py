@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from pneumonia.config import identity
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.runs import COMPLETED, RunFolder, read_metrics, shortened
-from pneumonia.storage.local import digest, explained, one_at_a_time, read_json, replacing, write_json
+from pneumonia.storage.local import digest, explained, is_locked, one_at_a_time, read_json, replacing, write_json
 from pneumonia.sweep.plan import Job, Plan, Search
 
-State = Literal["to do", "running", "cut", "done", "debug", "pruned", "failed", "killed", "out of time"]
+State = Literal["to do", "running", "interrupted", "done", "debug", "pruned", "failed", "killed", "out of time"]
 ENDED: Final = ("done", "debug")  # nothing is left to train; debug: the trainer was told to leave something out
 BROKEN: Final = ("failed", "killed", "out of time")
 PATIENCE_S: Final = 1.0  # for a lock that someone only looks at
@@ -30,7 +30,7 @@ class Standing:
     """How far a job is.
 
     Attributes:
-        state: What became of it; ``cut`` is neither done nor worked on, and will go on.
+        state: ``to do`` was never started; ``interrupted`` was, and nobody works on it: the next call resumes it.
         folder: Of its run, once known.
         epochs: Finished ones.
         row: The last row of its ``metrics.csv``.
@@ -145,11 +145,16 @@ class Ledger:
         """Forgets how an earlier attempt broke."""
         self._file(job.key, "broken.json").unlink(missing_ok=True)
 
+    def started(self, job: Job) -> None:
+        """Notes that work on a job has started: if nobody holds its lock later, it was interrupted."""
+        path = self._file(job.key, "json")
+        write_json(path, {**read_json(path), "started": time.time()})
+
     def opened(self, job: Job, folder: RunFolder) -> None:
         """Notes which run a job is, and on which files it was found."""
-        write_json(
-            self._file(job.key, "json"), {"run": folder.path.name, "source": self._source(job.config["data"]["root"])}
-        )
+        path = self._file(job.key, "json")
+        found = {"run": folder.path.name, "source": self._source(job.config["data"]["root"])}
+        write_json(path, {**read_json(path), **found})
 
     def broke(self, job: Job, state: State, reason: str, details: str = "") -> None:
         """Notes how a job broke; the details, such as a traceback, go to its log too."""
@@ -176,7 +181,7 @@ class Ledger:
         if done is not None and done.folder is not None and _changed(done.folder.result) == at:
             return done
         note, damage = read_json(self._file(job.key, "json")), ""
-        folder = RunFolder(self.folder / str(note["run"])) if note else None
+        folder = RunFolder(self.folder / str(note["run"])) if "run" in note else None
         if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
             try:
                 result = folder.ended()
@@ -201,7 +206,7 @@ class Ledger:
             return Standing(broken["state"], folder, len(rows), row, best, reason=broken["reason"])
         if damage:
             return Standing("failed", folder, len(rows), row, best, reason=damage)
-        return Standing("cut" if rows else "to do", folder, len(rows), row, best)
+        return Standing("interrupted" if note else "to do", folder, len(rows), row, best)
 
     def write_results(self, seen: list[tuple[Job, Standing]]) -> None:
         """``results.csv``: one row a job, with what differs, its state, metrics and cost."""
@@ -223,16 +228,7 @@ class Ledger:
         return self._sources[str(root)]
 
     def _held(self, key: str) -> bool:
-        path = self._file(key, "lock")
-        if not path.exists():
-            return False
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-        return False
+        return is_locked(self._file(key, "lock"))
 
 
 def source_state(root: str | None) -> str:

@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pneumonia.config import TrainConfig, check, check_root, conf_dir, identity, resolved
@@ -76,6 +77,7 @@ class Search:
         question: Its first line.
         swept: The overrides with several values or ranges.
         base: The words that all trials share, as ``pneumonia train`` would take them.
+        lines: The overrides of the call that all trials share.
         common: The config but for what is searched.
         job: From what differs to a checked job.
     """
@@ -83,6 +85,7 @@ class Search:
     question: str
     swept: list[Override]
     base: list[str]
+    lines: list[str]
     common: dict[str, Any]
     job: Callable[[dict[str, str]], Job]
 
@@ -114,7 +117,7 @@ def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
         left_out = {line.removeprefix("~") for line in lines if line.startswith("~")}
         chosen = [word for word in chosen_files(path) if word.partition("=")[0] not in left_out]
         kept = [line for line in lines if not line.startswith(("search.", "backup.", "~"))]
-        yield Search(question(path), swept, [*chosen, *kept], common, job)
+        yield Search(question(path), swept, [*chosen, *kept], lines, common, job)
 
 
 def make_plan(name: str, words: Sequence[str]) -> Plan:
@@ -153,14 +156,16 @@ def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[s
     A key that the file sweeps over keeps its place among the others when an override gives it other values, or a single one.
     """
     path = find_sweep(name)
-    swept = {override.get_key_element(): override for override in _parse(map(_line, swept_keys(path).items()))}
+    of_file = _without_globs(_parse(map(_line, swept_keys(path).items())), path)
+    swept = {override.get_key_element(): override for override in of_file}
     fixed = []
-    for override in _parse(words):
+    for override in _without_globs(_parse(words), path):
         key, said = override.get_key_element().lstrip("+"), str(override.input_line)
         if key.lstrip("~").startswith("hydra"):
             raise ConfigError(f"{said}: a sweep has no key of Hydra's own. Say launcher=... for where it runs.")
-        if override.is_delete():
-            swept.pop(key.lstrip("~"), None)
+        if override.is_delete() and key.lstrip("~") in swept:
+            del swept[key.lstrip("~")]  # the sweep leaves it as it is
+        elif override.is_delete():
             fixed.append(said)
         elif key in swept or override.is_sweep_override():
             swept[key] = override
@@ -175,6 +180,27 @@ def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[s
     if not names_its_folder(path) and not any(word.startswith("name=") for word in fixed):
         fixed.append(f"name={path.stem}")
     return path, list(swept.values()), fixed
+
+
+def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Override]:
+    """Overrides with the names of files in place of ``glob(...)``.
+
+    Raises:
+        ConfigError: No file has such a name.
+    """
+    for override in overrides:
+        value: object = override.value()
+        key = override.get_key_element()
+        if not isinstance(value, Glob):
+            yield override
+            continue
+        folders = [conf_dir() / key.lstrip("+"), path.parent / key.lstrip("+")]
+        names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        found = value.filter(names)
+        if not found:
+            there = f"there are {', '.join(names)}" if names else f"{key} is no group of files"
+            raise ConfigError(f"{override.input_line} has no value: {there}.")
+        yield from _parse([f"{key}={','.join(found)}"])
 
 
 def _line(item: tuple[str, Any]) -> str:
@@ -217,15 +243,13 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()
     base: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
-    folders = [path.parent, conf_dir()]
+    groups = {entry.name for entry in conf_dir().iterdir() if entry.is_dir()}
 
     def config_of(differs: dict[str, str]) -> dict[str, Any]:
-        files = tuple(
-            f"{key}={value}" for key, value in differs.items() if any((folder / key).is_dir() for folder in folders)
-        )
+        files = tuple(f"{key}={value}" for key, value in differs.items() if key in groups)
         if files not in base:
-            words = [f"hydra.searchpath=[file://{conf_dir()}]", *fixed, *files]
-            whole = compose(path.stem, words, return_hydra_config=True)
+            words = [f"hydra.searchpath=[file://{conf_dir()},file://{own}]", *fixed, *files]
+            whole = compose(primary, words, return_hydra_config=True)
             choices = {str(group): str(choice) for group, choice in whole.hydra.runtime.choices.items()}
             with open_dict(whole):
                 del whole["hydra"]
@@ -234,11 +258,23 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
         config = copy.deepcopy(shared)
         for override in _parse([f"{key}={value}" for key, value in differs.items() if f"{key}={value}" not in files]):
             OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
-        check(config, choices, folders)
+        check(config, choices, [conf_dir(), path.parent])
         return resolved(config)
 
-    with initialize_config_dir(str(path.parent), version_base="1.3"):
-        yield config_of
+    # Hydra takes any folder beside a config file for a group, and any file there for the one of its name in conf/. So it is
+    # shown the sweep file alone, and after conf/ the groups and the other files beside it.
+    packaged = {entry.stem for entry in conf_dir().glob("*.yaml")} | {"schema"}
+    primary = "sweep_file" if path.stem in packaged else path.stem
+    with TemporaryDirectory() as place:
+        main, own = Path(place) / "main", Path(place) / "own"
+        main.mkdir()
+        own.mkdir()
+        (main / f"{primary}.yaml").symlink_to(path)
+        for entry in path.parent.iterdir():
+            if (entry.is_dir() and entry.name in groups) or (entry.suffix == ".yaml" and entry.stem not in packaged):
+                (own / entry.name).symlink_to(entry)
+        with initialize_config_dir(str(main), version_base="1.3"):
+            yield config_of
 
 
 def _refuse_twins(jobs: list[Job]) -> None:

@@ -60,7 +60,7 @@ class Remote(ABC):
                     if how is False:
                         busy.append(job)
                         continue
-                    if isinstance(how, str) and self.ledger.standing(job).state in {"to do", "cut"}:
+                    if isinstance(how, str) and self.ledger.standing(job).state in {"to do", "interrupted"}:
                         self.ledger.broke(job, "killed", f"{how}. Run the sweep again: it goes on")
                     ended(job)
                 if open_:

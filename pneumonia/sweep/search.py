@@ -2,13 +2,14 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import optuna
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.markup import escape
 
 from pneumonia.callbacks import direction
 from pneumonia.config import MONITORS
@@ -60,8 +61,12 @@ class Follower(Checkpoint):
             raise Pruned
 
 
-def search(plan: Search) -> int:
+def search(plan: Search, again: Callable[[Job], str]) -> int:
     """Does the trials that are missing of a search.
+
+    Args:
+        plan: What is searched.
+        again: The command that trains the run of a job.
 
     Returns:
         The exit code: 0, or 1 where a trial has failed.
@@ -88,7 +93,7 @@ def search(plan: Search) -> int:
                 if _one(trial, plan, study, board, shelf, monitor) in BROKEN and plan.common["fail_fast"]:
                     say("Stopped at the first failure, as fail_fast=true says.")
                     break
-        return _conclude(plan, study, board)
+        return _conclude(plan, study, board, again)
 
 
 def _one(trial: Trial, plan: Search, study: optuna.Study, board: Board, shelf: Shelf, monitor: str) -> State:
@@ -173,7 +178,7 @@ def _jobs(plan: Search, study: optuna.Study) -> list[Job]:
     return [plan.job({key: word_of(value) for key, value in trial.params.items()}) for trial in study.trials]
 
 
-def _conclude(plan: Search, study: optuna.Study, board: Board) -> int:
+def _conclude(plan: Search, study: optuna.Study, board: Board, again: Callable[[Job], str]) -> int:
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
     ranked = sorted(finished, key=_value, reverse=study.direction == optuna.study.StudyDirection.MAXIMIZE)
@@ -187,8 +192,7 @@ def _conclude(plan: Search, study: optuna.Study, board: Board) -> int:
                 warnings.simplefilter("ignore")
                 weights = optuna.importance.get_param_importances(study)
             say("What mattered: " + ", ".join(f"{key} {share:.0%}" for key, share in weights.items()))
-        words = " ".join(f"'{key}={value}'" for key, value in best[0].differs.items())
-        say(f"The best again: pneumonia train {' '.join(plan.base)} {words}")
+        say(f"The best again: {escape(again(best[0]))}")
     return 1 if failed else 0
 
 

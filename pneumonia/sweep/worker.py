@@ -66,6 +66,7 @@ def attempt(
                 opened(folder)
 
         ledger.begin(job)
+        ledger.started(job)
         with output_to(ledger.log(job.key)):
             try:
                 with _limited(timeout_min):

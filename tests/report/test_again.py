@@ -20,6 +20,8 @@ WORDS = (
     ["data=medmnist", "task=pneumonia", "model=backbone", "model.name=vit_tiny_patch16_224", "channels=3"],
     ["data=azure", "data.azure.validation=null", "split=given", "split.file=a/b.parquet", "early_stopping.patience=3"],
     ["data=folder", "data.root='my folder, \\'b\\''", "augmentation=high", "augmentation.flip=0.25", "optimizer=plain"],
+    ["optimizer=sgd", "+optimizer.maximize=true", "optimizer.momentum=0.5"],
+    ["+optimizer.amsgrad=true", "++optimizer.betas=[0.8,0.9]"],
     ["model=mlp", "model.hidden=[16,8]", "scheduler=plateau", "swa=0.75", "name='12e3'", "optimizer.lr=1e-5"],
 )
 

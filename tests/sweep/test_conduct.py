@@ -17,6 +17,7 @@ from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder
 from pneumonia.sweep import board, conduct
 from pneumonia.sweep.board import Board
+from pneumonia.sweep.ledger import Ledger
 from pneumonia.sweep.plan import make_plan
 from pneumonia.train import train
 
@@ -286,4 +287,45 @@ def test_sigterm_keeps_the_finished_epochs_and_the_next_call_goes_on(workplace):
     assert re.search(r"Stopped\. [01] of 2 jobs done, kept in .*Run the same command again to go on", told)
     code, told = workplace.call(name, "max_epochs=200")
     assert code == 0, told
-    assert re.search(r"2 jobs: 1 cut; 2 to do|1 done, 1 cut", told)
+    assert re.search(r"2 jobs: 1 interrupted; 2 to do|1 done, 1 interrupted", told)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_the_status_tells_interrupted_running_and_to_do_apart(number, workplace, capsys):
+    name = workplace.sweep("fine,stall,well")
+    words = [name, "max_epochs=2"]
+    process = workplace.start(*words, "rehearse=false")
+    jobs = make_plan(name, [*words[1:], *workplace.words]).jobs
+    ledger = Ledger(workplace.folder / "runs" / "trouble")
+    deadline = time.monotonic() + 180
+    while ledger.standing(jobs[1]).epochs < 1 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert run([name, "status", workplace.words[0]]) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"fine +│ done .*\n.*", told), told
+    assert re.search(r"stall +│ running", told), told
+    assert re.search(r"well +│ to do", told), told
+    assert "left in all" in told
+    process.send_signal(number)
+    process.communicate(timeout=120)
+    assert run([name, "status", workplace.words[0]]) == 0
+    told = capsys.readouterr().err
+    assert re.search(r"stall +│ interrupted", told), told
+    assert re.search(r"well +│ to do", told), told
+    assert "left in all" not in told
+    assert "No job is running, and 2 of 3 are not done" in told
+
+
+def test_a_job_interrupted_before_its_first_epoch_is_no_job_to_do(workplace, capsys):
+    name = workplace.sweep("fine,well")
+    plan = make_plan(name, workplace.words)
+    ledger = Ledger(plan.folder)
+    ledger.adopt(plan)
+    with ledger.claim(plan.jobs[0].key):
+        ledger.started(plan.jobs[0])
+        assert [ledger.standing(job).state for job in plan.jobs] == ["running", "to do"]
+    assert [ledger.standing(job).state for job in plan.jobs] == ["interrupted", "to do"]
+    (ledger.folder / "jobs" / f"{plan.jobs[1].key}.lock").write_text("a lock file that another host has left")
+    assert ledger.standing(plan.jobs[1]).state == "to do"
+    assert run([name, "status", workplace.words[0]]) == 0
+    assert "No job is running, and 2 of 2 are not done" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
+from pneumonia.cli.train import explained
 from pneumonia.config import conf_dir, resolved
 from pneumonia.errors import ConfigError, LayoutError
 from pneumonia.models.build import check_family
@@ -95,13 +96,48 @@ def test_a_sweep_composes_with_an_experiment():
         ("seeds", ["seed=range(0,20000)"], "20000 jobs"),
         ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
         ("optimizer", ["+sead=3"], "sead is not a config key.*Did you mean 'seed'"),
+        ("optimizer", ["optimizer=glob(x*)"], r"optimizer=glob\(x\*\) has no value: there are adagrad, adam"),
+        ("optimizer", ["seed=range(0,0)"], r"seed=range\(0,0\) has no value"),
+        ("optimizer", ["~batch_size"], "batch_size is missing from the config"),
+        ("optimizer", ["~model"], "model has no value, and a run needs one"),
         ("optimizer", ["name=a,b"], "name=a,b: all jobs of a sweep share name"),
         ("optimizer", ["launcher.n_jobs=1,2"], "share launcher, so it takes one value"),
     ],
 )
 def test_what_no_job_can_take_is_refused_in_the_plan(name, words, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message), explained():
         make_plan(name, words)
+
+
+def test_a_glob_or_a_deletion_of_a_swept_key_changes_what_is_swept():
+    assert make_plan("optimizer", ["optimizer=glob(ad*,exclude=adamw)", "seed=0"]).axes["optimizer"] == [
+        "adagrad",
+        "adam",
+    ]
+    plan = make_plan("optimizer", ["~seed"])
+    assert list(plan.axes) == ["optimizer"]
+    assert {job.config["seed"] for job in plan.jobs} == {0}
+
+
+@pytest.mark.parametrize(
+    "beside", ["seed/a.yaml", "max_epochs/1.yaml", "data/folder.yaml", "train.yaml", "model/mlp.yaml"]
+)
+def test_what_lies_beside_a_sweep_file_does_not_change_its_jobs(beside, tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(OWN)
+    words = ["max_epochs=1", "model=mlp", "data=folder", f"data.root={tmp_path}"]
+    before = make_plan(str(tmp_path / "mine.yaml"), words).jobs
+    (tmp_path / beside).parent.mkdir(exist_ok=True)
+    (tmp_path / beside).write_text("batch_size: 3\n")
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.yaml", str(tmp_path / "mine.yaml")):
+        assert make_plan(name, words).jobs == before
+
+
+def test_a_sweep_file_may_have_the_name_of_a_packaged_one_and_bases_beside_it(tmp_path):
+    (tmp_path / "train.yaml").write_text(OWN.replace("[train, _self_]", "[train, short, _self_]"))
+    (tmp_path / "short.yaml").write_text("max_epochs: 1\n")
+    jobs = make_plan(str(tmp_path / "train.yaml"), []).jobs
+    assert [(job.config["seed"], job.config["max_epochs"]) for job in jobs] == [(0, 1), (1, 1)]
 
 
 def test_a_single_value_of_a_swept_key_stays_in_the_names_of_the_jobs():

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import signal
 import time
 
@@ -12,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from pneumonia.cli.sweep import run
+from pneumonia.cli.train import run as run_train
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.space import axis_of
 from pneumonia.train import train
@@ -117,9 +119,12 @@ def test_a_search_is_runs_whose_values_optuna_knows(space, workplace, capsys):
     assert all(list(trial.intermediate_values) == list(range(1, trial.last_step + 1)) for trial in trials)
     told = capsys.readouterr().err
     best = done.loc[done["val/loss"].idxmin()]
-    again = re.search(r"The best again: pneumonia train (.*)", told)[1]
-    assert f"'optimizer.lr={best['optimizer.lr']:.4g}'".replace("e-0", "e-0") in again
+    again = shlex.split(re.search(r"The best again: pneumonia train (.*)", told)[1])
     stamps = {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/small/*/result.json")}
+    assert run_train([*again, workplace.words[1]]) == 0
+    told = capsys.readouterr().err
+    assert "This run is finished; nothing was trained" in told
+    assert best["run_id"] in told
     assert run([space, *workplace.words]) == 0
     assert {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/small/*/result.json")} == stamps
     assert "7 done, 0 to do" in capsys.readouterr().err
@@ -128,6 +133,21 @@ def test_a_search_is_runs_whose_values_optuna_knows(space, workplace, capsys):
     assert run(["search", "status", workplace.words[0], "name=small"]) == 0
     with pytest.raises(ConfigError, match=r"holds a search of another kind \(space changed\)"):
         run([space, *workplace.words, "model.hidden=[4],[8]"])
+
+
+def test_the_best_of_a_family_of_ones_own_is_trained_again_by_its_sweep_file(workplace, capsys):
+    path = workplace.folder / "small.yaml"
+    path.write_text(
+        SPACE.replace("override model: mlp", "override model: troubled").replace(
+            'model.hidden: "[4],[16]"', "seed: 0,1"
+        )
+    )
+    assert run([str(path), *workplace.words, "search.prune=false", "search.trials=2"]) == 0
+    again = shlex.split(re.search(r"The best again: pneumonia train (.*)", capsys.readouterr().err)[1])
+    stamps = {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/*/*/result.json")}
+    assert run_train(again) == 0
+    assert "This run is finished; nothing was trained" in capsys.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in workplace.folder.glob("runs/*/*/result.json")} == stamps
 
 
 def test_a_search_killed_in_the_middle_proposes_and_finds_the_same(space, workplace):

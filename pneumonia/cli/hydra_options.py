@@ -1,0 +1,113 @@
+"""Hydra's command-line options: checked and put before the overrides, so that Hydra's own parser refuses nothing."""
+
+from typing import Final, NoReturn
+
+from pneumonia.errors import ConfigError, nearest
+
+COMMANDS: Final = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
+REFUSED: Final = {
+    "--experimental-rerun": "it loads a pickle, which can run any code. Repeat the overrides instead",
+}
+SHELLS: Final = ("bash", "zsh", "fish")
+
+
+def options_first(arguments: list[str]) -> list[str]:
+    """Return Hydra's options, then the overrides: Hydra accepts them only in this order or the opposite one.
+
+    Args:
+        arguments: Of ``pneumonia train``, in any order.
+
+    Raises:
+        ConfigError: An option that Hydra does not have, that lacks its value, or that excludes another one.
+    """
+    from hydra._internal.utils import get_args_parser
+
+    known = get_args_parser()._option_string_actions
+    options: list[str] = []
+    overrides: list[str] = []
+    given: list[str] = []
+    left = list(arguments)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("-"):
+            overrides.append(word)
+            continue
+        name, joined, value = word.partition("=")
+        action = known.get(name)
+        if action is None:
+            refuse_option(word, left, "train")
+        long = action.option_strings[0]
+        if long in REFUSED:
+            raise ConfigError(f"{name} is not supported: {REFUSED[long]}.")
+        given.append(long)
+        options.append(name)
+        if action.nargs == 0:
+            if joined:
+                raise ConfigError(f"{word}: {name} takes no value. Say {name}.")
+            continue
+        choices = list(action.choices or ())
+        optional = action.nargs == "?"
+        if not joined and left and not left[0].startswith("-") and not (optional and "=" in left[0]):
+            value, joined = left.pop(0), "="
+        if not joined and optional:
+            continue
+        if not value or (choices and value not in choices):
+            expected = f"one of {', '.join(choices)}" if choices else "a value"
+            shown = f"{name} {value}".strip()
+            raise ConfigError(f"{shown}: {name} needs {expected}.{nearest(value, choices)}")
+        options.append(value)
+    _check_together(given, overrides)
+    return [*options, *overrides]
+
+
+def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
+    """Refuse an option that does not exist, naming the override that it stands for.
+
+    Args:
+        word: The option, such as ``--max-epochs`` or ``--max_epochs=2``.
+        following: The arguments after it.
+        verb: Of the command line.
+
+    Raises:
+        ConfigError: Always.
+    """
+    from pneumonia.config import TrainConfig, choice_keys, conf_dir, config_keys
+
+    name, joined, value = word.partition("=")
+    key = name.lstrip("-").replace("-", "_")
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    keys = list(dict.fromkeys([*config_keys(), *groups, *choice_keys()]))
+    same = [known for known in keys if known == key] or [known for known in keys if known.rpartition(".")[2] == key]
+    if not joined and following and not following[0].startswith("-") and "=" not in following[0]:
+        value = following[0]
+    if len(same) == 1:
+        is_flag = isinstance(getattr(TrainConfig, same[0], None), bool)
+        said = value or ("true" if is_flag else "VALUE")
+        raise ConfigError(f"{name} is not an option: config keys are set as key=value. Say {same[0]}={said}.")
+    meant = f" Did you mean one of {', '.join(f'{one}=...' for one in same[:5])}?" if same else ""
+    options = ["multirun", "cfg", "config-dir", "config-name", "help"] if verb == "train" else ["help"]
+    raise ConfigError(
+        f"{name} is not an option of `pneumonia {verb}`. Config keys are set as key=value; `pneumonia {verb} --help` lists "
+        f"them.{meant or nearest(name.lstrip('-'), options).replace(chr(39), chr(39) + '--', 1) or nearest(key, keys)}"
+    )
+
+
+def _check_together(given: list[str], overrides: list[str]) -> None:
+    """Refuse options that exclude or need one another.
+
+    Raises:
+        ConfigError: With the options.
+    """
+    commands = [name for name in COMMANDS if name in given]
+    if len(commands) > 1:
+        raise ConfigError(f"{' and '.join(commands)} exclude one another. Say one of them.")
+    for name in ("--resolve", "--package"):
+        if name in given and "--cfg" not in given:
+            raise ConfigError(f"{name} goes with --cfg. Say --cfg job {name}.")
+    if "--shell-completion" in given:
+        asked = [word for word in overrides if word.partition("=")[0] in {"install", "uninstall", "query"}]
+        if len(asked) != 1 or len(overrides) != 1 or asked[0].partition("=")[2] not in SHELLS:
+            raise ConfigError(
+                f"-sc needs install=SHELL or uninstall=SHELL, with one of {', '.join(SHELLS)}. For bash: "
+                'eval "$(pneumonia train -sc install=bash)"'
+            )
