@@ -9,9 +9,11 @@ from typing import Any, Final
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from omegaconf import OmegaConf
 from rich.markup import escape
 
 from pneumonia.charts import Samples, curves, weight_picture
+from pneumonia.config import conf_dir
 from pneumonia.console import say, warn
 from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs import RunFolder, read_metrics
@@ -20,7 +22,6 @@ from pneumonia.wandb_account import MODES, has_key, mode_of, server
 
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
-PACKAGED: Final = {"project": "pneumonia", "entity": None, "group": None}  # as conf/logger/wandb.yaml has them
 _warned: set[str] = set()
 _given: dict[str, Path] = {}  # which run of this process has an id of the environment
 _refused: set[str] = set()  # servers that this process need not wait for again
@@ -139,7 +140,7 @@ class Mirror:
         said = os.environ.get(variable)
         if not said or said == own:
             return own
-        if own == PACKAGED[key]:
+        if own == OmegaConf.load(conf_dir() / "logger" / "wandb.yaml")[key]:
             return said
         _once(f"logger.{key}={own} takes precedence over {variable}={said} of the environment.")
         return own

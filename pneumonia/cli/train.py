@@ -107,6 +107,9 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     try:
         with explained(), multirun.watched():
             app()
+    except PneumoniaError:
+        if not multirun.failed:  # else it is the failure of a job, which has been shown, by way of a sweeper
+            raise
     finally:
         sys.argv = before
     if refused:
