@@ -31,20 +31,18 @@ FOREIGN_TO_RESULT_IN_TRAINER: Final = (
     *("accelerator", "devices", "strategy"),
     *("enable_progress_bar", "benchmark", "detect_anomaly", "max_time"),
 )
-# Arguments of Lightning's Trainer that a run sets itself or could not heed, with what to say instead.
-RUN_SETS_IN_TRAINER: Final = {
-    "max_epochs": "Say max_epochs=N, without trainer.",
-    "overfit_batches": "Say trainer.limit_train_batches=N.",
-    "logger": "Say logger=csv or logger=wandb, without trainer.",
-    **dict.fromkeys(
-        (
-            *("callbacks", "default_root_dir", "enable_checkpointing", "enable_model_summary", "barebones"),
-            *("check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "sync_batchnorm"),
-            *("reload_dataloaders_every_n_epochs", "use_distributed_sampler", "inference_mode", "model_registry"),
-        ),
-        "Leave it out.",
+# Arguments of Lightning's Trainer that no file of trainer may hold either, since a run sets them itself or could not heed them.
+RUN_SETS_IN_TRAINER: Final = (
+    *("max_epochs", "overfit_batches", "logger", "callbacks", "default_root_dir", "enable_checkpointing"),
+    *("enable_model_summary", "barebones", "check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps"),
+    *(
+        "sync_batchnorm",
+        "reload_dataloaders_every_n_epochs",
+        "use_distributed_sampler",
+        "inference_mode",
+        "model_registry",
     ),
-}
+)
 LIMITS: Final = ("limit_train_batches", "limit_val_batches")
 MAX_TIME: Final = re.compile(r"\d+(:[0-5]?\d){3}")
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
@@ -292,7 +290,7 @@ def check_values(plain: Any) -> None:
             raise ConfigError(f"{key}={value} is not known; choose one of {words}.{nearest(str(value), allowed)}")
     for key in plain["trainer"]:
         if key in RUN_SETS_IN_TRAINER:
-            raise ConfigError(f"trainer.{key} is set by the run itself. {RUN_SETS_IN_TRAINER[key]}")
+            raise ConfigError(f"trainer.{key} is set by the run itself: {NOT_OF_THE_TRAINER[key]}. Leave it out.")
     devices = _lookup(plain, "trainer.devices") or 1
     if devices > 1 and _lookup(plain, "trainer.strategy") == "auto":
         raise ConfigError(
@@ -482,15 +480,12 @@ SWITCHES: Final = tuple(
     f"trainer.{name}" for name in ("deterministic", "benchmark", "detect_anomaly", "enable_progress_bar")
 )
 NOT_OF_THE_TRAINER: Final = {
-    "fast_dev_run": "say max_epochs=1 trainer.limit_train_batches=2 trainer.limit_val_batches=2",
     "overfit_batches": "say trainer.limit_train_batches=N",
     "limit_test_batches": "`pneumonia evaluate` takes the whole split",
     "limit_predict_batches": "`pneumonia predict` takes the images that it is given",
     "max_epochs": "say max_epochs=N",
     "min_epochs": "say early_stopping.patience=N, or leave early stopping out",
-    "max_steps": "say max_epochs=N, with trainer.limit_train_batches for shorter epochs",
     "min_steps": "say max_epochs=N",
-    "max_time": "say launcher.timeout_min=MINUTES in a sweep; an interrupted run resumes",
     "logger": "say logger=csv or logger=wandb",
     "callbacks": "the run's own callbacks record it; early_stopping, ema and swa have keys of their own",
     "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray spread the runs of a sweep",
