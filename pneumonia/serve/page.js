@@ -13,7 +13,8 @@ class Problem extends Error {}
 async function mediaType(file) {
   const head = new Uint8Array(await file.slice(0, DICOM_AT + 4).arrayBuffer());
   const begins = (...bytes) => bytes.every((byte, place) => head[place] === byte);
-  if (String.fromCharCode(...head.subarray(DICOM_AT)) === "DICM") return "application/dicom";
+  const isDicom = String.fromCharCode(...head.subarray(DICOM_AT)) === "DICM";
+  if (isDicom || (file.size && /\.(dcm|dicom)$/i.test(file.name ?? ""))) return "application/dicom"; // some lack the preamble
   if (begins(0xff, 0xd8, 0xff)) return "image/jpeg";
   if (begins(0x89, 0x50, 0x4e, 0x47)) return "image/png";
   throw new Problem(file.size ? "It is no JPEG, PNG or DICOM file." : "It is empty (0 bytes).");
