@@ -24,7 +24,7 @@ statistics.resampling statistics.paired operating prediction_tables
 storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
-data.readable data.tiff_tags data.dicom_pixels data.dicom data.images
+data.readable data.tiff_tags data.jpeg2000 data.dicom_pixels data.dicom data.images
 data.archives data.names data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
 data.phantom_folders data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.data import jpeg2000
 from pneumonia.data.dicom_pixels import EIGHT_BITS, INVERTED, RUN_LENGTH, bit_layout, grey_levels
 from pneumonia.data.readable import UnreadableImageError, check_scans, check_size, open_regular_file, quietly
 
@@ -277,18 +278,18 @@ def _check_decoder(data: Any) -> None:
         if _unpacked(frame, raw_bytes + SLACK) > raw_bytes + SLACK:
             raise UnreadableImageError("its run-length code unpacks to more than its size (a decompression bomb?)")
         return
-    size = _codestream_size(frame)
+    if syntax in jpeg2000.SYNTAXES:
+        code = jpeg2000.read_code(frame)
+        size: tuple[int, int] | None = code.width, code.height
+    else:
+        size = _jpeg_size(frame)
     if size is not None and size != (columns, rows):
         raise UnreadableImageError(f"its compressed pixels say {size[0]}x{size[1]}, its header says {columns}x{rows}")
     check_scans(frame.count(b"\xff\xda") if frame[:2] == b"\xff\xd8" else 1, columns, rows)
 
 
-def _codestream_size(frame: bytes) -> tuple[int, int] | None:
-    """Width and height that a JPEG, JPEG-LS or JPEG 2000 code says itself; ``None`` where it says none."""
-    j2k = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
-    if j2k >= 0 and len(frame) >= j2k + 24:
-        right, bottom, left, top = struct.unpack(">4I", frame[j2k + 8 : j2k + 24])
-        return right - left, bottom - top
+def _jpeg_size(frame: bytes) -> tuple[int, int] | None:
+    """Width and height that a JPEG or JPEG-LS code says itself; ``None`` where it says none."""
     place = 2
     while frame[:2] == b"\xff\xd8" and place + 9 <= len(frame) and frame[place] == 0xFF:
         marker, length = frame[place + 1], int.from_bytes(frame[place + 2 : place + 4], "big")

@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.data import jpeg2000
 from pneumonia.data.readable import UnreadableImageError
 
 INVERTED: Final = "MONOCHROME1"  # low values are white
@@ -87,11 +88,7 @@ def _words(data: Any) -> NDArray[Any]:
     Raises:
         UnreadableImageError: Another shape than the header says, or compressed values beyond ``BitsStored``.
     """
-    from pydicom.pixels.decoders.base import get_decoder
-
-    decoder = get_decoder(data.file_meta.TransferSyntaxUID)
-    options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
-    pixels, _ = decoder.as_array(data, raw=True, **options)
+    pixels = _jpeg2000_values(data) if data.file_meta.TransferSyntaxUID in jpeg2000.SYNTAXES else _decoded(data)
     if pixels.shape != (data.Rows, data.Columns) or pixels.dtype.kind not in "iu":
         raise UnreadableImageError(
             f"its pixels are {pixels.dtype} of the shape {pixels.shape}, its header says {data.Rows}x{data.Columns}"
@@ -105,6 +102,25 @@ def _words(data: Any) -> NDArray[Any]:
                 f"its compressed values from {low} to {high} do not fit BitsStored {layout.stored}"
             )
     return np.asarray(pixels.view(f"{pixels.dtype.byteorder}u{pixels.dtype.itemsize}"))
+
+
+def _decoded(data: Any) -> NDArray[Any]:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
+    pixels: NDArray[Any] = get_decoder(data.file_meta.TransferSyntaxUID).as_array(data, raw=True, **options)[0]
+    return pixels
+
+
+def _jpeg2000_values(data: Any) -> NDArray[np.int64]:
+    """Values ``(H, W)`` with the sign that the header says, since the codes of some devices do not say it."""
+    from pydicom.encaps import get_frame
+
+    code = jpeg2000.read_code(get_frame(data.PixelData, 0, number_of_frames=1))
+    values, layout = jpeg2000.decode(code), bit_layout(data)
+    if layout.signed and not code.signed and code.precision == layout.stored:
+        return Layout(layout.stored, layout.stored, layout.stored - 1, signed=True).values(values)
+    return values
 
 
 def _padded(

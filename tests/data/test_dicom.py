@@ -12,6 +12,8 @@ import pytest
 from builders import dicom, tree
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_windowing
@@ -29,7 +31,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumonia.data.dicom import dicom_patient, is_dicom_file
+from pneumonia.data import dicom_pixels, jpeg2000
+from pneumonia.data.dicom import dicom_header, dicom_patient, is_dicom_file
 from pneumonia.data.images import Header, UnreadableImageError, decode, read_header, read_image
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)  # every 12-bit value once
@@ -124,11 +127,7 @@ def test_run_length_and_jpeg_2000_compression_lose_nothing():
     out = io.BytesIO()
     plain.save_as(out)
     assert np.array_equal(grey(out.getvalue()), pixels)
-    from PIL import Image
-
-    code = io.BytesIO()
-    Image.fromarray(pixels).save(code, "JPEG2000", irreversible=False, no_jp2=True)
-    raw = dicom(pixels, JPEG2000Lossless, PixelData=encapsulate([code.getvalue()]))
+    raw = dicom(pixels, JPEG2000Lossless, PixelData=encapsulate([_jpeg_2000(pixels)]))
     assert np.array_equal(grey(raw), pixels)
 
 
@@ -265,21 +264,67 @@ def test_a_baseline_jpeg_is_decoded():
 
 
 def test_twelve_bit_jpeg_2000_is_decoded_without_loss():
-    from PIL import Image
-
-    code = io.BytesIO()
-    Image.fromarray(RAMP).save(code, "JPEG2000", irreversible=False, no_jp2=True)
+    code = encapsulate([_jpeg_2000(RAMP)])
     raw = dicom(
         RAMP,
         JPEG2000Lossless,
         BitsStored=16,
-        PixelData=encapsulate([code.getvalue()]),
+        PixelData=code,
         WindowCenter=2048,
         WindowWidth=4096,
     )
     assert np.array_equal(grey(raw), np.rint(np.clip((RAMP - 2047.5) / 4095 + 0.5, 0, 1) * 255))
     with pytest.raises(UnreadableImageError, match="compressed values from 0 to 4095 do not fit BitsStored 11"):
-        grey(dicom(RAMP, JPEG2000Lossless, BitsStored=11, PixelData=encapsulate([code.getvalue()])))
+        grey(dicom(RAMP, JPEG2000Lossless, BitsStored=11, PixelData=code))
+
+
+def _jpeg_2000(pixels, **options) -> bytes:
+    code = io.BytesIO()
+    Image.fromarray(pixels).save(code, "JPEG2000", irreversible=False, no_jp2=True, **options)
+    return code.getvalue()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("precision", [8, 10, 12, 14, 16])
+def test_jpeg_2000_of_any_depth_and_sign_is_decoded_without_loss(precision, signed):
+    values = np.random.default_rng(precision).integers(0, 2**precision, (64, 48))
+    held = 8 if precision == 8 else 16  # Pillow writes these alone: move the values, then say the true depth
+    moved = values + 2 ** (held - 1) - 2 ** (precision - 1)
+    code = bytearray(_jpeg_2000(moved.astype(f"u{held // 8}")))
+    code[42] = precision - 1 | signed << 7
+    assert np.array_equal(jpeg2000.decode(jpeg2000.read_code(bytes(code))), values - signed * 2 ** (precision - 1))
+
+
+@pytest.mark.parametrize("name", ["693_J2KI.dcm", "JPEG2000.dcm", "J2K_pixelrep_mismatch.dcm"])
+def test_jpeg_2000_of_others_gives_the_values_of_pydicom(name):
+    data = pydicom.dcmread(get_testdata_file(name, download=False))
+    ours = dicom_pixels._jpeg2000_values(data)
+    difference = np.abs(ours - data.pixel_array.astype(int))
+    assert difference.max() <= 1  # rounding of the lossy ones
+    assert difference.mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"quality_layers": [1] * 100}, "100 layers"),
+        ({"codeblock_size": (4, 4)}, "blocks of 4x4"),
+        ({"tile_size": (16, 16)}, "tiles of 16x16"),
+    ],
+)
+def test_jpeg_2000_that_costs_far_more_than_its_size_is_refused(options, reason):
+    raw = dicom(RAMP, JPEG2000Lossless, BitsStored=16, PixelData=encapsulate([_jpeg_2000(RAMP, **options)]))
+    with pytest.raises(UnreadableImageError, match=reason):
+        dicom_header(raw)
+
+
+@pytest.mark.parametrize("where", ["main header", "tile part"])
+def test_costly_blocks_are_seen_wherever_a_code_sets_them(where):
+    code = _jpeg_2000(np.zeros((512, 512), np.uint8), tile_size=(256, 256))
+    coding = b"\xff\x52\0\x0c\0\0\0\x01\0\x05\0\0\0\x01"  # one layer, blocks of 4 x 4
+    place = code.rindex(b"\xff\x90\0\x0a") + 12 if where == "tile part" else code.index(b"\xff\x52")
+    with pytest.raises(UnreadableImageError, match="blocks of 4x4"):
+        jpeg2000.read_code(code[:place] + coding + code[place:])
 
 
 def _bytes(data: pydicom.FileDataset) -> bytes:
