@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -98,12 +98,12 @@ def or_null(field: Field) -> Field:
 
 
 SHARE: Final = number(0, 1)
-SOME: Final = number(0, 1, above=True)
-DISTANCE: Final = number(0, LARGEST)
+SOME: Final = number(0.001, 1)
 SHA256: Final = matching("[0-9a-f]{64}", "64 hexadecimal digits")
 FLAG: Final = Field(lambda value: isinstance(value, bool), "true or false")
-WORD: Final = matching(r"[A-Za-z_]\w*", "a word")
-METRIC: Final = or_null(number(-LARGEST, LARGEST))
+WORD: Final = matching(r"[A-Za-z_]\w{0,99}", "a word of at most 100 letters")
+LOSSES: Final = ("loss",)  # metrics that may be above 1
+METRIC: Final = or_null(number(0, LARGEST))
 REASON: Final = or_null(text())
 PLAIN_NAME: Final = matching(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]{1,255}", "a name without separators")
 
@@ -128,8 +128,8 @@ FIELDS: Final[Mapping[str, Any]] = {
         "channels": Field(lambda value: type(value) is int and value in (1, 3), "1 or 3"),
         "normalisation": {
             "method": one_of(*METHODS),
-            "shift": number(-LARGEST, LARGEST),
-            "scale": number(0, LARGEST, above=True),
+            "shift": number(-1e6, 1e6),
+            "scale": number(1e-6, 1e6),
         },
         "views": one_of(*VIEWS),
     },
@@ -157,11 +157,11 @@ FIELDS: Final[Mapping[str, Any]] = {
         "passed": FLAG,
         "images": whole(1),
         "tolerance": number(0, 0.01, above=True),
-        "largest": DISTANCE,
-        "largest_calibrated": DISTANCE,
+        "largest": SHARE,
+        "largest_calibrated": SHARE,
         "changed": whole(0),
         "changed_calibrated": whole(0),
-        "largest_recorded": DISTANCE,
+        "largest_recorded": SHARE,
         "changed_recorded": whole(0),
     },
     "data": {
@@ -254,7 +254,11 @@ def _contradiction(plain: Mapping[str, Any]) -> str:
         return "abstention with some of confidence, coverage and risk, and there are all or none"
     if not answered[0] and abstention["coverage"] < abstention["asked"] - SLACK:
         return f"abstention.coverage={abstention['coverage']}, and it must be abstention.asked={abstention['asked']} or more"
+    for name, value in _shares(plain["metrics"]):
+        if value > 1:
+            return f"{name}={value}, and it must be at most 1"
     most = [
+        ("gate.prototypes", gate["prototypes"], "gate.fitted_on", gate["fitted_on"]),
         *(
             (f"parity.{key}", parity[key], "parity.images", parity["images"])
             for key in parity
@@ -268,8 +272,10 @@ def _contradiction(plain: Mapping[str, Any]) -> str:
             return f"{name}={value}, and it must be at most {other}={high}"
     if gate["false_alarm_rate"] != gate["false_alarms"] / gate["measured_on"]:
         return f"gate.false_alarm_rate={gate['false_alarm_rate']}, and it must be false_alarms / measured_on"
-    if calibration["images"] not in (0, parity["images"]):
-        return f"calibration.images={calibration['images']}, and it must be 0 or parity.images={parity['images']}"
+    if calibration["images"] != parity["images"] and (calibration["images"] or calibration["temperature"] is not None):
+        return f"calibration.images={calibration['images']}, and it must be parity.images={parity['images']}"
+    if parity["images"] != plain["data"]["val"]:
+        return f"parity.images={parity['images']}, and it must be data.val={plain['data']['val']}"
     if parity["passed"]:
         far = [key for key in ("largest", "largest_calibrated") if parity[key] > parity["tolerance"]]
         far += [key for key in ("changed", "changed_calibrated") if parity[key]]
@@ -278,6 +284,17 @@ def _contradiction(plain: Mapping[str, Any]) -> str:
     if not set(plain["warnings"]) <= set(plain["limits"]):
         return "warnings that are not among its limits, and all must be"
     return ""
+
+
+def _shares(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Name and value of each metric, and of the ends of its interval, that can't be above 1."""
+    for name, value in metrics["val"].items():
+        if name not in LOSSES and value is not None:
+            yield f"metrics.val.{name}", value
+    for name, interval in (metrics["test"] or {}).items():
+        for end, value in interval.items() if isinstance(interval, dict) and name not in LOSSES else ():
+            if value is not None:
+                yield f"metrics.test.{name}.{end}", value
 
 
 def _shown(value: Any) -> str:

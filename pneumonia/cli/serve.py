@@ -35,7 +35,10 @@ LIMITS: Final = {
 
 
 def run(arguments: list[str]) -> int:
-    """Serves until it is told to stop.
+    """Serve until told to stop.
+
+    Returns:
+        The exit code.
 
     Raises:
         PneumoniaError: With the name of what is wrong.
@@ -55,8 +58,7 @@ def run(arguments: list[str]) -> int:
         raise ConfigError(
             f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'."
         ) from error
-    serve(folder, Place(host, port, token, options.tls_cert, options.tls_key, not options.no_page), limits)
-    return 0
+    return serve(folder, Place(host, port, token, options.tls_cert, options.tls_key, not options.no_page), limits)
 
 
 def bundle_folder(named: Path | None, environ: Mapping[str, str]) -> Path:

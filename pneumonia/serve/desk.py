@@ -22,6 +22,7 @@ from pneumonia.serve.telemetry import WORKER
 
 T = TypeVar("T")
 WAIT_S_PER_MEGAPIXEL: Final = 1.0  # far more than a megapixel takes, so that small requests overtake large ones
+LOOK_S: Final = 0.05
 STEP_PIXELS: Final = 1_000_000  # what one batch of an explanation counts for
 
 
@@ -121,8 +122,15 @@ class InferencePool:
         self._answer(cv2.imencode(".jpeg", np.zeros((256, 256), dtype=np.uint8))[1].tobytes())
 
     def close(self) -> None:
-        """End the threads once they have ended their units of work."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """Take no more units of work, and let the threads end with those that run."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def is_idle(self, within_s: float) -> bool:
+        """Whether no unit of work runs any more, or ends within some seconds."""
+        end = time.monotonic() + within_s
+        while self._free < self.limits.workers and time.monotonic() < end:
+            await asyncio.sleep(LOOK_S)
+        return self._free == self.limits.workers
 
     def _answer(self, raw: bytes, where: str = "") -> Answer:
         return self.bundle.answer_square(_refusing(partial(self.bundle.square, raw), where))

@@ -27,6 +27,7 @@ CHALLENGES: Final = (  # a program answers the first, a browser the second
     (b"www-authenticate", b'Bearer realm="pneumonia"'),
     (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
 )
+SINGLE: Final = (b"authorization", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding")
 LINGER_BYTES: Final = 2**28
 GONE: Final = 499  # in logs and metrics alone: the client hung up before its answer
 COMMON: Final = (
@@ -140,6 +141,7 @@ class Guard:
             self._record(exchange)
 
     async def _serve(self, exchange: Exchange, receive: Receive) -> None:
+        _check_headers(exchange)
         self._check_token(exchange)
         scope = exchange.scope
         if exchange.method == "HEAD":  # what GET would answer, without its body
@@ -262,6 +264,23 @@ class Guard:
             bytes=exchange.size,
             **exchange.told,
         )
+
+
+def _check_headers(exchange: Exchange) -> None:
+    """Refuse headers that a proxy in front may understand otherwise (RFC 9112, 6.1 and RFC 9110, 5.3).
+
+    Raises:
+        Refusal: 400.
+    """
+    names = [name for name, _ in exchange.scope["headers"]]
+    twice = next((name for name in SINGLE if names.count(name) > 1), None)
+    if twice is not None:
+        reason = f"The request has more than one header {twice.decode()}."
+    elif b"transfer-encoding" in names and b"content-length" in names:
+        reason = "The request has both Content-Length and Transfer-Encoding."
+    else:
+        return
+    raise Refusal(400, reason, "Send one of them.", close=True)
 
 
 def _credentials(header: bytes) -> bytes | None:

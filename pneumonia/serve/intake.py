@@ -177,7 +177,7 @@ def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
     if not body:
         raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
     try:
-        said: Any = json.loads(body)
+        said: Any = json.loads(body, object_pairs_hook=_without_repeated_keys)
     except (ValueError, RecursionError) as error:
         detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
         raise Refusal(400, f"The body is not JSON ({detail}).", FORM) from None
@@ -193,6 +193,12 @@ def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
             413, f"{len(texts)} images in one request, and at most {limits.images} are read.", "Send fewer at once."
         )
     return [_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], True
+
+
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise Refusal(422, "The JSON has one key twice, and which value is meant is not certain.", FORM)
+    return dict(pairs)
 
 
 def _from_base64(text: Any, which: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 import select
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -124,7 +125,8 @@ class Protocol(H11Protocol):
         head = b"".join(b"%b: %b\r\n" % pair for pair in refusal.raw_headers())
         self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (refusal.status, refusal.reason_phrase, head) + refusal.body)
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # the client may be gone by now
+                self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
 

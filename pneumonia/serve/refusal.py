@@ -6,6 +6,8 @@ from http import HTTPStatus
 from typing import Final
 
 JSON_TYPE: Final = (b"content-type", b"application/json")
+# Python 3.13 renamed these, and a caller may compare them.
+NAMES: Final = {413: "request_entity_too_large", 416: "requested_range_not_satisfiable", 422: "unprocessable_entity"}
 LINGER_S: Final = 2.0  # for what is refused to run out, so that its sender reads the refusal instead of a reset
 
 
@@ -30,7 +32,7 @@ class Refusal(Exception):
     @property
     def body(self) -> bytes:
         """The answer, as JSON."""
-        name = HTTPStatus(self.status).name.lower()
+        name = NAMES.get(self.status) or HTTPStatus(self.status).name.lower()
         return json.dumps({"error": name, "reason": self.reason, "remedy": self.remedy}).encode()
 
     @property

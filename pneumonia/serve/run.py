@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import ssl
@@ -16,12 +17,15 @@ import uvicorn
 from pneumonia.bundle.answers import Bundle
 from pneumonia.errors import ConfigError, ServiceError
 from pneumonia.serve.app import Service
+from pneumonia.serve.desk import InferencePool
 from pneumonia.serve.limits import Limits
 from pneumonia.serve.protocol import with_deadlines
 from pneumonia.serve.telemetry import log_to, standard_error, tell
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 60  # longer than the usual proxy's, so that it is the proxy that closes
+INTERRUPTED: Final = 130
+GRACE_S: Final = 1.0  # after drain_s
 LOCAL: Final = {"127.0.0.1", "::1", "localhost"}
 
 
@@ -53,13 +57,17 @@ class Place:
 class Server(uvicorn.Server):
     """Uvicorn's, which after a signal ends like any program that did what it was told, instead of by the signal again."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, pool: InferencePool) -> None:
         super().__init__(config)
-        self.interrupted = False
+        self._pool = pool
+        self.exit_code = 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         tell("stopping")
         await super().shutdown(sockets)
+        if not await self._pool.is_idle(GRACE_S):  # a decoder can't be interrupted, and drain_s is over
+            tell("stopped while an image was being read", logging.WARNING)
+            os._exit(self.exit_code)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -71,30 +79,30 @@ class Server(uvicorn.Server):
                 signal.signal(number, handler)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.interrupted = self.interrupted or sig == signal.SIGINT
+        self.exit_code = INTERRUPTED if sig == signal.SIGINT else self.exit_code
         super().handle_exit(sig, frame)
 
 
-def serve(folder: Path, place: Place, limits: Limits) -> None:
-    """Answers until SIGTERM or Ctrl-C, then finishes what is in flight.
+def serve(folder: Path, place: Place, limits: Limits) -> int:
+    """Answer until SIGTERM or Ctrl-C, then finish what is in flight.
+
+    Returns:
+        The exit code: 0, or 130 after Ctrl-C.
 
     Raises:
         BundleError: The bundle can't be served.
         ConfigError: The certificate or its key can't be used.
         ServiceError: The address can't be had.
-        KeyboardInterrupt: It was Ctrl-C.
     """
     check_tls(place)
     bundle = Bundle.load(folder)
     with standard_error() as stream:
         log_to(stream)
-        interrupted = _answer(bundle, place, limits)
-    if interrupted:
-        raise KeyboardInterrupt
+        return _answer(bundle, place, limits)
 
 
-def _answer(bundle: Bundle, place: Place, limits: Limits) -> bool:
-    """Serve a bundle; returns whether it was Ctrl-C that ended it."""
+def _answer(bundle: Bundle, place: Place, limits: Limits) -> int:
+    """Serve a bundle; returns the exit code."""
     service = Service(bundle, limits, place.token, place.page)
     service.pool.warm_up()
     config = uvicorn.Config(
@@ -124,10 +132,10 @@ def _answer(bundle: Bundle, place: Place, limits: Limits) -> bool:
         )
         if place.token is None and place.host not in LOCAL:
             tell("any caller who reaches this address is answered: no token is set", logging.WARNING)
-        server = Server(config)
+        server = Server(config, service.pool)
         server.run(sockets=[listener])
     tell("stopped")
-    return server.interrupted
+    return server.exit_code
 
 
 def check_tls(place: Place) -> None:

@@ -66,6 +66,7 @@ def log_to(stream: TextIO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # of libraries
     LOGGER.setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of requests, and have a line of ours
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a stream that no one reads any more must not be complained of in that stream
     sys.excepthook = lambda kind, error, trace: LOGGER.critical("crashed", exc_info=(kind, error, trace))

@@ -47,6 +47,16 @@ def test_ctrl_c_ends_it_too(bundle_dir):
     with serving(bundle_dir, "--no-page") as process:
         process.popen.send_signal(signal.SIGINT)
         assert process.popen.wait(timeout=60) == 130
+    assert process.strange == []
+
+
+def test_a_body_with_two_lengths_is_refused(process):
+    with process.connect() as connection:
+        head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        connection.sendall(head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n")
+        answer = all_of(connection)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert "both Content-Length and Transfer-Encoding" in body_of(answer)["reason"]
 
 
 def test_slow_callers_are_turned_away_and_no_one_waits_for_them(process):

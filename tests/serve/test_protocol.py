@@ -20,6 +20,7 @@ from pneumonia.bundle.occlusion import occlusion_map
 from pneumonia.data.images import read_header, read_image
 from pneumonia.serve.app import Service
 from pneumonia.serve.limits import Limits
+from pneumonia.serve.refusal import Refusal
 
 from .conftest import film
 
@@ -142,6 +143,7 @@ BAD = {
     "deep json": (b"[" * 100_000, "application/json", 400, "not JSON"),
     "a list": (b"[]", "application/json", 422, "one key"),
     "both keys": (b'{"image": "", "images": []}', "application/json", 422, "one key"),
+    "one key twice": (b'{"image": "AA", "image": "BB"}', "application/json", 422, "one key twice"),
     "no images": (b'{"images": []}', "application/json", 422, "at least one"),
     "a number": (b'{"image": 3}', "application/json", 422, "no text"),
     "not base64": (b'{"image": "data:image/png;base64,AA"}', "application/json", 422, "not base64"),
@@ -155,6 +157,22 @@ BAD = {
 def test_bad_input_is_refused_with_its_reason(case, client):
     raw, kind, status, reason = BAD[case]
     refused(post(client, raw, kind), status, reason)
+
+
+def test_headers_that_contradict_themselves_are_refused(client_of):
+    twice = [("authorization", f"Bearer {name}") for name in ("a", "b")]
+    refused(client_of(token="a" * 16).get("/contract", headers=twice), 400, "more than one header authorization")
+
+
+def test_the_name_of_an_error_is_the_same_on_every_python():
+    names = {status: json.loads(Refusal(status, "", "").body)["error"] for status in (400, 413, 415, 422, 503)}
+    assert names == {
+        400: "bad_request",
+        413: "request_entity_too_large",
+        415: "unsupported_media_type",
+        422: "unprocessable_entity",
+        503: "service_unavailable",
+    }
 
 
 def test_of_several_images_the_bad_one_is_named(client):
