@@ -1,5 +1,6 @@
 """The looks of one model: its errors by class, its curves, its calibration, its thresholds, when it had better abstain."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -221,5 +222,6 @@ def _abstention(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _abstention_alt(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
-    at = {label: risk[int(0.8 * len(risk)) - 1] for label, (_, risk) in curves.items() if len(risk) > 1}
+    # As few images as make up 80% or more, as in an evaluation.
+    at = {label: risk[math.ceil(0.8 * len(risk) - 1e-9) - 1] for label, (_, risk) in curves.items() if len(risk) > 1}
     return "Share of wrong answers at 80% coverage: " + ", ".join(f"{label} {value:.3f}" for label, value in at.items())

@@ -60,9 +60,9 @@ def explained(path: Path) -> Iterator[None]:
         errno.EROFS: "the file system is read-only",
         errno.EACCES: "you may not write there",
         errno.EPERM: "you may not write there",
-        errno.ENOTDIR: "a file stands where a folder is needed",
-        errno.EEXIST: "a file stands where a folder is needed",
-        errno.EISDIR: "a folder stands where a file is needed",
+        errno.ENOTDIR: "a file stands where a folder is needed; move it away",
+        errno.EEXIST: "a file stands where a folder is needed; move it away",
+        errno.EISDIR: "a folder stands where a file is needed; move it away",
     }
     try:
         yield
