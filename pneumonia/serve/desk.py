@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from typing import Final, TypeVar
 
@@ -13,6 +14,8 @@ import cv2
 import numpy as np
 
 from pneumonia.bundle.answers import Answer, Bundle
+from pneumonia.data import jpeg2000
+from pneumonia.data.dicom import is_dicom
 from pneumonia.data.images import UnreadableImageError
 from pneumonia.serve.explanation import Explanation, explanation_steps
 from pneumonia.serve.intake import Asked, check_file, unpack, unreadable
@@ -22,6 +25,7 @@ from pneumonia.serve.telemetry import WORKER
 
 T = TypeVar("T")
 WAIT_S_PER_MEGAPIXEL: Final = 1.0  # far more than a megapixel takes, so that small requests overtake large ones
+SLOW_BYTES: Final = 2**20  # of JPEG 2000: a megabyte of it takes longer to decode than any other image
 LOOK_S: Final = 0.05
 STEP_PIXELS: Final = 1_000_000  # what one batch of an explanation counts for
 
@@ -46,7 +50,8 @@ class InferencePool:
 
     The unit of work is one image, or one batch of an explanation: between two of them other requests have their turn, and a
     request that was cancelled (its client is gone, or its time is over) ends. A unit that runs can't be interrupted, so a
-    cancelled request ends once its unit has, and counts as being answered until then.
+    cancelled request ends once its unit has, and counts as being answered until then. Slow images never take the last of several
+    threads, so that the other requests go on.
 
     Args:
         bundle: Answers.
@@ -58,6 +63,7 @@ class InferencePool:
         self.limits = limits
         self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix=WORKER)
         self._free = limits.workers
+        self._slow = asyncio.Semaphore(max(limits.workers - 1, 1))
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
 
@@ -76,7 +82,7 @@ class InferencePool:
         answers = []
         for place, (raw, pixels) in enumerate(zip(asked.files, asked.pixels, strict=True)):
             where = f"images[{place}]: " if asked.several else ""
-            answers.append(await self.run(partial(self._answer, raw, where), turn.after(pixels)))
+            answers.append(await self.run(partial(self._answer, raw, where), turn.after(pixels), _is_slow(raw)))
         return asked, answers
 
     async def explain(self, body: bytes, kind: str) -> Explanation:
@@ -97,25 +103,31 @@ class InferencePool:
             return _refusing(steps.__next__)
 
         # The first step decodes twice: for the network and for people.
-        explanation = await self.run(step, turn.after(2 * pixels))
+        explanation = await self.run(step, turn.after(2 * pixels), _is_slow(body))
         while explanation is None:
             explanation = await self.run(step, turn.after(STEP_PIXELS))
         return explanation
 
-    async def run(self, work: Callable[[], T], due: float = 0.0) -> T:
+    async def run(self, work: Callable[[], T], due: float = 0.0, slow: bool = False) -> T:
         """Run a unit of work in one of the threads, as soon as one is free and no other unit is due earlier.
+
+        Args:
+            work: The unit.
+            due: From :meth:`Turn.after`.
+            slow: Whether it may take many seconds.
 
         Raises:
             CancelledError: After the unit has ended, or at once where it had not begun.
         """
-        await self._thread(due)
-        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        future.add_done_callback(lambda _: self._release())
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
+        async with self._slow if slow else nullcontext():
+            await self._thread(due)
+            future = asyncio.get_running_loop().run_in_executor(self._threads, work)
+            future.add_done_callback(lambda _: self._release())
+            try:
+                return await asyncio.shield(future)
+            except asyncio.CancelledError:
+                await asyncio.wait([future])
+                raise
 
     def warm_up(self) -> None:
         """Answer a blank image, so that the first caller does not wait for what is loaded on first use."""
@@ -156,6 +168,11 @@ class InferencePool:
                 turn.set_result(None)
                 return
         self._free += 1
+
+
+def _is_slow(raw: bytes) -> bool:
+    """Whether an image file may take many seconds to decode."""
+    return len(raw) > SLOW_BYTES and is_dicom(raw) and jpeg2000.START in raw
 
 
 def _refusing(decode: Callable[[], T], where: str = "") -> T:

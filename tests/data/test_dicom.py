@@ -3,6 +3,8 @@
 import io
 import resource
 import struct
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -316,6 +318,16 @@ def test_jpeg_2000_that_costs_far_more_than_its_size_is_refused(options, reason)
     raw = dicom(RAMP, JPEG2000Lossless, BitsStored=16, PixelData=encapsulate([_jpeg_2000(RAMP, **options)]))
     with pytest.raises(UnreadableImageError, match=reason):
         dicom_header(raw)
+
+
+def test_other_threads_go_on_while_jpeg_2000_is_decoded():
+    code = jpeg2000.read_code(_jpeg_2000(np.random.default_rng(0).integers(0, 65536, (700, 700)).astype(np.uint16)))
+    with ThreadPoolExecutor(1) as threads:
+        decoding, turns = threads.submit(jpeg2000.decode, code), 0
+        while not decoding.done():
+            time.sleep(0.001)
+            turns += 1
+    assert turns > 10, "a decoder that holds Python's lock allows one or two"
 
 
 @pytest.mark.parametrize("where", ["main header", "tile part"])

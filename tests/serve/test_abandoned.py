@@ -120,6 +120,23 @@ def test_a_small_request_overtakes_a_large_one(slow):
     assert ended[0] == "small"
 
 
+def test_slow_images_leave_a_thread_to_the_others(bundle):
+    async def scenario() -> None:
+        pool = InferencePool(bundle, Limits(workers=2))
+        hold = threading.Event()
+        slow = [asyncio.create_task(pool.run(hold.wait, slow=True)) for _ in range(4)]
+        await asyncio.sleep(0)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await pool.run(lambda: "answered") == "answered"
+        assert not any(task.done() for task in slow)
+        hold.set()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await asyncio.gather(*slow) == [True] * 4
+        pool.close()
+
+    asyncio.run(scenario())
+
+
 def test_units_run_in_the_order_in_which_they_are_due(bundle):
     order: list[float] = []
     gate = threading.Event()
