@@ -157,7 +157,7 @@ def noted(work: Callable[[], float | None], token: str) -> float | None:
         RunError: The job failed; plain, so that it survives the way back from another process.
         KeyboardInterrupt: Ctrl-C or SIGTERM, which ends the whole multirun, or has ended it already.
     """
-    config = HydraConfig.get()
+    config: Any = HydraConfig.get()
     number = int(config.job.num)
     path = Path(str(config.sweep.dir)) / token / f"{number}.json"
     is_open = path.with_name(OPEN)
