@@ -8,13 +8,14 @@ import sys
 import pytest
 
 from pneumonia.cli import VERBS, main
+from pneumonia.cli.hydra_options import options_first
 from pneumonia.cli.train import run as run_train
 from pneumonia.config import OPEN_NODES
 
 BAD = [
     ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
     ("batch_size=0", r"batch_size=0 is out of range.*1 or more"),
-    ("batch_size=abc", r"batch_size.*'abc'"),
+    ("batch_size=abc", r"batch_size=abc is of the wrong kind: it must be a whole number"),
     ("image_size=-1", r"image_size=-1 is out of range.*8 to 2048"),
     ("optimizer.lr=0", r"optimizer.lr=0 is out of range.*above 0"),
     ("optimizer.lr=nan", r"optimizer.lr=nan is out of range"),
@@ -158,16 +159,13 @@ def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, mes
     assert not list(tmp_path.rglob("*.*")), "nothing half-written"
 
 
-@pytest.mark.parametrize(
-    ("words", "shown"),
-    [("seed=1 --info", "Installed Hydra Plugins"), ("data.phantom.patients=24 --hydra-help", "Hydra's help")],
-)
-def test_an_option_after_an_override_shows_what_it_asks_for(words, shown, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["pneumonia", "train", *words.split()])
-    with pytest.raises(SystemExit) as stop:
-        main()
-    assert (stop.value.code, shown in capsys.readouterr().out) == (0, True)
+def test_an_option_with_an_optional_value_takes_no_override_for_it():
+    assert options_first(["seed=1", "--info"]) == ["--info", "all", "seed=1"]
+
+
+def test_hydra_help_after_an_override_shows_the_help(monkeypatch, capsys):
+    code, out, _ = _run(["train", "data.phantom.patients=24", "--hydra-help"], monkeypatch, capsys)
+    assert (code, "Hydra's help" in out) == (0, True)
 
 
 def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, cache_dir, tmp_path):
