@@ -1,12 +1,14 @@
 """What a person sees of a run: its data as it starts, its figures when it has ended."""
 
+from pathlib import Path
 from typing import Any
 
 from pneumonia.console import figure, say, table, warn
 from pneumonia.data.datamodule import XRayData
 from pneumonia.data.leaks import Leak
+from pneumonia.data.phantom_folders import mostly_phantoms
 from pneumonia.data.splits import FOLDED, PARTS
-from pneumonia.model_warnings import constant_prediction
+from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
 from pneumonia.models.base import Classifier
 from pneumonia.runs import RunFolder
 from pneumonia.scores import by_class
@@ -20,7 +22,8 @@ def announce(
     classes = data.task.classes
     rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
     table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
-    if config["data"]["source"] == "phantom":
+    seen = data.images.manifest.iloc[data.positions("train")]
+    if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])):
         say(
             "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
         )
@@ -79,6 +82,8 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
     constant = constant_prediction(result["confusion"]["counts"], classes, "validation")
     if constant:
         warn(constant)
+    if trained_on_phantoms(result) and result["config"]["data"]["source"] != "phantom":
+        warn(PHANTOMS)
     if note:
         say(note)
     say(f"Run folder: [bold]{folder.path}[/]")

@@ -22,6 +22,13 @@ from pneumonia.errors import ConfigError, LayoutError, nearest
 from pneumonia.labels import TASKS
 
 PACKAGE: Final = Path(__file__).resolve().parent
+KINDS: Final = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "text (in quotes where it looks like anything else)",
+    "None": "null",
+}
 OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
 FOREIGN_TO_RESULT: Final = (
     *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
@@ -44,7 +51,8 @@ RUN_SETS_IN_TRAINER: Final = (
     ),
 )
 LIMITS: Final = ("limit_train_batches", "limit_val_batches")
-MAX_TIME: Final = re.compile(r"\d+(:[0-5]?\d){3}")
+MAX_TIME: Final = re.compile(r"\d{1,6}(:[0-5]?\d){3}", re.ASCII)
+MOST_MINUTES: Final = 10_000_000  # 19 years; far longer times overflow the timers of the operating system
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
 
 
@@ -196,6 +204,30 @@ def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
     return keys
 
 
+def kind_of(key: str) -> tuple[str, list[str], Any]:
+    """Which values a key of the schema takes.
+
+    Args:
+        key: Dotted.
+
+    Returns:
+        The kind in words, the keys that it holds where it is a node, and its default; nothing for a key of another schema.
+    """
+    node: Any = TrainConfig()
+    *above, last = key.split(".")
+    for part in above:
+        node = getattr(node, part, None)
+    if not is_dataclass(node) or last not in {item.name for item in fields(node)}:
+        return "", [], None
+    value = getattr(node, last)
+    if is_dataclass(value):
+        return "a node", [item.name for item in fields(value)], None
+    types = str(node.__dataclass_fields__[last].type)
+    kinds = [words for name, words in KINDS.items() if re.search(rf"\b{name}\b", types)]
+    default = str(value).lower() if isinstance(value, bool) else "null" if value is None else value
+    return " or ".join(kinds), [], default
+
+
 def choice_keys() -> list[str]:
     """All dotted keys of the nodes that differ by choice, over all shipped choices, for suggestions."""
     folders = {group: conf_dir() / group for group in OPEN_NODES}
@@ -240,6 +272,10 @@ def check(config: DictConfig, choices: dict[str, str], folders: Iterable[Path]) 
     """
     places = list(folders)
     for group in OPEN_NODES:
+        if OmegaConf.is_missing(config, group):
+            raise ConfigError(
+                f"{group} has no value, and a run needs one. Choose one of the files in conf/{group}: {group}=NAME."
+            )
         _check_keys(group, config[group], str(choices.get(group)), places)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -278,6 +314,10 @@ def check_values(plain: Any) -> None:
             raise ConfigError(f"{key}=null is out of range: it must be {wanted}.")
         if value is not None and not good(value):
             raise ConfigError(f"{key}={value} is out of range: it must be {wanted}.")
+    for key in PLACES:
+        if _lookup(plain, key) == "":
+            instead = "leave it out" if key in {"runs_dir", "cache_dir"} else f"say {key}=null"
+            raise ConfigError(f"{key} is empty, and would stand for the current folder. Say {key}=PATH, or {instead}.")
     for key in SWITCHES:
         if _has(plain, key) and not isinstance(_lookup(plain, key), bool):
             raise ConfigError(f"{key}={_lookup(plain, key)} is of the wrong kind: it must be true or false.")
@@ -459,16 +499,20 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
         "a number of steps, or -1 for no limit",
     ),
     ("trainer.fast_dev_run", lambda value: isinstance(value, bool) or _number(0, whole=True)(value), "true or false"),
-    ("trainer.max_time", _is_time, "null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_time", _is_time, "null, or a time as DD:HH:MM:SS of at most 999999 days"),
     ("usd_per_hour", _number(0), "null, or a price of 0 or more"),
     ("logger.samples", _number(0, 10_000, whole=True), "a number of images, 0 or more"),
-    ("backup.every_min", _number(0, above=True), "a number of minutes above 0"),
+    ("backup.every_min", _number(0, MOST_MINUTES, above=True), f"a number of minutes above 0, at most {MOST_MINUTES}"),
     ("search.trials", _number(1, 100_000, whole=True), "null, or a number of trials, 1 or more"),
     ("search.startup", _number(1, whole=True), "a number of trials, 1 or more"),
     ("search.warmup", _number(0, whole=True), "a number of epochs, 0 or more"),
     ("search.seed", _number(0, 2**32 - 1), "a whole number from 0 to 4294967295"),
     ("launcher.n_jobs", _number(1, 1024, whole=True), "null, or a number of jobs at once, 1 or more"),
-    ("launcher.timeout_min", _number(0, above=True), "null, or a number of minutes above 0"),
+    (
+        "launcher.timeout_min",
+        _number(0, MOST_MINUTES, above=True),
+        f"null, or a number of minutes above 0, at most {MOST_MINUTES}",
+    ),
     ("launcher.cpus_per_job", _number(1, 1024, whole=True), "null, or a number of cores, 1 or more"),
     ("launcher.gpus_per_job", _number(0, 64), "a number of GPUs, or a share of one"),
     ("launcher.mem_gb", _number(0, above=True), "null, or a number of GB above 0"),
@@ -479,6 +523,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
 SWITCHES: Final = tuple(
     f"trainer.{name}" for name in ("deterministic", "benchmark", "detect_anomaly", "enable_progress_bar")
 )
+PLACES: Final = ("runs_dir", "cache_dir", "data.labels", "split.file")
 NOT_OF_THE_TRAINER: Final = {
     "overfit_batches": "say trainer.limit_train_batches=N",
     "limit_test_batches": "`pneumonia evaluate` takes the whole split",

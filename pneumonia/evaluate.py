@@ -16,6 +16,7 @@ from pneumonia.config import DataConfig
 from pneumonia.console import say
 from pneumonia.data.baselines import told_from
 from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.phantom_folders import mostly_phantoms
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import as_trained, row_by_row
 from pneumonia.ensembles import check_images, check_members, described, ensemble_folder, mean_of
@@ -253,6 +254,8 @@ def _finish(
     if first.foreign and request.data is not None:
         root = Path(str(request.data.root)).expanduser()
         name, about = folder.name_of_data(root, first.manifest_sha256), (str(request.data.root), first.manifest_sha256)
+    shown = first.module.images.manifest.iloc[first.module.positions(request.part)]
+    report["phantoms"] = mostly_phantoms(shown["path"].tolist(), shown["sha256"].tolist(), request.cache_dir)
     report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, *about)
     written = folder.evaluation(request.part, "json", name, tta if any(one.views_changed for one in told) else "")
     with replacing(written.with_suffix(".parquet")) as part:

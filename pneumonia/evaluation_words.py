@@ -1,11 +1,9 @@
 """What a person sees of an evaluation."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 from pneumonia.console import figure, say, table, warn
-from pneumonia.data.phantom_folders import is_phantom
 from pneumonia.labels import Task
 from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
 
@@ -47,7 +45,7 @@ def show_evaluation(
     if constant:
         warn(constant)
     other = report["of"]["other_data"]
-    if other is not None and not is_phantom(Path(os.path.expanduser(other))) and any(map(trained_on_phantoms, results)):
+    if other is not None and not report["phantoms"] and any(map(trained_on_phantoms, results)):
         warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")

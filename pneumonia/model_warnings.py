@@ -57,7 +57,10 @@ def warnings_of(result: Mapping[str, Any]) -> list[str]:
 
 def trained_on_phantoms(result: Mapping[str, Any]) -> bool:
     """Whether a run has learnt from drawn phantoms, whichever way it read them."""
-    data = result["config"]["data"]
+    known: bool | None = result.get("data", {}).get("phantoms")
+    if known is not None:
+        return known
+    data = result["config"]["data"]  # of an earlier version, which did not look at the images
     return data["source"] == "phantom" or (
         data.get("root") is not None and is_phantom(Path(os.path.expanduser(data["root"])))
     )

@@ -6,13 +6,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pneumonia.errors import TransferError
-from pneumonia.runs import RunFolder, label_of, read_metrics
+from pneumonia.runs import RunFolder, how_broken, label_of, read_metrics
 from pneumonia.storage.local import read_json
-from pneumonia.tracking import Mirror
+from pneumonia.tracking import INTERRUPTED, Mirror
 
 
 def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
-    """Sends what was not sent yet of a run that is finished or was interrupted.
+    """Sends what was not sent yet of a run that is finished, shortened for debugging or interrupted.
 
     Args:
         folder: The run, trained with any logger.
@@ -24,21 +24,23 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
     Raises:
         TransferError: W&B refuses or can't be reached.
     """
-    result = folder.finished()
+    result = folder.ended()
     note = read_json(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
     if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
         return None
     config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
     own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
     mirror = Mirror(folder, {**own, **logger}, config, label_of(folder), keep_offline=False)
-    code = 0 if result else 1
+    broken = how_broken(folder)
     try:
         mirror.epochs()
         if result:
             mirror.result(result)
+        else:
+            mirror.unfinished(broken or "interrupted")
     finally:
         failed = mirror.run is None
-        mirror.close(code)
+        mirror.close(0 if result else 1 if broken in {"failed", "killed"} else INTERRUPTED)
     if failed:
         raise TransferError(
             f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."

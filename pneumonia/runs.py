@@ -282,11 +282,20 @@ def check_places(places: Sequence[Path]) -> None:
 
 def label_of(folder: RunFolder) -> str:
     """What tells a run from the others of its sweep, where it belongs to one."""
-    plan = read_json(folder.path.parent / "sweep.json")
-    for job in plan.get("jobs", []):
-        if read_json(folder.path.parent / "jobs" / f"{job['key']}.json").get("run") == folder.path.name:
-            return " ".join(f"{key}={value}" for key, value in job["differs"].items())
-    return ""
+    return " ".join(f"{key}={value}" for key, value in _job_of(folder).get("differs", {}).items())
+
+
+def how_broken(folder: RunFolder) -> str:
+    """How the job of a sweep that trained a run broke, as :class:`pneumonia.sweep.ledger.Ledger` notes it; else nothing."""
+    job = _job_of(folder)
+    return str(read_json(folder.path.parent / "jobs" / f"{job['key']}.broken.json").get("state", "")) if job else ""
+
+
+def _job_of(folder: RunFolder) -> dict[str, Any]:
+    """The job in the plan of the sweep that a run belongs to; empty where it belongs to none."""
+    jobs: list[dict[str, Any]] = read_json(folder.path.parent / "sweep.json").get("jobs", [])
+    notes = folder.path.parent / "jobs"
+    return next((job for job in jobs if read_json(notes / f"{job['key']}.json").get("run") == folder.path.name), {})
 
 
 def read_split(folder: RunFolder, result: dict[str, Any]) -> "pd.DataFrame":

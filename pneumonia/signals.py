@@ -8,18 +8,23 @@ from types import FrameType
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Lets SIGTERM end the work as Ctrl-C does, where nothing else was arranged."""
+def sigterm_as_interrupt(replace: bool = False) -> Iterator[None]:
+    """Lets SIGTERM end the work as Ctrl-C does, where nothing else was arranged.
+
+    Args:
+        replace: Also where a handler is installed; it returns at the end of the block.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     inside = threading.current_thread() is threading.main_thread()
-    if not inside or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+    before = signal.getsignal(signal.SIGTERM)
+    if not inside or before is None or not (replace or before is signal.SIG_DFL):
         yield
         return
     signal.signal(signal.SIGTERM, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, before)

@@ -81,6 +81,10 @@ class Mirror:
         """Sends what is known at the end: best metrics, cost, curves, images."""
         self._safely(lambda: self._result(result, samples))
 
+    def unfinished(self, status: str) -> None:
+        """Sends why there is no result yet."""
+        self._safely(lambda: self.run.summary.update({"status": status}))
+
     def picture(self, name: str, image: Any) -> None:
         """Sends a picture that belongs to no epoch."""
         import wandb
@@ -173,6 +177,7 @@ class Mirror:
         about = {
             "best_epoch": result["best_epoch"],
             "run_id": result["run_id"],
+            "status": result["status"],
             "leaky": bool(result["data"]["leaks"]),
         }
         self.run.summary.update({**best, **cost, **about})

@@ -42,6 +42,7 @@ from pneumonia.config import (
 from pneumonia.console import quiet, say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak
+from pneumonia.data.phantom_folders import mostly_phantoms
 from pneumonia.data.releases import check_classes
 from pneumonia.data.scaling import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.data.sheets import by_draw
@@ -444,6 +445,7 @@ def _result(
     row = history[recorder.best_epoch - 1]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
     shortened_by = _shortened_by(config, recorder)
+    seen = data.images.manifest.iloc[data.positions("train")]
     return {
         "status": DEBUG if shortened_by else COMPLETED,
         "shortened_by": shortened_by,
@@ -459,6 +461,7 @@ def _result(
             **{part: len(data.positions(part)) for part in PARTS},
             "leaks": [vars(leak) for leak in leaks],
             "skipped": data.images.skipped,
+            "phantoms": mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
         },
         "epochs": len(history),
         "best_epoch": recorder.best_epoch,

@@ -2,11 +2,13 @@
 
 import netrc
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from pneumonia.console import warn
 from pneumonia.errors import ConfigError, nearest
 
 MODES: Final = {
@@ -52,6 +54,25 @@ def has_key() -> bool:
         path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
         return netrc.netrc(path).authenticators(host) is not None
     return False
+
+
+@contextmanager
+def without_run_id(what: str) -> Iterator[None]:
+    """Takes ``WANDB_RUN_ID``, which names one run, from the environment that several jobs and their processes share.
+
+    Args:
+        what: Has several jobs, for the warning.
+    """
+    given = os.environ.pop("WANDB_RUN_ID", "")
+    if given:
+        warn(
+            f"WANDB_RUN_ID={given} names one run, and {what} has several: it is not used, each run gets an id of its own."
+        )
+    try:
+        yield
+    finally:
+        if given:
+            os.environ["WANDB_RUN_ID"] = given
 
 
 def server() -> str:

@@ -25,9 +25,9 @@ storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease
 report.document report.html report.markdown report.typst report.figures report.words cases
 data.readable data.tiff_tags data.jpeg2000 data.dicom_pixels data.dicom data.images
-data.archives data.names data.folders data.label_table data.medmnist data.shards
+data.archives data.names data.phantom_folders data.folders data.label_table data.medmnist data.shards
 data.release_notes data.releases data.web_file data.downloads data.duplicates data.cache data.manifest
-data.phantom_folders data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
+data.phantom data.mirror data.leaks data.splits data.split_files data.scaling data.transforms
 data.batch_transforms data.augmenter data.baselines
 data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamodule data.shelf
 model_warnings targets metrics optim

@@ -8,12 +8,14 @@ import sys
 import pytest
 
 from pneumonia.cli import VERBS, main
+from pneumonia.cli.hydra_options import options_first
 from pneumonia.cli.train import run as run_train
+from pneumonia.config import OPEN_NODES
 
 BAD = [
     ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
     ("batch_size=0", r"batch_size=0 is out of range.*1 or more"),
-    ("batch_size=abc", r"batch_size.*'abc'"),
+    ("batch_size=abc", r"batch_size=abc is of the wrong kind: it must be a whole number"),
     ("image_size=-1", r"image_size=-1 is out of range.*8 to 2048"),
     ("optimizer.lr=0", r"optimizer.lr=0 is out of range.*above 0"),
     ("optimizer.lr=nan", r"optimizer.lr=nan is out of range"),
@@ -45,6 +47,25 @@ BAD = [
     ),
     ("trainer.limit_val_batches=true", r"trainer.limit_val_batches=True is out of range"),
     ("trainer.max_time=5", r"trainer.max_time=5 is out of range: it must be null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_time=99999999999:00:00:00", r"trainer.max_time=9+:00:00:00 is out of range.*at most 999999 days"),
+    ("launcher.timeout_min=1e300", r"launcher.timeout_min=1e\+300 is out of range.*at most 10000000"),
+    ("backup.every_min=1e300", r"backup.every_min=1e\+300 is out of range.*at most 10000000"),
+    ("hydra.sweeper.params={seed:1}", r"hydra.sweeper.params is null, so no keys can be put into it here"),
+    ("-m +hydra.sweeper.params.seed=1", r"is null, so no keys can be put into it here.*overrides: -m seed=1,2"),
+    ("seed=1 --cfg job --package nope", r"--package nope: the config has no such key"),
+    ("seed=null", r"seed=null is of the wrong kind: it must be a whole number. Say for example seed=0"),
+    ("seed={a:1}", r"seed=\{a:1\} is of the wrong kind: it must be a whole number"),
+    ("ema=abc", r"ema=abc is of the wrong kind: it must be a number or null. Say for example ema=null"),
+    ("rehearse=null", r"rehearse=null is of the wrong kind: it must be true or false"),
+    ("data.phantom=null", r"holds several keys. Set them one by one: data.phantom.patients=VALUE"),
+    ("early_stopping=3", r"early_stopping=3 is of the wrong kind: it holds several keys"),
+    ("class_weights=[1,2,3]", r"class_weights=\[1,2,3\] is of the wrong kind: it must be text"),
+    ("name=[1,2]", r"name=\[1,2\] is of the wrong kind: it must be text.*name=train"),
+    ("trainer=[a]", r"trainer=\[a\] names no file of conf/trainer"),
+    ("hydra.run=3", r"hydra.run=3 is of the wrong kind"),
+    ("runs_dir=", r"runs_dir is empty, and would stand for the current folder"),
+    ("cache_dir=", r"cache_dir is empty"),
+    ("split.file=", r"split.file is empty.*say split.file=null"),
     ("trainer.max_time={weeks:1}", r"trainer.max_time=.*weeks.* is out of range: it must be null, or a time"),
     ("trainer.max_steps=0", r"trainer.max_steps=0 is out of range: it must be a number of steps, or -1"),
     ("trainer.fast_dev_run=often", r"trainer.fast_dev_run=often is out of range: it must be true or false"),
@@ -63,7 +84,7 @@ BAD = [
     ("~data.phantom.seed", r"~data.phantom.seed removes a key that every run needs"),
     ("~trainer.devices", r"trainer.devices is missing from the config, and trainer=default needs it"),
     ("~optimizer.lr", r"optimizer.lr is missing from the config, and optimizer=adam needs it"),
-    ("~model", r"model has no value, and a run needs one"),
+    *((f"~{group}", rf"{group} has no value, and a run needs one.*{group}=NAME") for group in OPEN_NODES),
     ("~data=folder", r"~data=folder removes nothing: it is not chosen"),
     ("~nonsense", r"~nonsense removes nothing: nonsense is not a config key"),
     ("+batch_size=3", r"\+batch_size adds a key, and batch_size is there already"),
@@ -133,7 +154,18 @@ def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, mes
     last = err.strip().splitlines()[-1]
     assert re.search(message, last), last
     assert "Traceback" not in err
+    assert "Error executing job" not in err
+    assert "not found in config" not in err
     assert not list(tmp_path.rglob("*.*")), "nothing half-written"
+
+
+def test_an_option_with_an_optional_value_takes_no_override_for_it():
+    assert options_first(["seed=1", "--info"]) == ["--info", "all", "seed=1"]
+
+
+def test_hydra_help_after_an_override_shows_the_help(monkeypatch, capsys):
+    code, out, _ = _run(["train", "data.phantom.patients=24", "--hydra-help"], monkeypatch, capsys)
+    assert (code, "Hydra's help" in out) == (0, True)
 
 
 def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, cache_dir, tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +14,7 @@ from pneumonia.bundle.answers import Bundle
 from pneumonia.bundle.export import Order, export
 from pneumonia.cli import main
 from pneumonia.console import CONSOLE
-from pneumonia.data.phantom_folders import is_phantom
+from pneumonia.data.phantom_folders import MARK, is_phantom, mostly_phantoms
 from pneumonia.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms, warnings_of
 from pneumonia.runs import RunFolder
 from pneumonia.train import train
@@ -47,8 +48,13 @@ def constant(compose, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def real(phantoms, tmp_path_factory) -> Path:
     """Other images than a run's own, in no folder of phantoms, in the Kaggle layout."""
-    folder = Path(shutil.copytree(phantoms, tmp_path_factory.mktemp("real") / "xrays"))
-    next((folder / "train" / "NORMAL").iterdir()).unlink()
+    folder = tmp_path_factory.mktemp("real") / "xrays"
+    for number, film in enumerate(sorted(phantoms.rglob("*.jpeg"))):
+        other = folder / film.relative_to(phantoms)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        pixels = cv2.imread(str(film), cv2.IMREAD_GRAYSCALE)
+        if number:
+            cv2.imwrite(str(other), pixels[:, ::-1])
     return folder
 
 
@@ -83,6 +89,33 @@ def test_paths_tell_phantoms_from_other_images(phantoms, real, tmp_path):
     assert not is_phantom(phantoms.parent / "lock")
     (tmp_path / "link").symlink_to(phantoms)
     assert is_phantom(tmp_path / "link")
+
+
+def test_phantoms_are_known_by_manifest_copy_and_content(call, compose, phantoms, cache_dir, tmp_path, capsys):
+    copied = Path(shutil.copytree(phantoms, tmp_path / "copied"))
+    unmarked = Path(shutil.copytree(phantoms, tmp_path / "unmarked", ignore=shutil.ignore_patterns(MARK)))
+    manifest = tmp_path / "ph.parquet"
+    assert call("data", "import", phantoms, "--out", manifest, "--cache-dir", cache_dir)[0] == 0
+    assert is_phantom(copied)
+    assert is_phantom(next(copied.rglob("*.jpeg")))
+    assert not is_phantom(tmp_path)
+    for root in (manifest, copied, unmarked):
+        words = ("model=mlp", "max_epochs=1", "split=official", "data=folder", f"data.root={root}", f"name={root.stem}")
+        result = train(compose(*words, runs_dir=tmp_path / "runs"))
+        assert result["data"]["phantoms"] is True, root
+        assert trained_on_phantoms(result)
+        assert PHANTOMS in warnings_of(result)
+        assert PHANTOMS in " ".join(capsys.readouterr().err.split())
+    words = ("run=" + str(tmp_path / "runs" / "copied" / result["run_id"]), f"cache_dir={cache_dir}", "cases=false")
+    _, _, err = call("evaluate", *words, "data=folder", f"data.root={unmarked}")
+    assert PHANTOMS not in " ".join(err.split())
+
+
+def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
+    drawn = [str(path) for path in phantoms.rglob("*.jpeg")][:3]
+    assert mostly_phantoms(drawn, ["-"] * 3, tmp_path)
+    assert mostly_phantoms([*drawn[:2], "/elsewhere/a.png"], ["-"] * 3, tmp_path)
+    assert not mostly_phantoms([drawn[0], "/elsewhere/a.png", "/elsewhere/b.png"], ["-"] * 3, tmp_path)
 
 
 def test_a_folder_of_phantoms_is_known_as_a_source_too(phantoms, real):

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from hydra.core.plugins import Plugins
@@ -13,7 +15,7 @@ from pneumonia.cli.train import run
 from pneumonia.errors import ConfigError
 
 FAMILY = '''
-import os, signal
+import os, signal, time
 from torch import nn
 from pneumonia.models.base import Classifier, Setup
 
@@ -28,6 +30,8 @@ class Troubled(Classifier):
     def training_step(self, batch, batch_idx):
         if self.trouble == "raise":
             raise ArithmeticError("trouble in a batch")
+        if self.trouble == "slow":
+            time.sleep(0.2)
         if self.trouble == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         return super().training_step(batch, batch_idx)
@@ -87,6 +91,46 @@ def test_a_job_whose_process_is_killed_is_named(launcher, small, tmp_path):
     summary = re.split(r"\d of 2 jobs failed:", done.stderr)[1]
     assert re.search(r"0: .*model.trouble=kill\n +its process was killed", summary), done.stderr
     assert "Traceback" not in summary
+
+
+def _running(folder):
+    from pneumonia.storage.local import is_locked
+
+    return [lock for lock in folder.glob("runs/train/*/lock") if is_locked(lock)]
+
+
+def _until(what, seconds):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_signal_to_the_multirun_alone_ends_its_jobs(launcher, number, small, tmp_path):
+    words = [*small, f"hydra/launcher={launcher}", "model.trouble=slow", "batch_size=1,2", "max_epochs=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumonia", "train", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _until(lambda: list(tmp_path.glob("runs/train/*/progress.json")) or process.poll() is not None, 120)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "Stopped" in said
+    assert "Traceback" not in said
+    assert not _running(tmp_path)
+    time.sleep(3)  # in which a job that had not begun would
+    assert not _running(tmp_path)
+    assert not list(tmp_path.glob("runs/train/.multirun-*"))
 
 
 def test_all_jobs_done_is_exit_code_0_and_batches_go_on_after_a_failure(small, tmp_path):

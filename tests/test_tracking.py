@@ -143,6 +143,62 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group_that_never_mix(cache_dir, tmp
         assert name == f"optimizer={kind} seed=0"
 
 
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "basic"])
+def test_jobs_of_a_multirun_have_ids_of_their_own(launcher, cache_dir, tmp_path):
+    words = [*SMALL, "logger.mode=offline", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pneumonia", "train", "-m", f"hydra/launcher={launcher}", "seed=0,1", *words],
+        cwd=tmp_path,
+        env={**os.environ, "WANDB_RUN_ID": "fixedid", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    ids = [json.loads(path.read_text())["id"] for path in tmp_path.glob("runs/train/*/wandb.json")]
+    assert len(set(ids)) == 2
+    assert "fixedid" not in ids
+    assert done.stderr.count("WANDB_RUN_ID=fixedid names one run") == 1
+
+
+@pytest.mark.parametrize("launcher", ["local", "parallel"])
+def test_jobs_of_a_sweep_have_ids_of_their_own(launcher, cache_dir, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("WANDB_RUN_ID", "fixedid")
+    words = [f"runs_dir={tmp_path}", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
+    jobs = ["optimizer=sgd,adam", "seed=0", "rehearse=false", f"launcher={launcher}"]
+    assert sweep(["optimizer", *SMALL, *words, *jobs]) == 0
+    ids = {json.loads(path.read_text())["id"] for path in tmp_path.glob("optimizer/*/wandb.json")}
+    assert len(ids) == 2
+    assert "fixedid" not in ids
+    assert capfd.readouterr().err.count("WANDB_RUN_ID=fixedid names one run") == 1
+    assert os.environ["WANDB_RUN_ID"] == "fixedid"
+
+
+def test_a_debug_run_is_pushed_once_as_finished(compose, tmp_path, capsys):
+    train(compose(*SMALL, "logger=csv", "trainer.limit_train_batches=1", runs_dir=tmp_path))
+    for made in (1, 0):
+        assert track(["push", str(tmp_path), "--offline"]) == 0
+        assert f"Written for {made} of 1 runs" in capsys.readouterr().err
+    (segment,) = _segments(_only(tmp_path))
+    summary = _summary(segment)
+    assert (summary["state"], summary["exit_code"], summary["summary"]["status"]) == ("finished", 0, "debug")
+
+
+@pytest.mark.parametrize(("broken", "status", "code"), [("", "interrupted", 130), ("failed", "failed", 1)])
+def test_a_run_without_a_result_is_pushed_with_its_true_state(broken, status, code, finished, tmp_path):
+    run = tmp_path / "runs" / finished.name
+    shutil.copytree(finished, run)
+    (run / "result.json").unlink()
+    if broken:
+        (tmp_path / "runs" / "jobs").mkdir()
+        (tmp_path / "runs" / "sweep.json").write_text(json.dumps({"jobs": [{"key": "k", "differs": {}}]}))
+        (tmp_path / "runs" / "jobs" / "k.json").write_text(json.dumps({"run": run.name}))
+        (tmp_path / "runs" / "jobs" / "k.broken.json").write_text(json.dumps({"state": broken}))
+    assert track(["push", str(run), "--offline"]) == 0
+    summary = _summary(*_segments(run))
+    assert (summary["exit_code"], summary["summary"]["status"]) == (code, status)
+
+
 def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
     followed = train(compose(*SMALL, runs_dir=tmp_path / "a"))
     alone = train(compose(*SMALL, "logger=csv", runs_dir=tmp_path / "b"))

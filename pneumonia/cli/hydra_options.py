@@ -1,5 +1,6 @@
 """Hydra's command-line options: checked and put before the overrides, so that Hydra's own parser refuses nothing."""
 
+from itertools import pairwise
 from typing import Final, NoReturn
 
 from pneumonia.errors import ConfigError, nearest
@@ -50,6 +51,7 @@ def options_first(arguments: list[str]) -> list[str]:
         if not joined and left and not left[0].startswith("-") and not (optional and "=" in left[0]):
             value, joined = left.pop(0), "="
         if not joined and optional:
+            options.append(str(action.const))  # else Hydra's parser takes the next override for the value
             continue
         if not value or (choices and value not in choices):
             expected = f"one of {', '.join(choices)}" if choices else "a value"
@@ -58,6 +60,12 @@ def options_first(arguments: list[str]) -> list[str]:
         options.append(value)
     _check_together(given, overrides)
     return [*options, *overrides]
+
+
+def option_value(arguments: list[str], name: str) -> str:
+    """The value of an option, from what :func:`options_first` returned; empty where it is not given."""
+    names = {"--package": {"--package", "-p"}, "--cfg": {"--cfg", "-c"}}[name]
+    return next((value for word, value in pairwise(arguments) if word in names), "")
 
 
 def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:

@@ -1,17 +1,20 @@
 """Hydra's multirun, whatever launcher runs its jobs: every failure is shown, and no job is lost without a word.
 
-A job may run in another process or on another machine, so each notes its outcome in a file of the sweep's folder. The lock on
-that file tells a job that runs from one whose process was killed.
+A job may run in another process or on another machine, so each notes its process and its outcome in a file of the sweep's
+folder. The lock on that file tells a job that runs from one whose process was killed. Whatever ends the multirun ends its jobs.
 """
 
+import os
 import secrets
 import shutil
+import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
@@ -20,16 +23,20 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
 from pneumonia.console import say
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
-from pneumonia.storage.local import is_locked, read_json, write_json
+from pneumonia.signals import sigterm_as_interrupt
+from pneumonia.storage.local import explained, is_locked, read_json, write_json
+from pneumonia.wandb_account import without_run_id
 
 LOOK_S: Final = 0.5
 GRACE_S: Final = 5.0  # after a launcher has given up, for the jobs that it takes with it
+END_S: Final = 30.0  # for a job that was told to end, before its process is killed
 BASIC: Final = "BasicSweeper"
+OPEN: Final = "open"  # a file beside the notes; without it the multirun has ended, and no further job begins
 
 
 class Multirun:
@@ -48,16 +55,19 @@ class Multirun:
     def watched(self) -> Iterator[None]:
         """Let every launcher that Hydra makes in the block report to this object."""
         plain = Plugins.instantiate_launcher
+        environment = ExitStack()
 
         def instantiate(
             plugins: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
         ) -> Launcher:
+            environment.enter_context(without_run_id("a multirun"))
             inner = plain(plugins, hydra_context, task_function, config)
             return _Watched(self, inner, hydra_context, config)
 
         Plugins.instantiate_launcher = instantiate  # type: ignore[method-assign, assignment]
         try:
-            yield
+            with environment:
+                yield
         finally:
             Plugins.instantiate_launcher = plain  # type: ignore[method-assign]
 
@@ -86,6 +96,7 @@ class _Watched(Launcher):
         Raises:
             ConfigError: There is no job.
             RunError: The launcher lost jobs, and the sweeper needs them.
+            KeyboardInterrupt: Ctrl-C or SIGTERM; no job of this machine runs any more.
         """
         if not job_overrides:
             raise ConfigError(f"{self._empty()} has no value, so there is no job to run. Name at least one value.")
@@ -97,13 +108,21 @@ class _Watched(Launcher):
         basic = str(self.config.hydra.sweeper.get("_target_", "")).endswith(BASIC)
         returns: Sequence[JobReturn] = []
         lost: Exception | None = None
+        with explained(notes):
+            notes.mkdir(parents=True, exist_ok=True)
+            (notes / OPEN).touch()
         try:
-            returns = self.inner.launch(job_overrides, initial_job_idx=initial_job_idx)
-        except PneumoniaError:
-            raise
-        except Exception as error:  # any launcher's own error for a killed process
-            lost = error
-            _wait_for_running(notes, jobs)
+            with sigterm_as_interrupt():
+                try:
+                    returns = self.inner.launch(job_overrides, initial_job_idx=initial_job_idx)
+                except PneumoniaError:
+                    raise
+                except Exception as error:  # any launcher's own error for a killed process
+                    lost = error
+                    _wait_for_running(notes, jobs)
+        except KeyboardInterrupt as stop:
+            ended = _end_running(notes, jobs)
+            raise KeyboardInterrupt(" ".join([str(stop) or "Stopped.", *ended])) from stop
         finally:
             failures = _failures(notes, jobs, lost)
             shutil.rmtree(notes, ignore_errors=True)
@@ -136,28 +155,44 @@ def noted(work: Callable[[], float | None], token: str) -> float | None:
 
     Raises:
         RunError: The job failed; plain, so that it survives the way back from another process.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, which ends the whole multirun.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, which ends the whole multirun, or has ended it already.
     """
-    config = HydraConfig.get()
+    config: Any = HydraConfig.get()
     number = int(config.job.num)
     path = Path(str(config.sweep.dir)) / token / f"{number}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        write_json(path, {"state": "running"})
+    is_open = path.with_name(OPEN)
+    if not is_open.exists():
+        raise KeyboardInterrupt("The multirun of this job has ended.")
+    about: dict[str, str | int] = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "job_id": str(OmegaConf.select(config, "job.id")),
+    }
+    # submitit ignores SIGTERM, so that a preempted job of SLURM lives until it is queued again; no one else preempts.
+    preempted = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+    def note(state: str, **more: str | int) -> None:
+        if is_open.exists():
+            write_json(path, {"state": state, **more})
+
+    with FileLock(path.with_suffix(".lock")), nullcontext() if preempted else sigterm_as_interrupt(replace=True):
         try:
+            note("running", **about)
+            if not is_open.exists():
+                raise KeyboardInterrupt("The multirun of this job has ended.")
             value = work()
         except KeyboardInterrupt as stop:
-            write_json(path, {"state": "interrupted", "reason": str(stop) or "interrupted"})
+            note("interrupted", reason=str(stop) or "interrupted")
             raise KeyboardInterrupt(
                 str(stop)
             ) from stop  # nothing else: Hydra takes what is an Exception for a failed job
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             details = "" if isinstance(error, PneumoniaError) else traceback.format_exc()
-            write_json(path, {"state": "failed", "reason": reason, "details": details})
+            note("failed", reason=reason, details=details)
             say(f"[bold red]Job {number} failed.[/] {escape(reason)}")
             raise RunError(reason) from None
-        write_json(path, {"state": "done"})
+        note("done")
     return value
 
 
@@ -194,12 +229,51 @@ def _show(failures: dict[int, tuple[str, str]], jobs: dict[int, str]) -> None:
             say(f"    {escape(line)}")
 
 
+def _end_running(notes: Path, jobs: dict[int, str]) -> list[str]:
+    """End the jobs that run on in other processes.
+
+    Returns:
+        How many were ended, and how to end those of other machines, as sentences.
+    """
+    (notes / OPEN).unlink(missing_ok=True)  # first: a job looks for it once its note says that it runs
+    told: set[int] = set()
+    since = time.monotonic()
+    here = [number for number in jobs if _is_here(read_json(notes / f"{number}.json"))]
+    while running := [number for number in here if is_locked(notes / f"{number}.lock")]:
+        late = time.monotonic() - since > END_S
+        for number in running:
+            if late or number not in told:
+                with suppress(ProcessLookupError):  # it has ended since
+                    os.kill(int(read_json(notes / f"{number}.json")["pid"]), signal.SIGKILL if late else signal.SIGTERM)
+                told.add(number)
+        time.sleep(LOOK_S)
+    sentences = []
+    if told:
+        count = f"{len(told)} running job{'s were' if len(told) > 1 else ' was'}"
+        sentences.append(f"{count} ended; the same command resumes what was not finished.")
+    for number in jobs:
+        note = read_json(notes / f"{number}.json")
+        if note.get("state") == "running" and number not in here:
+            sentences.append(
+                f"Job {number} still runs on {note['host']} as process {note['pid']}, job id {note['job_id']}: end it there, "
+                "or with the command of your scheduler, such as scancel."
+            )
+    return sentences
+
+
+def _is_here(note: dict[str, Any]) -> bool:
+    """Whether a job runs in another process of this machine."""
+    return (
+        note.get("state") == "running" and note.get("host") == socket.gethostname() and note.get("pid") != os.getpid()
+    )
+
+
 def _wait_for_running(notes: Path, jobs: dict[int, str]) -> None:
     """Wait for jobs that their launcher no longer watches; those that it ends itself are gone in seconds."""
     told, since = False, time.monotonic()
     while running := [number for number in jobs if is_locked(notes / f"{number}.lock")]:
         if not told and time.monotonic() - since > GRACE_S:
-            say(f"A job was lost; waiting for {len(running)} that still run. Ctrl-C leaves them alone.")
+            say(f"A job was lost; waiting for {len(running)} that still run. Ctrl-C ends them.")
             told = True
         time.sleep(LOOK_S)
 

@@ -89,6 +89,7 @@ def _search(wanted: "Search", name: str) -> int:
     from pneumonia.report.recipe import commands_of, words_of
     from pneumonia.sweep.files import find_sweep
     from pneumonia.sweep.search import search
+    from pneumonia.wandb_account import without_run_id
 
     def again(job: "Job") -> str:
         if words_of(job.config) is not None:
@@ -98,7 +99,8 @@ def _search(wanted: "Search", name: str) -> int:
         where = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
         return shlex.join(["pneumonia", "train", *where, *words])
 
-    with interruptible(wanted.folder), backed_up(wanted.folder, wanted.common["backup"], wanted.folder.name):
+    backup = backed_up(wanted.folder, wanted.common["backup"], wanted.folder.name)
+    with interruptible(wanted.folder), backup, without_run_id("a search"):
         return search(wanted, again)
 
 

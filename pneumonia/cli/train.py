@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
-from pneumonia.cli.hydra_options import options_first
+from pneumonia.cli.hydra_options import option_value, options_first
 from pneumonia.console import announce_loading
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
 
@@ -80,6 +81,9 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from pneumonia.cli.multirun import Multirun, noted
     from pneumonia.config import TrainConfig
 
+    package = option_value(arguments, "--package")
+    if "--hydra-help" in arguments:  # composes no config, so that it knows no override
+        arguments = ["--hydra-help"]
     for argument in arguments:
         if not argument.partition("=")[0].strip("+~ "):
             raise ConfigError(
@@ -104,14 +108,23 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     before = sys.argv
     more = ["--config-dir", str(config_dir)] if config_dir else []
     sys.argv = ["pneumonia", *more, *arguments]
+    said = io.StringIO()
     try:
-        with explained(), multirun.watched():
+        with explained(), multirun.watched(), redirect_stderr(said) if package else nullcontext():
             app()
+    except SystemExit as stop:
+        if package and stop.code and "not found in config" in said.getvalue():
+            raise ConfigError(
+                f"--package {package}: the config has no such key, or it is null. Without --package all are shown."
+            ) from stop
+        raise
     except PneumoniaError:
         if not multirun.failed:  # else it is the failure of a job, which has been shown, by way of a sweeper
             raise
     finally:
         sys.argv = before
+        if package and "not found in config" not in said.getvalue():
+            sys.stderr.write(said.getvalue())
     if refused:
         raise refused[0]
     return 1 if multirun.failed else 0
@@ -159,13 +172,22 @@ def explained() -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise _explained(error) from error
+    except (AttributeError, AssertionError) as error:  # how OmegaConf fails to put keys into one that is null
+        found = re.search(r"full_key: (\S+)", str(error))
+        if "reference_type=" not in str(error) and "Unexpected type for root" not in str(error):
+            raise
+        raise ConfigError(
+            f"{found[1] if found else 'The key above one of the overrides'} is null, so no keys can be put into it here. Set "
+            "them in a config file; values for a multirun are overrides: -m seed=1,2."
+        ) from error
     except MarkedYAMLError as error:
         raise ConfigError(f"A config file is no good YAML: {' '.join(str(error).split())}") from error
     except ValueError as error:
         if isinstance(error, PneumoniaError) or "Config group override" not in str(error):
             raise
         raise ConfigError(
-            "A group of config files needs a name, not null: model=NAME, optimizer=NAME and so on; ~experiment leaves one out."
+            "A group of config files needs a name, not null, a number or a mapping: model=NAME, optimizer=NAME and so on; "
+            "~experiment leaves one out."
         ) from error
 
 
@@ -243,10 +265,27 @@ def _explained(error: Exception) -> ConfigError:
         return ConfigError(
             f"{found[1]} has no value, and a run needs one. Choose one of the files in conf/{found[1]}: {found[1]}=NAME."
         )
+    if found := re.search(r"Could not load '([^'/]+)/([^']+)'", text):
+        return ConfigError(
+            f"{found[1]}=[{found[2]}] names no file of conf/{found[1]}. Choose one by its name: {found[1]}=NAME."
+        )
     if full := re.search(r"full_key: (\S+)", text):
-        wrong = re.search(r"^Value '.*", text, re.MULTILINE)
-        return ConfigError(f"{full[1]} has a value of the wrong kind. {wrong[0] if wrong else first}.")
+        given = re.search(r"Error merging override \S*?=(.*)", text)
+        wrong = f"{full[1]}={given[1]} is of the wrong kind" if given else f"{full[1]} has a value of the wrong kind"
+        return ConfigError(f"{wrong}: {_wanted(full[1])}")
     return ConfigError(first if first.endswith(".") else f"{first} (see `pneumonia train --help`)")
+
+
+def _wanted(key: str) -> str:
+    """Which kind of value a key takes, as the end of a sentence, and what to say instead."""
+    from pneumonia.config import kind_of
+
+    kind, keys, default = kind_of(key)
+    if not kind:
+        return "the schema does not allow it. `pneumonia train --cfg all` shows the packaged value."
+    if keys:
+        return f"it holds several keys. Set them one by one: {', '.join(f'{key}.{one}=VALUE' for one in keys)}."
+    return f"it must be {kind}. Say for example {key}={default}, or leave it out."
 
 
 def _deleted(text: str) -> str:

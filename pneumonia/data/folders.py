@@ -18,6 +18,7 @@ from pneumonia.data.names import (
     part_of,
     read_name,
 )
+from pneumonia.data.phantom_folders import MARK
 from pneumonia.errors import UNPRINTABLE, LayoutError, printable
 
 ORDER: Final = ("train", "val", "test", "")
@@ -213,7 +214,7 @@ def _take(
     """Put one entry where it belongs: the files, the folders still to be walked, or what is left out or refused."""
     path = Path(entry.path)
     if is_junk(entry.name):
-        tree.junk += 1
+        tree.junk += entry.name != MARK
     elif _is_folder(entry):
         its_part = "" if place.part else part_of(entry.name)
         its_class = class_of(entry.name) if agrees(class_of(entry.name), place.class_folder) else ""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.console import track, warn
-from pneumonia.data.phantom_folders import INSIDE, folder_name
+from pneumonia.data.phantom_folders import INSIDE, MARK, RECORD, folder_name
 from pneumonia.labels import BACTERIA, LABELS, NORMAL, VIRUS
 from pneumonia.parallel import in_threads
 from pneumonia.storage.checksums import find_damage, write_checksums
@@ -58,7 +58,7 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     """
     key = digest([DRAWING, patients, seed])
     root = cache_dir / folder_name(key) / INSIDE
-    checksums = root.parent / "checksums.json"
+    checksums = root.parent / RECORD
     if find_damage(checksums, key):
         with one_at_a_time(root.parent / "lock", "drawing the phantoms"), explained(root):
             damage = find_damage(checksums, key)  # another process may have drawn them meanwhile
@@ -73,6 +73,7 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
 
                 for _ in track(in_threads(work, films), len(films), "Drawing phantom X-rays"):
                     pass
+                (root / MARK).write_text("Drawn phantoms, no X-rays of people.\n", encoding="utf-8")
                 write_checksums(checksums, [root / name for name, *_ in films], key)
     return root
 

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from typing import Any
 
+from pneumonia.model_warnings import trained_on_phantoms
 from pneumonia.report.compare import Comparison
 from pneumonia.report.document import Block, Heading, Table, Text
 from pneumonia.report.entries import Entry
@@ -16,7 +17,7 @@ def card(comparison: Comparison) -> list[Block]:
     best = comparison.candidates[0]
     entry = best.typical
     config, data, cost = entry.config, entry.result["data"], entry.result["cost"]
-    phantom = config["data"]["source"] == "phantom"
+    phantom = trained_on_phantoms(entry.result)
     augmented = {key: value for key, value in config["augmentation"].items() if value}
     rows = [
         ("Model", f"{_mean_of(entry)}{entry.family}: {_settings(entry.result['model'])}"),
@@ -200,7 +201,7 @@ def tripod(comparison: Comparison) -> list[Block]:
             f"temperature {number(temperature)} fitted on the validation part" if temperature else "none",
         ),
         ("25", "Interpretation", ASKED),
-        ("26", "Limitations", _limits(comparison, config["data"]["source"] == "phantom")),
+        ("26", "Limitations", _limits(comparison, trained_on_phantoms(entry.result))),
         (
             "27",
             "Usability: handling of poor input, expertise needed, next steps",

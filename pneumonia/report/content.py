@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+from pneumonia.model_warnings import trained_on_phantoms
 from pneumonia.report.again import again
 from pneumonia.report.card import card, tripod
 from pneumonia.report.collect import Gathered
@@ -64,7 +65,7 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _phantoms(found: Gathered) -> list[Block]:
-    if any(entry.config["data"]["source"] == "phantom" for entry in found.entries):
+    if any(trained_on_phantoms(entry.result) for entry in found.entries):
         text = (
             "Some of these runs were trained on drawn phantoms: they show that everything works, and say "
             "nothing about medicine."

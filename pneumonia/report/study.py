@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import yaml
 
+from pneumonia.model_warnings import trained_on_phantoms
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
 
@@ -108,7 +109,7 @@ def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
                 continue
             for candidate in comparison.candidates:
                 entry = candidate.typical
-                if entry.tta or not matches(row, entry) or entry.config["data"]["source"] == "phantom":
+                if entry.tta or not matches(row, entry) or trained_on_phantoms(entry.result):
                     continue
                 part, estimates = comparison.part, candidate.estimates
                 if row.part != part and all(row.part in one.tables for one in candidate.entries):

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from pneumonia.sweep.board import Board
 from pneumonia.sweep.checks import check_launcher
 from pneumonia.sweep.ledger import BROKEN, ENDED, Ledger
 from pneumonia.sweep.plan import Job, Plan
+from pneumonia.wandb_account import without_run_id
 
 if TYPE_CHECKING:
     from pneumonia.data.shelf import Shelf
@@ -43,7 +44,9 @@ def conduct(plan: Plan) -> int:
     def belongs(fetched: Path, place: str) -> None:
         Ledger(fetched).check(plan, f"The backup {place}")
 
-    with interruptible(ledger.folder), backed_up(ledger.folder, plan.common["backup"], plan.common["name"], belongs):
+    own_ids = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
+    backup = backed_up(ledger.folder, plan.common["backup"], plan.common["name"], belongs)
+    with interruptible(ledger.folder), backup, own_ids:
         return _conduct(plan, ledger)
 
 
