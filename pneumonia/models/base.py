@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
@@ -109,7 +110,7 @@ class Classifier(LightningModule):
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
-        self._narrow: Any = None  # the type of 16 bits of weights that validation has widened
+        self._widened: dict[str, Tensor] = {}  # during validation, the weights of 16 bits as float32
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
@@ -153,7 +154,7 @@ class Classifier(LightningModule):
         """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
         scaling = self.setup_values.scaling
         shift, scale = float(scaling["shift"]), float(scaling["scale"])
-        return (image.to(self.dtype) - shift) / scale
+        return (image.to(next(self.network.parameters()).dtype) - shift) / scale
 
     def follow_weights(self) -> None:
         """Lets a copy of the network follow it, where the setup asks for averaged weights; call it once it is built."""
@@ -280,22 +281,21 @@ class Classifier(LightningModule):
         if not len(batch["label"]):
             return  # the last batch has fewer images than there are processes
         with torch.autocast(self.device.type, enabled=False):
-            logits, label = self(batch["image"]).float(), batch["label"]
+            logits, label = functional_call(self, self._widened, (batch["image"],)).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
         loss = cross_entropy(logits, label, reduction="sum")
         self._validation.append((loss, torch.tensor(len(label), device=self.device)))
 
     def on_validation_start(self) -> None:
-        # A trained model answers in float32, however it was trained, so its epochs are compared as such. Weights of 16 bits
-        # come back from it unchanged; those of 64 bits would not, and agree with float32 as far as that goes.
-        self._narrow = self.dtype if self.dtype in {torch.bfloat16, torch.float16} else None
-        if self._narrow is not None:
-            self.float()
+        # A trained model answers in float32, however it was trained, so its epochs are compared as such. The weights of 16 bits
+        # are copied, because several processes no longer share the gradients of a weight whose type has changed meanwhile.
+        if self.dtype in {torch.bfloat16, torch.float16}:
+            tensors = (*self.named_parameters(), *self.named_buffers())
+            self._widened = {name: value.detach().float() for name, value in tensors if value.is_floating_point()}
 
     def on_validation_end(self) -> None:
-        if self._narrow is not None:
-            self.to(self._narrow)
+        self._widened = {}
 
     def on_validation_epoch_start(self) -> None:
         self._validation.clear()
