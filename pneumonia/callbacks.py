@@ -39,14 +39,24 @@ class Recorder(Checkpoint):
         best_epoch: Epoch of the best ``monitor`` so far, from 1; 0 before the first.
         stopped: Whether early stopping, or the family itself, has ended the run as its config says.
         out_of_steps: Whether ``max_steps`` has ended it before.
+        diverged: The first epoch whose loss, monitor or weights are not finite, from 1; 0 before there is one.
+        lost: Whether the training has ended without an epoch to keep. Weights that are not finite end it at once: they stay so.
+
+    Args:
+        folder: Of the run.
+        monitor: The metric that compares epochs.
+        max_steps: Optimizer steps after which the training ends; -1 for no limit. Lightning is not given it, since it resumes
+            a training with ``max_steps`` in an epoch without batches.
     """
 
-    def __init__(self, folder: RunFolder, monitor: str = "val/loss") -> None:
+    def __init__(self, folder: RunFolder, monitor: str = "val/loss", max_steps: int = -1) -> None:
         self.folder = folder
         self.monitor = monitor
+        self.max_steps = max_steps
         self.best = math.nan
         self.best_epoch = 0
-        self.stopped = self.out_of_steps = False
+        self.stopped = self.out_of_steps = self.lost = False
+        self.diverged = 0
         self.fit_s = 0.0
         self.train_s = 0.0
         self.images = 0
@@ -60,8 +70,14 @@ class Recorder(Checkpoint):
         self.__dict__.update(state)
 
     def state_dict(self) -> dict[str, Any]:
-        keys = ("best", "best_epoch", "stopped", "out_of_steps", "fit_s", "train_s", "images", "batches")
+        ends = ("stopped", "out_of_steps", "diverged", "lost")
+        keys = ("best", "best_epoch", *ends, "fit_s", "train_s", "images", "batches")
         return {key: getattr(self, key) for key in keys}
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further epoch may be trained, although ``max_epochs`` is not reached."""
+        return self.stopped or self.out_of_steps or self.lost
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, value in state_dict.items():
@@ -81,8 +97,8 @@ class Recorder(Checkpoint):
     ) -> None:
         self._seen += len(batch["label"])
         self.batches += 1
-        if trainer.global_step == trainer.max_steps and not trainer.is_last_batch:
-            trainer.should_stop = True  # Lightning then validates, so that the part of an epoch has metrics
+        if trainer.global_step == self.max_steps:
+            trainer.should_stop = True  # within an epoch Lightning then validates, so that the part of it has metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.images += self._seen if trainer.world_size == 1 else _over_processes(trainer, self._seen)
@@ -90,20 +106,28 @@ class Recorder(Checkpoint):
         self.fit_s += time.perf_counter() - self._started
         self.stopped = _ended_early(trainer, pl_module)
         last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
-        self.out_of_steps = trainer.global_step == trainer.max_steps and not (self.stopped or last)
+        self.out_of_steps = trainer.global_step == self.max_steps and not (self.stopped or last)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch + 1  # Lightning counts from 0, our files from 1
         if trainer.is_global_zero:
             self._append({"epoch": epoch, "lr": self._rate, **dict(sorted(values.items()))})
         value = values[self.monitor]
-        if trainer.is_global_zero and not math.isfinite(values["train/loss"]):
+        finite_weights = _weights_are_finite(pl_module)
+        finite = finite_weights and math.isfinite(values["val/loss"]) and math.isfinite(value)
+        if trainer.is_global_zero and not (finite and math.isfinite(values["train/loss"])):
+            name = "validation" if math.isfinite(values["train/loss"]) else "training"
+            loss = values["val/loss" if name == "validation" else "train/loss"]
             warn(
-                f"The training loss of epoch {epoch} is {values['train/loss']}: the weights have run away. "
+                f"The {name} loss of epoch {epoch} is {loss}: the weights have run away. "
                 "Lower optimizer.lr, or clip the gradient (trainer.gradient_clip_val=1)."
             )
         if isinstance(pl_module, Classifier) and trainer.current_epoch == pl_module.first_averaged_epoch():
             self.best_epoch = 0  # with swa, the epochs before the first mean do not count
-        if not self.best_epoch or better(value, self.best, self.monitor):
+        if not finite:
+            self.diverged = self.diverged or epoch
+            self.lost = not self.best_epoch and (last or not finite_weights)
+            trainer.should_stop |= self.lost
+        elif not self.best_epoch or better(value, self.best, self.monitor):
             self.best, self.best_epoch = value, epoch
             self._save(trainer, self.folder.best, weights_only=True)
         self._save(trainer, self.folder.last)
@@ -273,6 +297,11 @@ def _ended_early(trainer: Trainer, pl_module: LightningModule) -> bool:
     stops = [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
     converged = isinstance(pl_module, Classifier) and pl_module.converged
     return converged or any(stop.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for stop in stops)
+
+
+def _weights_are_finite(module: LightningModule) -> bool:
+    """Whether no weight is NaN or infinite; one answer is read from the device, not one for each weight."""
+    return bool(torch.stack([weight.detach().isfinite().all() for weight in module.parameters()]).all())
 
 
 def _over_processes(trainer: Trainer, count: int) -> int:

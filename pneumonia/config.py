@@ -552,7 +552,8 @@ NOT_OF_THE_TRAINER: Final = {
     "enable_autolog_hparams": "config.yaml of the run folder has every setting",
 }
 OF_SOME_CHOICES: Final = ("logger.mode",)  # keys that not every choice of their group has
-MONITORS: Final = ("val/loss", "val/accuracy", "val/f1_macro", "val/recall_macro", "val/auroc")
+MEANS_OVER_CLASSES: Final = ("val/f1_macro", "val/recall_macro", "val/auroc")  # undefined where a class has no image
+MONITORS: Final = ("val/loss", "val/accuracy", *MEANS_OVER_CLASSES)
 WORDS: Final[dict[str, tuple[str, ...]]] = {
     "task": tuple(TASKS),
     "class_weights": ("none", "balanced"),

@@ -90,6 +90,10 @@ class CheckpointError(PneumoniaError, ValueError):
     """A checkpoint can not be read, or belongs to another task or model."""
 
 
+class DivergenceError(PneumoniaError, ArithmeticError):
+    """The loss or the weights of a training became NaN or infinite before any epoch was worth keeping."""
+
+
 class BundleError(PneumoniaError, ValueError):
     """A bundle is missing, can not be read or written, or was made by another version than this one can serve."""
 

@@ -31,6 +31,7 @@ from pneumonia.callbacks import (
 from pneumonia.charts import Samples
 from pneumonia.config import (
     LIMITS,
+    MEANS_OVER_CLASSES,
     AugmentationConfig,
     AzureConfig,
     DataConfig,
@@ -49,7 +50,7 @@ from pneumonia.data.sheets import by_draw
 from pneumonia.data.shelf import Shelf
 from pneumonia.data.split_files import check_split_file
 from pneumonia.data.splits import PARTS
-from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunError
+from pneumonia.errors import CheckpointError, ConfigError, DivergenceError, PneumoniaError, RunError, some
 from pneumonia.labels import TASKS
 from pneumonia.memory import keep_freed_memory
 from pneumonia.models.base import Classifier, Setup
@@ -147,17 +148,32 @@ def _check_end(config: dict[str, Any], recorder: Recorder, folder: RunFolder) ->
     """Refuses a result where the training ended before its config says, and is not said to be shortened.
 
     Raises:
+        DivergenceError: No epoch is worth keeping.
         TimeLimitReached: ``trainer.max_time`` was over, in several processes that train together.
         RunError: Something else has stopped the training.
     """
     epochs, trainer = len(read_metrics(folder)), config["trainer"]
-    if recorder.stopped or recorder.out_of_steps or trainer.get("fast_dev_run") or epochs >= config["max_epochs"]:
+    if recorder.ended or trainer.get("fast_dev_run") or epochs >= config["max_epochs"]:
+        if not recorder.best_epoch:
+            raise _divergence(config, recorder)
         return
     if trainer.get("max_time") is not None:
         raise time_is_over(trainer["max_time"], folder, config["max_epochs"])
     raise RunError(
         f"Something has stopped the training after {epochs} of {config['max_epochs']} epochs, and it was not early stopping. "
         f"They are kept in {folder.path}. Run the same command again to go on."
+    )
+
+
+def _divergence(config: dict[str, Any], recorder: Recorder) -> DivergenceError:
+    """The error of a training without an epoch that is worth keeping."""
+    rate, swa = config["optimizer"].get("lr"), config["swa"]
+    lower = "optimizer.lr" if rate is None else f"optimizer.lr ({rate} now)"
+    averaged = "" if swa is None else f" with averaged weights (swa={swa})"
+    return DivergenceError(
+        f"The training diverged in epoch {recorder.diverged}: its loss or weights are NaN or infinite, and no epoch{averaged} "
+        f"has finite ones to keep. Repeating it would end the same. Lower {lower}, or clip the gradient "
+        "(trainer.gradient_clip_val=1)."
     )
 
 
@@ -234,6 +250,7 @@ def _prepare(config: dict[str, Any], shelf: Shelf) -> _Prepared:
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
     check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
     _check_limits(config, data)
+    check_monitor(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
     classifier = build_classifier(config["model"], _setup(config, data), own_targets(config))
     if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
@@ -254,6 +271,37 @@ def _check_limits(config: dict[str, Any], data: XRayData) -> None:
             raise ConfigError(
                 f"trainer.{key}={limit} of {fewest} batches leaves none. Say a whole number of batches, or a larger fraction."
             )
+
+
+def check_monitor(config: dict[str, Any], data: XRayData) -> None:
+    """Refuses a ``monitor`` that the validation images of an epoch leave undefined: it could choose no epoch.
+
+    Raises:
+        ConfigError: With the class that has no image.
+    """
+    monitor, trainer = config["monitor"], config["trainer"]
+    if monitor not in MEANS_OVER_CLASSES:
+        return
+    limits = " and ".join(word for word in shortening(trainer) if "limit_train" not in word)
+    epochs = config["max_epochs"] if data.rotate_every else 1
+    for epoch in range(0, epochs, data.rotate_every or 1):
+        positions = data.positions("val", epoch)[: _validated(trainer, data.val_batches(epoch), data.validation_size)]
+        shown = set(data.labels[positions].tolist())
+        missing = [name for number, name in enumerate(data.task.classes) if number not in shown]
+        if missing:
+            where = f" in epoch {epoch + 1}" if epoch else ""
+            limited = f" with {limits}" if limits else ""
+            other = f"leave {limits} out" if limits else "choose a split whose validation part holds every class"
+            raise ConfigError(
+                f"monitor={monitor} is undefined{where}: the validation part{limited} holds no image of {some(missing)}, and the "
+                f"monitor is a mean over all classes, so it could not tell which epoch is best. Say monitor=val/loss, or {other}."
+            )
+
+
+def _validated(trainer: dict[str, Any], batches: int, size: int) -> int:
+    """At most how many images are validated, of those of an epoch in their order."""
+    limit = int(trainer.get("fast_dev_run") or 0) or trainer.get("limit_val_batches", 1.0)
+    return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
 
 
 def data_config(config: dict[str, Any]) -> DataConfig:
@@ -328,7 +376,8 @@ def _fit(
     more: Sequence[Any],
 ) -> Recorder:
     monitor = config["monitor"] or classifier.best_by
-    recorder = Recorder(folder, monitor)
+    classifier.max_steps = config["trainer"].get("max_steps", -1)
+    recorder = Recorder(folder, monitor, classifier.max_steps)
     callbacks: list[Any] = [recorder, WeightPictures(folder)]
     if mirror is not None:
         callbacks.append(Follower(mirror))
@@ -343,7 +392,7 @@ def _fit(
         callbacks.append(EpochReport(recorder))
     callbacks += more
     resume, data.first_epoch = _resume_point(folder, recorder)
-    if recorder.stopped:
+    if recorder.ended:
         return recorder
     trainer = _trainer(words, config, callbacks)
     handler = signal.getsignal(signal.SIGINT)
@@ -388,7 +437,8 @@ def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]
     precision = precision_on(device, words["precision"])
     settle(device, precision)
     return Trainer(
-        **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None},  # see TimeLimit
+        # See TimeLimit and Recorder for what Lightning is not given.
+        **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None, "max_steps": -1},
         max_epochs=config["max_epochs"],
         sync_batchnorm=words["devices"] > 1,
         logger=False,
@@ -407,7 +457,8 @@ def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, i
     if not folder.last.exists():
         return None, 0
     epochs = _recall(folder, recorder)
-    say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
+    if not recorder.ended:
+        say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
     return folder.last, epochs
 
 

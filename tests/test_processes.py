@@ -1,5 +1,6 @@
 """Two processes that train one network together end where one process ends, and write each file once."""
 
+import json
 import os
 import re
 import signal
@@ -231,3 +232,17 @@ def test_what_several_processes_can_not_do_is_refused(words, said, compose, tmp_
 
     with pytest.raises(ConfigError, match=said):
         check()
+
+
+def test_reduced_precision_of_two_processes_has_one_loss(cache_dir, tmp_path):
+    words = ["model=simple_cnn", "data.phantom.patients=24", "image_size=32", "batch_size=8", "max_epochs=3"]
+    limits = ["trainer.precision=bf16-true", "trainer.max_steps=9"]
+    command = _started(cache_dir, tmp_path, *words, *limits)
+    _, said = command.communicate(timeout=300)
+    assert command.returncode == 0, said[-3000:]
+    folder = _folder(tmp_path)
+    result = json.loads(folder.result.read_text())
+    assert (result["epochs"], result["shortened_by"]) == (2, ["trainer.max_steps=9"])
+    assert result["best_epoch"] > 1, "the processes could differ only after the first validation"
+    row = read_metrics(folder)[result["best_epoch"] - 1]
+    assert float(row["val/loss"]) == pytest.approx(result["metrics"]["val"]["loss"], rel=2e-6)

@@ -23,12 +23,13 @@ from sklearn.metrics import confusion_matrix
 from pneumonia import callbacks
 from pneumonia.cli.predict import predict
 from pneumonia.config import RUN_SETS_IN_TRAINER, check_values, identity
-from pneumonia.data.datamodule import load_images
+from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.dataset import XRays
 from pneumonia.data.scaling import fit_scaling, histogram
 from pneumonia.errors import (
     CheckpointError,
     ConfigError,
+    DivergenceError,
     LabelError,
     RunError,
     SplitLeakageError,
@@ -36,10 +37,12 @@ from pneumonia.errors import (
     TimeLimitReached,
 )
 from pneumonia.evaluate import Request, evaluate
+from pneumonia.labels import TASKS
+from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
 from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder, open_run, run_identity, writable
-from pneumonia.train import Interrupted, data_config, train
+from pneumonia.train import Interrupted, check_monitor, data_config, train
 
 
 class Killed(Exception):
@@ -349,6 +352,46 @@ def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
     assert train(compose(*TINY, f"trainer.max_steps={steps - 1}", runs_dir=tmp_path))["status"] == "debug"
 
 
+@pytest.mark.parametrize(
+    ("options", "epochs", "status"),
+    [
+        (["trainer.max_steps=100000"], 4, "completed"),
+        (["trainer.max_steps=15", "scheduler=one_cycle"], 3, "debug"),
+        (["trainer.max_steps=12"], 2, "debug"),  # the last step of an epoch
+        (["trainer.max_steps=8", "trainer.accumulate_grad_batches=2", "trainer.limit_train_batches=4"], 4, "debug"),
+        (["trainer.max_steps=7", "split=rotating", "split.k=3", "early_stopping.patience=9"], 2, "debug"),
+        (["trainer.max_steps=3", "model=perceptron", "task=pneumonia", "scheduler=one_cycle"], 1, "debug"),
+    ],
+)
+def test_an_interrupted_run_with_max_steps_resumes_to_the_same_end(
+    options, epochs, status, compose, tmp_path, monkeypatch
+):
+    options = [*TINY, "max_epochs=4", *options]
+    whole = train(compose(*options, runs_dir=tmp_path / "whole"))
+    assert (whole["status"], whole["epochs"]) == (status, epochs)
+    plain = callbacks.Recorder.on_train_batch_end
+    for epoch in range(epochs):
+
+        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
+            if trainer.current_epoch == epoch:
+                raise Killed
+            plain(self, trainer, module, outputs, batch, index)
+
+        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+        with pytest.raises(Killed):
+            train(compose(*options, runs_dir=tmp_path / "cut"))
+    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    cut = train(compose(*options, runs_dir=tmp_path / "cut"))
+    one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
+    assert (cut["status"], cut["metrics"]) == (whole["status"], whole["metrics"])
+    assert one.metrics.read_text() == other.metrics.read_text()
+    schedules = [torch.load(folder.last, weights_only=True)["lr_schedulers"] for folder in (one, other)]
+    assert schedules[0] == schedules[1]
+    other.result.unlink()  # killed between the last epoch and the result
+    assert train(compose(*options, runs_dir=tmp_path / "cut"))["metrics"] == whole["metrics"]
+    assert one.metrics.read_text() == other.metrics.read_text()
+
+
 def test_a_fraction_that_leaves_no_batch_is_refused_by_name(compose, tmp_path):
     for key in ("limit_train_batches", "limit_val_batches"):
         with pytest.raises(ConfigError, match=rf"trainer.{key}=0.01 of \d batches leaves none"):
@@ -455,11 +498,57 @@ def test_data_without_one_class_are_refused_by_the_task_that_needs_it(compose, p
     assert binary["status"] == "completed"
 
 
-def test_a_run_that_diverges_ends_with_null_and_not_with_a_crash(compose, tmp_path):
-    result = train(compose("optimizer=sgd", "optimizer.lr=1000", "scheduler=none", "max_epochs=3", runs_dir=tmp_path))
-    folder = _folder(result, tmp_path)
-    assert "NaN" not in folder.result.read_text()
-    assert result["status"] == "completed"
+def test_finite_weights_whose_loss_never_is_finite_diverged(compose, tmp_path, capsys):
+    config = compose("optimizer=sgd", "optimizer.lr=1000", "scheduler=none", "max_epochs=3", runs_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(DivergenceError, match=r"diverged in epoch 1"):
+            train(config)
+    assert "goes on from there" not in capsys.readouterr().err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["early_stopping.patience=1", "monitor=val/accuracy"],
+        ["ema=0.9"],
+        ["swa=0.5"],
+    ],
+)
+def test_training_that_never_is_finite_says_that_it_diverged(options, compose, tmp_path):
+    # Linear layers: a rate far too high makes weights grow until they are NaN, within the first epoch.
+    linear = ["model=mlp", "model.activation=linear"]
+    extreme = ["optimizer=sgd", "optimizer.lr=1000", "optimizer.momentum=0.99", "scheduler=none", "max_epochs=4"]
+    config = compose(*TINY, *linear, *extreme, "batch_size=1", *options, runs_dir=tmp_path)
+    for _ in range(2):
+        with pytest.raises(
+            DivergenceError, match=r"diverged in epoch 1.*Lower optimizer.lr \(1000.*clip the gradient"
+        ) as found:
+            train(config)
+        assert found.value.exit_code == 2
+        assert "force" not in str(found.value)
+    assert not list(tmp_path.rglob("result.json"))
+    assert not list(tmp_path.rglob("best.ckpt"))
+    (history,) = tmp_path.rglob("metrics.csv")
+    assert len(pd.read_csv(history)) == 1, "weights that are NaN stay so: no epoch more is trained"
+
+
+@pytest.mark.parametrize("monitor", ["val/loss", "val/accuracy", "val/auroc"])
+def test_an_epoch_that_diverged_is_never_the_best(monitor, compose, tmp_path, monkeypatch):
+    plain = Classifier.on_train_epoch_end
+
+    def spoil(self):
+        plain(self)
+        if self.current_epoch == 1:
+            with torch.no_grad():
+                next(self.network.parameters()).fill_(math.nan)
+        self.trainer.callback_metrics["val/accuracy"] = torch.tensor(float(self.current_epoch))
+
+    monkeypatch.setattr(Classifier, "on_train_epoch_end", spoil)
+    result = train(compose(*TINY, "max_epochs=4", f"monitor={monitor}", runs_dir=tmp_path))
+    assert (result["status"], result["epochs"], result["best_epoch"]) == ("completed", 4, 1)
+    assert math.isfinite(result["metrics"]["val"]["loss"])
 
 
 @pytest.mark.parametrize(
@@ -482,17 +571,93 @@ def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_pa
     assert row["train/loss"] < 88
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.precision=bf16-true"],
+        ["trainer.precision=bf16-mixed", "ema=0.9", "tta=flip"],
+        ["trainer.precision=bf16-true", "swa=0.5", "scheduler=none"],
+        ["trainer.precision=64-true"],
+    ],
+)
+def test_reduced_precision_has_one_loss_everywhere(options, compose, tmp_path):
+    small = ["image_size=16", "data.phantom.patients=24", "batch_size=8", "model=pseudo_resnet", "model.width=8"]
+    config = compose(*small, *options, runs_dir=tmp_path)
+    result = train(config)
+    folder = _folder(result, tmp_path)
+    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result["best_epoch"]]
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"])))
+    for name in ("loss", "accuracy", "auroc"):
+        assert row[f"val/{name}"] == pytest.approx(result["metrics"]["val"][name], rel=2e-6)
+        assert report["metrics"][name]["value"] == pytest.approx(result["metrics"]["val"][name], rel=2e-6)
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
+def test_validation_in_float32_leaves_the_training_precision(precision, dtype, compose, tmp_path):
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            seen.append(({weight.dtype for weight in pl_module.parameters()}, pl_module.dtype))
+
+    small = [*TINY, "max_epochs=2", f"trainer.precision={precision}"]
+    train(compose(*small, runs_dir=tmp_path), callbacks=[Look()])
+    assert seen
+    assert all(found == ({dtype}, dtype) for found in seen)
+
+
 def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, tmp_path):
-    for path in phantoms.rglob("*.jpeg"):
-        part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
-        target = tmp_path / "data" / part / path.relative_to(path.parent.parent)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.symlink_to(path)
-    result = train(compose("data=folder", f"data.root={tmp_path / 'data'}", "split=given", runs_dir=tmp_path / "runs"))
+    data = _without_virus_in_validation(phantoms, tmp_path / "data")
+    result = train(compose(*data, runs_dir=tmp_path / "runs"))
     values = result["metrics"]["val"]
     assert values["auroc"] is None
     assert values["f1_macro"] is None
     assert values["accuracy"] is not None
+
+
+def _without_virus_in_validation(phantoms: Path, root: Path) -> list[str]:
+    """Overrides for data whose validation part has no image of class VIRUS."""
+    for path in phantoms.rglob("*.jpeg"):
+        part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
+        target = root / part / path.relative_to(path.parent.parent)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(path)
+    return ["data=folder", f"data.root={root}", "split=given"]
+
+
+@pytest.mark.parametrize("monitor", ["val/auroc", "val/f1_macro", "val/recall_macro"])
+def test_a_monitor_that_validation_leaves_undefined_is_refused(monitor, compose, phantoms, tmp_path):
+    data = [*_without_virus_in_validation(phantoms, tmp_path / "data"), "early_stopping.patience=3"]
+    with pytest.raises(ConfigError, match=rf"monitor={monitor} is undefined.*no image of VIRUS.*monitor=val/loss"):
+        train(compose(*data, f"monitor={monitor}", runs_dir=tmp_path / "runs"))
+    assert not list((tmp_path / "runs").rglob("*.ckpt"))
+    for defined in ("val/accuracy", "val/loss"):
+        words = ["image_size=16", "max_epochs=1", f"monitor={defined}"]
+        assert train(compose(*data, *words, runs_dir=tmp_path / "runs"))["status"] == "completed"
+    binary = train(compose(*data, "max_epochs=1", f"monitor={monitor}", "task=pneumonia", runs_dir=tmp_path / "runs"))
+    assert binary["metrics"]["val"][monitor.removeprefix("val/")] is not None
+
+
+@pytest.mark.parametrize("limit", ["trainer.limit_val_batches=1", "trainer.fast_dev_run=true"])
+def test_a_monitor_that_limited_validation_leaves_undefined_is_refused(limit, compose, tmp_path):
+    words = [*TINY, "batch_size=1", limit]
+    with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined.*or leave " + limit.partition("=")[0]):
+        train(compose(*words, "monitor=val/auroc", runs_dir=tmp_path))
+    assert train(compose(*words, "monitor=val/loss", runs_dir=tmp_path))["status"] == "debug"
+
+
+def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
+    config = compose("data.phantom.patients=24", "image_size=16", "monitor=val/auroc")
+    images = load_images(data_config(config), 16, cache_dir)
+    fold = np.where(images.manifest["label"] == "VIRUS", 0, np.arange(len(images.manifest)) % 2)
+    split = pd.DataFrame(
+        {"image_id": images.manifest["image_id"], "part": np.where(fold, "train", "val"), "fold": fold}
+    )
+    data = XRayData(images, split, TASKS[config["task"]], 8, rotate_every=2)
+    check_monitor({**config, "max_epochs": 2}, data)
+    with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined in epoch 3: .*no image of VIRUS"):
+        check_monitor({**config, "max_epochs": 3}, data)
 
 
 def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path):

@@ -146,7 +146,12 @@ class XRayData(LightningDataModule):
 
     def val_batches(self, epoch: int = 0) -> int:
         """Validation batches of an epoch."""
-        return len(Batches(len(self.positions("val", epoch)), WITHOUT_GRADIENTS * self.batch_size, None))
+        return len(Batches(len(self.positions("val", epoch)), self.validation_size, None))
+
+    @property
+    def validation_size(self) -> int:
+        """Images of a validation batch."""
+        return WITHOUT_GRADIENTS * self.batch_size
 
     def _train_size(self, images: int) -> int:
         return images if self.whole_train else self.batch_size
@@ -199,7 +204,7 @@ class XRayData(LightningDataModule):
             raise SplitError(
                 f"The part '{part}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Say fewer."
             )
-        size = WITHOUT_GRADIENTS * self.batch_size if seed is None else self._train_size(len(dataset))
+        size = self.validation_size if seed is None else self._train_size(len(dataset))
         batches = Batches(len(dataset), size, seed, rank, world)
         batches.set_epoch(epoch)
         return DataLoader(

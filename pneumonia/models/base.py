@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Final
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
@@ -81,6 +82,7 @@ class Classifier(LightningModule):
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
         converged: Whether the family has found its optimum, and ends the training.
+        max_steps: Optimizer steps that end the training, which shorten its schedule; -1 for no limit.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -91,6 +93,7 @@ class Classifier(LightningModule):
     caveat: ClassVar[str] = ""
     note: str = ""
     converged: bool = False
+    max_steps: int = -1
     network: nn.Module
 
     def __init__(self, setup: Setup) -> None:
@@ -107,6 +110,7 @@ class Classifier(LightningModule):
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
+        self._widened: dict[str, Tensor] = {}  # during validation, the weights of 16 bits as float32
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
@@ -150,7 +154,7 @@ class Classifier(LightningModule):
         """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
         scaling = self.setup_values.scaling
         shift, scale = float(scaling["shift"]), float(scaling["scale"])
-        return (image.to(self.dtype) - shift) / scale
+        return (image.to(next(self.network.parameters()).dtype) - shift) / scale
 
     def follow_weights(self) -> None:
         """Lets a copy of the network follow it, where the setup asks for averaged weights; call it once it is built."""
@@ -276,11 +280,22 @@ class Classifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         if not len(batch["label"]):
             return  # the last batch has fewer images than there are processes
-        logits, label = self(batch["image"]).float(), batch["label"]
+        with torch.autocast(self.device.type, enabled=False):
+            logits, label = functional_call(self, self._widened, (batch["image"],)).float(), batch["label"]
         self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
         loss = cross_entropy(logits, label, reduction="sum")
         self._validation.append((loss, torch.tensor(len(label), device=self.device)))
+
+    def on_validation_start(self) -> None:
+        # A trained model answers in float32, however it was trained, so its epochs are compared as such. The weights of 16 bits
+        # are copied, because several processes no longer share the gradients of a weight whose type has changed meanwhile.
+        if self.dtype in {torch.bfloat16, torch.float16}:
+            tensors = (*self.named_parameters(), *self.named_buffers())
+            self._widened = {name: value.detach().float() for name, value in tensors if value.is_floating_point()}
+
+    def on_validation_end(self) -> None:
+        self._widened = {}
 
     def on_validation_epoch_start(self) -> None:
         self._validation.clear()
@@ -305,14 +320,12 @@ class Classifier(LightningModule):
         trainer = self.trainer
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         steps = int(trainer.estimated_stepping_batches)
-        if not getattr(data, "rotate_every", 0):
-            return steps
-        # Lightning takes all epochs to be as long as the present one.
-        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
-        batches = (data.train_batches(epoch) for epoch in range(epochs))
-        limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
-        total = sum(math.ceil(count / every) for count in limited)
-        return total if trainer.max_steps == -1 else min(total, trainer.max_steps)
+        if getattr(data, "rotate_every", 0):  # Lightning takes all epochs to be as long as the present one
+            limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
+            batches = (data.train_batches(epoch) for epoch in range(epochs))
+            limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
+            steps = sum(math.ceil(count / every) for count in limited)
+        return min([steps, *(limit for limit in (self.max_steps, trainer.max_steps) if limit != -1)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "setup": asdict(self.setup_values)}
