@@ -144,7 +144,7 @@ class Mirror:
         said = os.environ.get(variable)
         if not said or said == own:
             return own
-        if own == OmegaConf.load(conf_dir() / "logger" / "wandb.yaml")[key]:
+        if own == OmegaConf.select(OmegaConf.load(conf_dir() / "logger" / "wandb.yaml"), key):
             return said
         _once(f"logger.{key}={own} takes precedence over {variable}={said} of the environment.")
         return own
