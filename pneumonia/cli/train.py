@@ -146,7 +146,7 @@ def _job(config: DictConfig) -> float | None:
         check_root(Path(str(config.data.root)).expanduser())
     announce_loading()
     from pneumonia.backup import backed_up
-    from pneumonia.models.build import family_of
+    from pneumonia.models.build import family_of, own_targets
     from pneumonia.train import train  # heavy: only once the config is known to be right
 
     plain = resolved(config)
@@ -156,7 +156,7 @@ def _job(config: DictConfig) -> float | None:
             stack.enter_context(backed_up(folder.path, plain["backup"], f"{plain['name']}/{folder.path.name}"))
 
         result = train(plain, opened=opened)
-    stage, _, metric = str(plain["monitor"] or family_of(plain["model"]).best_by).partition("/")
+    stage, _, metric = str(plain["monitor"] or family_of(plain["model"], own_targets(plain)).best_by).partition("/")
     value = result["metrics"][stage].get(metric)
     return None if value is None else float(value)
 
