@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
+from zipfile import is_zipfile
 
 import numpy as np
 import pandas as pd
@@ -113,10 +114,10 @@ def train(
     with folder.held():
         done = None if config["force"] else folder.ended()
         if done is not None:
-            if not folder.best.is_file():
+            if not is_zipfile(folder.best):  # as torch writes it; a file that was cut short is none
                 raise RunError(
-                    f"The run in {folder.path} is finished, but {folder.best.name} is gone from it. Say force=true to train it "
-                    "again."
+                    f"The run in {folder.path} is finished, but {folder.best.name} is gone from it or damaged. Say "
+                    "force=true to train it again."
                 )
             what = "is finished" if done["status"] == COMPLETED else shortened(done)
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")

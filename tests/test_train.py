@@ -809,8 +809,12 @@ def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):
 
 def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose, tmp_path):
     config = compose("max_epochs=1", "image_size=16", "model.width=16", runs_dir=tmp_path)
-    _folder(train(config), tmp_path).best.unlink()
-    with pytest.raises(RunError, match=r"is finished, but best.ckpt is gone from it. Say force=true"):
+    best = _folder(train(config), tmp_path).best
+    best.write_bytes(best.read_bytes()[:3000])
+    with pytest.raises(RunError, match=r"is finished, but best.ckpt is gone from it or damaged. Say force=true"):
+        train(config)
+    best.unlink()
+    with pytest.raises(RunError, match=r"is finished, but best.ckpt is gone from it or damaged. Say force=true"):
         train(config)
 
 
