@@ -98,7 +98,11 @@ def serve(folder: Path, place: Place, limits: Limits) -> int:
     bundle = Bundle.load(folder)
     with standard_error() as stream:
         log_to(stream)
-        return _answer(bundle, place, limits)
+        try:
+            return _answer(bundle, place, limits)
+        except KeyboardInterrupt:  # before the server takes signals
+            tell("stopped")
+            return INTERRUPTED
 
 
 def _answer(bundle: Bundle, place: Place, limits: Limits) -> int:
