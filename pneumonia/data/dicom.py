@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.data import jpeg2000
 from pneumonia.data.dicom_pixels import EIGHT_BITS, INVERTED, RUN_LENGTH, bit_layout, grey_levels
+from pneumonia.data.jpeg2000 import JPEG_2000, read_code
 from pneumonia.data.readable import UnreadableImageError, check_scans, check_size, open_regular_file, quietly
 
 MAGIC: Final = b"DICM"
@@ -278,8 +278,8 @@ def _check_decoder(data: Any) -> None:
         if _unpacked(frame, raw_bytes + SLACK) > raw_bytes + SLACK:
             raise UnreadableImageError("its run-length code unpacks to more than its size (a decompression bomb?)")
         return
-    if syntax in jpeg2000.SYNTAXES:
-        code = jpeg2000.read_code(frame)
+    if syntax in JPEG_2000:
+        code = read_code(frame)
         size: tuple[int, int] | None = code.width, code.height
     else:
         size = _jpeg_size(frame)

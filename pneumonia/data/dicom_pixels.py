@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.data import jpeg2000
+from pneumonia.data.jpeg2000 import JPEG_2000, decode_code, read_code
 from pneumonia.data.readable import UnreadableImageError
 
 INVERTED: Final = "MONOCHROME1"  # low values are white
@@ -88,7 +88,7 @@ def _words(data: Any) -> NDArray[Any]:
     Raises:
         UnreadableImageError: Another shape than the header says, or compressed values beyond ``BitsStored``.
     """
-    pixels = _jpeg2000_values(data) if data.file_meta.TransferSyntaxUID in jpeg2000.SYNTAXES else _decoded(data)
+    pixels = _jpeg2000_values(data) if data.file_meta.TransferSyntaxUID in JPEG_2000 else _decoded(data)
     if pixels.shape != (data.Rows, data.Columns) or pixels.dtype.kind not in "iu":
         raise UnreadableImageError(
             f"its pixels are {pixels.dtype} of the shape {pixels.shape}, its header says {data.Rows}x{data.Columns}"
@@ -116,8 +116,8 @@ def _jpeg2000_values(data: Any) -> NDArray[np.int64]:
     """Values ``(H, W)`` with the sign that the header says, since the codes of some devices do not say it."""
     from pydicom.encaps import get_frame
 
-    code = jpeg2000.read_code(get_frame(data.PixelData, 0, number_of_frames=1))
-    values, layout = jpeg2000.decode(code), bit_layout(data)
+    code = read_code(get_frame(data.PixelData, 0, number_of_frames=1))
+    values, layout = decode_code(code), bit_layout(data)
     if layout.signed and not code.signed and code.precision == layout.stored:
         return Layout(layout.stored, layout.stored, layout.stored - 1, signed=True).values(values)
     return values

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from pneumonia.data.readable import UnreadableImageError
 
-SYNTAXES: Final = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-START: Final = b"\xff\x4f\xff\x51"  # of the code; boxes of the JP2 format may stand before it
+JPEG_2000: Final = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
+CODE_START: Final = b"\xff\x4f\xff\x51"  # of the code; boxes of the JP2 format may stand before it
 MOST_BOX_BYTES: Final = 4096
 SIZE_HEADER: Final = struct.Struct(">HH8IHB")  # length, capabilities, sizes and offsets, components, precision
 PRECISION_AT: Final = 42  # in the code: after the two markers
@@ -60,7 +60,7 @@ def read_code(frame: bytes) -> Code:
     Raises:
         UnreadableImageError: Damaged, or with more layers, smaller code blocks or smaller tiles than any radiograph has.
     """
-    start = frame.find(START, 0, MOST_BOX_BYTES)
+    start = frame.find(CODE_START, 0, MOST_BOX_BYTES)
     try:
         if start < 0:
             raise UnreadableImageError("its compressed pixels are no JPEG 2000 code, or are broken or cut short")
@@ -78,7 +78,7 @@ def read_code(frame: bytes) -> Code:
     return code
 
 
-def decode(code: Code) -> NDArray[np.int64]:
+def decode_code(code: Code) -> NDArray[np.int64]:
     """Return the values ``(H, W)`` of a grey code.
 
     Raises:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 
 from pneumonia.bundle.answers import Answer, Bundle
-from pneumonia.data import jpeg2000
 from pneumonia.data.dicom import is_dicom
 from pneumonia.data.images import UnreadableImageError
+from pneumonia.data.jpeg2000 import CODE_START
 from pneumonia.serve.explanation import Explanation, explanation_steps
 from pneumonia.serve.intake import Asked, check_file, unpack, unreadable
 from pneumonia.serve.limits import Limits
@@ -172,7 +172,7 @@ class InferencePool:
 
 def _is_slow(raw: bytes) -> bool:
     """Whether an image file may take many seconds to decode."""
-    return len(raw) > SLOW_BYTES and is_dicom(raw) and jpeg2000.START in raw
+    return len(raw) > SLOW_BYTES and is_dicom(raw) and CODE_START in raw
 
 
 def _refusing(decode: Callable[[], T], where: str = "") -> T:

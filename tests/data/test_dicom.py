@@ -294,7 +294,7 @@ def test_jpeg_2000_of_any_depth_and_sign_is_decoded_without_loss(precision, sign
     moved = values + 2 ** (held - 1) - 2 ** (precision - 1)
     code = bytearray(_jpeg_2000(moved.astype(f"u{held // 8}")))
     code[42] = precision - 1 | signed << 7
-    assert np.array_equal(jpeg2000.decode(jpeg2000.read_code(bytes(code))), values - signed * 2 ** (precision - 1))
+    assert np.array_equal(jpeg2000.decode_code(jpeg2000.read_code(bytes(code))), values - signed * 2 ** (precision - 1))
 
 
 @pytest.mark.parametrize("name", ["693_J2KI.dcm", "JPEG2000.dcm", "J2K_pixelrep_mismatch.dcm"])
@@ -323,7 +323,7 @@ def test_jpeg_2000_that_costs_far_more_than_its_size_is_refused(options, reason)
 def test_other_threads_go_on_while_jpeg_2000_is_decoded():
     code = jpeg2000.read_code(_jpeg_2000(np.random.default_rng(0).integers(0, 65536, (700, 700)).astype(np.uint16)))
     with ThreadPoolExecutor(1) as threads:
-        decoding, turns = threads.submit(jpeg2000.decode, code), 0
+        decoding, turns = threads.submit(jpeg2000.decode_code, code), 0
         while not decoding.done():
             time.sleep(0.001)
             turns += 1
