@@ -32,7 +32,6 @@ from pneumonia.callbacks import (
 from pneumonia.charts import Samples
 from pneumonia.config import (
     LIMITS,
-    MEANS_OVER_CLASSES,
     AugmentationConfig,
     AzureConfig,
     DataConfig,
@@ -41,6 +40,7 @@ from pneumonia.config import (
     identity,
     shortening,
 )
+from pneumonia.config_checks import MEANS_OVER_CLASSES
 from pneumonia.console import quiet, say
 from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.leaks import Leak

@@ -15,11 +15,12 @@ from hydra import initialize_config_dir
 from omegaconf import open_dict
 
 from pneumonia.cli import VERBS
-from pneumonia.config import WORDS, check, check_values, conf_dir, resolved
+from pneumonia.config import conf_dir, resolved
+from pneumonia.config_checks import WORDS, check, check_values
 from pneumonia.models.build import check_family
 
 ORDER = """
-errors labels calibration scores config console parallel signals memory
+errors labels calibration scores config config_checks console parallel signals memory
 statistics.resampling statistics.paired operating prediction_tables
 storage.local storage.checksums storage.azure storage.blob_names storage.journal
 storage.transfers storage.pull storage.push storage.lease

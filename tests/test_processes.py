@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from pneumonia.config import check_values
+from pneumonia.config_checks import check_values
 from pneumonia.data.dataset import Batches
 from pneumonia.errors import ConfigError
 from pneumonia.models.build import load_classifier

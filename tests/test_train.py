@@ -22,7 +22,8 @@ from sklearn.metrics import confusion_matrix
 
 from pneumonia import callbacks
 from pneumonia.cli.predict import predict
-from pneumonia.config import RUN_SETS_IN_TRAINER, check_values, identity
+from pneumonia.config import identity
+from pneumonia.config_checks import RUN_SETS_IN_TRAINER, check_values
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.dataset import XRays
 from pneumonia.data.scaling import fit_scaling, histogram

@@ -76,7 +76,8 @@ def run(arguments: list[str]) -> int:
             "Say what to evaluate: run=DIR, the folder that `pneumonia train` named at its end; or RUNS, folders of runs; or "
             "ensemble=DIR,DIR. One of the three."
         )
-    from pneumonia.config import DataConfig, check_root
+    from pneumonia.config import DataConfig
+    from pneumonia.config_checks import check_root
     from pneumonia.runs import is_evaluated, open_run
 
     if source:

@@ -135,7 +135,8 @@ def _job(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from pneumonia.config import check, check_root, resolved
+    from pneumonia.config import resolved
+    from pneumonia.config_checks import check, check_root
 
     runtime = HydraConfig.get().runtime
     choices = {str(group): str(choice) for group, choice in runtime.choices.items()}
@@ -195,7 +196,8 @@ def _explained(error: Exception) -> ConfigError:
     """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
     from hydra.errors import OverrideParseException
 
-    from pneumonia.config import choice_keys, conf_dir, config_keys, nearest_key
+    from pneumonia.config import conf_dir, config_keys
+    from pneumonia.config_checks import choice_keys, nearest_key
 
     parts: list[str] = []
     cause: BaseException | None = error
@@ -278,7 +280,7 @@ def _explained(error: Exception) -> ConfigError:
 
 def _wanted(key: str) -> str:
     """Which kind of value a key takes, as the end of a sentence, and what to say instead."""
-    from pneumonia.config import kind_of
+    from pneumonia.config_checks import kind_of
 
     kind, keys, default = kind_of(key)
     if not kind:
@@ -300,7 +302,7 @@ def _deleted(text: str) -> str:
 
 def _hint(key: str, keys: list[str]) -> str:
     """What may have been meant; a key may be known, but of another choice."""
-    from pneumonia.config import nearest_key, why_not
+    from pneumonia.config_checks import nearest_key, why_not
 
     if key in keys:
         return f" of the chosen {key.partition('.')[0]}, but of another one: it would change nothing here."

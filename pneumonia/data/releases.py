@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from pneumonia.config import check_root
+from pneumonia.config_checks import check_root
 from pneumonia.data.archives import SUFFIXES, is_archive, unpack
 from pneumonia.data.dicom import dicom_patient
 from pneumonia.data.folders import Seen, Tree, arrays_inside, find_top, names_say_all, tables_inside, walk

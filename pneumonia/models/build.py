@@ -8,7 +8,7 @@ from typing import Any, Final, get_type_hints
 import torch
 from torch import nn
 
-from pneumonia.config import RANGES
+from pneumonia.config_checks import RANGES
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.labels import TASKS
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup

@@ -16,7 +16,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pneumonia.config import TrainConfig, check, check_root, conf_dir, identity, resolved
+from pneumonia.config import TrainConfig, conf_dir, identity, resolved
+from pneumonia.config_checks import check, check_root
 from pneumonia.errors import ConfigError
 from pneumonia.storage.local import digest
 from pneumonia.sweep.files import OF_THE_SWEEP, chosen_files, find_sweep, names_its_folder, question, swept_keys

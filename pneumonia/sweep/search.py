@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
 from pneumonia.callbacks import direction
-from pneumonia.config import MONITORS
+from pneumonia.config_checks import MONITORS
 from pneumonia.console import say
 from pneumonia.data.shelf import Shelf
 from pneumonia.errors import ConfigError

@@ -23,7 +23,7 @@ from pneumonia.bundle.contract import CONTRACT, GATE, MODEL, read_contract
 from pneumonia.bundle.contract_fields import FIELDS, METHODS, RESIZES, VIEWS
 from pneumonia.bundle.gate import PROTOTYPES, SIDE, Gate
 from pneumonia.cli import main
-from pneumonia.config import WORDS
+from pneumonia.config_checks import WORDS
 from pneumonia.errors import BundleError, ParityError, TamperedBundleError
 
 Place = tuple[str | int, ...]

@@ -109,7 +109,8 @@ def composed(words: dict[str, str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from pneumonia.cli.train import explained
-    from pneumonia.config import TrainConfig, check_values, conf_dir
+    from pneumonia.config import TrainConfig, conf_dir
+    from pneumonia.config_checks import check_values
 
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()
