@@ -156,7 +156,8 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
     from pneumonia.cli.sweep import run
     from pneumonia.data.datamodule import load_images
-    from pneumonia.train import data_config, train
+    from pneumonia.prepare import data_config
+    from pneumonia.train import train
 
     work: Callable[[], Any]
     words = point["words"]
@@ -200,9 +201,9 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
 def _data(config: dict[str, Any]) -> Any:
     from pneumonia.data.shelf import Shelf
-    from pneumonia.train import _prepare
+    from pneumonia.prepare import prepare_run
 
-    return _prepare(config, Shelf()).data
+    return prepare_run(config, Shelf()).data
 
 
 @contextlib.contextmanager

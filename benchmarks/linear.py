@@ -31,8 +31,9 @@ from pneumonia.console import say
 from pneumonia.data.datamodule import Images, load_images
 from pneumonia.data.splits import make_split
 from pneumonia.models.build import load_classifier
+from pneumonia.prepare import data_config
 from pneumonia.runs import RunFolder
-from pneumonia.train import data_config, train
+from pneumonia.train import train
 
 
 def main() -> None:

@@ -24,10 +24,11 @@ from benchmarks.harness import conditions, unheard
 from pneumonia.console import say
 from pneumonia.data.shelf import Shelf
 from pneumonia.models.build import family_of
+from pneumonia.prepare import prepare_run
 from pneumonia.storage.local import digest
 from pneumonia.sweep.files import sweep_names
 from pneumonia.sweep.plan import make_plan
-from pneumonia.train import _prepare, train
+from pneumonia.train import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "infra"))
 from vm_caller import STUDY
@@ -126,7 +127,7 @@ class Meter:
     def add(self, config: dict[str, Any], bill: Bill) -> None:
         """Adds a job to a sweep's bill."""
         with unheard():
-            prepared = _prepare(config, self.shelf)
+            prepared = prepare_run(config, self.shelf)
         images = len(prepared.data.positions("train")) * config["max_epochs"]
         family = family_of(config["model"])
         name = family.__name__ + (f" {config['model']['name']}" if "name" in config["model"] else "")

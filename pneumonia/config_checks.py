@@ -1,4 +1,4 @@
-"""Refuse configs that can not mean what their author wants: unknown keys, values out of range, settings that exclude each other."""
+"""Refuse a config that can not mean what its author wants: unknown keys, values out of range, contradicting settings."""
 
 import math
 import re

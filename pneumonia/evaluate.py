@@ -27,12 +27,12 @@ from pneumonia.models.base import Classifier
 from pneumonia.models.build import check_checkpoint, load_classifier
 from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
+from pneumonia.prepare import data_config
 from pneumonia.report.document import Document
 from pneumonia.report.html import page
 from pneumonia.runs import OWN, RunFolder, evaluation_identity, open_run, read_split
 from pneumonia.scores import PREFIX
 from pneumonia.storage.local import digest, replacing, write_json
-from pneumonia.train import data_config
 
 BASELINES: Final = ("metadata", "thumbnail")
 

@@ -34,7 +34,7 @@ data.audit data.audit_words data.sheets data.audit_page data.dataset data.datamo
 model_warnings targets metrics optim
 models.activations models.mixup models.averaging models.batch_norm models.views models.kinds models.base models.build
 models.proximal models.FAMILY accelerator grad_cam explain case_pictures
-runs snapshot blob_backup backup charts wandb_account tracking push_runs callbacks predictions assess announce train
+runs snapshot blob_backup backup charts wandb_account tracking push_runs callbacks predictions assess announce prepare train
 sweep.files sweep.plan sweep.checks sweep.ledger sweep.board sweep.worker sweep.remote sweep.slurm sweep.ray sweep.engines
 sweep.space sweep.search sweep.conduct
 dashboards ensembles evaluation_words evaluate

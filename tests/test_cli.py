@@ -192,13 +192,16 @@ def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, c
     ],
 )
 def test_an_override_that_means_something_is_accepted(word, monkeypatch, tmp_path):
-    from pneumonia import train
+    from pneumonia.prepare import check_settings
 
     trained = []
-    done = {"metrics": {"val": {"loss": 1.0}}}
-    monkeypatch.setattr(
-        train, "train", lambda config, **words: train.check_settings(config) or trained.append(config) or done
-    )
+
+    def check_alone(config, **_):
+        check_settings(config)
+        trained.append(config)
+        return {"metrics": {"val": {"loss": 1.0}}}
+
+    monkeypatch.setattr("pneumonia.train.train", check_alone)
     monkeypatch.chdir(tmp_path)
     assert run_train([word]) == 0
     assert len(trained) == 1

@@ -17,7 +17,8 @@ from pneumonia.models.base import Setup
 from pneumonia.models.batch_norm import has_batch_norm
 from pneumonia.models.build import build_classifier, family_of, load_classifier
 from pneumonia.models.pseudo_resnet import ResidualNetwork
-from pneumonia.train import check_settings, train
+from pneumonia.prepare import check_settings
+from pneumonia.train import train
 
 
 class Killed(Exception):

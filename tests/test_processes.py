@@ -17,8 +17,9 @@ from pneumonia.config_checks import check_values
 from pneumonia.data.dataset import Batches
 from pneumonia.errors import ConfigError
 from pneumonia.models.build import load_classifier
+from pneumonia.prepare import check_settings
 from pneumonia.runs import RunFolder, read_metrics
-from pneumonia.train import check_settings, train
+from pneumonia.train import train
 
 WORDS = (
     "model=simple_cnn",

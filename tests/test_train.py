@@ -41,9 +41,10 @@ from pneumonia.evaluate import Request, evaluate
 from pneumonia.labels import TASKS
 from pneumonia.models.base import Classifier
 from pneumonia.models.build import load_classifier
+from pneumonia.prepare import check_monitor, data_config
 from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder, open_run, run_identity, writable
-from pneumonia.train import Interrupted, check_monitor, data_config, train
+from pneumonia.train import Interrupted, train
 
 
 class Killed(Exception):

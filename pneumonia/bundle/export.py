@@ -48,10 +48,10 @@ from pneumonia.models.base import Classifier
 from pneumonia.models.build import check_checkpoint, load_classifier
 from pneumonia.prediction_tables import read_predictions
 from pneumonia.predictions import predict_part
+from pneumonia.prepare import data_config
 from pneumonia.runs import RunFolder, open_run, read_split, writable
 from pneumonia.scores import arrays
 from pneumonia.storage.local import explained
-from pneumonia.train import data_config
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
 EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")

@@ -63,7 +63,7 @@ def _conduct(plan: Plan, ledger: Ledger) -> int:
 
         shelf = Shelf()
         engine = engine_of(plan.common["launcher"], ledger, shelf)
-        _prepare(todo, plan.common["launcher"]["kind"], shelf)
+        prepare_run(todo, plan.common["launcher"]["kind"], shelf)
         with board.live():
             _work(todo, plan.common, ledger, board, engine)
     return 1 if any(standing.state not in ENDED for _, standing in board.summary()) else 0
@@ -79,13 +79,13 @@ def show_status(folder: Path) -> None:
     Board(ledger.jobs(), ledger).status()
 
 
-def _prepare(todo: list[Job], launcher: str, shelf: "Shelf") -> None:
+def prepare_run(todo: list[Job], launcher: str, shelf: "Shelf") -> None:
     """Refuses what no job can take, then reads the images of all jobs once, where a person sees how far it is.
 
     Raises:
         PneumoniaError: What the first job says, where none could run.
     """
-    from pneumonia.train import check_settings, data_config
+    from pneumonia.prepare import check_settings, data_config
 
     _refuse_if_none(list(_by(_configuration, todo)), lambda job: check_settings(job.config))
     if launcher in {"local", "parallel"}:  # else the jobs run elsewhere
