@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from builders import few_images, quick_fit
+from builders import few_images, killed_in, quick_fit
 
-from pneumonia import callbacks
 from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
 from pneumonia.data.datamodule import XRayData, load_images
 from pneumonia.data.splits import make_split
@@ -19,11 +18,6 @@ from pneumonia.models.build import build_classifier, family_of, load_classifier
 from pneumonia.models.pseudo_resnet import ResidualNetwork
 from pneumonia.prepare import check_settings
 from pneumonia.train import train
-
-
-class Killed(Exception):
-    """Stands for a process that ends without a word."""
-
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
@@ -70,25 +64,16 @@ def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_path, monkeypatch):
+def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_path):
     task = family_of(compose(f"model={family}")["model"]).tasks[0]
     words = [f"model={family}", f"task={task}", "max_epochs=3", "scheduler=plateau", "scheduler.patience=0"]
     config = compose(*words, runs_dir=tmp_path / "whole")
     if "tolerance" in config["model"]:
         config["model"]["tolerance"] = 1e-12  # not solved before the cut
     whole = train(config)
-    plain = callbacks.Recorder.on_train_batch_end
     for epoch in (1, 2):
-
-        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
-            plain(self, trainer, module, outputs, batch, index)
-            if trainer.current_epoch == epoch:
-                raise Killed
-
-        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
-        with pytest.raises(Killed):
+        with killed_in(epoch):
             train({**config, "runs_dir": str(tmp_path / "cut")})
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     cut = train({**config, "runs_dir": str(tmp_path / "cut")})
     files = [tmp_path / where / whole["name"] / whole["run_id"] / "metrics.csv" for where in ("whole", "cut")]
     assert files[0].read_text() == files[1].read_text()

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from builders import killed_in
 from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
@@ -45,10 +46,6 @@ from pneumonia.prepare import check_monitor, data_config
 from pneumonia.report.collect import gather
 from pneumonia.runs import RunFolder, open_run, run_identity, writable
 from pneumonia.train import Interrupted, train
-
-
-class Killed(Exception):
-    """Stands for a process that ends without a word."""
 
 
 def _folder(result, runs: Path) -> RunFolder:
@@ -137,21 +134,12 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
         [*ROTATING, "split.every=2", "normalisation=zscore", "trainer.accumulate_grad_batches=2"],
     ],
 )
-def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path, monkeypatch):
+def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path):
     words = [*words, "augmentation=clinical", "max_epochs=3", "early_stopping.patience=5"]
     whole = train(compose(*words, runs_dir=tmp_path / "whole"))
-    plain = callbacks.Recorder.on_train_batch_end
     for epoch in range(3):
-
-        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
-            plain(self, trainer, module, outputs, batch, index)
-            if trainer.current_epoch == epoch and index == 1:
-                raise Killed
-
-        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
-        with pytest.raises(Killed):
+        with killed_in(epoch, 1):
             train(compose(*words, runs_dir=tmp_path / "cut"))
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     cut = train(compose(*words, runs_dir=tmp_path / "cut"))
     assert cut["metrics"] == whole["metrics"]
     one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
@@ -168,21 +156,12 @@ def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(w
         ["model.frozen_epochs=2", "model.layer_decay=0.5", "model.head_lr=2", "model.drop_path=0.3"],
     ],
 )
-def test_unfreezing_cut_in_every_epoch_ends_as_uncut(options, compose, tmp_path, monkeypatch):
+def test_unfreezing_cut_in_every_epoch_ends_as_uncut(options, compose, tmp_path):
     options = ["model=backbone", "model.name=test_resnet", "data.phantom.patients=24", "max_epochs=4", *options]
     uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
-    plain = callbacks.Recorder.on_train_batch_end
     for epoch in range(4):
-
-        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
-            plain(self, trainer, module, outputs, batch, index)
-            if trainer.current_epoch == epoch:
-                raise Killed
-
-        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
-        with pytest.raises(Killed):
+        with killed_in(epoch):
             train(compose(*options, runs_dir=tmp_path / "cut"))
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     cut = train(compose(*options, runs_dir=tmp_path / "cut"))
     one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
     assert one.metrics.read_text() == other.metrics.read_text()
@@ -365,24 +344,13 @@ def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
         (["trainer.max_steps=3", "model=perceptron", "task=pneumonia", "scheduler=one_cycle"], 1, "debug"),
     ],
 )
-def test_an_interrupted_run_with_max_steps_resumes_to_the_same_end(
-    options, epochs, status, compose, tmp_path, monkeypatch
-):
+def test_an_interrupted_run_with_max_steps_resumes_to_the_same_end(options, epochs, status, compose, tmp_path):
     options = [*TINY, "max_epochs=4", *options]
     whole = train(compose(*options, runs_dir=tmp_path / "whole"))
     assert (whole["status"], whole["epochs"]) == (status, epochs)
-    plain = callbacks.Recorder.on_train_batch_end
     for epoch in range(epochs):
-
-        def die(self, trainer, module, outputs, batch, index, epoch=epoch):
-            if trainer.current_epoch == epoch:
-                raise Killed
-            plain(self, trainer, module, outputs, batch, index)
-
-        monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
-        with pytest.raises(Killed):
+        with killed_in(epoch):
             train(compose(*options, runs_dir=tmp_path / "cut"))
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     cut = train(compose(*options, runs_dir=tmp_path / "cut"))
     one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
     assert (cut["status"], cut["metrics"]) == (whole["status"], whole["metrics"])

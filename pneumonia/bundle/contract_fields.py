@@ -22,7 +22,7 @@ SHOWN: Final = 80  # characters of a wrong value
 
 @dataclass(frozen=True)
 class Field:
-    """A value of one kind: a test, and its range in words."""
+    """A value of one kind: a test, and a description of its range."""
 
     good: Callable[[Any], bool]
     wanted: str
@@ -64,7 +64,7 @@ def whole(low: int, high: int = COUNT) -> Field:
 
 
 def one_of(*choices: str) -> Field:
-    """One of some words."""
+    """One of some texts."""
     return Field(lambda value: isinstance(value, str) and value in choices, f"one of {', '.join(choices)}")
 
 

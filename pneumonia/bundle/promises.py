@@ -142,30 +142,29 @@ def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
 def limits(
     result: dict[str, Any], warnings: Sequence[str], gate: GateFacts, abstention: AbstentionFacts
 ) -> tuple[str, ...]:
-    """What must be known before an answer is believed: the warnings first."""
+    """Warnings and measured limits, for the contract and the page; the warnings first."""
     data, config = result["data"], result["config"]
     accuracy = result["metrics"]["val"]["accuracy"]
-    told = [
+    found = [
         *warnings,
-        f"Trained on {data['train']} images and validated on {data['val']}; of these {accuracy:.1%} were told right. Images "
-        "of other machines, hospitals, ages or views may be told much worse.",
+        f"Trained on {data['train']} images and validated on {data['val']}, with a validation accuracy of {accuracy:.1%}. "
+        "Expect lower accuracy on images from other machines, hospitals, ages or views.",
     ]
     leaking = [leak for leak in data["leaks"] if leak["part"] == "val"]
     if leaking or config["split"]["method"] == "rotating":
-        told.append(
-            "The split leaks: some validation images show patients that it was trained on, so these figures "
-            "are optimistic."
+        found.append(
+            "The split leaks: some validation images show patients of the training images, so these values are optimistic."
         )
-    told.append(
-        f"The input gate flags what does not look like these images; it flagged {gate.false_alarms} of {gate.measured_on} "
-        "such images that it had not seen. It does not notice an X-ray of another disease, or a subtle change."
+    found.append(
+        f"The out-of-distribution detector flagged {gate.false_alarms} of {gate.measured_on} unseen images of this kind by "
+        "mistake. It does not detect an X-ray of another disease, or a subtle change."
     )
     if abstention.coverage is not None:
-        told.append(
-            f"Of the validation images it answers {abstention.coverage:.1%} and abstains on the rest; of the answered ones "
-            f"{abstention.risk:.1%} are told wrong."
+        found.append(
+            f"The model predicts for {abstention.coverage:.1%} of the validation images and abstains on the rest; of these "
+            f"predictions {abstention.risk:.1%} are wrong."
         )
-    return tuple(told)
+    return tuple(found)
 
 
 def intended_use(task: Task) -> str:

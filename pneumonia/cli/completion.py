@@ -10,7 +10,7 @@ from pneumonia.cli import VERBS
 
 
 def run(arguments: list[str]) -> int:
-    """Print the words that can stand at the cursor, or install or remove the completion.
+    """Print the completions at the cursor, or install or remove completion in a shell.
 
     Args:
         arguments: ``-sc`` and one of ``install=SHELL``, ``uninstall=SHELL``, ``query=SHELL``.

@@ -34,7 +34,7 @@ from pneumonia.wandb_account import without_run_id
 
 LOOK_S: Final = 0.5
 GRACE_S: Final = 5.0  # after a launcher has given up, for the jobs that it takes with it
-END_S: Final = 30.0  # for a job that was told to end, before its process is killed
+END_S: Final = 30.0  # between SIGTERM and SIGKILL
 BASIC: Final = "BasicSweeper"
 OPEN: Final = "open"  # a file beside the notes; without it the multirun has ended, and no further job begins
 
@@ -75,7 +75,7 @@ class Multirun:
 class _Watched(Launcher):
     """A launcher that shows which of its jobs failed.
 
-    It stands before the user's launcher instead of changing it: that one is pickled and sent to its jobs.
+    It wraps the user's launcher, which is pickled and sent to its jobs, instead of changing it.
     """
 
     def __init__(self, multirun: Multirun, inner: Launcher, context: HydraContext, config: DictConfig) -> None:
@@ -135,9 +135,9 @@ class _Watched(Launcher):
     def _empty(self) -> str:
         """The override without a value."""
         parser = OverridesParser.create(config_loader=self.context.config_loader)
-        words = [str(word) for word in self.config.hydra.overrides.task]
-        words += [f"{key}={value}" for key, value in (self.config.hydra.sweeper.get("params") or {}).items()]
-        for override in parser.parse_overrides(words):
+        overrides = [str(one) for one in self.config.hydra.overrides.task]
+        overrides += [f"{key}={value}" for key, value in (self.config.hydra.sweeper.get("params") or {}).items()]
+        for override in parser.parse_overrides(overrides):
             if override.is_discrete_sweep() and not list(override.sweep_string_iterator()):
                 return str(override.input_line)
         return "The sweep"
@@ -236,20 +236,20 @@ def _end_running(notes: Path, jobs: dict[int, str]) -> list[str]:
         How many were ended, and how to end those of other machines, as sentences.
     """
     (notes / OPEN).unlink(missing_ok=True)  # first: a job looks for it once its note says that it runs
-    told: set[int] = set()
+    signalled: set[int] = set()
     since = time.monotonic()
     here = [number for number in jobs if _is_here(read_json(notes / f"{number}.json"))]
     while running := [number for number in here if is_locked(notes / f"{number}.lock")]:
         late = time.monotonic() - since > END_S
         for number in running:
-            if late or number not in told:
+            if late or number not in signalled:
                 with suppress(ProcessLookupError):  # it has ended since
                     os.kill(int(read_json(notes / f"{number}.json")["pid"]), signal.SIGKILL if late else signal.SIGTERM)
-                told.add(number)
+                signalled.add(number)
         time.sleep(LOOK_S)
     sentences = []
-    if told:
-        count = f"{len(told)} running job{'s were' if len(told) > 1 else ' was'}"
+    if signalled:
+        count = f"{len(signalled)} running job{'s were' if len(signalled) > 1 else ' was'}"
         sentences.append(f"{count} ended; the same command resumes what was not finished.")
     for number in jobs:
         note = read_json(notes / f"{number}.json")
@@ -270,11 +270,11 @@ def _is_here(note: dict[str, Any]) -> bool:
 
 def _wait_for_running(notes: Path, jobs: dict[int, str]) -> None:
     """Wait for jobs that their launcher no longer watches; those that it ends itself are gone in seconds."""
-    told, since = False, time.monotonic()
+    said, since = False, time.monotonic()
     while running := [number for number in jobs if is_locked(notes / f"{number}.lock")]:
-        if not told and time.monotonic() - since > GRACE_S:
+        if not said and time.monotonic() - since > GRACE_S:
             say(f"A job was lost; waiting for {len(running)} that still run. Ctrl-C ends them.")
-            told = True
+            said = True
         time.sleep(LOOK_S)
 
 

@@ -267,7 +267,7 @@ class Guard:
 
 
 def _check_headers(exchange: Exchange) -> None:
-    """Refuse headers that a proxy in front may understand otherwise (RFC 9112, 6.1 and RFC 9110, 5.3).
+    """Refuse headers that a reverse proxy may interpret differently (RFC 9112, 6.1 and RFC 9110, 5.3).
 
     Raises:
         Refusal: 400.

@@ -68,8 +68,8 @@ function bar(name, value) {
   fill.style.width = percent(value, 2);
   shown.className = "value";
   shown.textContent = percent(value, 1);
-  const told = { role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": value.toFixed(4) };
-  for (const [key, text] of Object.entries(told)) track.setAttribute(key, text);
+  const attributes = { role: "meter", "aria-label": name, "aria-valuemin": 0, "aria-valuemax": 1, "aria-valuenow": value.toFixed(4) };
+  for (const [key, text] of Object.entries(attributes)) track.setAttribute(key, text);
   track.append(fill);
   row.append(label, track, shown);
   return row;

@@ -80,7 +80,7 @@ def test_logs_that_no_one_reads_keep_no_thread_busy(bundle_dir):
         try:
             post(url, film())
             before = cpu_seconds(popen.pid)
-            time.sleep(1)
+            time.sleep(1)  # in which a thread that writes in vain would take a whole second of a core
             assert cpu_seconds(popen.pid) - before < 0.5
             assert post(url, film()).status_code == 200
         finally:
