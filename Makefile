@@ -29,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --no-deps -e .
 	@echo 'Loading everything once, which compiles it.'
-	@$(BIN)/python -c 'import pneumonia.train'
+	@$(BIN)/python -c 'import pneumonia.training.train'
 	@touch $@
 
 train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
@@ -91,9 +91,10 @@ $(AZURITE):
 	@command -v npm > /dev/null || { echo 'npm is missing, and Azurite comes with it: install Node.js 20 or newer.'; exit 1; }
 	npm install --no-audit --no-fund --prefix .azurite azurite@3
 
-lint: $(READY) ## style, types, formatting
+lint: $(READY) ## style, formatting, layers of imports, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy infra/vm.py
 

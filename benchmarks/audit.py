@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 import sklearn
 
-from pneumonia.console import CONSOLE, table
-from pneumonia.data.audit import audit, copies, measured
-from pneumonia.data.audit_page import page
-from pneumonia.data.baselines import shortcuts
+from pneumonia.data.audit.audit import audit, copies, measured
+from pneumonia.data.audit.baselines import shortcuts
 from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.duplicates import groups
 from pneumonia.data.manifest import load_manifest
-from pneumonia.parallel import available_cores
+from pneumonia.report.audit_page import page
+from pneumonia.system.console import CONSOLE, table
+from pneumonia.system.parallel import available_cores
 
 SIZE = 96  # as `pneumonia data audit` reads them
 
@@ -42,7 +42,9 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def start() -> None:
     """A fresh process that imports what an audit needs."""
-    subprocess.run([sys.executable, "-c", "import pneumonia.data.audit_page, pneumonia.data.split_files"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "import pneumonia.report.audit_page, pneumonia.data.splits.files"], check=True
+    )
 
 
 def one_round(root: Path, cache_dir: Path) -> tuple[dict[str, float], dict[str, Any]]:

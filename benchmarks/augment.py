@@ -17,9 +17,9 @@ from torchvision.transforms import InterpolationMode, v2
 
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import SIDE, World
-from pneumonia.config import AugmentationConfig
+from pneumonia.config.schema import AugmentationConfig
 from pneumonia.data.datamodule import XRayData
-from pneumonia.parallel import available_cores
+from pneumonia.system.parallel import available_cores
 
 BATCH: Final = 50
 NORMAL: Final = replace(AugmentationConfig(), flip=0.5, rotate_deg=10.0, brightness=0.1, contrast=0.1)

@@ -19,9 +19,9 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.console import announce_loading, say, table
 from pneumonia.errors import PneumoniaError
-from pneumonia.signals import sigterm_as_interrupt
+from pneumonia.system.console import announce_loading, say, table
+from pneumonia.system.signals import sigterm_as_interrupt
 
 ROWS: Final = {  # the module of each
     "ingest": "ingest",
@@ -57,7 +57,7 @@ def _run(options: Any) -> int:
     announce_loading()
     from benchmarks.harness import Differs, conditions, measure, words  # loads torch
     from benchmarks.world import World
-    from pneumonia.memory import keep_freed_memory
+    from pneumonia.system.memory import keep_freed_memory
 
     keep_freed_memory()
     begun, found = time.perf_counter(), []

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.ingest import sample
 from benchmarks.world import SIDE, World, by_hand
-from pneumonia.config import DataConfig
+from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import XRayData, load_images
 
 BATCH: Final = 50

@@ -17,12 +17,12 @@ from benchmarks.fits import FirstBatch, Loop, ready
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.world import World, classifier
 from pneumonia.cli.data.split import composed
-from pneumonia.data.shelf import Shelf
-from pneumonia.train import train
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.training.train import train
 
 FRESH: Final = """
 import json, sys
-from pneumonia.train import train
+from pneumonia.training.train import train
 from benchmarks.fits import FirstBatch
 first = FirstBatch()
 train(json.loads(sys.argv[1]), callbacks=[first])

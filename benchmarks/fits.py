@@ -13,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from benchmarks.world import SGD, classifier
-from pneumonia.callbacks import Recorder
 from pneumonia.data.datamodule import XRayData
 from pneumonia.models.base import Classifier
-from pneumonia.optim import build_optimizer
-from pneumonia.runs import RunFolder, read_metrics
+from pneumonia.models.optimization import build_optimizer
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.training.callbacks import Recorder
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.console import announce_loading, say, table
+from pneumonia.system.console import announce_loading, say, table
 
 # Seen on a CPU in these steps, real X-rays: float32 against float64 1e-7 (simple CNN) and 0.0044 (pseudo-ResNet, whose batch
 # normalisation multiplies small differences); bfloat16 against float32 0.003. A card adds up in yet another order.
@@ -114,8 +114,8 @@ def _train(words: tuple[str, ...]) -> dict[str, Any]:
     """The training losses of a run, and what it cost."""
     from benchmarks.harness import unheard
     from pneumonia.cli.data.split import composed
-    from pneumonia.runs import RunFolder, read_metrics
-    from pneumonia.train import train
+    from pneumonia.runs.folder import RunFolder, read_metrics
+    from pneumonia.training.train import train
 
     config = composed(dict(word.split("=", 1) for word in (*COMMON, *SGD, *words)))
     with unheard():

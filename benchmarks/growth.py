@@ -25,8 +25,8 @@ from typing import Any, Final
 from benchmarks.harness import conditions, unheard
 from benchmarks.ingest import files_of
 from pneumonia.cli.data.split import composed
-from pneumonia.console import say
-from pneumonia.data.phantom import load_phantoms
+from pneumonia.data.sources.phantom import load_phantoms
+from pneumonia.system.console import say
 
 TIMES: Final = (1, 4, 16)
 SIDES: Final = (25, 50, 75, 150, 224)
@@ -156,8 +156,8 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
     from pneumonia.cli.sweep import run
     from pneumonia.data.datamodule import load_images
-    from pneumonia.prepare import data_config
-    from pneumonia.train import train
+    from pneumonia.training.prepare import data_config
+    from pneumonia.training.train import train
 
     work: Callable[[], Any]
     words = point["words"]
@@ -200,8 +200,8 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
 
 def _data(config: dict[str, Any]) -> Any:
-    from pneumonia.data.shelf import Shelf
-    from pneumonia.prepare import prepare_run
+    from pneumonia.data.run_data_cache import Shelf
+    from pneumonia.training.prepare import prepare_run
 
     return prepare_run(config, Shelf()).data
 

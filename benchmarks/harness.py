@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import torch
 
-from pneumonia.console import CONSOLE, say
+from pneumonia.system.console import CONSOLE, say
 
 PACKAGES: Final = (
     "torch",

@@ -22,9 +22,9 @@ from torchvision.transforms import Resize
 
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.world import SIDE, World
-from pneumonia.config import DataConfig
+from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import load_images
-from pneumonia.parallel import available_cores
+from pneumonia.system.parallel import available_cores
 
 MOST: Final = 600  # files a round
 LARGEST_ERROR: Final = 0.5  # grey levels, on average

@@ -26,14 +26,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
 from pneumonia.cli.data.split import composed
-from pneumonia.config import SplitConfig
-from pneumonia.console import say
+from pneumonia.config.schema import SplitConfig
 from pneumonia.data.datamodule import Images, load_images
-from pneumonia.data.splits import make_split
-from pneumonia.models.build import load_classifier
-from pneumonia.prepare import data_config
-from pneumonia.runs import RunFolder
-from pneumonia.train import train
+from pneumonia.data.splits.assign import make_split
+from pneumonia.models.factory import load_classifier
+from pneumonia.runs.folder import RunFolder
+from pneumonia.system.console import say
+from pneumonia.training.prepare import data_config
+from pneumonia.training.train import train
 
 
 def main() -> None:

@@ -21,14 +21,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import conditions, unheard
-from pneumonia.console import say
-from pneumonia.data.shelf import Shelf
-from pneumonia.models.build import family_of
-from pneumonia.prepare import prepare_run
-from pneumonia.storage.local import digest
-from pneumonia.sweep.files import sweep_names
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.models.factory import family_of
 from pneumonia.sweep.plan import make_plan
-from pneumonia.train import train
+from pneumonia.sweep.sweep_files import sweep_names
+from pneumonia.system.console import say
+from pneumonia.system.files import digest
+from pneumonia.training.prepare import prepare_run
+from pneumonia.training.train import train
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "infra"))
 from vm_caller import STUDY

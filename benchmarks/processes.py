@@ -23,7 +23,7 @@ from torch.multiprocessing.spawn import spawn
 from benchmarks.fits import Loop, ready
 from benchmarks.harness import conditions
 from benchmarks.world import World, classifier
-from pneumonia.console import say
+from pneumonia.system.console import say
 
 PROCESSES: Final = 2
 CASES: Final = (

@@ -22,10 +22,10 @@ import azure.storage.blob
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from pneumonia.console import CONSOLE, table
-from pneumonia.storage.azure import Place, connect
+from pneumonia.storage.client import Place, connect
 from pneumonia.storage.pull import pull
 from pneumonia.storage.push import push
+from pneumonia.system.console import CONSOLE, table
 from tests.storage.conftest import Proxy, connection_string, running_azurite
 
 SAMPLE = 200  # blobs of the serial arm

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from pneumonia.bundle.answers import Bundle
-from pneumonia.console import say, table
+from pneumonia.export.runtime import Bundle
+from pneumonia.system.console import say, table
 
 CLIENTS = 16
 HEADER_END = b"\r\n\r\n"

@@ -21,12 +21,12 @@ from torchvision import transforms
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.ingest import files_of
 from benchmarks.world import SIDE, World
-from pneumonia.bundle.answers import Bundle
-from pneumonia.bundle.export import Order, export
 from pneumonia.cli.data.split import composed
-from pneumonia.models.build import load_classifier
-from pneumonia.runs import open_run
-from pneumonia.train import train
+from pneumonia.export.export import Order, export
+from pneumonia.export.runtime import Bundle
+from pneumonia.models.factory import load_classifier
+from pneumonia.runs.folder import open_run
+from pneumonia.training.train import train
 
 IMAGES: Final = 64
 CLOSE: Final = 0.05  # of probabilities, on average: two decoders and two ways to resize

@@ -23,9 +23,9 @@ from typing import Any
 import torch
 
 from pneumonia.cli.data.split import composed
-from pneumonia.console import say
-from pneumonia.data.shelf import Shelf
-from pneumonia.train import train
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.system.console import say
+from pneumonia.training.train import train
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ from benchmarks.fits import DEVICE, FirstBatch, Fit, fit, plain, ready
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import SGD, SIDE, World, classifier
 from pneumonia.data.datamodule import XRayData
-from pneumonia.optim import build_optimizer
-from pneumonia.train import quiet
+from pneumonia.models.optimization import build_optimizer
+from pneumonia.training.train import quiet
 
 BATCH: Final = 50
 IMAGES: Final = (800, 200)  # of training and validation

@@ -12,14 +12,14 @@ from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from pneumonia.config import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
+from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import Images, XRayData, load_images
-from pneumonia.data.phantom import load_phantoms
-from pneumonia.data.splits import make_split
-from pneumonia.labels import SUBTYPE
+from pneumonia.data.sources.phantom import load_phantoms
+from pneumonia.data.splits.assign import make_split
 from pneumonia.models.base import Classifier, Setup
-from pneumonia.models.build import build_classifier
-from pneumonia.parallel import available_cores
+from pneumonia.models.factory import build_classifier
+from pneumonia.system.parallel import available_cores
+from pneumonia.tasks import SUBTYPE
 
 SIDE = 75  # pixels, as in the study
 SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2, "momentum": 0.9}

@@ -17,9 +17,9 @@ from PIL import Image
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-from pneumonia.data.phantom import draw
-from pneumonia.labels import LABELS
-from pneumonia.models.activations import ACTIVATIONS
+from pneumonia.data.sources.phantom import draw
+from pneumonia.models.components.activations import ACTIVATIONS
+from pneumonia.tasks import LABELS
 
 COLUMNS = 6
 INK = {"train": "#0072B2", "val": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers

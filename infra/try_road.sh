@@ -4,7 +4,7 @@
 #   sudo infra/try_road.sh        a quarter of an hour, 15 GB for as long as it runs; CACHE=DIR keeps the Debian for the next time
 #
 # The VM is a Debian that really boots (ansible/try_machine.sh), set up over SSH by the playbook; Terraform makes built-in resources in the place of
-# Google's (tests/infra/stand_in); Blob Storage is the emulator Azurite. At the end results.csv is held against an undisturbed sweep's.
+# Google's (tests/infra/fake_gcloud); Blob Storage is the emulator Azurite. At the end results.csv is held against an undisturbed sweep's.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root_of_project=$(dirname "$here")
@@ -42,7 +42,7 @@ blob_port=$((port + 8000))
 blobs=$!
 key='Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==' # every Azurite's
 export AZURE_STORAGE_CONNECTION_STRING="DefaultEndpointsProtocol=http;AccountName=devstoreaccount1;AccountKey=$key;BlobEndpoint=http://127.0.0.1:$blob_port/devstoreaccount1;"
-cp -r "$root_of_project/tests/infra/stand_in" "$work/module"
+cp -r "$root_of_project/tests/infra/fake_gcloud" "$work/module"
 sed -i 's/192\.0\.2\.7/127.0.0.1/' "$work/module/main.tf"
 mkdir "$work/behaviour"
 echo 'exit 0' | tee "$work/behaviour/make.sh" > "$work/behaviour/remove.sh"

@@ -20,11 +20,11 @@ from lightning import Trainer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pneumonia.callbacks import Recorder
-from pneumonia.console import quiet
 from pneumonia.data.datamodule import Images, XRayData
-from pneumonia.labels import TASKS
 from pneumonia.models.base import Classifier
+from pneumonia.system.console import quiet
+from pneumonia.tasks import TASKS
+from pneumonia.training.callbacks import Recorder
 
 
 class Killed(Exception):

@@ -11,10 +11,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
-from pneumonia.bundle.export import Order, export
-from pneumonia.config import TrainConfig, conf_dir, resolved
-from pneumonia.data.phantom import load_phantoms
-from pneumonia.train import train
+from pneumonia.config.schema import TrainConfig, conf_dir, resolved
+from pneumonia.data.sources.phantom import load_phantoms
+from pneumonia.export.export import Order, export
+from pneumonia.training.train import train
 
 PATIENTS = 60
 SMALL = (

@@ -35,7 +35,7 @@ Trains, compares and checks chest X-ray classifiers: normal, viral or bacterial 
 def main() -> None:
     """Entry point of the ``pneumonia`` command: 0 done, 1 failed, 2 bad input, 130 interrupted or out of time."""
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
-    # Torch then asks the kernel for large pages: see pneumonia/memory.py.
+    # Torch then asks the kernel for large pages: see pneumonia/system/memory.py.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # OpenMP's threads wait for each other by spinning; beside other work that doubles the time of a training step.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")

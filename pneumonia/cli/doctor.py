@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pneumonia.cli import card, key_values, wants_help
+from pneumonia.cli import key_values, wants_help
 from pneumonia.errors import ConfigError, PneumoniaError, printable, some
+from pneumonia.system import nvidia as card
 
 HELP = """
 usage: pneumonia doctor [data.root=DIR] [data=azure] [backup.place=CONTAINER/PREFIX] [runs_dir=runs] [cache_dir=cache]
@@ -120,7 +121,7 @@ def _clock() -> Finding:
 
 def _wandb() -> Finding:
     """Whether a key is there and looks like one; it is neither shown nor sent."""
-    from pneumonia.wandb_account import MODES, has_key, server
+    from pneumonia.training.loggers.wandb_account import MODES, has_key, server
 
     key = os.environ.get("WANDB_API_KEY", "")
     if key and (key != key.strip() or len(key) < SHORTEST_KEY):
@@ -144,9 +145,9 @@ def _wandb() -> Finding:
 def _data(root: Path, cache_dir: Path) -> Finding:
     from collections import Counter
 
-    from pneumonia.data.releases import check_classes, recognise
-    from pneumonia.labels import PNEUMONIA, SUBTYPE, UNKNOWN_KIND, in_class_order
-    from pneumonia.parallel import in_threads
+    from pneumonia.data.sources.releases import check_classes, recognise
+    from pneumonia.system.parallel import in_threads
+    from pneumonia.tasks import PNEUMONIA, SUBTYPE, UNKNOWN_KIND, in_class_order
 
     try:
         found = recognise(root.expanduser().resolve(), cache_dir).images
@@ -168,8 +169,8 @@ def _data(root: Path, cache_dir: Path) -> Finding:
 
 
 def _azure(words: dict[str, str]) -> Finding:
-    from pneumonia.config import AzureConfig
-    from pneumonia.storage.azure import check_access
+    from pneumonia.config.schema import AzureConfig
+    from pneumonia.storage.client import check_access
 
     usual = AzureConfig()
     places = {name: words.get(f"data.azure.{name}", getattr(usual, name)) for name in ("train", "validation", "test")}
@@ -178,15 +179,15 @@ def _azure(words: dict[str, str]) -> Finding:
 
 
 def _backup(words: dict[str, str]) -> Finding:
-    from pneumonia.storage.azure import check_writing
+    from pneumonia.storage.client import check_writing
 
     return check_writing(words.get("backup.account_url") or words.get("data.azure.account_url"), words["backup.place"])
 
 
 def _unreadable(path: Path) -> str:
     """The name of a file whose first bytes are no image's; empty where they are."""
-    from pneumonia.data.images import UnreadableImageError, read_header
-    from pneumonia.data.readable import read_image_file
+    from pneumonia.data.images.decode import UnreadableImageError, read_header
+    from pneumonia.data.images.limits import read_image_file
 
     try:
         read_header(read_image_file(path))

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import key_values, wants_help
-from pneumonia.console import announce_loading, say, warn
 from pneumonia.errors import ConfigError, PneumoniaError, RunError, nearest, some
-from pneumonia.report.words import count
+from pneumonia.report.formatting import count
+from pneumonia.system.console import announce_loading, say, warn
 
 if TYPE_CHECKING:
-    from pneumonia.runs import RunFolder
+    from pneumonia.runs.folder import RunFolder
 
 HELP = """
 usage: pneumonia evaluate run=DIR [split=test] [tta=flip] [data=folder data.root=DIR]
@@ -38,7 +38,7 @@ folder names NORMAL and PNEUMONIA and the file names are the labels.
 """
 KEYS = ("run", "ensemble", "split", "tta", "cases", "data", "data.root", "data.on_bad_image", "cache_dir", "force")
 EXAMPLES = {"run": "run=DIR", "ensemble": "ensemble=DIR,DIR", "data.root": "data.root=DIR", "split": "split=test"}
-VIEWS = ("none", "flip", "shift")  # those of pneumonia.models.views, which imports torch
+VIEWS = ("none", "flip", "shift")  # those of pneumonia.models.components.test_time_augmentation, which imports torch
 
 
 def run(arguments: list[str]) -> int:
@@ -76,9 +76,9 @@ def run(arguments: list[str]) -> int:
             "Say what to evaluate: run=DIR, the folder that `pneumonia train` named at its end; or RUNS, folders of runs; or "
             "ensemble=DIR,DIR. One of the three."
         )
-    from pneumonia.config import DataConfig
-    from pneumonia.config_checks import check_root
-    from pneumonia.runs import is_evaluated, open_run
+    from pneumonia.config.schema import DataConfig
+    from pneumonia.config.validation import check_root
+    from pneumonia.runs.folder import is_evaluated, open_run
 
     if source:
         check_root(Path(words["data.root"]).expanduser())
@@ -99,8 +99,8 @@ def run(arguments: list[str]) -> int:
         if not todo:
             return _ended(failed)
     announce_loading()
-    from pneumonia.console import quiet
-    from pneumonia.evaluate import Desk, Request, evaluate, evaluate_ensemble
+    from pneumonia.evaluation.evaluate import Desk, Request, evaluate, evaluate_ensemble
+    from pneumonia.system.console import quiet
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
@@ -137,7 +137,7 @@ def _is_place(word: str) -> bool:
 
 def _finished(places: list[Path]) -> tuple[list["RunFolder"], int]:
     """The finished runs, and how many are damaged; what is wrong with one costs that one alone."""
-    from pneumonia.runs import RunFolder, find_runs
+    from pneumonia.runs.folder import RunFolder, find_runs
 
     finished: list[RunFolder] = []
     unfinished: list[RunFolder] = []
@@ -166,8 +166,8 @@ def _members(places: list[Path]) -> list["RunFolder"]:
     Raises:
         RunError: A run that is named did not finish, or any is damaged; or they have no common answer.
     """
-    from pneumonia.ensembles import check_members
-    from pneumonia.runs import find_runs, open_run
+    from pneumonia.runs.ensembles import check_members
+    from pneumonia.runs.folder import find_runs, open_run
 
     for place in places:
         if (place / "config.yaml").is_file():

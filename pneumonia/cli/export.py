@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import key_values
-from pneumonia.console import announce_loading, say, table, warn
 from pneumonia.errors import ConfigError
+from pneumonia.system.console import announce_loading, say, table, warn
 
 if TYPE_CHECKING:
-    from pneumonia.bundle.contract import Contract
+    from pneumonia.export.contract import Contract
 
 KEYS = ("data.root", "cache_dir")
 DESCRIPTION = """Writes BUNDLE: the model as an ONNX graph that takes grey levels, an input gate, and contract.json with all that
@@ -42,12 +42,12 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     words = key_values(options.words, KEYS)
     coverage = _share(options.coverage)
-    from pneumonia.runs import open_run
+    from pneumonia.runs.folder import open_run
 
     open_run(options.run)  # a wrong folder is found before torch is imported
     announce_loading()
-    from pneumonia.bundle.export import Order, export
-    from pneumonia.console import quiet
+    from pneumonia.export.export import Order, export
+    from pneumonia.system.console import quiet
 
     quiet()
     root = Path(words["data.root"]).expanduser() if words.get("data.root") else None

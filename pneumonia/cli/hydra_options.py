@@ -79,8 +79,8 @@ def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
     Raises:
         ConfigError: Always.
     """
-    from pneumonia.config import TrainConfig, conf_dir, config_keys
-    from pneumonia.config_checks import choice_keys
+    from pneumonia.config.schema import TrainConfig, conf_dir, config_keys
+    from pneumonia.config.validation import choice_keys
 
     name, joined, value = word.partition("=")
     key = name.lstrip("-").replace("-", "_")

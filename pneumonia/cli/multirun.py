@@ -26,11 +26,11 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
-from pneumonia.console import say
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
-from pneumonia.signals import sigterm_as_interrupt
-from pneumonia.storage.local import explained, is_locked, read_json, write_json
-from pneumonia.wandb_account import without_run_id
+from pneumonia.system.console import say
+from pneumonia.system.files import explained, is_locked, read_json, write_json
+from pneumonia.system.signals import sigterm_as_interrupt
+from pneumonia.training.loggers.wandb_account import without_run_id
 
 LOOK_S: Final = 0.5
 GRACE_S: Final = 5.0  # after a launcher has given up, for the jobs that it takes with it

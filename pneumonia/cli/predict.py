@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.console import say
 from pneumonia.errors import ConfigError, broken_images, printable
+from pneumonia.system.console import say
 
 PLAIN = (
     *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "gate_score", "gate_threshold"),
@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> int:
         "convolutional ones; RUN alone can",
     )
     options = parser.parse_args(arguments)
-    from pneumonia.predict import image_files, told
-    from pneumonia.storage.local import replacing
+    from pneumonia.export.predict import image_files, told
+    from pneumonia.system.files import replacing
 
     files = image_files(options.images)
     if options.csv is not None:
@@ -94,8 +94,8 @@ def check_csv(path: Path, images: list[Path]) -> None:
 
 
 def predict(model: Path, images: list[Path], explain: Path | None = None) -> list[dict[str, Any]]:
-    """The answers of :func:`pneumonia.predict.told` in a list."""
-    from pneumonia.predict import told
+    """The answers of :func:`pneumonia.export.predict.told` in a list."""
+    from pneumonia.export.predict import told
 
     return list(told(model, images, explain))
 

@@ -43,8 +43,8 @@ def run(arguments: list[str]) -> int:
         key, found, value = str(place).partition("=")
         if found and key in {"out", "metric", "title"} and not place.exists():
             raise ConfigError(f"{place} is not understood. Say --{key} {value}")
-    from pneumonia.console import say
     from pneumonia.report.write import Wanted, write_report
+    from pneumonia.system.console import say
 
     command = shlex.join(["pneumonia", "report", *arguments])
     write_report(Wanted(options.runs, options.out, options.metric, options.title, command))

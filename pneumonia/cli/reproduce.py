@@ -47,7 +47,7 @@ def run(arguments: list[str]) -> int:
         else:
             words.append(argument)
     from pneumonia.cli import evaluate, report, sweep
-    from pneumonia.reproduce import read_preset, reproduce
+    from pneumonia.sweep.reproduce import read_preset, reproduce
 
     preset = read_preset(own["preset"])
     runs_dir = Path(own["runs_dir"] or f"runs/reproduce-{preset.name}")

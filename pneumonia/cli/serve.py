@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pneumonia.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pneumonia.serve.limits import Limits
+    from pneumonia.serving.limits import Limits
 
 SAGEMAKER: Final = Path("/opt/ml/model")  # where SageMaker puts model.tar.gz, unpacked
 MIN_TOKEN: Final = 16  # characters; shorter ones can be guessed
@@ -53,7 +53,7 @@ def run(arguments: list[str]) -> int:
         signal.SIGTERM, lambda number, frame: sys.exit(0)
     )  # while it still loads; later the server takes over
     try:
-        from pneumonia.serve.run import Place, serve
+        from pneumonia.serving.server import Place, serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'."
@@ -132,7 +132,7 @@ def _port(text: str) -> int:
 
 
 def _limits(said: Mapping[str, Any]) -> "Limits":
-    from pneumonia.serve.limits import Limits, number
+    from pneumonia.serving.limits import Limits, number
 
     kinds = {field.name: int if field.type in {int, "int"} else float for field in fields(Limits)}
     return Limits(**{name: number(kinds[name], name, said[name]) for name in LIMITS if said[name] is not None})

@@ -48,8 +48,8 @@ def run(arguments: list[str]) -> int:
         return _help(arguments)
     from pneumonia.cli.hydra_options import refuse_option
     from pneumonia.cli.train import explained
-    from pneumonia.sweep.files import sweep_names
     from pneumonia.sweep.plan import make_plan, open_search
+    from pneumonia.sweep.sweep_files import sweep_names
 
     name, words = arguments[0].removeprefix("sweep="), arguments[1:]
     if name.startswith("-"):
@@ -71,25 +71,25 @@ def run(arguments: list[str]) -> int:
         if wanted is not None:
             return _search(wanted, name)
         plan = make_plan(name, words)
-    from pneumonia.sweep.conduct import conduct
+    from pneumonia.sweep.run_sweep import conduct
 
     return conduct(plan)
 
 
 def _search(wanted: "Search", name: str) -> int:
-    from pneumonia.console import announce_loading
-    from pneumonia.sweep.conduct import interruptible
+    from pneumonia.sweep.run_sweep import interruptible
+    from pneumonia.system.console import announce_loading
 
     try:
         import optuna  # noqa: F401
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
-    from pneumonia.backup import backed_up
-    from pneumonia.report.recipe import commands_of, words_of
-    from pneumonia.sweep.files import find_sweep
+    from pneumonia.report.overrides import commands_of, words_of
+    from pneumonia.runs.scheduled_backup import backed_up
     from pneumonia.sweep.search import search
-    from pneumonia.wandb_account import without_run_id
+    from pneumonia.sweep.sweep_files import find_sweep
+    from pneumonia.training.loggers.wandb_account import without_run_id
 
     def again(job: "Job") -> str:
         if words_of(job.config) is not None:
@@ -108,8 +108,8 @@ def _status(name: str, words: list[str]) -> int:
     from pathlib import Path
 
     from pneumonia.cli import key_values
-    from pneumonia.sweep.conduct import show_status
-    from pneumonia.sweep.files import find_sweep
+    from pneumonia.sweep.run_sweep import show_status
+    from pneumonia.sweep.sweep_files import find_sweep
 
     said = key_values(words, ("runs_dir", "name"))
     folder = Path(said.get("runs_dir", "runs")) / said.get("name", Path(name).stem)

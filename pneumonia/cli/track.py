@@ -40,10 +40,10 @@ def run(arguments: list[str]) -> int:
 def _push(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
-    from pneumonia.console import announce_loading, say
     from pneumonia.errors import AccessError, RunError
-    from pneumonia.runs import find_runs
-    from pneumonia.wandb_account import MODES, has_key
+    from pneumonia.runs.folder import find_runs
+    from pneumonia.system.console import announce_loading, say
+    from pneumonia.training.loggers.wandb_account import MODES, has_key
 
     folders = find_runs(options.runs)
     if not folders:
@@ -59,7 +59,7 @@ def _push(options: argparse.Namespace) -> int:
             "only."
         )
     announce_loading()
-    from pneumonia.push_runs import push_run
+    from pneumonia.training.loggers.wandb_push import push_run
 
     logger: dict[str, Any] = {
         "project": options.project,
@@ -83,10 +83,10 @@ def _push(options: argparse.Namespace) -> int:
 
 def _dashboard(options: argparse.Namespace) -> int:
     from pneumonia.cli.train import explained
-    from pneumonia.dashboards import as_json, build, save
     from pneumonia.errors import AccessError
-    from pneumonia.storage.local import replacing
     from pneumonia.sweep.plan import make_plan
+    from pneumonia.sweep.wandb_dashboard import as_json, build, save
+    from pneumonia.system.files import replacing
 
     with explained():
         plan = make_plan(options.sweep, options.overrides)
@@ -96,7 +96,7 @@ def _dashboard(options: argparse.Namespace) -> int:
             part.write_text(as_json(workspace) + "\n", encoding="utf-8")
         print(options.json)
         return 0
-    from pneumonia.wandb_account import has_key
+    from pneumonia.training.loggers.wandb_account import has_key
 
     if not has_key() or options.entity is None:
         raise AccessError(

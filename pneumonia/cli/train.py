@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
 from pneumonia.cli.hydra_options import option_value, options_first
-from pneumonia.console import announce_loading
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
+from pneumonia.system.console import announce_loading
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-    from pneumonia.runs import RunFolder
+    from pneumonia.runs.folder import RunFolder
 
 HELP = """
 usage: pneumonia train [OVERRIDES] [-m] [--cfg job]
@@ -67,7 +67,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     Raises:
         PneumoniaError: With the name of what is wrong.
     """
-    from pneumonia.config import conf_dir
+    from pneumonia.config.schema import conf_dir
 
     models = "|".join(sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
     if wants_help(arguments, HELP.format(models=models)):
@@ -79,7 +79,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from hydra.types import RunMode
 
     from pneumonia.cli.multirun import Multirun, noted
-    from pneumonia.config import TrainConfig
+    from pneumonia.config.schema import TrainConfig
 
     package = option_value(arguments, "--package")
     if "--hydra-help" in arguments:  # composes no config, so that it knows no override
@@ -135,8 +135,8 @@ def _job(config: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from pneumonia.config import resolved
-    from pneumonia.config_checks import check, check_root
+    from pneumonia.config.schema import resolved
+    from pneumonia.config.validation import check, check_root
 
     runtime = HydraConfig.get().runtime
     choices = {str(group): str(choice) for group, choice in runtime.choices.items()}
@@ -146,9 +146,9 @@ def _job(config: DictConfig) -> float | None:
     if config.data.root is not None:
         check_root(Path(str(config.data.root)).expanduser())
     announce_loading()
-    from pneumonia.backup import backed_up
-    from pneumonia.models.build import family_of, own_targets
-    from pneumonia.train import train  # heavy: only once the config is known to be right
+    from pneumonia.models.factory import family_of, own_targets
+    from pneumonia.runs.scheduled_backup import backed_up
+    from pneumonia.training.train import train  # heavy: only once the config is known to be right
 
     plain = resolved(config)
     with ExitStack() as stack:
@@ -196,8 +196,8 @@ def _explained(error: Exception) -> ConfigError:
     """Hydra's and OmegaConf's messages in our words: which key, and what it should have been."""
     from hydra.errors import OverrideParseException
 
-    from pneumonia.config import conf_dir, config_keys
-    from pneumonia.config_checks import choice_keys, nearest_key
+    from pneumonia.config.schema import conf_dir, config_keys
+    from pneumonia.config.validation import choice_keys, nearest_key
 
     parts: list[str] = []
     cause: BaseException | None = error
@@ -280,7 +280,7 @@ def _explained(error: Exception) -> ConfigError:
 
 def _wanted(key: str) -> str:
     """Which kind of value a key takes, as the end of a sentence, and what to say instead."""
-    from pneumonia.config_checks import kind_of
+    from pneumonia.config.validation import kind_of
 
     kind, keys, default = kind_of(key)
     if not kind:
@@ -302,7 +302,7 @@ def _deleted(text: str) -> str:
 
 def _hint(key: str, keys: list[str]) -> str:
     """What may have been meant; a key may be known, but of another choice."""
-    from pneumonia.config_checks import nearest_key, why_not
+    from pneumonia.config.validation import nearest_key, why_not
 
     if key in keys:
         return f" of the chosen {key.partition('.')[0]}, but of another one: it would change nothing here."

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.console import track, warn
 from pneumonia.data.duplicates import perceptual_hash
-from pneumonia.data.images import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
-from pneumonia.data.readable import read_image_file
+from pneumonia.data.images.decode import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
+from pneumonia.data.images.limits import read_image_file
 from pneumonia.errors import ManifestError, some
-from pneumonia.parallel import in_threads
-from pneumonia.storage.checksums import find_damage, write_checksums
-from pneumonia.storage.local import digest, one_at_a_time, publish, replacing, scratch
+from pneumonia.system.checksums import find_damage, write_checksums
+from pneumonia.system.console import track, warn
+from pneumonia.system.files import digest, one_at_a_time, publish, replacing, scratch
+from pneumonia.system.parallel import in_threads
 
 LOOKS: Final = {
     "width": "int64",

@@ -11,16 +11,16 @@ from lightning import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from pneumonia.config import AugmentationConfig, DataConfig
-from pneumonia.data.augmenter import augmenter
-from pneumonia.data.batch_transforms import augmented
+from pneumonia.config.schema import AugmentationConfig, DataConfig
+from pneumonia.data.augmentation.augmenter import augmenter
+from pneumonia.data.augmentation.batch import augmented
 from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, Batches, XRays
 from pneumonia.data.manifest import broken, load_manifest
-from pneumonia.data.phantom import load_phantoms
-from pneumonia.data.splits import parts_of_fold
+from pneumonia.data.sources.phantom import load_phantoms
+from pneumonia.data.splits.assign import parts_of_fold
 from pneumonia.errors import SplitError
-from pneumonia.labels import Task
+from pneumonia.tasks import Task
 
 WITHOUT_GRADIENTS: Final = 4  # as many times the images fit into memory where no activation is kept for a backward pass
 
@@ -64,7 +64,7 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
     if data.source == "phantom":
         root = load_phantoms(data.phantom.patients, data.phantom.seed, cache_dir)
     elif data.source == "azure":
-        from pneumonia.data.mirror import load_mirror  # the client takes half a second to import
+        from pneumonia.data.sources.azure import load_mirror  # the client takes half a second to import
 
         root = load_mirror(data.azure, cache_dir)
     else:
@@ -83,7 +83,7 @@ class XRayData(LightningDataModule):
 
     Args:
         images: From :func:`load_images`.
-        split: One row per row of the manifest; see :mod:`pneumonia.data.splits`.
+        split: One row per row of the manifest; see :mod:`pneumonia.data.splits.assign`.
         task: Gives the class numbers.
         batch_size: Images a batch.
         augmentation: Of the training part.
@@ -91,7 +91,7 @@ class XRayData(LightningDataModule):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
         whole_train: Whether one training batch is the whole training part.
-        augmenter: ``batch`` or ``albumentations``; see :mod:`pneumonia.data.augmenter`.
+        augmenter: ``batch`` or ``albumentations``; see :mod:`pneumonia.data.augmentation.augmenter`.
     """
 
     def __init__(

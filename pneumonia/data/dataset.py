@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from pneumonia.data.augmenter import Augmenter
-from pneumonia.data.batch_transforms import image_keys
+from pneumonia.data.augmentation.augmenter import Augmenter
+from pneumonia.data.augmentation.batch import image_keys
 
 Batch = dict[str, torch.Tensor]
 

@@ -8,12 +8,12 @@ from typing import Final
 
 import pandas as pd
 
-from pneumonia.console import warn
 from pneumonia.data.cache import Shape, look_at
-from pneumonia.data.releases import Found, recognise
+from pneumonia.data.sources.releases import Found, recognise
 from pneumonia.errors import UNPRINTABLE, BrokenImagesError, ManifestError, broken_images, printable, some
-from pneumonia.storage.checksums import find_damage, write_checksums
-from pneumonia.storage.local import digest, one_at_a_time, replacing
+from pneumonia.system.checksums import find_damage, write_checksums
+from pneumonia.system.console import warn
+from pneumonia.system.files import digest, one_at_a_time, replacing
 
 COLUMNS: Final = {
     "image_id": "str",
@@ -39,7 +39,7 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
     Broken images keep their row, with a ``problem``: whoever uses them reports them all.
 
     Args:
-        root: A folder, an archive or array file (see :mod:`pneumonia.data.releases`), or a ``manifest.parquet``.
+        root: A folder, an archive or array file (see :mod:`pneumonia.data.sources.releases`), or a ``manifest.parquet``.
         cache_dir: Where it is kept.
         labels: A table of labels; ``None`` where names, folders or the one table in the folder say them.
         shape: Of squares that will be wanted next, decoded on the way so that each file is decoded once.
@@ -48,7 +48,7 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
         One row per image with the columns of ``COLUMNS``; ``width`` and ``height`` in pixels.
 
     Raises:
-        LayoutError, LabelError, ArchiveError: See :func:`pneumonia.data.releases.recognise`.
+        LayoutError, LabelError, ArchiveError: See :func:`pneumonia.data.sources.releases.recognise`.
         ManifestError: ``root`` is a manifest that can't be used.
         StorageError: ``cache_dir`` can not be written.
     """

@@ -13,10 +13,10 @@ import torch
 from timm.models import group_parameters
 from torch import Tensor, nn
 
-from pneumonia.console import say
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError, nearest
 from pneumonia.models.base import Classifier, Setup
+from pneumonia.system.console import say
 
 NESTED: Final = (
     "state_dict",

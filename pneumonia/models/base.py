@@ -13,15 +13,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
 
 from pneumonia.data.dataset import Batch
-from pneumonia.data.scaling import Scaling
+from pneumonia.data.normalization import Scaling
 from pneumonia.errors import ConfigError
-from pneumonia.labels import TASKS, Task
-from pneumonia.metrics import collection, cross_entropy, summary
-from pneumonia.models.averaging import averaged_copy, first_averaged_epoch, remeasure
-from pneumonia.models.batch_norm import has_batch_norm, single_valued_norms
-from pneumonia.models.mixup import mixup
-from pneumonia.models.views import VIEWS, mean_of_views
-from pneumonia.optim import PLATEAU_MONITOR, build_optimizer, build_schedule
+from pneumonia.metrics.epoch_metrics import collection, cross_entropy, summary
+from pneumonia.models.components.batch_norm import has_batch_norm, single_valued_norms
+from pneumonia.models.components.mixup import mixup
+from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
+from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, remeasure
+from pneumonia.models.optimization import PLATEAU_MONITOR, build_optimizer, build_schedule
+from pneumonia.tasks import TASKS, Task
 
 CHECKPOINT_KEY: Final = "pneumonia"
 
@@ -31,11 +31,11 @@ class Setup:
     """What every family is given, in plain values, so that a checkpoint that holds it loads with ``weights_only``.
 
     Attributes:
-        task: A name of :data:`pneumonia.labels.TASKS`.
+        task: A name of :data:`pneumonia.tasks.TASKS`.
         channels: 1, or 3 for networks that want colour: the grey channel is repeated.
         image_size: Pixels a side.
         resize: How an image file becomes that square; kept here for ``predict``.
-        scaling: A :class:`pneumonia.data.scaling.Scaling`, as it was fitted on the training part.
+        scaling: A :class:`pneumonia.data.normalization.Scaling`, as it was fitted on the training part.
         seed: Of dropout and of all else that draws in a training step.
         optimizer: Its config node.
         scheduler: Its config node.
@@ -44,7 +44,7 @@ class Setup:
         mixup: Strength of mixup (alpha); 0 is none.
         ema: Decay of the moving average of the weights; ``None`` is none.
         swa: Fraction of the epochs after which the mean of the weights is taken; ``None`` is none.
-        tta: Test-time augmentation, a name of :data:`pneumonia.models.views.VIEWS`.
+        tta: Test-time augmentation, a name of :data:`pneumonia.models.components.test_time_augmentation.VIEWS`.
     """
 
     task: str
@@ -54,7 +54,7 @@ class Setup:
     scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
     seed: int = 0
     optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})
-    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.optim.constant"})
+    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.models.optimization.constant"})
     label_smoothing: float = 0.0
     class_weights: list[float] | None = None
     mixup: float = 0.0
@@ -106,7 +106,7 @@ class Classifier(LightningModule):
         self.setup_values = setup
         self.task: Task = TASKS[setup.task]
         self.model_config: dict[str, Any] = {}
-        self.own_targets: Collection[str] = ()  # see pneumonia.targets
+        self.own_targets: Collection[str] = ()  # see pneumonia.config.targets
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
@@ -219,7 +219,7 @@ class Classifier(LightningModule):
         return loss
 
     def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """The training loss of logits as it is reported; see :func:`pneumonia.metrics.cross_entropy`."""
+        """The training loss of logits as it is reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
         weight = self.criterion.weight
         options = {"reduction": reduction, "label_smoothing": self.setup_values.label_smoothing}
         return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)

@@ -8,12 +8,12 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from pneumonia.console import warn
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
-from pneumonia.metrics import LEAST_LOG_PROBABILITY
+from pneumonia.metrics.epoch_metrics import LEAST_LOG_PROBABILITY
 from pneumonia.models.base import Classifier, Setup
-from pneumonia.models.proximal import ProximalGradient
+from pneumonia.models.components.proximal import ProximalGradient
+from pneumonia.system.console import warn
 
 PENALTIES: Final = ("l2", "l1", "elasticnet", "none")
 SOLVERS: Final[dict[str, tuple[str, ...]]] = {"auto": PENALTIES, "lbfgs": ("l2", "none"), "proximal": PENALTIES}

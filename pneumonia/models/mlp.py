@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.activations import activation as activation_of
 from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.components.activations import activation as activation_of
 
 SHOWN = 16  # hidden neurons whose weights are drawn
 

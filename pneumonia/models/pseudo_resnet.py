@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from pneumonia.models.activations import activation
 from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.components.activations import activation
 
 DOUBLINGS = 3
 
@@ -42,7 +42,7 @@ class ResidualNetwork(nn.Module):
         width: Channels of the first stage.
         depth: Residual blocks a stage.
         dropout: Fraction of the pooled features that is dropped in training.
-        name: Activation; see :mod:`pneumonia.models.activations`.
+        name: Activation; see :mod:`pneumonia.models.components.activations`.
     """
 
     def __init__(self, channels: int, classes: int, width: int, depth: int, dropout: float, name: str) -> None:

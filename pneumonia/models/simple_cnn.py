@@ -3,8 +3,8 @@
 from torch import nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.activations import activation as activation_of
 from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.components.activations import activation as activation_of
 
 
 class SimpleCNN(Classifier):

@@ -3,11 +3,11 @@
 from importlib.metadata import version
 from typing import Any
 
-from pneumonia.model_warnings import trained_on_phantoms
 from pneumonia.report.compare import Comparison
-from pneumonia.report.document import Block, Heading, Table, Text
 from pneumonia.report.entries import Entry
-from pneumonia.report.words import bounded, count, name_of, number, seconds
+from pneumonia.report.formatting import bounded, count, name_of, number, seconds
+from pneumonia.report.render.document import Block, Heading, Table, Text
+from pneumonia.runs.model_warnings import trained_on_phantoms
 
 ASKED = "for you to write"
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pneumonia.console import track
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.report.entries import Entry, read_ensemble, read_entry
-from pneumonia.report.words import count
-from pneumonia.runs import RunFolder, find_runs, read_metrics, shortened
-from pneumonia.storage.local import read_json
+from pneumonia.report.formatting import count
+from pneumonia.runs.folder import RunFolder, find_runs, read_metrics, shortened
+from pneumonia.system.console import track
+from pneumonia.system.files import read_json
 
 
 @dataclass

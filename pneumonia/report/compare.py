@@ -8,27 +8,23 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.console import track
-from pneumonia.labels import TASKS, Task
-from pneumonia.report.entries import PARTS, Entry
-from pneumonia.report.naming import labels_of
-from pneumonia.runs import OWN
-from pneumonia.scores import arrays
-from pneumonia.statistics import (
+from pneumonia.metrics.bootstrap import (
+    OF_ANSWERS,
     Difference,
     Sampled,
     compare,
-    delong,
     differing_patients,
     estimate,
-    folds_difference,
-    folds_estimate,
-    holm,
-    mcnemar,
     sampled,
 )
-from pneumonia.statistics.resampling import OF_ANSWERS
-from pneumonia.storage.local import digest
+from pneumonia.metrics.classification import arrays
+from pneumonia.metrics.significance import delong, folds_difference, folds_estimate, holm, mcnemar
+from pneumonia.report.entries import PARTS, Entry
+from pneumonia.report.naming import labels_of
+from pneumonia.runs.folder import OWN
+from pneumonia.system.console import track
+from pneumonia.system.files import digest
+from pneumonia.tasks import TASKS, Task
 
 LEVEL: Final = 0.05  # of the corrected p below which two are called different
 ALL_PAIRS: Final = 12  # candidates; of more, each is held against the best alone

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
-from pneumonia.model_warnings import trained_on_phantoms
-from pneumonia.report.again import again
 from pneumonia.report.card import card, tripod
 from pneumonia.report.collect import Gathered
 from pneumonia.report.compare import Comparison
-from pneumonia.report.document import Block, Document, Heading, Items, Note, Table, Text
 from pneumonia.report.factors import sweep_sections
+from pneumonia.report.formatting import bounded, count, name_of, number
 from pneumonia.report.quality import looks
 from pneumonia.report.ranking import comparison_section, in_short
+from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
+from pneumonia.report.reproduction import again
 from pneumonia.report.study import beside, protocol
-from pneumonia.report.words import bounded, count, name_of, number
+from pneumonia.runs.model_warnings import trained_on_phantoms
 
 LIMITS = "Not a medical device. Nothing here was tested on patients."
 

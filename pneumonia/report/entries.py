@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pneumonia.config import identity
+from pneumonia.config.schema import identity
 from pneumonia.errors import RunError, some
-from pneumonia.labels import TASKS
-from pneumonia.prediction_tables import read_predictions
-from pneumonia.runs import OWN, RunFolder, read_metrics, read_split
-from pneumonia.storage.local import digest, read_json
+from pneumonia.runs.folder import OWN, RunFolder, read_metrics, read_split
+from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.system.files import digest, read_json
+from pneumonia.tasks import TASKS
 
 CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
 PARTS: Final = ("test", "val")

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pneumonia.report import figures
 from pneumonia.report.compare import Bounded, estimates_on
-from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.entries import Entry
+from pneumonia.report.formatting import bounded, interval_words, name_of, number, seconds, sentence
 from pneumonia.report.naming import labels_of
+from pneumonia.report.render import figures
+from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.study import factor
-from pneumonia.report.words import bounded, interval_words, name_of, number, seconds, sentence
 
 MOST_CURVES = 10
 Group = list[Entry]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pneumonia.config import identity
+from pneumonia.config.schema import identity
 from pneumonia.report.entries import CHANCES, Entry
 
 

@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumonia.cases import case_blocks, cases_file, read_cases
-from pneumonia.labels import TASKS
-from pneumonia.operating import positives, risk_by_coverage
-from pneumonia.report import figures
+from pneumonia.evaluation.error_gallery import case_blocks, cases_file, read_cases
+from pneumonia.metrics.classification import arrays
+from pneumonia.metrics.thresholds import positives, risk_by_coverage
 from pneumonia.report.compare import Comparison
-from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.entries import Entry
-from pneumonia.report.words import bounded, listed, name_of, number
-from pneumonia.scores import arrays
+from pneumonia.report.formatting import bounded, listed, name_of, number
+from pneumonia.report.render import figures
+from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.tasks import TASKS
 
 BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
 

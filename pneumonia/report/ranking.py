@@ -4,10 +4,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pneumonia.report import figures
 from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
-from pneumonia.report.document import Block, Figure, Heading, Note, Table, Text
-from pneumonia.report.words import bounded, chance, count, interval_words, listed, name_of, number, seconds, sentence
+from pneumonia.report.formatting import (
+    bounded,
+    chance,
+    count,
+    interval_words,
+    listed,
+    name_of,
+    number,
+    seconds,
+    sentence,
+)
+from pneumonia.report.render import figures
+from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 
 MOST_DOTS = 15
 SHOWN = {

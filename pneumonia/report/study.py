@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import yaml
 
-from pneumonia.model_warnings import trained_on_phantoms
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
+from pneumonia.runs.model_warnings import trained_on_phantoms
 
 FILE: Final = Path(__file__).with_name("study.yaml")
 CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.console import say, warn
 from pneumonia.errors import StorageError, some
 from pneumonia.report.collect import Gathered, gather
 from pneumonia.report.compare import Comparison, comparisons
 from pneumonia.report.content import report
-from pneumonia.report.document import Document, Figure, Table
 from pneumonia.report.entries import Entry
-from pneumonia.report.html import page
-from pneumonia.report.markdown import write_markdown
-from pneumonia.report.typst import pdf
-from pneumonia.runs import check_places, writable
-from pneumonia.storage.local import read_json, replacing, write_json
+from pneumonia.report.render.document import Document, Figure, Table
+from pneumonia.report.render.html import page
+from pneumonia.report.render.markdown import write_markdown
+from pneumonia.report.render.pdf import pdf
+from pneumonia.runs.folder import check_places, writable
+from pneumonia.system.console import say, warn
+from pneumonia.system.files import read_json, replacing, write_json
 
 PAGES: Final = ("index.html", "report.pdf", "report.md", "report.json")
 FOLDERS: Final = ("tables", "figures")

@@ -9,7 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import IO
 
-from pneumonia.storage.local import replacing
+from pneumonia.system.files import replacing
 
 NAME = ".mirror.jsonl"
 

@@ -10,9 +10,9 @@ from azure.core.exceptions import HttpResponseError
 from azure.storage.blob import BlobLeaseClient, ContainerClient
 from rich.markup import escape
 
-from pneumonia.console import say
 from pneumonia.errors import BlobError
-from pneumonia.storage.azure import patiently
+from pneumonia.storage.client import patiently
+from pneumonia.system.console import say
 
 LASTS_S: Final = 60  # unless it is renewed; the longest that Azure gives
 RENEW_S: Final = 20.0
@@ -50,7 +50,7 @@ class Lease:
 
         Raises:
             BlobError: Another machine still holds it.
-            AccessError, TransferError: See :func:`pneumonia.storage.azure.explained`.
+            AccessError, TransferError: See :func:`pneumonia.storage.client.explained`.
         """
         end, told = time.monotonic() + wait_s, False
         while not self._try():

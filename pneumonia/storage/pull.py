@@ -12,14 +12,14 @@ from azure.core import MatchConditions
 from azure.storage.blob import BlobServiceClient, ContainerClient
 from rich.markup import escape
 
-from pneumonia.console import track, warn
 from pneumonia.errors import BlobError, StorageError, TransferError, some
-from pneumonia.storage.azure import ChangedError, Place, patiently
 from pneumonia.storage.blob_names import OWN, check_names, led_away, unsafe
+from pneumonia.storage.client import ChangedError, Place, patiently
 from pneumonia.storage.journal import NAME, Entry, Journal, read_journal, writing_journal
-from pneumonia.storage.local import explained as on_disk
-from pneumonia.storage.local import one_at_a_time
 from pneumonia.storage.transfers import Blob, Transfer, at_once, list_blobs, look_up, md5
+from pneumonia.system.console import track, warn
+from pneumonia.system.files import explained as on_disk
+from pneumonia.system.files import one_at_a_time
 
 PARTS: Final = f"{OWN}-parts"  # half-fetched files, out of the way of who reads the folder
 CHANGES: Final = 3  # how often a blob may change, or come wrongly, before a pull gives up
@@ -33,13 +33,13 @@ def pull(service: BlobServiceClient, place: Place, folder: Path, workers: int = 
     take their local copies with them; files that no pull has put there are never touched.
 
     Args:
-        service: From :func:`pneumonia.storage.azure.connect`.
+        service: From :func:`pneumonia.storage.client.connect`.
         place: What to fetch.
         folder: Where to; made if it is missing. Another process that pulls into it is waited for.
         workers: Transfers at once.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.patiently`. What was fetched is kept.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.patiently`. What was fetched is kept.
         StorageError: The disk is full, or the folder can not be written.
     """
     container = service.get_container_client(place.container)
@@ -194,7 +194,7 @@ def fetch(container: ContainerClient, place: Place, blob: Blob, path: Path, stop
         The blob that was fetched, which may be newer than the listing.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.patiently`.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.patiently`.
     """
     what = f"pull {place.prefix}{blob.name}"
     for _ in range(CHANGES + 1):

@@ -11,11 +11,11 @@ from azure.core import MatchConditions
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 from rich.markup import escape
 
-from pneumonia.console import say, track, warn
 from pneumonia.errors import BlobError, ConfigError, TransferError, some
-from pneumonia.storage.azure import ChangedError, Place, patiently
 from pneumonia.storage.blob_names import check_uploads
+from pneumonia.storage.client import ChangedError, Place, patiently
 from pneumonia.storage.transfers import Blob, Transfer, at_once, list_blobs, look_up, md5
+from pneumonia.system.console import say, track, warn
 
 TEMPORARY: Final = (".part", ".lock")
 
@@ -27,14 +27,14 @@ def push(service: BlobServiceClient, folder: Path, place: Place, workers: int = 
     half-written files and locks stay here, and so do links, of which it warns. Blobs that have no file here are left alone.
 
     Args:
-        service: From :func:`pneumonia.storage.azure.connect`.
+        service: From :func:`pneumonia.storage.client.connect`.
         folder: What to upload; its own name does not become part of the blobs'.
         place: Where to; the container is made if it is missing.
         workers: Transfers at once.
 
     Raises:
         ConfigError: The folder is missing or holds no file.
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`. What was uploaded is kept.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.explained`. What was uploaded is kept.
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no folder {folder} to push. Name one that exists.")
@@ -67,7 +67,7 @@ def send(
         workers: Transfers at once.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.explained`. What was uploaded is kept.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.explained`. What was uploaded is kept.
     """
     stop = Event()
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from azure.core.exceptions import DecodeError
 from azure.storage.blob import ContainerClient
 
-from pneumonia.storage.azure import Place, patiently
+from pneumonia.storage.client import Place, patiently
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +60,7 @@ def list_blobs(container: ContainerClient, place: Place) -> dict[str, Blob]:
     """All blobs of a place by name, one call for each 5,000; empty blobs that mark folders are left out.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.azure.patiently`.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.patiently`.
     """
 
     def work() -> dict[str, Blob]:

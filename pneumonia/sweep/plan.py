@@ -16,11 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pneumonia.config import TrainConfig, conf_dir, identity, resolved
-from pneumonia.config_checks import check, check_root
+from pneumonia.config.schema import TrainConfig, conf_dir, identity, resolved
+from pneumonia.config.validation import check, check_root
 from pneumonia.errors import ConfigError
-from pneumonia.storage.local import digest
-from pneumonia.sweep.files import OF_THE_SWEEP, chosen_files, find_sweep, names_its_folder, question, swept_keys
+from pneumonia.sweep.sweep_files import OF_THE_SWEEP, chosen_files, find_sweep, names_its_folder, question, swept_keys
+from pneumonia.system.files import digest
 
 MOST_JOBS = 10_000
 

@@ -11,18 +11,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
-from pneumonia.callbacks import direction
-from pneumonia.config_checks import MONITORS
-from pneumonia.console import say
-from pneumonia.data.shelf import Shelf
+from pneumonia.config.validation import MONITORS
+from pneumonia.data.run_data_cache import Shelf
 from pneumonia.errors import ConfigError
-from pneumonia.runs import RunFolder, read_metrics
-from pneumonia.storage.local import one_at_a_time
-from pneumonia.sweep.board import Board
-from pneumonia.sweep.ledger import BROKEN, Ledger, State
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.sweep.job import Pruned, attempt
 from pneumonia.sweep.plan import Job, Search
-from pneumonia.sweep.space import Axis, axis_of, word_of
-from pneumonia.sweep.worker import Pruned, attempt
+from pneumonia.sweep.progress_table import Board
+from pneumonia.sweep.search_space import Axis, axis_of, word_of
+from pneumonia.sweep.state import BROKEN, Ledger, State
+from pneumonia.system.console import say
+from pneumonia.system.files import one_at_a_time
+from pneumonia.training.callbacks import direction
 
 SHOWN: Final = 10  # best trials in the table
 ENOUGH: Final = 10  # finished trials before importances mean anything

@@ -13,9 +13,9 @@ from builders import add_to_tar, make_tar, make_zip, medmnist
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pneumonia.data import archives
-from pneumonia.data.archives import once, unpack
-from pneumonia.data.medmnist import unpack_medmnist
+from pneumonia.data.sources import archives
+from pneumonia.data.sources.archives import once, unpack
+from pneumonia.data.sources.medmnist import unpack_medmnist
 from pneumonia.errors import ArchiveError, StorageError
 
 FILES = {

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumonia.cli import main
-from pneumonia.config import SplitConfig
-from pneumonia.data.audit import BLOCK, PAIR, audit, copies, leaks, measured
-from pneumonia.data.audit_page import page
-from pneumonia.data.audit_words import conclusion, likeness, remarks
-from pneumonia.data.baselines import unsaid
+from pneumonia.config.schema import SplitConfig
+from pneumonia.data.audit.audit import BLOCK, PAIR, audit, copies, leaks, measured
+from pneumonia.data.audit.baselines import unsaid
+from pneumonia.data.audit.findings import conclusion, likeness, remarks
 from pneumonia.data.cache import load_cache
-from pneumonia.data.leaks import find_leaks
 from pneumonia.data.manifest import load_manifest, write_manifest
-from pneumonia.data.splits import make_split
+from pneumonia.data.splits.assign import make_split
+from pneumonia.data.splits.leaks import find_leaks
+from pneumonia.report.audit_page import page
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
-from pneumonia.data import baselines
-from pneumonia.data.baselines import (
+from pneumonia.data.audit import baselines
+from pneumonia.data.audit.baselines import (
     RESAMPLES,
     cross_validated,
     forest,
@@ -19,7 +19,7 @@ from pneumonia.data.baselines import (
     scored,
     thumbnail_features,
 )
-from pneumonia.labels import PNEUMONIA, SUBTYPE
+from pneumonia.tasks import PNEUMONIA, SUBTYPE
 
 
 def _files(count: int, seed: int = 0) -> pd.DataFrame:

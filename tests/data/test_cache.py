@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pneumonia.config import DataConfig
+from pneumonia.config.schema import DataConfig
 from pneumonia.data import cache as cache_module
 from pneumonia.data.cache import load_cache
 from pneumonia.data.datamodule import load_images
-from pneumonia.data.images import decode
+from pneumonia.data.images.decode import decode
 from pneumonia.data.manifest import COLUMNS, load_manifest, manifest_sha256
-from pneumonia.data.phantom import load_phantoms
+from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.errors import BrokenImagesError, ManifestError, StorageError
 
 
@@ -121,7 +121,7 @@ def test_a_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, mo
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_device_that_is_really_full_is_named(tmp_path):
-    from pneumonia.storage.local import explained
+    from pneumonia.system.files import explained
 
     with (
         pytest.raises(StorageError, match="the disk is full"),

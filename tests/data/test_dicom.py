@@ -33,9 +33,15 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumonia.data import dicom_pixels, jpeg2000
-from pneumonia.data.dicom import dicom_header, dicom_patient, is_dicom_file
-from pneumonia.data.images import Header, UnreadableImageError, decode, read_header, read_image
+from pneumonia.data.images import dicom_pixels, jpeg2000
+from pneumonia.data.images.decode import (
+    Header,
+    UnreadableImageError,
+    decode,
+    read_header,
+    read_image,
+)
+from pneumonia.data.images.dicom import dicom_header, dicom_patient, is_dicom_file
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)  # every 12-bit value once
 

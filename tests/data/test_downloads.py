@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from builders import medmnist, png
 
-from pneumonia.data import web_file
-from pneumonia.data.downloads import KAGGLE, fetch
-from pneumonia.data.releases import recognise
-from pneumonia.data.web_file import download
+from pneumonia.data.sources import http_download as web_file
+from pneumonia.data.sources.downloads import KAGGLE, fetch
+from pneumonia.data.sources.http_download import download
+from pneumonia.data.sources.releases import recognise
 from pneumonia.errors import AccessError, ConfigError, StorageError, TransferError
 
 SECRET = "sig-do-not-show"
@@ -328,7 +328,7 @@ def hub(server):
 def from_hub(url: str, cache: Path, repo: str = REPO, **environment: str) -> subprocess.CompletedProcess[str]:
     """``fetch`` in a process of its own, since the client reads its address when it is imported."""
     code = (
-        "import sys; from pathlib import Path; from pneumonia.data.downloads import fetch\n"
+        "import sys; from pathlib import Path; from pneumonia.data.sources.downloads import fetch\n"
         "try: print(fetch('huggingface', Path(sys.argv[1]), repo=sys.argv[2]))\n"
         "except Exception as error: print(type(error).__name__, error); sys.exit(2)"
     )
@@ -416,7 +416,7 @@ def test_without_any_network_each_host_says_so_soon(tmp_path):
         "import socket, sys; from pathlib import Path\n"
         "def refuse(*a, **k): raise socket.gaierror(-2, 'Name or service not known')\n"
         "socket.getaddrinfo = refuse\n"
-        "from pneumonia.data.downloads import fetch\n"
+        "from pneumonia.data.sources.downloads import fetch\n"
         "from pneumonia.errors import TransferError\n"
         "for host in ('kaggle', 'huggingface', 'medmnist'):\n"
         "    try: fetch(host, Path(sys.argv[1]))\n"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from pneumonia.data.duplicates import NEAR_BITS, groups, near_pairs, perceptual_hash
-from pneumonia.data.images import read_image
+from pneumonia.data.images.decode import read_image
 
 
 def _saved_again(grey: np.ndarray, quality: int = 75) -> np.ndarray:

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pneumonia.data import readable
 from pneumonia.data.cache import Shape, look
-from pneumonia.data.images import decode, jpeg_quantisation, read_header, read_image
-from pneumonia.data.readable import MAX_FILE_BYTES, UnreadableImageError, quietly, read_image_file
+from pneumonia.data.images import limits as readable
+from pneumonia.data.images.decode import decode, jpeg_quantisation, read_header, read_image
+from pneumonia.data.images.limits import MAX_FILE_BYTES, UnreadableImageError, quietly, read_image_file
 
 FEW, MANY = 600, 10_000
 LONGEST_S = 10.0  # for one small file, on a busy machine

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data.images import Grey, UnreadableImageError, decode, fit, read_header
+from pneumonia.data.images.decode import Grey, UnreadableImageError, decode, fit, read_header
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:

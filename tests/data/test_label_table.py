@@ -10,9 +10,9 @@ from builders import dicom, png, tree
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pneumonia.data.label_table import read_table
-from pneumonia.data.names import UNKNOWN_PATIENT
-from pneumonia.data.releases import recognise
+from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
+from pneumonia.data.sources.label_table import read_table
+from pneumonia.data.sources.releases import recognise
 from pneumonia.errors import LabelError, LayoutError, printable
 
 IMAGES = {f"{name}.png": png(number) for number, name in enumerate("abcd")}

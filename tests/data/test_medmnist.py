@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from builders import make_zip, medmnist
 
-from pneumonia.data import medmnist as module
-from pneumonia.data.medmnist import unpack_medmnist
+from pneumonia.data.sources import medmnist as module
+from pneumonia.data.sources.medmnist import unpack_medmnist
 from pneumonia.errors import ArchiveError
 
 

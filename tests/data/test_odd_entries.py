@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pneumonia.cli import main
-from pneumonia.data import folders
 from pneumonia.data.manifest import load_manifest, read_manifest
-from pneumonia.data.names import IMAGE_SUFFIXES
+from pneumonia.data.sources import folders
+from pneumonia.data.sources.file_names import IMAGE_SUFFIXES
 from pneumonia.errors import LayoutError, PneumoniaError, printable
 
 SOUND = {f"train/NORMAL/IM-{number:04d}-0001.png": png(number) for number in range(6)}
@@ -93,7 +93,7 @@ def test_each_odd_image_is_one_listed_problem_and_the_others_go_on(run, tmp_path
 
 
 def test_odd_images_are_left_out_of_a_training_that_may(tmp_path, compose):
-    from pneumonia.config import DataConfig
+    from pneumonia.config.schema import DataConfig
     from pneumonia.data.datamodule import load_images
     from pneumonia.errors import BrokenImagesError
 
@@ -245,7 +245,7 @@ def test_a_file_that_can_not_be_opened_says_so(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *rest, **words)
 
-    monkeypatch.setattr("pneumonia.data.readable.os.open", opened)
+    monkeypatch.setattr("pneumonia.data.images.limits.os.open", opened)
     manifest = load_manifest(root, tmp_path / "cache").set_index("path")
     assert manifest.loc[closed, "problem"] == "Permission denied"
     assert (manifest["problem"] == "").sum() == len(SOUND) - 1

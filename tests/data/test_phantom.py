@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from pneumonia.config import DataConfig, PhantomConfig, SplitConfig
+from pneumonia.config.schema import DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import load_images
-from pneumonia.data.phantom import draw
-from pneumonia.data.releases import find
-from pneumonia.data.splits import make_split
-from pneumonia.labels import LABELS
+from pneumonia.data.sources.phantom import draw
+from pneumonia.data.sources.releases import find
+from pneumonia.data.splits.assign import make_split
+from pneumonia.tasks import LABELS
 
 
 def test_phantoms_look_like_a_release(phantoms):
@@ -45,7 +45,7 @@ def test_no_class_is_betrayed_by_brightness_or_size(cache_dir):
 
 @pytest.mark.slow
 def test_a_linear_model_stays_clearly_below_the_convolutional_one(compose, cache_dir, tmp_path):
-    from pneumonia.train import train
+    from pneumonia.training.train import train
 
     config = compose(small=False, runs_dir=tmp_path)
     images = load_images(DataConfig(phantom=PhantomConfig()), 75, cache_dir)

@@ -7,10 +7,10 @@ from builders import dicom, make_tar, make_zip, medmnist, png, shard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pneumonia.data.names import UNKNOWN_PATIENT, read_name
-from pneumonia.data.releases import check_classes, find, recognise
+from pneumonia.data.sources.file_names import UNKNOWN_PATIENT, read_name
+from pneumonia.data.sources.releases import check_classes, find, recognise
 from pneumonia.errors import ArchiveError, LabelError, LayoutError, PneumoniaError
-from pneumonia.labels import PNEUMONIA, SUBTYPE
+from pneumonia.tasks import PNEUMONIA, SUBTYPE
 
 KAGGLE = {
     "train/NORMAL/IM-0115-0001.jpeg": ("NORMAL", "IM-115"),

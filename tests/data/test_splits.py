@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
-from pneumonia.config import SplitConfig
+from pneumonia.config.schema import SplitConfig
 from pneumonia.data.duplicates import groups
-from pneumonia.data.leaks import check_no_leak, find_leaks
-from pneumonia.data.split_files import load_split, read_split, write_split
-from pneumonia.data.splits import METHODS, make_split, parts_of_fold, split_sha256
+from pneumonia.data.splits.assign import METHODS, make_split, parts_of_fold, split_sha256
+from pneumonia.data.splits.files import load_split, read_split, write_split
+from pneumonia.data.splits.leaks import check_no_leak, find_leaks
 from pneumonia.errors import ConfigError, ManifestError, SplitError, SplitLeakageError
 
 LABELS = ("NORMAL", "VIRUS", "BACTERIA")

@@ -1,8 +1,8 @@
 """A bundle goes to Azure Blob Storage and comes back as the same bundle, against a real Azurite."""
 
-from pneumonia.bundle.answers import Bundle
 from pneumonia.cli.data.pull import run as pull
 from pneumonia.cli.data.push import run as push
+from pneumonia.export.runtime import Bundle
 from tests.storage.conftest import connection_string, running_azurite
 
 

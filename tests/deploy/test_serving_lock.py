@@ -20,8 +20,9 @@ class Hidden:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden())
-import pneumonia.serve.app, pneumonia.serve.page, pneumonia.serve.run, pneumonia.data.dicom, pneumonia.data.phantom
-from pneumonia.bundle.answers import Bundle
+import pneumonia.serving.app, pneumonia.serving.page, pneumonia.serving.server
+import pneumonia.data.images.dicom, pneumonia.data.sources.phantom
+from pneumonia.export.runtime import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
 print(bundle.answer(Path(sys.argv[3]).read_bytes()).likeliest)
 """

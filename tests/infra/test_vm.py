@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra import google_says as says
+from tests.infra import google_schema as says
 
 REPOSITORY = Path(__file__).parents[2]
 UP = ("up", "zones=us-central1-a,us-central1-b", "caller_cidr=203.0.113.4/32")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.activations import ACTIVATIONS, activation
+from pneumonia.models.components.activations import ACTIVATIONS, activation
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al. (2017)
 FORMULAS = {

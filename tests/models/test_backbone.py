@@ -9,11 +9,11 @@ from safetensors.torch import save_file
 from timm.layers import DropPath
 from torch.nn import Dropout
 
-from pneumonia.data.phantom import draw
+from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError
-from pneumonia.labels import LABELS
 from pneumonia.models.base import Setup
-from pneumonia.models.build import build_classifier, load_classifier
+from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.tasks import LABELS
 
 NAMES = ["densenet121", "resnet18", "convnext_atto", "vit_tiny_patch16_224"]
 TARGET = "pneumonia.models.backbone.Backbone"

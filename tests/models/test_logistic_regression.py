@@ -7,12 +7,12 @@ from builders import few_images, quick_fit
 from sklearn.linear_model import LogisticRegression as Reference
 from sklearn.metrics import log_loss
 
-from pneumonia.data.phantom import draw
+from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import ConfigError
-from pneumonia.labels import LABELS
 from pneumonia.models.base import Setup
-from pneumonia.models.build import build_classifier, check_family
-from pneumonia.train import train
+from pneumonia.models.factory import build_classifier, check_family
+from pneumonia.tasks import LABELS
+from pneumonia.training.train import train
 
 SIDE = 12
 NODE = {"_target_": "pneumonia.models.logistic_regression.LogisticRegression"}

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pneumonia.models.averaging import averaged_copy, decay_at, first_averaged_epoch
 from pneumonia.models.base import Setup
-from pneumonia.models.build import build_classifier, load_classifier
-from pneumonia.models.mixup import mixup
-from pneumonia.models.views import VIEWS, mean_of_views
+from pneumonia.models.components.mixup import mixup
+from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
+from pneumonia.models.components.weight_averaging import averaged_copy, decay_at, first_averaged_epoch
+from pneumonia.models.factory import build_classifier, load_classifier
 
 MLP = {"_target_": "pneumonia.models.mlp.MLP", "hidden": [3], "activation": "tanh"}
 RESNET = {"_target_": "pneumonia.models.pseudo_resnet.PseudoResNet", "width": 16}
@@ -165,7 +165,7 @@ def test_two_averages_at_once_are_refused(words, tmp_path):
 
 
 def test_no_article_experiment_switches_any_of_them_on(compose):
-    from pneumonia.config import conf_dir
+    from pneumonia.config.schema import conf_dir
 
     for path in (conf_dir() / "experiment" / "article").glob("*.yaml"):
         config = compose(f"experiment=article/{path.stem}")

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from worlds import world
+from simulated_predictions import world
 
-from pneumonia.assess import assess
-from pneumonia.ensembles import described, ensemble_folder, mean_of
-from pneumonia.labels import TASKS
-from pneumonia.runs import OWN, RunFolder, evaluation_identity, versions
-from pneumonia.scores import PREFIX, by_probability, weighted_metrics
-from pneumonia.storage.local import digest, write_json
+from pneumonia.evaluation.evaluate_predictions import assess
+from pneumonia.metrics.classification import PREFIX, by_probability, weighted_metrics
+from pneumonia.runs.ensembles import described, ensemble_folder, mean_of
+from pneumonia.runs.folder import OWN, RunFolder, evaluation_identity, versions
+from pneumonia.system.files import digest, write_json
+from pneumonia.tasks import TASKS
 
 MakeRun = Callable[..., RunFolder]
 

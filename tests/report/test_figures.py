@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pneumonia.report import figures
+from pneumonia.report.render import figures
 
 NAN = float("nan")
 BINS = [{"low": 0.9, "high": 1.0, "n": 5, "confidence": 0.95, "accuracy": 0.8}]

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
-from pneumonia.report import figures
+from pneumonia.report.formatting import interval_words
+from pneumonia.report.render import figures
 from pneumonia.report.study import matches, rows
-from pneumonia.report.words import interval_words
 from pneumonia.report.write import Wanted, write_report
 
 EXPERIMENT_OF = {

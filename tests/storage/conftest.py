@@ -14,7 +14,7 @@ from queue import Queue
 import pytest
 from azure.storage.blob import BlobServiceClient
 
-from pneumonia.storage.azure import connect
+from pneumonia.storage.client import connect
 
 ACCOUNT = "devstoreaccount1"  # the emulator's well-known account and key: public, and good for nothing else
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -75,7 +75,7 @@ def service(azurite: int, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
         if name.startswith("AZURE_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(azurite))
-    monkeypatch.setattr("pneumonia.storage.azure.PAUSES_S", (0.01, 0.02, 0.05, 0.1))
+    monkeypatch.setattr("pneumonia.storage.client.PAUSES_S", (0.01, 0.02, 0.05, 0.1))
     return connect()
 
 

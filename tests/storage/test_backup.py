@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 from azure.storage.blob import BlobLeaseClient
 
-from pneumonia import blob_backup
-from pneumonia.backup import backed_up
-from pneumonia.blob_backup import BlobBackup
 from pneumonia.cli import main
 from pneumonia.errors import BlobError, ConfigError, TransferError
-from pneumonia.runs import RunFolder
-from pneumonia.snapshot import capture, trials_of
+from pneumonia.runs import backup as blob_backup
+from pneumonia.runs.backup import BlobBackup
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.scheduled_backup import backed_up
+from pneumonia.runs.snapshot import capture, trials_of
 
 from .conftest import free_port
 
@@ -466,7 +466,7 @@ def test_without_an_account_it_says_so_before_any_work(monkeypatch, tmp_path):
 def test_without_a_place_nothing_of_azure_is_loaded():
     code = (
         "import sys; from pathlib import Path; import pneumonia.sweep.conduct\n"
-        "from pneumonia.backup import backed_up\n"
+        "from pneumonia.runs.scheduled_backup import backed_up\n"
         "with backed_up(Path('x'), {'place': None}, 's'): pass\n"
         "assert not any(name.startswith('azure.storage') for name in sys.modules)"
     )

@@ -14,13 +14,13 @@ from threading import Event
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, ContentSettings, generate_container_sas
 
-from pneumonia.config import AzureConfig
-from pneumonia.data.mirror import load_mirror
+from pneumonia.config.schema import AzureConfig
+from pneumonia.data.sources.azure import load_mirror
 from pneumonia.errors import AccessError, BlobError, ConfigError, TransferError
 from pneumonia.storage import pull as pull_module
 from pneumonia.storage import push as push_module
 from pneumonia.storage import transfers
-from pneumonia.storage.azure import Place, connect, patiently, redacted
+from pneumonia.storage.client import Place, connect, patiently, redacted
 from pneumonia.storage.journal import read_journal
 from pneumonia.storage.pull import pull, warn_of_strangers
 from pneumonia.storage.push import push
@@ -152,7 +152,7 @@ def test_brackets_in_names_are_no_markup(
     assert run([f"{container}/[red]", str(tmp_path / "mirror")]) == 0
     assert held(tmp_path / "mirror") == {"x[/].jpeg": b"x"}
     assert f"Pulled {container}/[red]: 1 files: 1 moved" in capsys.readouterr().err
-    monkeypatch.setattr("pneumonia.storage.azure.PAUSES_S", (1.5,))
+    monkeypatch.setattr("pneumonia.storage.client.PAUSES_S", (1.5,))
     tries = []
 
     def cut(piece: bytes) -> bytes:
@@ -170,7 +170,7 @@ def test_a_line_that_falls_silent_is_tried_again(
     service, container, through_proxy, proxy: Proxy, tmp_path, monkeypatch
 ):
     put(service, container, {"a.bin": bytes(300_000)})
-    monkeypatch.setattr("pneumonia.storage.azure.READ_S", 0.5)
+    monkeypatch.setattr("pneumonia.storage.client.READ_S", 0.5)
     silent = [1]
 
     def fall_silent(piece: bytes) -> bytes:
@@ -427,7 +427,7 @@ def test_the_command_shows_no_secret_whatever_fails(secret, service, container, 
     environ |= {"AZURE_STORAGE_KEY": wrong} if secret == "key" else {"AZURE_STORAGE_SAS_TOKEN": expired}
     for port, name in [(azurite, "AccessError"), (1, "TransferError")]:
         words = ["data", "pull", container, str(tmp_path), "--account-url", f"http://127.0.0.1:{port}/{ACCOUNT}"]
-        code = "import pneumonia.storage.azure as a; a.PAUSES_S = (0.01,); from pneumonia.cli import main; main()"
+        code = "import pneumonia.storage.client as a; a.PAUSES_S = (0.01,); from pneumonia.cli import main; main()"
         done = subprocess.run(
             [sys.executable, "-c", code, *words], env=environ, capture_output=True, text=True, check=False
         )
@@ -455,7 +455,7 @@ def test_the_first_failure_wakes_those_who_wait_to_try_again():
         patiently("wait", refused, stop)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pneumonia.storage.azure.PAUSES_S", (0.5, 100.0, 100.0))
+        patch.setattr("pneumonia.storage.client.PAUSES_S", (0.5, 100.0, 100.0))
         with pytest.raises(BlobError, match="no"):
             list(at_once(work, ["waits", "fails"], 2, stop))
     assert stop.is_set()

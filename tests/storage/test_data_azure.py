@@ -7,9 +7,9 @@ import pytest
 
 from pneumonia.cli import main
 from pneumonia.errors import BlobError
-from pneumonia.storage.azure import Place
+from pneumonia.storage.client import Place
 from pneumonia.storage.push import push
-from pneumonia.train import train
+from pneumonia.training.train import train
 
 from .conftest import free_port
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 
 from pneumonia.errors import AccessError, TransferError
-from pneumonia.storage.azure import Place, connect
+from pneumonia.storage.client import Place, connect
 from pneumonia.storage.pull import pull
 from pneumonia.storage.push import push
 
@@ -79,7 +79,7 @@ def address(certificate):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr("pneumonia.storage.azure.PAUSES_S", (0.01,))
+    monkeypatch.setattr("pneumonia.storage.client.PAUSES_S", (0.01,))
 
 
 def test_a_token_pushes_and_pulls_over_https(address, certificate, tmp_path, monkeypatch):

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from azure.storage.blob import ContainerSasPermissions, ContentSettings, generate_container_sas
 
-from pneumonia.config import AzureConfig
-from pneumonia.data.mirror import load_mirror
+from pneumonia.config.schema import AzureConfig
+from pneumonia.data.sources.azure import load_mirror
 from pneumonia.errors import AccessError, BlobError, ConfigError, StorageError, TransferError
 from pneumonia.storage import pull as pull_module
-from pneumonia.storage.azure import Place, connect
+from pneumonia.storage.client import Place, connect
 from pneumonia.storage.journal import NAME
 from pneumonia.storage.pull import PARTS, pull
 from pneumonia.storage.push import push
@@ -211,7 +211,7 @@ def test_a_server_that_asks_for_patience_gets_it(
 ):
     _fill(service, container, {"a.txt": b"x"})
     waited: list[float] = []
-    monkeypatch.setattr("pneumonia.storage.azure._pause", lambda wait_s, stop: waited.append(wait_s))
+    monkeypatch.setattr("pneumonia.storage.client._pause", lambda wait_s, stop: waited.append(wait_s))
     left = [1]
 
     def busy(piece: bytes) -> bytes:

@@ -9,11 +9,11 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
 from pneumonia.cli.train import explained
-from pneumonia.config import conf_dir, resolved
+from pneumonia.config.schema import conf_dir, resolved
 from pneumonia.errors import ConfigError, LayoutError
-from pneumonia.models.build import check_family
-from pneumonia.sweep.files import find_sweep, question, sweep_names
+from pneumonia.models.factory import check_family
 from pneumonia.sweep.plan import make_plan, open_search
+from pneumonia.sweep.sweep_files import find_sweep, question, sweep_names
 
 GRIDS = [name for name in sweep_names() if name != "search"]
 plan_of = functools.cache(lambda name: make_plan(name, []))  # a second each

@@ -15,8 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pneumonia.cli.sweep import run
 from pneumonia.cli.train import run as run_train
 from pneumonia.errors import ConfigError
-from pneumonia.sweep.space import axis_of
-from pneumonia.train import train
+from pneumonia.sweep.search_space import axis_of
+from pneumonia.training.train import train
 
 SPACE = """# Which rate and width?   for tests
 defaults:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from pneumonia.config import SplitConfig
+    from pneumonia.config.schema import SplitConfig
 
 SIZE: Final = 96  # pixels a side of what is measured and shown
 SPLIT_WORD: Final = re.compile(r"split(\.\w+)?=")
@@ -50,11 +50,11 @@ def run(arguments: list[str]) -> int:
     import pandas as pd
     from rich.markup import escape
 
-    from pneumonia.console import say, warn
-    from pneumonia.data.audit import PAIR, audit
-    from pneumonia.data.audit_page import page
-    from pneumonia.data.split_files import load_split
-    from pneumonia.storage.local import replacing, write_json
+    from pneumonia.data.audit.audit import PAIR, audit
+    from pneumonia.data.splits.files import load_split
+    from pneumonia.report.audit_page import page
+    from pneumonia.system.console import say, warn
+    from pneumonia.system.files import replacing, write_json
 
     manifest, pixels, problems = images(options, SIZE, options.labels)
     split = None if plan is None else load_split(manifest, plan)
@@ -123,9 +123,9 @@ def _plan(words: list[str], file: Path | None) -> "SplitConfig | None":
 def _show(found: dict[str, Any]) -> None:
     from rich.markup import escape
 
-    from pneumonia.console import say, table, warn
-    from pneumonia.data.audit_words import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
-    from pneumonia.labels import in_class_order
+    from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+    from pneumonia.system.console import say, table, warn
+    from pneumonia.tasks import in_class_order
 
     labels = in_class_order(label for part in found["parts"].values() for label in part["classes"])
     rows = [

@@ -46,7 +46,7 @@ def run(arguments: list[str]) -> int:
         return 0
     words = _words(arguments)
     if words.host:
-        from pneumonia.data.downloads import fetch
+        from pneumonia.data.sources.downloads import fetch
 
         with redirect_stdout(sys.stderr):  # what the clients print is news; our answer is the manifest's path
             source = fetch(words.host, words.cache_dir, words.size or 28, words.repo)
@@ -85,9 +85,9 @@ def _words(arguments: list[str]) -> argparse.Namespace:
 
 
 def _import(source: Path, words: argparse.Namespace) -> None:
-    from pneumonia.console import say
     from pneumonia.data.manifest import load_manifest, write_manifest
-    from pneumonia.data.releases import recognise
+    from pneumonia.data.sources.releases import recognise
+    from pneumonia.system.console import say
 
     release = recognise(source, words.cache_dir, words.labels)
     manifest = load_manifest(source, words.cache_dir, words.labels)
@@ -109,8 +109,8 @@ def _import(source: Path, words: argparse.Namespace) -> None:
 
 def _show(title: str, manifest: "pd.DataFrame") -> None:
     """Counts by part and class, patients, and the range of sizes."""
-    from pneumonia.console import table
-    from pneumonia.labels import LABELS, UNKNOWN_KIND
+    from pneumonia.system.console import table
+    from pneumonia.tasks import LABELS, UNKNOWN_KIND
 
     labels = [label for label in (*LABELS, UNKNOWN_KIND) if (manifest["label"] == label).any()]
     parts = [part for part in ("train", "val", "test", "") if (manifest["source_split"] == part).any()]
@@ -133,7 +133,7 @@ def _show(title: str, manifest: "pd.DataFrame") -> None:
 
 def _patients(ids: "pd.Series[str]") -> str:
     """How many are known; images that name none are no patients to be counted."""
-    from pneumonia.data.names import UNKNOWN_PATIENT
+    from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 
     unknown = ids.str.startswith(UNKNOWN_PATIENT)
     known = str(ids[~unknown].nunique())

@@ -23,9 +23,9 @@ def run(arguments: list[str]) -> int:
     parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
     from rich.markup import escape
 
-    from pneumonia.console import say
-    from pneumonia.storage.azure import Place, connect
+    from pneumonia.storage.client import Place, connect
     from pneumonia.storage.pull import pull, warn_of_strangers
+    from pneumonia.system.console import say
 
     place = Place.parse(options.place)
     done = pull(connect(options.account_url, options.workers), place, options.folder, options.workers)

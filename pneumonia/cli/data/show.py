@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 from pneumonia.cli.data import Words
 
 if TYPE_CHECKING:
-    from pneumonia.config import AugmentationConfig
+    from pneumonia.config.schema import AugmentationConfig
 
 MOST_ROWS: Final = 15  # of examples: three classes in five places
 MOST_PIXELS: Final = 89_000_000  # where PIL begins to warn of what it opens
@@ -49,9 +49,9 @@ def run(arguments: list[str]) -> int:
     import numpy as np
 
     from pneumonia.cli.data.audit import images
-    from pneumonia.console import warn
-    from pneumonia.data.sheets import by_class, by_draw, by_part
-    from pneumonia.storage.local import replacing
+    from pneumonia.data.audit.contact_sheets import by_class, by_draw, by_part
+    from pneumonia.system.console import warn
+    from pneumonia.system.files import replacing
 
     manifest, pixels, problems = images(options, options.size, options.labels)
     for path, reason in problems.items():
@@ -75,6 +75,6 @@ def run(arguments: list[str]) -> int:
 def _strengths(name: str) -> "AugmentationConfig":
     """The strengths of a file of ``conf/augmentation``, merged as training would."""
     from pneumonia.cli.data.split import composed
-    from pneumonia.config import AugmentationConfig
+    from pneumonia.config.schema import AugmentationConfig
 
     return AugmentationConfig(**composed({"augmentation": name})["augmentation"])

@@ -8,7 +8,7 @@ from pneumonia.cli import key_values, wants_help
 from pneumonia.errors import ConfigError, some
 
 if TYPE_CHECKING:
-    from pneumonia.config import SplitConfig
+    from pneumonia.config.schema import SplitConfig
 
 HELP = """
 usage: pneumonia data split SOURCE [split=METHOD] [split.KEY=VALUE ...] [--out DIR]
@@ -44,13 +44,13 @@ def run(arguments: list[str]) -> int:
     settings = key_values([word for word in words if "=" in word], KEYS)
     plan = split_config({key: value for key, value in settings.items() if key.startswith("split")})
     cache_dir = Path(settings.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
-    from pneumonia.console import table, warn
     from pneumonia.data.duplicates import groups
-    from pneumonia.data.leaks import UNUSED, find_leaks
     from pneumonia.data.manifest import load_manifest
-    from pneumonia.data.split_files import load_split, write_split
-    from pneumonia.data.splits import PARTS
-    from pneumonia.labels import in_class_order
+    from pneumonia.data.splits.assign import PARTS
+    from pneumonia.data.splits.files import load_split, write_split
+    from pneumonia.data.splits.leaks import UNUSED, find_leaks
+    from pneumonia.system.console import table, warn
+    from pneumonia.tasks import in_class_order
 
     manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
     bad = manifest[manifest["problem"] != ""]
@@ -92,7 +92,7 @@ def split_config(words: dict[str, str]) -> "SplitConfig":
     Raises:
         ConfigError: An unknown method or value.
     """
-    from pneumonia.config import SplitConfig
+    from pneumonia.config.schema import SplitConfig
 
     return SplitConfig(**composed(words)["split"])
 
@@ -109,8 +109,8 @@ def composed(words: dict[str, str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
     from pneumonia.cli.train import explained
-    from pneumonia.config import TrainConfig, conf_dir
-    from pneumonia.config_checks import check_values
+    from pneumonia.config.schema import TrainConfig, conf_dir
+    from pneumonia.config.validation import check_values
 
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()

@@ -1,0 +1,1 @@
+"""Audit a dataset for leakage, duplicates and shortcuts."""

@@ -1,0 +1,121 @@
+"""Contact sheets: what the classes, the parts and the augmentation look like, in one picture each."""
+
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from pneumonia.config.schema import AugmentationConfig
+from pneumonia.system.console import track
+from pneumonia.tasks import LABELS, UNKNOWN_KIND
+
+GAP: Final = 4  # pixels between images
+TEXT: Final = 16  # pixels of a line of text
+PAPER: Final = (255, 255, 255)
+INK: Final = (32, 32, 32)
+PARTS: Final = ("train", "val", "test", "unused", "")
+Grey = NDArray[np.uint8]
+
+
+def grid(rows: Sequence[Sequence[Grey]], names: Sequence[str], title: str, columns: Sequence[str] = ()) -> Image.Image:
+    """A titled table of grey pictures with a name before each row.
+
+    Args:
+        rows: Pictures ``(H, W)`` uint8, all of one size; rows may differ in length.
+        names: One for each row.
+        title: Above all.
+        columns: Headings of the first columns.
+    """
+    font, bold = ImageFont.load_default(TEXT - 2), ImageFont.load_default(TEXT)
+    height, width = rows[0][0].shape
+    margin = GAP * 3 + max(int(font.getlength(name)) for name in names)
+    top = 2 * GAP + TEXT + (GAP + TEXT if columns else 0) + GAP
+    across = max(len(row) for row in rows) * (width + GAP)
+    page = Image.new(
+        "RGB", (max(margin + across, int(bold.getlength(title)) + 4 * GAP), top + len(rows) * (height + GAP)), PAPER
+    )
+    draw = ImageDraw.Draw(page)
+    draw.text((2 * GAP, GAP), title, INK, bold)
+    for number, heading in enumerate(columns):
+        draw.text((margin + number * (width + GAP), top - TEXT - GAP), heading, INK, font)
+    for line, (row, name) in enumerate(zip(rows, names, strict=True)):
+        y = top + line * (height + GAP)
+        draw.text((2 * GAP, y + (height - TEXT) // 2), name, INK, font)
+        for number, picture in enumerate(row):
+            page.paste(Image.fromarray(picture), (margin + number * (width + GAP), y))
+    return page
+
+
+def chosen(manifest: pd.DataFrame, rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Up to ``count`` of some rows, of as many patients as there are, drawn by the seed."""
+    order = np.random.default_rng(seed).permutation(rows)
+    patients = manifest["patient_id"].to_numpy()[order]
+    first = ~pd.Series(patients).duplicated().to_numpy()
+    return np.concatenate([order[first], order[~first]])[:count]
+
+
+def by_class(manifest: pd.DataFrame, pixels: NDArray[np.uint8], count: int, seed: int) -> Image.Image:
+    """A row of examples for each class, another patient in each picture where there are so many."""
+    label = manifest["label"].to_numpy()
+    names = _present(label, (*LABELS, UNKNOWN_KIND))
+    rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
+    return grid([list(row) for row in rows], names, "Examples by class")
+
+
+def by_part(
+    manifest: pd.DataFrame, pixels: NDArray[np.uint8], part: NDArray[np.object_], count: int, seed: int
+) -> Image.Image:
+    """A row of examples for each class of each part: what differs between parts can be seen."""
+    label = manifest["label"].to_numpy()
+    rows, names = [], []
+    for name in _present(label, (*LABELS, UNKNOWN_KIND)):
+        for where in _present(part, PARTS):
+            inside = np.flatnonzero((label == name) & (part == where))
+            if len(inside):
+                rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
+                names.append(f"{name}, {where or 'no part'}")
+    return grid(rows, names, "Examples by class and part")
+
+
+def by_draw(
+    manifest: pd.DataFrame,
+    pixels: NDArray[np.uint8],
+    strengths: AugmentationConfig,
+    name: str,
+    images: int,
+    draws: int,
+    seed: int,
+    kind: str = "batch",
+) -> Image.Image:
+    """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other.
+
+    The classes take turns. The draws are those of training.
+    """
+    from pneumonia.data.augmentation.augmenter import (
+        augmenter,  # loads torch, which the page of an audit need not wait for
+    )
+
+    changes = augmenter(strengths, kind)
+    label = manifest["label"].to_numpy()
+    classes = _present(label, (*LABELS, UNKNOWN_KIND))
+    queues = [chosen(manifest, np.flatnonzero(label == kind), images, seed) for kind in classes]
+    rows = [int(row) for turn in zip_longest(*queues) for row in turn if row is not None][:images]
+    pictures = []
+    for row in track(rows, len(rows), "Drawing augmented images"):
+        line = [pixels[row]]
+        for epoch in range(draws):
+            same = pixels[row][None]
+            line.append(same[0] if changes is None else changes(same, seed, epoch, np.array([row]))[0])
+        pictures.append(line)
+    columns = ["original", *(f"draw {number + 1}" for number in range(draws))]
+    return grid(pictures, label[rows].tolist(), f"augmentation={name}", columns)
+
+
+def _present(values: NDArray[np.object_], known: Sequence[str]) -> list[str]:
+    """The values that occur: those we know in our order, then others."""
+    found = set(map(str, values))
+    return [name for name in known if name in found] + sorted(found - set(known))

@@ -1,0 +1,1 @@
+"""Decode image files into grey images, within limits."""

@@ -1,0 +1,51 @@
+"""The containers of a study as a local folder that every release reader takes."""
+
+from pathlib import Path
+
+from rich.markup import escape
+
+from pneumonia.config.schema import AzureConfig
+from pneumonia.errors import ConfigError
+from pneumonia.storage.client import Place, connect
+from pneumonia.storage.pull import pull, warn_of_strangers
+from pneumonia.system.console import say
+from pneumonia.system.files import digest
+
+
+def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
+    """Pulls the places of train, validation and test, and returns the folder that holds ``train``, ``val`` and ``test``.
+
+    Args:
+        azure: Account and places; a place that is ``None`` is left out.
+        cache_dir: The mirror lies in it, in a folder of its own for each account and set of places.
+
+    Raises:
+        ConfigError: No place, no account, or one place inside another, so that parts would share images.
+        AccessError, BlobError, TransferError, StorageError: See :func:`pneumonia.storage.pull.pull`.
+    """
+    named = {"train": azure.train, "val": azure.validation, "test": azure.test}
+    places = {part: Place.parse(text) for part, text in named.items() if text is not None}
+    if not places:
+        raise ConfigError(
+            "data.azure names no container: train, validation and test are all null. Name at least train."
+        )
+    _check_apart(places)
+    service = connect(azure.account_url, azure.workers)
+    key = digest([service.primary_hostname, {part: str(place) for part, place in places.items()}])[:16]
+    root = cache_dir / "azure" / key
+    for part, place in places.items():
+        done = pull(service, place, root / part, azure.workers)
+        news = str(done) if done.moved or done.deleted else f"{done.listed} files, all unchanged"
+        say(f"{escape(str(place))}: {news}")
+        warn_of_strangers(root / part)
+    return root
+
+
+def _check_apart(places: dict[str, Place]) -> None:
+    for part, place in places.items():
+        for other, wider in places.items():
+            if part != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
+                raise ConfigError(
+                    f"data.azure: the blobs of {part} ({place}) lie inside those of {other} ({wider}), so images would be in "
+                    "both parts, and scores too good. Name places that are apart."
+                )

@@ -1,0 +1,298 @@
+"""Reads a table of labels (CSV) and finds the image of each row; every row needs an image and every image a row."""
+
+import csv
+import errno
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from pneumonia.data.images.limits import read_regular_file
+from pneumonia.data.sources.file_names import PARTS, bare_name, part_of
+from pneumonia.errors import LabelError, some
+from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
+
+FILE_COLUMNS: Final = ("path", "file", "filename", "file_name", "image", "image_id", "id")  # the first that is there
+LABEL_COLUMNS: Final = ("label", "class")
+YES_NO_COLUMNS: Final = ("pneumonia", "is_pneumonia")  # 0 or 1, which the header explains
+PATIENT_COLUMNS: Final = ("patient_id", "patient", "patientid")
+PART_COLUMNS: Final = ("split", "part", "source_split")
+WORDS: Final = {
+    "normal": NORMAL,
+    "virus": VIRUS,
+    "viral": VIRUS,
+    "viral pneumonia": VIRUS,
+    "bacteria": BACTERIA,
+    "bacterial": BACTERIA,
+    "bacterial pneumonia": BACTERIA,
+    "pneumonia": UNKNOWN_KIND,
+}
+CODED: Final = re.compile(
+    r"(?P<name>label|class)\s*[(\[:](?P<codes>.*?)[)\]]?\s*", re.IGNORECASE
+)  # label (0=normal, ...)
+CODE: Final = re.compile(r"(\d+)\s*=\s*([a-z _-]+)", re.IGNORECASE)
+MAX_BYTES: Final = 100 * 2**20  # a table of 5,856 rows has half a megabyte
+ADVICE: Final = (
+    "Numbers mean other classes in other tables: write words, or name the column so that it says what they mean, "
+    "for example 'label (0=normal; 1=virus; 2=bacteria)', or 'pneumonia' for 0 and 1."
+)
+
+
+Names = Callable[[Path, Path, Path], set[str]]  # all that a row may call a file, below a folder or beside the table
+Spelling = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: ``line`` in the file, the ``file`` that it names, ``label``, and ``""`` for what it does not say."""
+
+    line: int
+    file: str
+    label: str
+    patient_id: str
+    part: str
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of the columns as they stand in the header; ``""`` for one that is not there. ``words`` reads labels."""
+
+    file: str
+    label: str
+    patient: str
+    part: str
+    words: dict[str, str]
+
+
+def read_table(path: Path) -> list[Row]:
+    """All rows of a table of labels.
+
+    Columns are found by their names, whatever the case: the image (``path``, ``file``, ``filename``, ``image``,
+    ``image_id``, ``id``), its ``label`` or ``class``, and where there are such, ``patient_id`` or ``patient`` and
+    ``split`` or ``part``. Labels are the words normal, virus (viral), bacteria (bacterial) and pneumonia; numbers only
+    where the header says what they mean. Separated by commas, semicolons or tabs, in UTF-8.
+
+    Raises:
+        LabelError: No table, empty, columns missing or twice, or cells that can't be read; all of them are counted.
+    """
+    header, lines = _cells(path)
+    columns = _columns(path, header)
+    rows, odd_labels, odd_parts, nameless = [], Counter[str](), Counter[str](), []
+    for line, cells in lines:
+        row = dict(zip(header, cells, strict=True))
+        word = re.sub(r"[\s_-]+", " ", row[columns.label].strip().lower())
+        part = row.get(columns.part, "").strip()
+        name = row[columns.file].strip()
+        if word not in columns.words:
+            odd_labels[row[columns.label].strip()] += 1
+        elif part and not part_of(part):
+            odd_parts[part] += 1
+        elif not name:
+            nameless.append(line)
+        else:
+            patient = row.get(columns.patient, "").strip()
+            rows.append(Row(line, name, columns.words[word], patient, part_of(part)))
+    if odd_labels:
+        numbers = f" {ADVICE}" if any(word.replace(".", "").isdigit() for word in odd_labels) else ""
+        raise LabelError(
+            f"{path}: {odd_labels.total()} rows have labels in the column '{columns.label}' that we do not know: "
+            f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.words)}.{numbers}"
+        )
+    if odd_parts:
+        raise LabelError(
+            f"{path}: {odd_parts.total()} rows have parts in the column '{columns.part}' that we do not know: "
+            f"{some(map(repr, odd_parts))}. Known are {', '.join(PARTS)}, or nothing."
+        )
+    if nameless:
+        raise LabelError(f"{path}: {len(nameless)} rows name no image, for example line {nameless[0]}. Fill them in.")
+    if not rows:
+        raise LabelError(f"{path} has a header and no row, so no image has a label. Check that the copy is complete.")
+    return rows
+
+
+def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dict[Path, Row]:
+    """The row of each file.
+
+    A row names its image by the path below ``top`` or beside the table, by the file name, or by either without suffix; the
+    first of these ways that fits any file counts. Within each, exact spelling comes first, then Windows' separators,
+    composed and decomposed Unicode alike, and last any case.
+
+    Raises:
+        LabelError: Rows without a file, files without a row, a name that fits several files, two rows of one file.
+    """
+    found = list(files)
+
+    @cache
+    def index(names: Names, spelt: Spelling) -> dict[str, list[Path]]:
+        known: dict[str, list[Path]] = {}
+        for file in found:
+            for name in {spelt(name) for name in names(file, top, table.parent)}:
+                known.setdefault(name, []).append(file)
+        return known
+
+    matched: dict[Path, Row] = {}
+    missing, unclear, twice = [], [], []
+    for row in rows:
+        ways = product((_paths, _name, _bare_paths, _bare_name), (_exact, _slashed, _composed, _folded))
+        fits: list[Path] = next(filter(None, (index(names, spelt).get(spelt(row.file)) for names, spelt in ways)), [])
+        if not fits:
+            missing.append(f"'{row.file}' (line {row.line})")
+        elif len(fits) > 1:
+            places = some((file.relative_to(top) if file.is_relative_to(top) else file for file in fits), 3)
+            unclear.append(f"'{row.file}' (line {row.line}): {places}")
+        elif fits[0] in matched:
+            twice.append(f"'{row.file}' (lines {matched[fits[0]].line} and {row.line})")
+        else:
+            matched[fits[0]] = row
+    if unclear:
+        raise LabelError(
+            f"{table}: {len(unclear)} rows name an image that lies in more than one place, for example "
+            f"{some(unclear, 3)}. Name it by its path below {top}."
+        )
+    if twice:
+        raise LabelError(
+            f"{table}: {len(twice)} images have more than one row, for example {some(twice, 3)}. Remove the copies."
+        )
+    without = [str(file.relative_to(top)) for file in found if file not in matched]
+    if missing or without:
+        parts = []
+        if missing:
+            parts.append(f"{len(missing)} of {len(rows)} rows name no file under {top}, for example {some(missing, 3)}")
+        if without:
+            parts.append(f"{len(without)} of {len(found)} images have no row, for example {some(without, 3)}")
+        raise LabelError(
+            f"{table} does not match the images: {'; '.join(parts)}. Labels would be guesses. Complete the table or the "
+            "folder, or move away what does not belong."
+        )
+    return matched
+
+
+def _paths(file: Path, top: Path, beside: Path) -> set[str]:
+    """The paths by which a row may name a file."""
+    return {
+        file.as_posix(),
+        *(file.relative_to(base).as_posix() for base in (top, beside) if file.is_relative_to(base)),
+    }
+
+
+def _name(file: Path, top: Path, beside: Path) -> set[str]:
+    return {file.name}
+
+
+def _bare_paths(file: Path, top: Path, beside: Path) -> set[str]:
+    return _paths(file.with_name(bare_name(file)), top, beside)
+
+
+def _bare_name(file: Path, top: Path, beside: Path) -> set[str]:
+    return {bare_name(file)}
+
+
+def _exact(text: str) -> str:
+    return str(PurePosixPath(text))
+
+
+def _slashed(text: str) -> str:
+    return _exact(text.replace("\\", "/"))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", _slashed(text))
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFC", _composed(text).casefold())
+
+
+def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows with their line numbers; empty lines are left out."""
+    try:
+        raw = read_regular_file(path, MAX_BYTES)
+        text = raw.decode("utf-8-sig")
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise LabelError(f"{path} has more than {MAX_BYTES // 2**20} MB, so it is no table of labels.") from error
+        raise LabelError(f"The table of labels {path} can't be read ({error.strerror}). Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise LabelError(
+            f"{path} is not UTF-8 text (byte {error.start} is {raw[error.start]:#04x}). Save it as "
+            "'CSV UTF-8' in your spreadsheet."
+        ) from error
+    if "\0" in text:
+        raise LabelError(
+            f"{path} holds zero bytes, so it is no CSV in UTF-8. Save it as 'CSV UTF-8' in your spreadsheet."
+        )
+    first = text.lstrip().partition("\n")[0]
+    separator = max((",", ";", "\t"), key=lambda sign: _outside_brackets(first).count(sign))
+    reader = csv.reader(text.splitlines(), delimiter=separator, strict=True)
+    try:
+        rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
+    except csv.Error as error:
+        raise LabelError(f"{path}, line {reader.line_num}: {error}. Mend the quotation marks there.") from error
+    if not rows:
+        raise LabelError(f"{path} is empty, so no image has a label. Check that the copy is complete.")
+    header = [cell.strip() for cell in rows[0][1]]
+    ragged = [str(line) for line, cells in rows[1:] if len(cells) != len(header)]
+    if ragged:
+        raise LabelError(
+            f"{path}: {len(ragged)} rows do not have the {len(header)} cells of the header, for example line {ragged[0]}. "
+            "Mend them, or put a name that holds a separator into quotation marks."
+        )
+    return header, rows[1:]
+
+
+def _outside_brackets(text: str) -> str:
+    return re.sub(r"\([^)]*\)|\[[^]]*\]|\"[^\"]*\"", "", text)
+
+
+def _columns(path: Path, header: list[str]) -> Columns:
+    def only(choices: tuple[str, ...]) -> str:
+        fits = [name for name in header if name.lower() in choices]
+        if len(fits) > 1:
+            raise LabelError(f"{path} has several columns for one thing: {', '.join(fits)}. Keep one of them.")
+        return fits[0] if fits else ""
+
+    twice = [name for name, count in Counter(name.lower() for name in header).items() if count > 1 and name]
+    if twice:
+        raise LabelError(f"{path} has more than one column '{twice[0]}'. Keep one of them.")
+    file = next((name for choice in FILE_COLUMNS for name in header if name.lower() == choice), "")
+    label, words = only(LABEL_COLUMNS), WORDS
+    if not label:
+        coded = [name for name in header if CODED.fullmatch(name)]
+        if coded:
+            label, words = coded[0], _codes(path, coded[0])
+        elif only(YES_NO_COLUMNS):
+            label, words = only(YES_NO_COLUMNS), {"0": NORMAL, "1": UNKNOWN_KIND}
+    missing = [
+        wanted
+        for wanted, name in (
+            (f"the image ({', '.join(FILE_COLUMNS)})", file),
+            (f"the label ({', '.join(LABEL_COLUMNS)})", label),
+        )
+        if not name
+    ]
+    if missing:
+        raise LabelError(
+            f"{path} has no column for {' and none for '.join(missing)}; it has {some(map(repr, header), 8)}. Rename the "
+            "column that holds it."
+        )
+    return Columns(file, label, only(PATIENT_COLUMNS), only(PART_COLUMNS), words)
+
+
+def _codes(path: Path, header: str) -> dict[str, str]:
+    """What numbers mean, from a header such as ``label (0=normal; 1=virus; 2=bacteria)``."""
+    codes: dict[str, str] = {}
+    for number, word in CODE.findall(header):
+        plain = re.sub(r"[\s_-]+", " ", word.strip().lower())
+        if plain not in WORDS:
+            raise LabelError(
+                f"{path}: the header '{header}' says {number}={word}, and '{word}' is none of {', '.join(WORDS)}."
+            )
+        codes[number] = WORDS[plain]
+    if not codes:
+        raise LabelError(f"{path}: the header '{header}' does not say what its numbers mean. {ADVICE}")
+    return codes | WORDS

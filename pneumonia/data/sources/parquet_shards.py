@@ -1,0 +1,118 @@
+"""Unpacks the Parquet files that Hugging Face keeps image data sets in, byte for byte, into part and class folders."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pneumonia.data.images.dicom import is_dicom
+from pneumonia.data.sources.archives import MAX_BYTES, named_damage, once
+from pneumonia.data.sources.file_names import CLASSES, bare_name, is_junk, part_of, read_name
+from pneumonia.errors import ArchiveError, some
+from pneumonia.system.console import track
+
+SHARD: Final = re.compile(r"(?P<part>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+ROWS: Final = 64  # of a batch: about 15 MB of the release's largest images
+MAGIC: Final = {b"\xff\xd8\xff": ".jpeg", b"\x89PNG": ".png", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
+VERSION: Final = "1"  # raise it when the same files unpack differently
+
+
+def shards_inside(root: Path) -> list[Path]:
+    """The Parquet files of a data set's folder (or of its ``data`` folder) that are named by their part."""
+    files = [path for folder in (root, root / "data") for path in sorted(folder.glob("*.parquet"))]
+    return [path for path in files if path.is_file() and not is_junk(path.name) and _part(path)]
+
+
+def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
+    """The folder ``{train,val,test}/{NORMAL,PNEUMONIA,...}/<file>``; made on first use.
+
+    Images keep the names of a release that we know; others are numbered by part, in the order of the rows.
+
+    Args:
+        shards: Parquet files with a column of images, ``{bytes, path}``, and a column ``label`` of class names, or of
+            numbers whose names stand in the file's own description.
+        cache_dir: Where to keep the folder.
+
+    Raises:
+        ArchiveError: Damaged, too large, or not these columns.
+        StorageError: ``cache_dir`` can not be written.
+    """
+    return once(shards, cache_dir, f"shards-{VERSION}", "unpacking Parquet files", lambda to: _write(shards, to))
+
+
+def _write(shards: list[Path], folder: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = shards[0]
+    with named_damage(path, "Parquet file of images"):
+        described = [pq.read_metadata(path) for path in shards]
+        size = sum(file.row_group(group).total_byte_size for file in described for group in range(file.num_row_groups))
+        if size > MAX_BYTES:
+            raise ArchiveError(
+                f"{path.parent} would unpack to more than {MAX_BYTES // 2**30} GiB. Nothing was written."
+            )
+        total = sum(file.num_rows for file in described)
+        for path, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                raise ArchiveError(f"{path} is not sound: two images are named {target.name}. Nothing was kept.")
+            target.write_bytes(raw)
+
+
+def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, bytes]]:
+    """Shard, target and bytes of every image."""
+    import pyarrow.parquet as pq
+
+    numbers: dict[str, int] = {}
+    for shard in shards:
+        part = _part(shard)
+        with pq.ParquetFile(shard) as file:
+            image, classes = _columns(shard, file.schema_arrow)
+            for batch in file.iter_batches(ROWS, columns=[image, "label"]):
+                for row in batch.to_pylist():
+                    number = numbers[part] = numbers.get(part, -1) + 1
+                    raw, label = (row[image] or {}).get("bytes"), classes.get(row["label"])
+                    if not raw or label is None:
+                        lacks = "no bytes" if label else f"the label {row['label']!r}"
+                        raise ArchiveError(f"{shard}: image {number} of {part} has {lacks}. Nothing was kept.")
+                    yield shard, folder / part / label / _name(row[image].get("path"), raw, part, number), raw
+
+
+def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
+    """The column of images, and the class folder of each value of the column ``label``."""
+    import pyarrow as pa
+
+    images = [
+        field.name
+        for field in schema
+        if pa.types.is_struct(field.type)
+        and any(field.type.field(n).name == "bytes" for n in range(field.type.num_fields))
+    ]
+    if len(images) != 1 or "label" not in schema.names:
+        raise ArchiveError(
+            f"{shard} has the columns {some(schema.names)}; one column of images and 'label' are needed."
+        )
+    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
+    if names is None and pa.types.is_integer(schema.field("label").type):
+        raise ArchiveError(f"{shard} has numbers for labels and does not say what they mean. Use another data set.")
+    values = dict(enumerate(names)) if names else {name: name for name in CLASSES}
+    classes = {value: CLASSES[name.upper()] for value, name in values.items() if name.upper() in CLASSES}
+    strange = [name for name in values.values() if name.upper() not in CLASSES]
+    if strange:
+        raise ArchiveError(f"{shard} has the classes {some(strange)} beside {', '.join(CLASSES)}: not this data set.")
+    return images[0], classes
+
+
+def _name(path: str | None, raw: bytes, part: str, number: int) -> str:
+    suffix = next((kind for magic, kind in MAGIC.items() if raw.startswith(magic)), ".dcm" if is_dicom(raw) else "")
+    if not suffix:
+        raise ArchiveError(f"Image {number} of {part} is no JPEG, PNG, BMP, TIFF or DICOM. Nothing was kept.")
+    known = bare_name(Path(path)) if path else ""
+    return f"{known if read_name(known) else f'huggingface-{part}-{number:05d}'}{suffix}"
+
+
+def _part(path: Path) -> str:
+    match = SHARD.fullmatch(path.name)
+    return part_of(match["part"]) if match else ""

@@ -1,0 +1,1 @@
+"""Assign images to subsets and folds, and refuse leakage."""

@@ -1,0 +1,1 @@
+"""Evaluate finished runs and explain their predictions."""

@@ -1,0 +1,297 @@
+"""From a finished run to a bundle: gathers, writes beside, measures, and only then gives it its name."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+import torch
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from pneumonia.config.schema import DataConfig
+from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.splits.files import as_trained, row_by_row
+from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
+from pneumonia.export.contract import ARCHIVE, CONTRACT, GATE, MODEL, OPSET, Contract, GateFacts, ParityFacts
+from pneumonia.export.contract_builder import (
+    COVERAGE,
+    RETRAIN,
+    ROTATING,
+    chosen,
+    data_facts,
+    gate_facts,
+    image_facts,
+    intended_use,
+    limits,
+    metric_facts,
+    model_facts,
+)
+from pneumonia.export.contract_schema import LONGEST, is_showable
+from pneumonia.export.onnx_graph import export_graph
+from pneumonia.export.ood_detector import fit_gate
+from pneumonia.export.parity import check_parity, measure_parity
+from pneumonia.export.reproducible_archive import exact_tar_gz
+from pneumonia.export.runtime import Bundle
+from pneumonia.metrics.classification import arrays
+from pneumonia.models.base import Classifier
+from pneumonia.models.factory import check_checkpoint, load_classifier
+from pneumonia.runs.folder import RunFolder, open_run, read_split, writable
+from pneumonia.runs.model_warnings import warnings_of
+from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.system.console import say
+from pneumonia.system.files import explained
+from pneumonia.tasks import TASKS, Task
+from pneumonia.training.predictions import predict_part
+from pneumonia.training.prepare import data_config
+
+LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
+EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")
+FULL: Final = ("32-true", "32", "64-true", "64")
+UNMEASURED: Final = ParityFacts(False, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What to export.
+
+    Attributes:
+        run: A run folder.
+        out: The bundle.
+        coverage: The share of validation images that the bundle is to answer; it abstains on the others.
+        licence: Terms of the weights; ``None`` where no one has stated any.
+        force: Take the place of a bundle that is there.
+        root: Where the images of the run lie now; ``None`` for where they lay.
+        cache_dir: Where decoded images are kept.
+    """
+
+    run: Path
+    out: Path
+    coverage: float = COVERAGE
+    licence: str | None = None
+    force: bool = False
+    root: Path | None = None
+    cache_dir: Path = Path("cache")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run with its images at hand."""
+
+    folder: RunFolder
+    result: dict[str, Any]
+    task: Task
+    classifier: Classifier
+    module: XRayData
+    recorded: pd.DataFrame
+
+
+def export(order: Order) -> Contract:
+    """Writes the bundle of a run; the same run gives the same bytes.
+
+    Returns:
+        The contract, as it stands in the bundle.
+
+    Raises:
+        RunError: The run did not finish, or its images are not at hand.
+        ParityError: The bundle would not be the trained model; nothing is left of it.
+        BundleError: ``out`` is taken, or the model has no place in ONNX.
+        CheckpointError, StorageError: With what to do.
+    """
+    check_place(order.out, order.force)
+    check_licence(order.licence)
+    writable(order.out.parent)
+    with threadpool_limits(1), _one_thread():  # sums then do not depend on the number of cores
+        run = _open(order)
+        say("Writing the graph")
+        graph, ir_version = export_graph(run.classifier)
+        say("Fitting the input gate")
+        known = np.concatenate(
+            [run.module.positions("train"), run.module.positions("val", run.result["best_epoch"] - 1)]
+        )
+        known.sort()
+        fitted = fit_gate(run.module.images.pixels[run.module.images.rows[known]], _patients(run.module.images, known))
+        gate = fitted.gate.to_bytes()
+        contract = _promise(order, run, gate_facts(fitted), {MODEL: graph, GATE: gate}, ir_version)
+        trained = predict_part(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
+        exact = run.result["cost"]["device"] == "cpu" and run.result["config"]["trainer"]["precision"] in FULL
+        parity = measure_parity(Bundle(contract, graph, fitted.gate), *_answers(run, trained), exact)
+    check_parity(parity)
+    contract = replace(contract, parity=parity).sealed()
+    files = {MODEL: graph, GATE: gate, CONTRACT: contract.text().encode()}
+    with _placed(order.out) as folder:
+        for name, raw in (files | {ARCHIVE: exact_tar_gz(files)}).items():
+            (folder / name).write_bytes(raw)
+        Bundle.load(folder)
+    return contract
+
+
+def check_place(out: Path, force: bool) -> None:
+    """Refuses a place for a bundle before any work is done.
+
+    Raises:
+        BundleError: Something is there that must not be overwritten.
+    """
+    if not out.name or out.resolve() == Path.cwd().resolve():
+        raise BundleError(
+            f"--out {out} is no folder that can be made anew. Name one of its own, for example --out bundle."
+        )
+    if not os.path.lexists(out):
+        return
+    if not out.is_dir() or out.is_symlink():
+        raise BundleError(f"{out} is a file, and a bundle is a folder. Name another with --out.")
+    if not any(out.iterdir()):
+        return
+    foreign = sorted({path.name for path in out.iterdir()} - {MODEL, GATE, CONTRACT, ARCHIVE})
+    if foreign:
+        raise BundleError(
+            f"{out} holds what is no part of a bundle, for example {foreign[0]}, and is not removed for one. Name "
+            "another folder with --out."
+        )
+    if not force:
+        raise BundleError(
+            f"{out} holds a bundle already. Say --force to put the new one in its place, or name another folder."
+        )
+
+
+def check_licence(licence: str | None) -> None:
+    """Refuses terms that a contract can't hold, before any work is done.
+
+    Raises:
+        ConfigError: With what is wrong.
+    """
+    if licence is not None and not (is_showable(licence) and licence.strip() and len(licence) <= LONGEST):
+        raise ConfigError(
+            f"--licence {licence!r:.80} is no text that a contract can hold: it is empty, longer than {LONGEST} characters, or "
+            "has control characters. Leave it out, or name the licence."
+        )
+
+
+@contextmanager
+def _placed(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise."""
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        mark = secrets.token_hex(4)
+        part, old = (out.with_name(f".{out.name}.{mark}.{kind}") for kind in ("part", "old"))
+        try:
+            part.mkdir()
+            yield part
+            for path in part.iterdir():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+            if out.exists():
+                out.rename(old)
+            try:
+                part.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+            if out.exists():
+                shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _open(order: Order) -> _Run:
+    folder, result, config = open_run(order.run)
+    if not folder.predictions("val").is_file():
+        raise RunError(
+            f"{folder.path} holds no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
+        )
+    data = data_config(config)
+    if order.root is not None:
+        source = data.source if data.source in {"folder", "medmnist"} else "folder"
+        data = replace(data, source=source, root=str(order.root))
+    images, found = _images(data, int(config["image_size"]), order, folder)
+    if found != result["data"]["manifest_sha256"]:
+        raise RunError(
+            f"The images at hand are not those of {folder.path}: other images, labels or folders than it was trained on. A "
+            "bundle is compared on its validation images. Say data.root=DIR with the folder that it was trained on."
+        )
+    task = TASKS[config["task"]]
+    sha256 = result["data"]["split_sha256"]
+    split = row_by_row(as_trained(read_split(folder, result), sha256, folder.split(sha256)), images.manifest)
+    every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
+    module = XRayData(images, split, task, batch_size=16, rotate_every=every)
+    classifier = load_classifier(folder.best, config["task"])
+    check_checkpoint(classifier, config, folder.best)
+    recorded = read_predictions(folder.predictions("val"), task, RETRAIN)
+    return _Run(folder, result, task, classifier, module, recorded)
+
+
+def _images(data: DataConfig, size: int, order: Order, folder: RunFolder) -> tuple[Images, str]:
+    try:
+        return Shelf().images(data, size, order.cache_dir)
+    except (LayoutError, BrokenImagesError, ManifestError) as error:
+        raise RunError(
+            f"The images of {folder.path} are not at hand, and a bundle is compared on its validation images. Say data.root=DIR "
+            f"with the folder that it was trained on. ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _patients(images: Images, positions: Any) -> list[str]:
+    return [str(name) for name in images.manifest["patient_id"].to_numpy()[positions]]
+
+
+def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
+    """Files, probabilities now and as recorded, of the validation images in one order."""
+    by_id = run.recorded.set_index("image_id")
+    if sorted(by_id.index) != sorted(trained["image_id"]):
+        raise RunError(
+            f"{run.folder.predictions('val')} names other images than the validation part of the run. Train it again with "
+            "force=true."
+        )
+    recorded = by_id.loc[trained["image_id"]].reset_index()
+    rows = run.module.positions("val", run.result["best_epoch"] - 1)
+    files = [Path(path) for path in run.module.images.manifest["path"].to_numpy()[rows]]
+    now, then = (arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
+    return files, now, then
+
+
+def _promise(order: Order, run: _Run, gate: GateFacts, files: dict[str, bytes], ir_version: int) -> Contract:
+    """The contract but for its parity and its seal."""
+    result = run.result
+    without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
+    warnings = tuple(warnings_of(result))
+    calibration, points, abstention = chosen(run.recorded, run.task, order.coverage, without)
+    return Contract(
+        task=run.task.name,
+        classes=run.task.classes,
+        model=model_facts(result),
+        image=image_facts(run.classifier.setup_values),
+        calibration=calibration,
+        operating_points=points,
+        abstention=abstention,
+        gate=gate,
+        parity=UNMEASURED,
+        data=data_facts(result),
+        metrics=metric_facts(run.folder, result),
+        licence=order.licence or LICENCE,
+        intended_use=intended_use(run.task),
+        warnings=warnings,
+        limits=limits(result, warnings, gate, abstention),
+        caveat=run.classifier.caveat,
+        files={name: sha256(raw).hexdigest() for name, raw in files.items()},
+        onnx={"opset": OPSET, "ir_version": ir_version},
+        versions={name: version(name) for name in EXPORTED_WITH},
+    )

@@ -1,0 +1,1 @@
+"""Metrics, calibration, thresholds, confidence intervals and significance tests."""

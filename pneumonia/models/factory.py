@@ -1,0 +1,271 @@
+"""From a config node or a checkpoint to a classifier of the family that it names."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+import torch
+from torch import nn
+
+from pneumonia.config.targets import check_allowed, check_class, imported, target_of
+from pneumonia.config.validation import RANGES
+from pneumonia.errors import CheckpointError, ConfigError, TargetError
+from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+from pneumonia.models.components.batch_norm import has_batch_norm
+from pneumonia.models.components.test_time_augmentation import VIEWS
+from pneumonia.models.signature_checks import check_kinds, is_kind, kind_words
+from pneumonia.system.parallel import available_cores
+from pneumonia.tasks import TASKS
+
+RETRAIN: Final = "Train the run again, with force=true."
+PACKAGES: Final = ("pneumonia.models",)  # of families that any file may name
+MODEL: Final = "model._target_"
+# Settings of a run that its checkpoints hold too.
+OF_THE_RUN = (
+    *("seed", "image_size", "channels", "optimizer", "scheduler"),
+    *("label_smoothing", "mixup", "ema", "swa", "tta"),
+)
+NEUTRAL: dict[str, Any] = {
+    "mixup": 0.0,
+    "label_smoothing": 0.0,
+    "class_weights": "none",
+    "ema": None,
+    "swa": None,
+    "trainer.gradient_clip_val": None,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.limit_train_batches": 1.0,
+}
+
+
+def build_classifier(model: Mapping[str, Any], setup: Setup, own: Collection[str] = ()) -> Classifier:
+    """The family that a config node names, with its keys.
+
+    Args:
+        model: The node.
+        setup: What every family is given.
+        own: Targets of the user's own config, which may lie in any package.
+
+    Raises:
+        TargetError: ``_target_`` names no family, or one that may not be imported.
+        ConfigError: A key is not one of its own, or a value is none that it can take.
+    """
+    settings = dict(model)
+    family = family_of(settings, own)
+    del settings["_target_"]
+    check_kinds(family, settings)
+    torch.manual_seed(setup.seed)
+    classifier: Classifier = family(setup, **settings)
+    classifier.model_config, classifier.own_targets = dict(model), tuple(own)
+    if _may_use_channels_last(classifier.network):
+        classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
+    classifier.follow_weights()
+    return classifier
+
+
+def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str = MODEL) -> type[Classifier]:
+    """The class that a config node names.
+
+    Args:
+        model: The node.
+        own: Targets of the user's own config, which may lie in any package.
+        setting: What a message calls the target.
+
+    Raises:
+        TargetError: It is no family, or may not be imported.
+    """
+    target = target_of(model, setting.rpartition(".")[0])
+    check_allowed(target, setting, PACKAGES, own)
+    try:
+        found = imported(target)
+    except Exception as error:  # a module of the user's may raise anything as it is imported
+        why = str(error).partition("\n")[0]
+        raise TargetError(
+            f"{setting}={target} names no class that can be imported ({why}). Use model=NAME with a file of conf/model, "
+            "or put your module on PYTHONPATH."
+        ) from error
+    family = check_class(found, target, Classifier, PACKAGES, own)
+    if family is None:
+        raise TargetError(f"{setting}={target} is not a family: it must subclass pneumonia.models.base.Classifier.")
+    return family
+
+
+def own_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The targets that a user's own config names, which may lie in any package."""
+    return tuple(str(config[key].get("_target_")) for key in ("model", "optimizer"))
+
+
+def check_family(config: Mapping[str, Any]) -> None:
+    """Refuses settings of a run that its family would not heed.
+
+    Raises:
+        ConfigError: With the setting and what to do.
+    """
+    family = family_of(config["model"], own_targets(config))
+    if family.whole_part and config["split"]["method"] == "rotating":
+        raise ConfigError(
+            f"split=rotating changes the training part from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
+            "Use split=kfold, where each fold is a run of its own."
+        )
+    swa, patience = config["swa"], config["early_stopping"]["patience"]
+    if swa is not None and patience is not None:
+        raise ConfigError(
+            f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
+            "early_stopping.patience=null, or ema=0.99 in place of swa."
+        )
+    for key in family.refuses:
+        if key == "augmentation":
+            value = next((f"{name}={part}" for name, part in config[key].items() if part), None)
+            wrong, shown, neutral = value is not None, f"augmentation.{value}", "augmentation=none"
+        else:
+            value = _lookup(config, key)
+            wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
+        if wrong:
+            raise ConfigError(
+                f"{shown} is nothing that {family.__name__} heeds: it learns {family.own_rule}. "
+                f"Say {neutral}, or take another model."
+            )
+
+
+def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
+    """Refuses what several processes that train one network together can't do, or would do otherwise than one.
+
+    Raises:
+        ConfigError: With the setting and what to do.
+    """
+    devices = config["trainer"]["devices"]
+    if devices == 1:
+        return
+    said, why = f"trainer.devices={devices}", ""
+    gpus = torch.cuda.device_count()
+    if gpus and config["trainer"]["accelerator"] in {"auto", "gpu"} and devices > gpus:
+        why = f"asks for more GPUs than the {gpus} that are seen here"
+    elif not gpus and devices > max(2, available_cores()):
+        why = f"are more processes than the {available_cores()} cores here, and each wants one"
+    elif classifier.own_rule:
+        why = f"is of no use to {type(classifier).__name__}, which learns {classifier.own_rule}"
+    elif config["mixup"]:
+        why = f"does not go with mixup={config['mixup']}: each process would blend only its own images"
+    elif config["model"].get("frozen_epochs"):
+        why = f"does not go with model.frozen_epochs={config['model']['frozen_epochs']}: what is thawed later would not be shared"
+    elif config["logger"]["kind"] == "wandb":
+        why = "does not go with logger=wandb. Say logger=csv, and `pneumonia track push` afterwards"
+    elif not gpus and has_batch_norm(classifier.network):
+        why = (
+            f"does not go with the batch normalisation of {type(classifier).__name__} on CPUs: each process would normalise by "
+            "its own images alone. Take a network without it, such as model=simple_cnn"
+        )
+    if why:
+        raise ConfigError(f"{said} {why}. Say trainer=default to train in one process.")
+
+
+def _lookup(config: Mapping[str, Any], key: str) -> Any:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    return value
+
+
+def _word(value: Any) -> str:
+    return "null" if value is None else str(value)
+
+
+def _may_use_channels_last(network: nn.Module) -> bool:
+    """Whether every convolution has a multiple of 16 channels.
+
+    With others, torch 2.15 on CPUs writes past its buffers in a channels-last backward pass when the batch size varies,
+    as it does at the end of an epoch ("double free or corruption"); seen at 8 and 12 channels.
+    """
+    return all(layer.out_channels % 16 == 0 for layer in network.modules() if isinstance(layer, nn.Conv2d))
+
+
+def load_classifier(path: Path, task: str | None = None, own: Collection[str] = ()) -> Classifier:
+    """A classifier as it was saved, in evaluation mode, on the CPU.
+
+    Args:
+        path: A checkpoint of ours; read with ``weights_only``, so nothing in it is executed.
+        task: Refuse a checkpoint of another task.
+        own: Targets of the user's own config; any other must lie in this package, or be allowed by name.
+
+    Raises:
+        CheckpointError: Missing, unreadable, not ours, or of another task.
+        TargetError: It names no family, or one that may not be imported.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"There is no checkpoint {path}. Train the run to its end (with force=true where it says that it is finished), or "
+            "name another."
+        )
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        held = saved[CHECKPOINT_KEY]
+        known = {item.name for item in fields(Setup)}
+        setup = Setup(**{key: value for key, value in held["setup"].items() if key in known})
+        model, weights = dict(held["model"]), dict(saved["state_dict"])
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). {RETRAIN}"
+        ) from error
+    if task is not None and setup.task != task:
+        raise CheckpointError(
+            f"{path} was trained for task={setup.task}, and task={task} was asked: its outputs are other classes. "
+            f"Say task={setup.task}, or name another run."
+        )
+    _check_setup(setup, path)
+    family = family_of(model, own, f"{path}: {MODEL}")
+    classifier = build_classifier(family.as_restored(model), setup, own)
+    classifier.model_config = model
+    try:
+        classifier.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} holds weights of another shape than its settings say: {error}") from error
+    broken = [name for name, weight in classifier.named_parameters() if not bool(weight.isfinite().all())]
+    if broken:
+        raise CheckpointError(
+            f"{path}: {len(broken)} of its weights hold NaN or infinity, for example {broken[0]}, so every probability would be "
+            f"undefined. {RETRAIN}"
+        )
+    return classifier.eval()
+
+
+def _check_setup(setup: Setup, path: Path) -> None:
+    """Refuses what no run has written into its checkpoint, and what would fail later without a reason."""
+    values, hints = dict(vars(setup)), get_type_hints(Setup)
+    if isinstance(setup.scaling, dict):
+        values |= {f"scaling.{name}": setup.scaling.get(name) for name in ("shift", "scale")}
+    for name, value in values.items():
+        hint = hints.get(name, float)
+        if not is_kind(value, hint):
+            raise CheckpointError(f"{path} holds {name}={value!r:.200}, and it must be {kind_words(hint)}. {RETRAIN}")
+    ranges = {key: (good, wanted) for key, good, wanted in RANGES if key in values}
+    ranges |= {
+        name: (choices.__contains__, f"one of {', '.join(choices)}")
+        for name, choices in (("task", TASKS), ("tta", VIEWS))
+    }
+    ranges["scaling.scale"] = (lambda value: value > 0, "above 0")
+    for name, (good, wanted) in ranges.items():
+        if values[name] is not None and not good(values[name]):
+            raise CheckpointError(f"{path} holds {name}={values[name]!r:.200}, and it must be {wanted}. {RETRAIN}")
+
+
+def check_checkpoint(classifier: Classifier, config: dict[str, Any], path: Path) -> None:
+    """Refuses a checkpoint that another run has written, as far as its settings tell.
+
+    Args:
+        classifier: From :func:`load_classifier`.
+        config: Of the run, whose checkpoint it should be.
+        path: For the message.
+
+    Raises:
+        CheckpointError: With the first setting that differs.
+    """
+    setup = asdict(classifier.setup_values)
+    family = str(classifier.model_config.get("_target_"))
+    held = {"model": family, **{key: setup[key] for key in OF_THE_RUN}}
+    wanted = {"model": str(config["model"]["_target_"]), **{key: config[key] for key in OF_THE_RUN}}
+    for key, value in held.items():
+        if value != wanted[key]:
+            raise CheckpointError(
+                f"{path} is of another run: it was trained with {key}={value}, and this run with {key}={wanted[key]}. Put the "
+                "run's own checkpoint back, or train it again with force=true."
+            )

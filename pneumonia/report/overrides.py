@@ -1,0 +1,198 @@
+"""From a run's resolved config back to the words of `pneumonia train` that give it, without Hydra."""
+
+import itertools
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from omegaconf import OmegaConf
+
+from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, conf_dir
+from pneumonia.report.entries import CHANCES
+
+GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
+SCHEMAS: Final = {"data": DataConfig, "split": SplitConfig, "augmentation": AugmentationConfig}
+TOLD_BY: Final = {
+    "data": "source",
+    "split": "method",
+    "model": "_target_",
+    "optimizer": "_target_",
+    "scheduler": "_target_",
+}
+LEFT_OUT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "rehearse", "logger", "launcher")
+PLAIN: Final = re.compile(
+    r"[A-Za-z_/.][\w/.-]*", re.ASCII
+)  # read as text without quotes, unless it is one of OWN_WORDS
+OWN_WORDS: Final = {"null", "true", "false", "nan", "inf"}
+Words = dict[str, str]
+Told = tuple[Mapping[str, Any], Words]  # a config and the words for it
+
+
+def words_of(config: Mapping[str, Any]) -> Words | None:
+    """Overrides, key and value as Hydra reads them, that compose to a config where the packaged defaults don't.
+
+    Args:
+        config: Resolved, as ``result.json`` keeps it.
+
+    Returns:
+        Chosen files first (``model=simple_cnn``); ``None`` where a file of one's own was chosen, which no word can name.
+    """
+    chosen: Words = {}
+    changed: Words = {}
+    defaults, plain = _train_file()
+    for group in GROUPS:
+        found = _choice(group, config[group], defaults[group])
+        if found is None:
+            return None
+        choice, settings = found
+        if choice != defaults[group]:
+            chosen[group] = choice
+        own = _flat(config[group])
+        changed |= {
+            f"{'' if key in settings or group in SCHEMAS else '+'}{group}.{key}": as_word(own[key])
+            for key in own
+            if own[key] != settings.get(key, ...)
+        }
+    rest = _flat({key: value for key, value in config.items() if key not in (*GROUPS, *LEFT_OUT)})
+    changed |= {key: as_word(value) for key, value in rest.items() if value != plain.get(key, ...)}
+    return chosen | changed
+
+
+def commands_of(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of shell that train these configs and no others.
+
+    One line, where they are all combinations of some values; else one for each configuration with its seeds and folds.
+
+    Args:
+        configs: Of runs that belong together, such as those of a sweep; each has words.
+
+    Returns:
+        ``pneumonia train ...``, with ``-m`` where a line stands for several runs.
+    """
+    in_order = sorted(configs, key=lambda config: (config["seed"], config["split"]["fold"]))
+    told = [(config, words_of(config) or {}) for config in in_order]
+    whole = _joined(told)
+    if whole:
+        return [whole]
+    alike: dict[tuple[tuple[str, str], ...], list[Told]] = {}
+    for config, words in told:
+        kept = tuple((key, value) for key, value in words.items() if key not in CHANCES)
+        alike.setdefault(kept, []).append((config, words))
+    lines: list[str] = []
+    for group in alike.values():
+        joined = _joined(group)
+        lines += [joined] if joined else [_line({key: [value] for key, value in words.items()}) for _, words in group]
+    return lines
+
+
+def _joined(told: Sequence[Told]) -> str:
+    """One line for all of them; empty where there is none that trains no others."""
+    defaults, _ = _train_file()
+    keys = dict.fromkeys(key for _, words in told for key in words)
+    full = []
+    for config, words in told:
+        held = defaults | {key: as_word(value) for key, value in _flat(config).items()} | words
+        full.append({key: held[key] for key in keys if key in held})
+    values = _product(full)
+    return "" if values is None else _line(values)
+
+
+def _product(known: Sequence[Words]) -> dict[str, list[str]] | None:
+    """The values by key, where the runs are all combinations of them; else nothing."""
+    if not known or len({frozenset(words) for words in known}) > 1:
+        return None
+    values = {key: list(dict.fromkeys(words[key] for words in known)) for key in known[0]}
+    combined = set(itertools.product(*values.values()))
+    return values if combined == {tuple(words[key] for key in values) for words in known} else None
+
+
+def _line(values: Mapping[str, Sequence[str]]) -> str:
+    several = any(len(one) > 1 for one in values.values())
+    words = [f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)]
+    return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *words])
+
+
+def as_word(value: Any) -> str:
+    """A plain value as an override of Hydra has it, with quotes where it would be read as something else."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_word, value))}]"
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in OWN_WORDS and not _is_number(text):
+        return text
+    quoted = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count only before a quote
+    ending = re.search(r"\\*$", quoted)
+    return f"'{quoted}{ending[0] if ending else ''}'"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]] | None:
+    """The file of a group that a node was made of, and its settings: the one that differs least."""
+    own, word = _flat(node), TOLD_BY.get(group)
+    best: tuple[int, bool, str, dict[str, Any]] | None = None
+    for choice, settings in _files(group).items():
+        # Of an optimiser, arguments of its class that no file sets can be added: +optimizer.amsgrad=true.
+        fits = group in SCHEMAS or set(settings) == set(own) or (group == "optimizer" and set(settings) < set(own))
+        if (word and settings.get(word) != own.get(word)) or not fits:
+            continue
+        apart = sum(settings.get(key, ...) != value for key, value in own.items())
+        rank = (apart, choice != default, choice, settings)
+        if best is None or rank[:3] < best[:3]:
+            best = rank
+    return None if best is None else best[2:]
+
+
+@cache
+def _train_file() -> tuple[dict[str, str], dict[str, Any]]:
+    """The files that conf/train.yaml chooses, by group, and its own keys, dotted."""
+    held = _load(conf_dir() / "train.yaml")
+    defaults = {key: value for item in held.pop("defaults") if isinstance(item, dict) for key, value in item.items()}
+    return defaults, _flat({key: value for key, value in held.items() if key != "hydra"})
+
+
+@cache
+def _files(group: str) -> dict[str, dict[str, Any]]:
+    """The settings of each file of a group, dotted, with what the schema adds."""
+    schema = _flat(asdict(SCHEMAS[group]())) if group in SCHEMAS else {}
+    return {path.stem: schema | _settings(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    held = _load(path)
+    found: dict[str, Any] = {}
+    for base in held.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            found |= _settings(path.with_name(f"{base}.yaml"))
+    return found | _flat(held)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    held: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return dict(held or {})
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; a list is a value."""
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping) and value:
+            found |= _flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

@@ -1,0 +1,1 @@
+"""Render documents as HTML, Markdown and PDF."""

@@ -1,0 +1,1 @@
+"""The machine and the process: console, files, threads, signals, memory, devices."""

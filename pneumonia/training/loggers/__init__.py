@@ -1,0 +1,1 @@
+"""Experiment trackers as mirrors of the run folder."""

@@ -1,0 +1,48 @@
+"""Sends run folders to W&B after the fact, whatever logger they were trained with."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from pneumonia.errors import TransferError
+from pneumonia.runs.folder import RunFolder, how_broken, label_of, read_metrics
+from pneumonia.system.files import read_json
+from pneumonia.training.loggers.wandb import INTERRUPTED, Mirror
+
+
+def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
+    """Sends what was not sent yet of a run that is finished, shortened for debugging or interrupted.
+
+    Args:
+        folder: The run, trained with any logger.
+        logger: ``project``, ``entity`` and ``mode``.
+
+    Returns:
+        The folder of W&B's files, which with ``mode=offline`` are all that was made; ``None`` where nothing is new.
+
+    Raises:
+        TransferError: W&B refuses or can't be reached.
+    """
+    result = folder.ended()
+    note = read_json(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
+    if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
+        return None
+    config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
+    own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
+    mirror = Mirror(folder, {**own, **logger}, config, label_of(folder), keep_offline=False)
+    broken = how_broken(folder)
+    try:
+        mirror.epochs()
+        if result:
+            mirror.result(result)
+        else:
+            mirror.unfinished(broken or "interrupted")
+    finally:
+        failed = mirror.run is None
+        mirror.close(0 if result else 1 if broken in {"failed", "killed"} else INTERRUPTED)
+    if failed:
+        raise TransferError(
+            f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
+        )
+    return mirror.files

@@ -1,0 +1,54 @@
+"""A classifier's probabilities over images, as a table that every later stage reads."""
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from pneumonia.data.datamodule import XRayData
+from pneumonia.metrics.classification import PREFIX, arrays
+from pneumonia.metrics.epoch_metrics import summary_of
+from pneumonia.models.base import Classifier
+from pneumonia.system.console import track
+from pneumonia.tasks import Task
+
+
+def predict_part(classifier: Classifier, data: XRayData, part: str, epoch: int = 0) -> pd.DataFrame:
+    """Predictions for one part; the epoch matters only where folds rotate.
+
+    Returns:
+        One row per image: ``image_id``, ``patient_id``, ``label`` and ``predicted`` (class names of the task), and
+        ``prob_<class>`` for each class (float32, summing to one).
+
+    Raises:
+        SplitError: The part holds no image.
+    """
+    loader = data.loader(part, epoch=epoch)
+    batches = [
+        classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part} in batches")
+    ]
+    probability = np.concatenate(batches)
+    rows = data.positions(part, epoch)
+    classes = np.array(data.task.classes)
+    manifest = data.images.manifest.iloc[rows]
+    table = {
+        "image_id": manifest["image_id"].to_numpy(),
+        "patient_id": manifest["patient_id"].to_numpy(),
+        "label": classes[data.labels[rows]],
+        "predicted": classes[probability.argmax(axis=1)],
+    }
+    columns = {f"{PREFIX}{name}": probability[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame({**table, **columns})
+
+
+def classify(classifier: Classifier, pixels: torch.Tensor) -> NDArray[np.float32]:
+    """Probabilities ``(B, K)`` of grey images ``(B, 1, H, W)`` uint8."""
+    with torch.inference_mode():
+        logits = classifier(pixels.to(classifier.device))
+        return np.asarray(logits.float().softmax(dim=1).cpu().numpy(), dtype=np.float32)
+
+
+def table_metrics(table: pd.DataFrame, task: Task) -> dict[str, float]:
+    """Loss and every metric of a table of predictions; NaN where undefined."""
+    probability, label = arrays(table, task.classes)
+    return summary_of(torch.from_numpy(probability), torch.from_numpy(label), task)

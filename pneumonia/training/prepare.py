@@ -1,0 +1,193 @@
+"""Prepare a run: from a checked config to its data, its split and its classifier."""
+
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import seed_everything
+
+from pneumonia.config.schema import (
+    LIMITS,
+    AugmentationConfig,
+    AzureConfig,
+    DataConfig,
+    PhantomConfig,
+    SplitConfig,
+    shortening,
+)
+from pneumonia.config.validation import MEANS_OVER_CLASSES
+from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.sources.releases import check_classes
+from pneumonia.data.splits.files import check_split_file
+from pneumonia.data.splits.leaks import Leak
+from pneumonia.errors import ConfigError, some
+from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.factory import build_classifier, check_family, check_processes, family_of, own_targets
+from pneumonia.models.optimization import build_optimizer, build_schedule
+from pneumonia.system.console import quiet
+from pneumonia.system.device import check_device, device_of
+from pneumonia.system.memory import keep_freed_memory
+from pneumonia.tasks import TASKS
+from pneumonia.training.callbacks import reset_peak_memory
+from pneumonia.training.loggers.wandb import check_tracking
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """All that a run needs before its first step."""
+
+    classifier: Classifier
+    data: XRayData
+    split: pd.DataFrame
+    leaks: list[Leak]
+    hashes: dict[str, str]
+
+
+def prepare_run(config: dict[str, Any], shelf: Shelf) -> PreparedRun:
+    """Load and check all that a run needs before its first step.
+
+    Args:
+        config: Resolved and checked; see :mod:`pneumonia.config.validation`.
+        shelf: Holds what earlier runs of this process have loaded.
+
+    Raises:
+        PneumoniaError: Bad data, or a setting that the data or the family can't take.
+    """
+    quiet()
+    keep_freed_memory()
+    seed_everything(config["seed"], verbose=False)
+    reset_peak_memory()
+    check_settings(config)
+    plan = SplitConfig(**config["split"])
+    if plan.file is not None:
+        check_split_file(Path(plan.file))
+    images, manifest_hash = shelf.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+    task = TASKS[config["task"]]
+    check_classes(task.counts(images.manifest["label"].tolist()), task.classes, "The data")
+    divided = shelf.divided(images.manifest, manifest_hash, plan)
+    data = _data_module(config, images, divided.split)
+    trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
+    check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
+    _check_limits(config, data)
+    check_monitor(config, data)
+    hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
+    classifier = build_classifier(config["model"], _setup(config, data), own_targets(config))
+    if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
+        classifier.network.to(memory_format=torch.channels_last)
+    return PreparedRun(classifier, data, divided.split, divided.leaks, hashes)
+
+
+def check_settings(config: dict[str, Any]) -> None:
+    """Refuses what the family, the optimiser, the schedule or the logger can't take, before any data are read.
+
+    Raises:
+        PneumoniaError: With the setting and what to do.
+    """
+    check_tracking(config["logger"])
+    check_device(config["trainer"])
+    check_family(config)
+    own = own_targets(config)
+    classifier = build_classifier(config["model"], _setup(config), own)
+    check_processes(classifier, config)
+    if config["batch_size"] == 1 and not classifier.whole_part:
+        classifier.check_single_images()
+    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"], own), config["scheduler"], 1, 1)
+
+
+def check_monitor(config: dict[str, Any], data: XRayData) -> None:
+    """Refuses a ``monitor`` that the validation images of an epoch leave undefined: it could choose no epoch.
+
+    Raises:
+        ConfigError: With the class that has no image.
+    """
+    monitor, trainer = config["monitor"], config["trainer"]
+    if monitor not in MEANS_OVER_CLASSES:
+        return
+    limits = " and ".join(word for word in shortening(trainer) if "limit_train" not in word)
+    epochs = config["max_epochs"] if data.rotate_every else 1
+    for epoch in range(0, epochs, data.rotate_every or 1):
+        positions = data.positions("val", epoch)[: _validated(trainer, data.val_batches(epoch), data.validation_size)]
+        shown = set(data.labels[positions].tolist())
+        missing = [name for number, name in enumerate(data.task.classes) if number not in shown]
+        if missing:
+            where = f" in epoch {epoch + 1}" if epoch else ""
+            limited = f" with {limits}" if limits else ""
+            other = f"leave {limits} out" if limits else "choose a split whose validation part holds every class"
+            raise ConfigError(
+                f"monitor={monitor} is undefined{where}: the validation part{limited} holds no image of {some(missing)}, and the "
+                f"monitor is a mean over all classes, so it could not tell which epoch is best. Say monitor=val/loss, or {other}."
+            )
+
+
+def _check_limits(config: dict[str, Any], data: XRayData) -> None:
+    """Refuses a fraction of the batches that leaves none.
+
+    Raises:
+        ConfigError: With the number of batches there are.
+    """
+    epochs = range(config["max_epochs"] if data.rotate_every else 1)
+    for key, batches in zip(LIMITS, (data.train_batches, data.val_batches), strict=True):
+        limit, fewest = config["trainer"].get(key), min(batches(epoch) for epoch in epochs)
+        if isinstance(limit, float) and int(limit * fewest) == 0:
+            raise ConfigError(
+                f"trainer.{key}={limit} of {fewest} batches leaves none. Say a whole number of batches, or a larger fraction."
+            )
+
+
+def _validated(trainer: dict[str, Any], batches: int, size: int) -> int:
+    """At most how many images are validated, of those of an epoch in their order."""
+    limit = int(trainer.get("fast_dev_run") or 0) or trainer.get("limit_val_batches", 1.0)
+    return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
+
+
+def data_config(config: dict[str, Any]) -> DataConfig:
+    """The typed form of a resolved config's ``data`` node."""
+    node = dict(config["data"])
+    return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"]), "azure": AzureConfig(**node["azure"])})
+
+
+def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
+    weights, scaling = None, Scaling()
+    if data is not None:
+        rows = data.rows("train") if config["normalisation"] in FITTED else data.rows("train")[:0]
+        scaling = fit_scaling(config["normalisation"], histogram(data.images.pixels, rows))
+        if config["class_weights"] == "balanced":
+            counts = data.counts("train").astype(np.float64)
+            weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
+    return Setup(
+        task=config["task"],
+        channels=config["channels"],
+        image_size=config["image_size"],
+        resize=config["data"]["resize"],
+        scaling=asdict(scaling),
+        seed=config["seed"],
+        optimizer=config["optimizer"],
+        scheduler=config["scheduler"],
+        label_smoothing=config["label_smoothing"],
+        class_weights=weights,
+        mixup=config["mixup"],
+        ema=config["ema"],
+        swa=config["swa"],
+        tta=config["tta"],
+    )
+
+
+def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) -> XRayData:
+    return XRayData(
+        images,
+        split,
+        TASKS[config["task"]],
+        config["batch_size"],
+        AugmentationConfig(**config["augmentation"]),
+        config["seed"],
+        config["num_workers"],
+        config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
+        family_of(config["model"], own_targets(config)).whole_part,
+        config["augmenter"],
+    )

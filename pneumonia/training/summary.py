@@ -1,0 +1,96 @@
+"""What a person sees of a run: its data as it starts, its figures when it has ended."""
+
+from pathlib import Path
+from typing import Any
+
+from pneumonia.data.datamodule import XRayData
+from pneumonia.data.sources.phantom_detection import mostly_phantoms
+from pneumonia.data.splits.assign import FOLDED, PARTS
+from pneumonia.data.splits.leaks import Leak
+from pneumonia.metrics.classification import by_class
+from pneumonia.models.base import Classifier
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
+from pneumonia.system.console import figure, say, table, warn
+
+
+def announce(
+    config: dict[str, Any], classifier: Classifier, data: XRayData, leaks: list[Leak], folder: RunFolder
+) -> None:
+    """What a run is about to do, and what must be known of its data."""
+    counts = {part: data.counts(part) for part in PARTS}
+    classes = data.task.classes
+    rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
+    table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
+    seen = data.images.manifest.iloc[data.positions("train")]
+    if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])):
+        say(
+            "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
+        )
+    method, split = config["split"]["method"], config["split"]
+    if method in FOLDED:
+        turns = f"; every {split['every']} epochs the next one does" if data.rotate_every else ""
+        say(f"Fold {split['fold']} of {split['k']} validates{turns}")
+    for leak in leaks:
+        warn(_leak_text(method, leak))
+    for path, reason in data.images.skipped.items():
+        warn(f"left out {path}: {reason}")
+    if classifier.note:
+        say(classifier.note)
+    if classifier.own_rule:
+        say(f"{type(classifier).__name__} learns {classifier.own_rule}")
+    if config["model"].get("activation") == "binary_step":
+        say(
+            "The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)"
+        )
+    batches = "the whole part at once" if classifier.whole_part else f"batches of {config['batch_size']}"
+    say(f"Training {folder.path.name}: {config['max_epochs']} epochs, {batches}")
+
+
+def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
+    """The tables at the end of a run."""
+    trained, validated = result["metrics"]["train"], result["metrics"]["val"]
+    classes = result["confusion"]["classes"]
+    apart = {by_class(name, label) for name in ("recall", "precision") for label in classes}
+    names = [name for name in {**validated, **trained} if name not in apart]
+    rows = [
+        (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
+    ]
+    family = f"{result['model']['_target_'].rpartition('.')[2]} {result['model'].get('name', '')}".strip()
+    title = f"{family}, best epoch {result['best_epoch']} of {result['epochs']}"
+    table(title, ("metric", "train", "val"), rows)
+    shown = [
+        (label, *(figure(validated.get(by_class(name, label))) for name in ("recall", "precision")), *map(str, counts))
+        for label, counts in zip(classes, result["confusion"]["counts"], strict=True)
+    ]
+    if len(classes) > 2:
+        table("Validation, by true class", ("class", "recall", "precision", *(f"as {name}" for name in classes)), shown)
+    else:
+        short = [(row[0], *row[3:]) for row in shown]
+        table("Validation, by true class", ("class", *(f"as {name}" for name in classes)), short)
+    cost = result["cost"]
+    if cost["images_per_s"]:
+        say(
+            f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}"
+        )
+    for leak in result["data"]["leaks"]:
+        warn(_leak_text(result["config"]["split"]["method"], Leak(**leak)))
+    if result["data"]["skipped"]:
+        warn(
+            f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json."
+        )
+    constant = constant_prediction(result["confusion"]["counts"], classes, "validation")
+    if constant:
+        warn(constant)
+    if trained_on_phantoms(result) and result["config"]["data"]["source"] != "phantom":
+        warn(PHANTOMS)
+    if note:
+        say(note)
+    say(f"Run folder: [bold]{folder.path}[/]")
+
+
+def _leak_text(method: str, leak: Leak) -> str:
+    return (
+        f"split={method} is LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient that "
+        f"the model was trained on, for example {leak.example}. Its scores are optimistic; split=grouped keeps patients apart."
+    )

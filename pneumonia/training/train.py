@@ -1,0 +1,365 @@
+"""One training run, from a checked config to a finished run folder."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Final
+from zipfile import is_zipfile
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+from pneumonia.config.schema import (
+    AugmentationConfig,
+    identity,
+    shortening,
+)
+from pneumonia.data.audit.contact_sheets import by_draw
+from pneumonia.data.datamodule import XRayData
+from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.sources.phantom_detection import mostly_phantoms
+from pneumonia.data.splits.assign import PARTS
+from pneumonia.data.splits.leaks import Leak
+from pneumonia.errors import CheckpointError, DivergenceError, PneumoniaError, RunError
+from pneumonia.metrics.classification import arrays, confusion_counts, nullable
+from pneumonia.models.base import Classifier
+from pneumonia.models.factory import (
+    family_of,
+    load_classifier,
+    own_targets,
+)
+from pneumonia.runs.folder import COMPLETED, DEBUG, RunFolder, read_metrics, run_identity, shortened, versions, writable
+from pneumonia.system.console import say
+from pneumonia.system.device import device_of, name_of, precision_on, settle
+from pneumonia.system.files import replacing
+from pneumonia.system.signals import sigterm_as_interrupt
+from pneumonia.training.callbacks import (
+    EpochReport,
+    Recorder,
+    TimeLimit,
+    WeightPictures,
+    direction,
+    peak_memory_mib,
+    time_is_over,
+)
+from pneumonia.training.loggers.wandb import Follower, Mirror, followed, mirror_finished
+from pneumonia.training.loggers.wandb_charts import Samples
+from pneumonia.training.predictions import predict_part, table_metrics
+from pneumonia.training.prepare import prepare_run
+from pneumonia.training.summary import announce, show
+
+REHEARSED: Final = 2  # batches of each part
+PATIENCE_S: Final = 10.0  # for a process that was told to end
+SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
+
+
+class Interrupted(PneumoniaError, KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended the training between two epochs' checkpoints; the run can go on."""
+
+
+def train(
+    config: dict[str, Any],
+    *,
+    label: str = "",
+    shelf: Shelf | None = None,
+    opened: Callable[[RunFolder], None] | None = None,
+    callbacks: Sequence[Any] = (),
+) -> dict[str, Any]:
+    """Trains a run to its end, or from where it was cut, or not at all where it is finished.
+
+    Args:
+        config: Resolved and checked; see :mod:`pneumonia.config.validation`.
+        label: What tells the run from the others of its sweep.
+        shelf: Holds what earlier runs of this process have loaded.
+        opened: Is told the run's folder as soon as it is known.
+        callbacks: Of Lightning's, beside ours.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        PneumoniaError: Bad data, a bad setting, a folder that can't be written; before anything is trained.
+        Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
+        TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
+    """
+    writable(Path(config["runs_dir"]))
+    run = prepare_run(config, shelf or Shelf())
+    run_id = run_identity(_known(config), **run.hashes)
+    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / run_id)
+    if opened is not None:
+        opened(folder)
+    with folder.held():
+        done = None if config["force"] else folder.ended()
+        if done is not None:
+            if not is_zipfile(folder.best):  # as torch writes it; a file that was cut short is none
+                raise RunError(
+                    f"The run in {folder.path} is finished, but {folder.best.name} is gone from it or damaged. Say "
+                    "force=true to train it again."
+                )
+            what = "is finished" if done["status"] == COMPLETED else shortened(done)
+            show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
+            mirror_finished(folder, config, label, done)
+            return done
+        if config["force"]:
+            folder.clear()
+        announce(config, run.classifier, run.data, run.leaks, folder)
+        folder.begin(config)
+        with replacing(folder.split(run.hashes["split_sha256"])) as part:
+            run.split.to_parquet(part, index=False)
+        with followed(folder, config, label) as mirror:
+            if mirror is not None and any(config["augmentation"].values()):
+                mirror.picture("augmentation", _drawn(config, run.data))
+            recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
+            _check_end(config, recorder, folder)
+            result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
+            folder.finish(result)
+            if mirror is not None:
+                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
+                pixels = run.data.images.pixels[rows]
+                mirror.result(result, Samples(pixels, config["logger"]["samples"]))
+    note = "" if result["status"] == COMPLETED else f"This run {shortened(result)}: no other command accepts it."
+    show(result, folder, note)
+    return result
+
+
+def _check_end(config: dict[str, Any], recorder: Recorder, folder: RunFolder) -> None:
+    """Refuses a result where the training ended before its config says, and is not said to be shortened.
+
+    Raises:
+        DivergenceError: No epoch is worth keeping.
+        TimeLimitReached: ``trainer.max_time`` was over, in several processes that train together.
+        RunError: Something else has stopped the training.
+    """
+    epochs, trainer = len(read_metrics(folder)), config["trainer"]
+    if recorder.ended or trainer.get("fast_dev_run") or epochs >= config["max_epochs"]:
+        if not recorder.best_epoch:
+            raise _divergence(config, recorder)
+        return
+    if trainer.get("max_time") is not None:
+        raise time_is_over(trainer["max_time"], folder, config["max_epochs"])
+    raise RunError(
+        f"Something has stopped the training after {epochs} of {config['max_epochs']} epochs, and it was not early stopping. "
+        f"They are kept in {folder.path}. Run the same command again to go on."
+    )
+
+
+def _divergence(config: dict[str, Any], recorder: Recorder) -> DivergenceError:
+    """The error of a training without an epoch that is worth keeping."""
+    rate, swa = config["optimizer"].get("lr"), config["swa"]
+    lower = "optimizer.lr" if rate is None else f"optimizer.lr ({rate} now)"
+    averaged = "" if swa is None else f" with averaged weights (swa={swa})"
+    return DivergenceError(
+        f"The training diverged in epoch {recorder.diverged}: its loss or weights are NaN or infinite, and no epoch{averaged} "
+        f"has finite ones to keep. Repeating it would end the same. Lower {lower}, or clip the gradient "
+        "(trainer.gradient_clip_val=1)."
+    )
+
+
+def _shortened_by(config: dict[str, Any], recorder: Recorder) -> list[str]:
+    """What has shortened a training, as overrides; none where it was full."""
+    steps = config["trainer"].get("max_steps", -1)
+    return [*shortening(config["trainer"]), *([f"trainer.max_steps={steps}"] if recorder.out_of_steps else [])]
+
+
+def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
+    """Trains on two batches and validates on two, and keeps nothing: what can't work fails now, not after hours.
+
+    Raises:
+        Exception: Whatever the run itself would raise.
+    """
+    run = prepare_run(config, shelf)
+    one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
+    words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
+    trainer = _trainer(words, config, [_OneEpoch()])
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(run.classifier, datamodule=run.data)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+class _OneEpoch(Callback):
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def _known(config: dict[str, Any]) -> dict[str, Any]:
+    """What of the config can change the result; a file of weights counts by its content."""
+    model = family_of(config["model"], own_targets(config)).identity(config["model"])
+    return identity({**config, "model": model})
+
+
+def _drawn(config: dict[str, Any], data: XRayData) -> Any:
+    """What training sees of some images."""
+    rows = data.rows("train")
+    manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
+    strengths = AugmentationConfig(**config["augmentation"])
+    return by_draw(
+        manifest, data.images.pixels[rows], strengths, "training", SHOWN, SHOWN, config["seed"], config["augmenter"]
+    )
+
+
+def _fit(
+    config: dict[str, Any],
+    classifier: Classifier,
+    data: XRayData,
+    folder: RunFolder,
+    mirror: Mirror | None,
+    more: Sequence[Any],
+) -> Recorder:
+    monitor = config["monitor"] or classifier.best_by
+    classifier.max_steps = config["trainer"].get("max_steps", -1)
+    recorder = Recorder(folder, monitor, classifier.max_steps)
+    callbacks: list[Any] = [recorder, WeightPictures(folder)]
+    if mirror is not None:
+        callbacks.append(Follower(mirror))
+    patience = config["early_stopping"]["patience"]
+    if patience is not None:
+        least = config["early_stopping"]["min_delta"]
+        callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
+    words = dict(config["trainer"])
+    if words.get("max_time") is not None:
+        callbacks.append(TimeLimit(words["max_time"], folder))
+    if words["enable_progress_bar"]:
+        callbacks.append(EpochReport(recorder))
+    callbacks += more
+    resume, data.first_epoch = _resume_point(folder, recorder)
+    if recorder.ended:
+        return recorder
+    trainer = _trainer(words, config, callbacks)
+    handler = signal.getsignal(signal.SIGINT)
+    several = words["devices"] > 1
+    try:
+        with sigterm_as_interrupt() if several else nullcontext():  # of one process, Lightning takes care itself
+            trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
+    except (SystemExit, KeyboardInterrupt) as stop:  # Lightning exits on Ctrl-C and SIGTERM
+        raise Interrupted(
+            f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "
+            "Run the same command again to go on."
+        ) from stop
+    except (ProcessExitedException, ProcessRaisedException) as error:
+        last = str(error).strip().splitlines()[-1].rstrip(".")
+        raise RunError(
+            f"One of the {words['devices']} processes of the training ended: {last}. The epochs before are kept in "
+            f"{folder.path}. Run the same command again to go on."
+        ) from error
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if several:
+            _end_children()  # they would go on, in a folder that is no longer held
+    if several:
+        _recall(folder, recorder)  # it was kept by another process
+    return recorder
+
+
+def _end_children() -> None:
+    """Ends the processes that a training has started."""
+    children = multiprocessing.active_children()
+    for child in children:
+        child.terminate()
+    for child in children:
+        child.join(PATIENCE_S)
+        if child.is_alive():
+            child.kill()
+            child.join()
+
+
+def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+    device = device_of(words)
+    precision = precision_on(device, words["precision"])
+    settle(device, precision)
+    return Trainer(
+        # See TimeLimit and Recorder for what Lightning is not given.
+        **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None, "max_steps": -1},
+        max_epochs=config["max_epochs"],
+        sync_batchnorm=words["devices"] > 1,
+        logger=False,
+        callbacks=callbacks,
+        enable_model_summary=False,
+        enable_checkpointing=any(isinstance(callback, Recorder) for callback in callbacks),
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        reload_dataloaders_every_n_epochs=1 if config["split"]["method"] == "rotating" else 0,
+        default_root_dir=config["runs_dir"],
+    )
+
+
+def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, int]:
+    """``last.ckpt`` and its epochs, where an earlier training left one; its record is read into ``recorder``."""
+    if not folder.last.exists():
+        return None, 0
+    epochs = _recall(folder, recorder)
+    if not recorder.ended:
+        say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
+    return folder.last, epochs
+
+
+def _recall(folder: RunFolder, recorder: Recorder) -> int:
+    """Reads the record in ``last.ckpt``; how many epochs it has."""
+    try:
+        saved = torch.load(folder.last, map_location="cpu", weights_only=True)
+        recorder.load_state_dict(saved["callbacks"][recorder.state_key])
+        return int(saved["epoch"]) + 1
+    except Exception as error:
+        raise CheckpointError(
+            f"{folder.last} can't be read ({type(error).__name__}), so the run can't go on from it. "
+            "Say force=true to train it from the start."
+        ) from error
+
+
+def _result(
+    config: dict[str, Any],
+    run_id: str,
+    data: XRayData,
+    leaks: list[Leak],
+    hashes: dict[str, str],
+    recorder: Recorder,
+    folder: RunFolder,
+) -> dict[str, Any]:
+    device = device_of(config["trainer"])
+    best = load_classifier(folder.best, config["task"], own_targets(config))
+    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch - 1)
+    with replacing(folder.predictions("val")) as part:
+        predictions.to_parquet(part, index=False)
+    probability, label = arrays(predictions, data.task.classes)
+    confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
+    price = config["usd_per_hour"]
+    history = read_metrics(folder)
+    row = history[recorder.best_epoch - 1]
+    trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
+    shortened_by = _shortened_by(config, recorder)
+    seen = data.images.manifest.iloc[data.positions("train")]
+    return {
+        "status": DEBUG if shortened_by else COMPLETED,
+        "shortened_by": shortened_by,
+        "name": config["name"],
+        "run_id": run_id,
+        "task": config["task"],
+        "classes": list(data.task.classes),
+        "model": config["model"],
+        "seed": config["seed"],
+        "config": config,
+        "data": {
+            **hashes,
+            **{part: len(data.positions(part)) for part in PARTS},
+            "leaks": [vars(leak) for leak in leaks],
+            "skipped": data.images.skipped,
+            "phantoms": mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
+        },
+        "epochs": len(history),
+        "best_epoch": recorder.best_epoch,
+        "metrics": {"train": nullable(trained), "val": nullable(table_metrics(predictions, data.task))},
+        "confusion": {"classes": list(data.task.classes), "counts": confusion.tolist()},
+        "cost": {
+            "device": name_of(device),
+            "precision": precision_on(device, config["trainer"]["precision"]),
+            **recorder.speed(),
+            "peak_memory_mib": peak_memory_mib(),
+            "usd": None if price is None else round(recorder.fit_s / 3600 * price, 6),
+        },
+        "versions": versions(),
+    }

@@ -1,0 +1,291 @@
+"""Bad input ends with a named error, the value, what to do, exit code 2, and nothing written."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from pneumonia.cli import VERBS, main
+from pneumonia.cli.hydra_options import options_first
+from pneumonia.cli.train import run as run_train
+from pneumonia.config.schema import OPEN_NODES
+
+BAD = [
+    ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
+    ("batch_size=0", r"batch_size=0 is out of range.*1 or more"),
+    ("batch_size=abc", r"batch_size=abc is of the wrong kind: it must be a whole number"),
+    ("image_size=-1", r"image_size=-1 is out of range.*8 to 2048"),
+    ("optimizer.lr=0", r"optimizer.lr=0 is out of range.*above 0"),
+    ("optimizer.lr=nan", r"optimizer.lr=nan is out of range"),
+    ("optimizer=sdg", r"optimizer=sdg is not known.*Did you mean 'sgd'"),
+    ("optimizer._target_=torch.optim.Sgd", r"optimizer._target_=torch.optim.Sgd names no class.*'SGD'"),
+    ("optimizer._target_=os.getcwd", r"optimizer._target_=os.getcwd is not an optimiser"),
+    ("model._target_=pathlib.Path", r"model._target_=pathlib.Path is not a family"),
+    ("+model.widht=3", r"model.widht is not a key of model=pseudo_resnet.*'width'"),
+    ("model.widht=3", r"model.widht is not a config key.*'model.width'"),
+    ("model.activation=rellu", r"model.activation=rellu is not known.*'relu'"),
+    ("model.activation=null", r"model.activation=None is of the wrong kind: it must be a word"),
+    ("model=mlp model.hidden=8", r"model.hidden=8 is of the wrong kind: it must be a list, each item a whole number"),
+    ("model=logistic_regression model.C=abc", r"model.C=abc is of the wrong kind: it must be a finite number"),
+    ("model=logistic_regression model.max_iter=1.5", r"model.max_iter=1.5 is of the wrong kind"),
+    (
+        "model=perceptron task=pneumonia model.online=maybe",
+        r"model.online=maybe is of the wrong kind: it must be true or",
+    ),
+    ("model=backbone model.head_lr=inf", r"model.head_lr=inf is of the wrong kind"),
+    ("model=backbone model.name=123", r"model.name=123 is of the wrong kind"),
+    ("model=mlp model.weights=x.pt", r"model.weights is not a config key of the chosen model, but of another one"),
+    ("model=null", r"A group of config files needs a name, not null"),
+    ("swa=0.5 early_stopping.patience=2", r"swa=0.5 with early_stopping.patience=2: the run may stop before"),
+    ("runs_dir=/proc/none/runs", r"StorageError: Can't write /proc/none/runs: no file or folder can be made there"),
+    ("trainer.limit_train_batches=0", r"trainer.limit_train_batches=0 is out of range: it must be a fraction above 0"),
+    (
+        "trainer.limit_train_batches=1.5",
+        r"trainer.limit_train_batches=1.5 is out of range: it must be a fraction above 0",
+    ),
+    ("trainer.limit_val_batches=true", r"trainer.limit_val_batches=True is out of range"),
+    ("trainer.max_time=5", r"trainer.max_time=5 is out of range: it must be null, or a time as DD:HH:MM:SS"),
+    ("trainer.max_time=99999999999:00:00:00", r"trainer.max_time=9+:00:00:00 is out of range.*at most 999999 days"),
+    ("launcher.timeout_min=1e300", r"launcher.timeout_min=1e\+300 is out of range.*at most 10000000"),
+    ("backup.every_min=1e300", r"backup.every_min=1e\+300 is out of range.*at most 10000000"),
+    ("hydra.sweeper.params={seed:1}", r"hydra.sweeper.params is null, so no keys can be put into it here"),
+    ("-m +hydra.sweeper.params.seed=1", r"is null, so no keys can be put into it here.*overrides: -m seed=1,2"),
+    ("seed=1 --cfg job --package nope", r"--package nope: the config has no such key"),
+    ("seed=null", r"seed=null is of the wrong kind: it must be a whole number. Say for example seed=0"),
+    ("seed={a:1}", r"seed=\{a:1\} is of the wrong kind: it must be a whole number"),
+    ("ema=abc", r"ema=abc is of the wrong kind: it must be a number or null. Say for example ema=null"),
+    ("rehearse=null", r"rehearse=null is of the wrong kind: it must be true or false"),
+    ("data.phantom=null", r"holds several keys. Set them one by one: data.phantom.patients=VALUE"),
+    ("early_stopping=3", r"early_stopping=3 is of the wrong kind: it holds several keys"),
+    ("class_weights=[1,2,3]", r"class_weights=\[1,2,3\] is of the wrong kind: it must be text"),
+    ("name=[1,2]", r"name=\[1,2\] is of the wrong kind: it must be text.*name=train"),
+    ("trainer=[a]", r"trainer=\[a\] names no file of conf/trainer"),
+    ("hydra.run=3", r"hydra.run=3 is of the wrong kind"),
+    ("runs_dir=", r"runs_dir is empty, and would stand for the current folder"),
+    ("cache_dir=", r"cache_dir is empty"),
+    ("split.file=", r"split.file is empty.*say split.file=null"),
+    ("trainer.max_time={weeks:1}", r"trainer.max_time=.*weeks.* is out of range: it must be null, or a time"),
+    ("trainer.max_steps=0", r"trainer.max_steps=0 is out of range: it must be a number of steps, or -1"),
+    ("trainer.fast_dev_run=often", r"trainer.fast_dev_run=often is out of range: it must be true or false"),
+    ("+trainer.foo=1", r"trainer.foo is not a key of trainer=default"),
+    ("experiment=article/fnal", r"experiment=article/fnal is not known.*'article/final'"),
+    ("task=foo", r"task=foo is not known; choose one of subtype, pneumonia"),
+    ("data=folder", r"data.root has no value"),
+    ("data=folder data.root=/no/such/folder", r"LayoutError: data.root=/no/such/folder does not exist"),
+    ("name=../elsewhere", r"name='../elsewhere' can not name a folder"),
+    ("data.root=a'b", r"data.root=a'b can't be read. An override is key=value"),
+    ("=3", r"'=3' names no key"),
+    ("~batch_size", r"batch_size is missing from the config, and every run needs it"),
+    ("~mixup=0.0", r"mixup is missing from the config"),
+    ("~monitor", r"~monitor removes a key that every run needs. Set it instead, monitor=VALUE"),
+    ("~early_stopping", r"early_stopping is missing from the config"),
+    ("~data.phantom.seed", r"~data.phantom.seed removes a key that every run needs"),
+    ("~trainer.devices", r"trainer.devices is missing from the config, and trainer=default needs it"),
+    ("~optimizer.lr", r"optimizer.lr is missing from the config, and optimizer=adam needs it"),
+    *((f"~{group}", rf"{group} has no value, and a run needs one.*{group}=NAME") for group in OPEN_NODES),
+    ("~data=folder", r"~data=folder removes nothing: it is not chosen"),
+    ("~nonsense", r"~nonsense removes nothing: nonsense is not a config key"),
+    ("+batch_size=3", r"\+batch_size adds a key, and batch_size is there already"),
+    ("+data.foo=1", r"data.foo is not a config key"),
+    ("batch_size=1,2", r"batch_size=1,2 has several values, and one run takes one. Say -m"),
+    ("seed=range(0,2)", r"seed=range\(0,2\) has several values"),
+    ("-m seed=interval(0,1)", r"An interval has no steps"),
+    ("model=[mlp]", r"model has no file, or a list of them, and it takes the name of one"),
+    ("trainer.accelerator=foo", r"trainer.accelerator=foo is not known; choose one of auto, cpu, gpu, cuda"),
+    ("trainer.devices=null", r"trainer.devices=null is out of range"),
+    ("trainer.devices=auto", r"trainer.devices=auto is out of range"),
+    ("trainer.strategy=ddp", r"trainer.strategy=ddp is not known"),
+    ("trainer.precision=32", r"trainer.precision=32 is not known"),
+    ("trainer.deterministic=foo", r"trainer.deterministic=foo is of the wrong kind: it must be true or false"),
+    ("trainer.benchmark=2", r"trainer.benchmark=2 is of the wrong kind"),
+    ("trainer.limit_train_batches=1.5", r"trainer.limit_train_batches=1.5 is out of range: it must be a fraction"),
+    ("trainer.accumulate_grad_batches=null", r"trainer.accumulate_grad_batches=null is out of range"),
+    ("trainer.gradient_clip_algorithm=foo", r"trainer.gradient_clip_algorithm=foo is not known"),
+    ("++trainer.profiler=simple", r"argument of Lightning's Trainer that is not passed on: `make bench` measures"),
+    ("optimizer.amsgrad=true", r"added with a \+: \+optimizer.amsgrad=VALUE"),
+    ("++optimizer.amsgrd=true", r"optimizer.amsgrd is not a key of optimizer=adam.*Did you mean 'amsgrad'"),
+    ("++optimizer.amsgrad=abc", r"optimizer.amsgrad=abc is of the wrong kind: it must be true or false"),
+    ("++optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\] is of the wrong kind: it must be a list of 2 numbers"),
+    ("++optimizer.eps=abc", r"optimizer.eps=abc is of the wrong kind: it must be a number"),
+    ("++scheduler.foo=1", r"scheduler.foo is not a key of scheduler=one_cycle, so it is refused"),
+    ("--max-epochs 2", r"--max-epochs is not an option: config keys are set as key=value. Say max_epochs=2"),
+    ("--max_epochs=2", r"Say max_epochs=2"),
+    ("--lr 0.1", r"Say optimizer.lr=0.1"),
+    ("--model mlp", r"Say model=mlp"),
+    ("--force", r"Say force=true"),
+    ("--foo", r"--foo is not an option of `pneumonia train`[^?]*$"),
+    ("--multi", r"--multi is not an option.*Did you mean '--multirun'"),
+    ("--cfg foo", r"--cfg foo: --cfg needs one of job, hydra, all"),
+    ("--info foo", r"--info foo: --info needs one of all, config"),
+    ("-m --cfg job", r"--multirun and --cfg exclude one another"),
+    ("--resolve", r"--resolve goes with --cfg"),
+    ("--experimental-rerun x.pickle", r"--experimental-rerun is not supported: it loads a pickle"),
+    ("hydra/launcher=foo", r"hydra/launcher=foo is not known"),
+    ("hydra/sweeper=optuna", r"`pneumonia sweep search` searches with Optuna"),
+    ("split.k=1", r"split.k=1 is out of range: it must be a number of folds from 2"),
+    ("split=kfold split.k=3 split.fold=3", r"split.fold=3 is no fold of split.k=3"),
+    ("split.fraction=0", r"split.fraction=0.0 is out of range"),
+    ("split=rotating split.fraction=0.5", r"split.fraction does not go with split=rotating"),
+    ("split=given split.file=/no/such.parquet", r"ManifestError: There is no split file /no/such.parquet"),
+    ("normalisation=zscroe", r"normalisation=zscroe is not known.*'zscore'"),
+    (
+        "data=folder data.root=/no/such.parquet",
+        r"LayoutError: data.root=/no/such.parquet does not exist.*SOURCE --out",
+    ),
+]
+
+
+def _run(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *words])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+@pytest.mark.parametrize(("words", "message"), BAD)
+def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
+    code, _, err = _run(["train", *words.split()], monkeypatch, capsys)
+    assert code == 2
+    last = err.strip().splitlines()[-1]
+    assert re.search(message, last), last
+    assert "Traceback" not in err
+    assert "Error executing job" not in err
+    assert "not found in config" not in err
+    assert not list(tmp_path.rglob("*.*")), "nothing half-written"
+
+
+def test_an_option_with_an_optional_value_takes_no_override_for_it():
+    assert options_first(["seed=1", "--info"]) == ["--info", "all", "seed=1"]
+
+
+def test_hydra_help_after_an_override_shows_the_help(monkeypatch, capsys):
+    code, out, _ = _run(["train", "data.phantom.patients=24", "--hydra-help"], monkeypatch, capsys)
+    assert (code, "Hydra's help" in out) == (0, True)
+
+
+def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, cache_dir, tmp_path):
+    small = [
+        "model=mlp",
+        "image_size=16",
+        "data.phantom.patients=24",
+        "trainer.accelerator=cpu",
+        f"cache_dir={cache_dir}",
+    ]
+    limited = ["train", *small, f"runs_dir={tmp_path}", "trainer.max_time=00:00:00:00"]
+    code, _, err = _run(limited, monkeypatch, capsys)
+    assert code == 130
+    assert "TimeLimitReached: trainer.max_time=00:00:00:00 was over after 0 of 10 epochs" in err
+    assert "Run the same command again to go on. Allow more time" in err
+    assert not list(tmp_path.rglob("result.json"))
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("~experiment", "~data", "++batch_size=8", "seed='3'", "monitor=null", "+optimizer.amsgrad=true"),
+        *("++optimizer.betas=[0.8,0.9]", "trainer.limit_train_batches=2", 'name="a-b"'),
+    ],
+)
+def test_an_override_that_means_something_is_accepted(word, monkeypatch, tmp_path):
+    from pneumonia.training.prepare import check_settings
+
+    trained = []
+
+    def check_alone(config, **_):
+        check_settings(config)
+        trained.append(config)
+        return {"metrics": {"val": {"loss": 1.0}}}
+
+    monkeypatch.setattr("pneumonia.training.train.train", check_alone)
+    monkeypatch.chdir(tmp_path)
+    assert run_train([word]) == 0
+    assert len(trained) == 1
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_a_terminal_and_has_no_leftover_of_formatting(verb, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "130")
+    code, out, _ = _run([verb, "--help"], monkeypatch, capsys)
+    assert code == 0
+    assert "%%" not in out
+    assert not re.search(r"\{\w*\}", out), "a field of a format string was left as it stands"
+    assert max(map(len, out.splitlines())) <= 140
+
+
+@pytest.mark.parametrize(("verb", "said"), [("sweep", "optimizer --seed 3"), ("reproduce", "--seed=3")])
+def test_an_option_of_a_sweep_names_the_override(verb, said, monkeypatch, capsys):
+    code, _, err = _run([verb, *said.split()], monkeypatch, capsys)
+    assert code == 2
+    assert "--seed is not an option: config keys are set as key=value. Say seed=3." in err
+
+
+def test_a_typo_inside_an_experiment_file_is_refused(monkeypatch, capsys, tmp_path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nbtach_size: 3\n")
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(["train", "--config-dir", "conf", "experiment=mine"], monkeypatch, capsys)
+    assert code == 2
+    assert "btach_size is not a config key" in err
+    (folder / "mine.yaml").write_text("# @package _global_\nmodel: {widht: 3}\n")
+    code, _, err = _run(["train", "--config-dir", "conf", "experiment=mine"], monkeypatch, capsys)
+    assert code == 2
+    assert "model.widht is not a key of model=pseudo_resnet" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_an_unknown_verb_suggests_the_nearest(monkeypatch, capsys):
+    code, _, err = _run(["tran"], monkeypatch, capsys)
+    assert code == 2
+    assert "Did you mean 'train'?" in err
+
+
+def test_an_unknown_sweep_lists_what_there_is(monkeypatch, capsys):
+    code, _, err = _run(["sweep", "optimiser"], monkeypatch, capsys)
+    assert code == 2
+    assert "no sweep 'optimiser'" in err
+    assert "Did you mean 'optimizer'?" in err
+
+
+@pytest.mark.parametrize("words", [[], ["run="], ["run=nowhere"], ["split=exam"], ["foo=1"], ["run=.", "data=phantom"]])
+def test_evaluate_says_what_it_needs(words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(["evaluate", *words], monkeypatch, capsys)
+    assert code == 2
+    assert "Error: " in err
+    assert "Traceback" not in err
+
+
+def test_doctor_finds_a_folder_that_is_no_data(monkeypatch, capsys, tmp_path, phantoms):
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert "PROBLEM  data" in out
+    code, out, _ = _run(["doctor", f"data.root={phantoms}"], monkeypatch, capsys)
+    assert out.index("(NORMAL ") < out.index(", VIRUS ") < out.index(", BACTERIA "), "in the order of the task"
+    assert "60 patients" in out
+    assert not list(tmp_path.iterdir()), "doctor leaves nothing behind"
+
+
+def test_the_installed_command_works_from_any_directory(tmp_path):
+    command = [sys.executable, "-c", "from pneumonia.cli import main; main()", "train", "--cfg", "job"]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "image_size: 75" in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_doctor_finds_files_that_are_no_images(monkeypatch, capsys, tmp_path, phantoms):
+    for path in phantoms.rglob("*.jpeg"):
+        target = tmp_path / path.parent.name / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.hardlink_to(path)
+    (tmp_path / "NORMAL" / "IM-9999-0001.jpeg").write_bytes(b"")
+    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    assert code == 1
+    assert re.search(r"PROBLEM +data +1 files are no images: IM-9999-0001\.jpeg", out), out

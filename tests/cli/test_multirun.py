@@ -1,0 +1,165 @@
+"""`pneumonia train -m` under Hydra's launchers: each failed job is shown, the others run, the exit code tells."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+
+from pneumonia.cli.train import run
+from pneumonia.errors import ConfigError
+
+FAMILY = '''
+import os, signal, time
+from torch import nn
+from pneumonia.models.base import Classifier, Setup
+
+class Troubled(Classifier):
+    """Softmax regression that raises or dies in its first batch."""
+
+    def __init__(self, setup: Setup, *, trouble: str = "none") -> None:
+        super().__init__(setup)
+        self.trouble = trouble
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(setup.image_size**2, len(self.task.classes)))
+
+    def training_step(self, batch, batch_idx):
+        if self.trouble == "raise":
+            raise ArithmeticError("trouble in a batch")
+        if self.trouble == "slow":
+            time.sleep(0.2)
+        if self.trouble == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().training_step(batch, batch_idx)
+'''
+INSTALLED = {one.__name__ for one in Plugins.instance().discover(Launcher)}
+LAUNCHERS = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(plugin not in INSTALLED, reason=f"{plugin} is not installed (the extra `dev`)")
+    )
+    for name, plugin in (("basic", "BasicLauncher"), ("joblib", "JoblibLauncher"), ("submitit_local", "LocalLauncher"))
+]
+
+
+@pytest.fixture
+def small(tmp_path, cache_dir):
+    """A folder with a family that fails on demand, and the words of a small run."""
+    (tmp_path / "conf" / "model").mkdir(parents=True)
+    (tmp_path / "conf" / "model" / "troubled.yaml").write_text("_target_: troubled.Troubled\ntrouble: none\n")
+    (tmp_path / "troubled.py").write_text(FAMILY)
+    return [
+        *("--config-dir", "conf", "-m", "model=troubled", "image_size=16", "max_epochs=1"),
+        *("data.phantom.patients=60", f"cache_dir={cache_dir}", "trainer.accelerator=cpu"),
+    ]
+
+
+def _train(folder, words):
+    path = os.pathsep.join([str(folder), *sys.path])
+    return subprocess.run(
+        [sys.executable, "-m", "pneumonia", "train", *words],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_every_failed_job_is_shown_and_the_others_run(launcher, small, tmp_path):
+    done = _train(tmp_path, [*small, f"hydra/launcher={launcher}", "model.trouble=raise,fine", "batch_size=0,16"])
+    assert done.returncode == 1, done.stderr
+    summary = done.stderr.partition("3 of 4 jobs failed:")[2]
+    assert re.search(r"0: .*model.trouble=raise batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
+    assert re.search(r"1: .*model.trouble=raise batch_size=16\n +ArithmeticError: trouble in a batch", summary)
+    assert re.search(r"2: .*model.trouble=fine batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
+    assert summary.count("Traceback") == 1, "of the bug alone"
+    assert 'raise ArithmeticError("trouble in a batch")' in summary
+    assert len(list(tmp_path.glob("runs/train/*/result.json"))) == 1
+    assert not list(tmp_path.glob("runs/train/.multirun-*")), "the notes are gone"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS[1:])
+def test_a_job_whose_process_is_killed_is_named(launcher, small, tmp_path):
+    done = _train(tmp_path, [*small, f"hydra/launcher={launcher}", "batch_size=16", "model.trouble=kill,fine"])
+    assert done.returncode == 1, done.stderr
+    summary = re.split(r"\d of 2 jobs failed:", done.stderr)[1]
+    assert re.search(r"0: .*model.trouble=kill\n +its process was killed", summary), done.stderr
+    assert "Traceback" not in summary
+
+
+def _running(folder):
+    from pneumonia.system.files import is_locked
+
+    return [lock for lock in folder.glob("runs/train/*/lock") if is_locked(lock)]
+
+
+def _until(what, seconds):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_signal_to_the_multirun_alone_ends_its_jobs(launcher, number, small, tmp_path):
+    words = [*small, f"hydra/launcher={launcher}", "model.trouble=slow", "batch_size=1,2", "max_epochs=500"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pneumonia", "train", *words],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "CUDA_VISIBLE_DEVICES": ""},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _until(lambda: list(tmp_path.glob("runs/train/*/progress.json")) or process.poll() is not None, 120)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=90)
+    finally:
+        process.kill()
+    assert process.returncode == 130, said
+    assert "Stopped" in said
+    assert "Traceback" not in said
+    assert not _running(tmp_path)
+    time.sleep(3)  # in which a job that had not begun would
+    assert not _running(tmp_path)
+    assert not list(tmp_path.glob("runs/train/.multirun-*"))
+
+
+def test_all_jobs_done_is_exit_code_0_and_batches_go_on_after_a_failure(small, tmp_path):
+    words = ["model.trouble=fine", "hydra.sweeper.max_batch_size=1"]
+    done = _train(tmp_path, [*small, *words, "batch_size=0,16"])
+    assert done.returncode == 1, done.stderr
+    assert len(list(tmp_path.glob("runs/train/*/result.json"))) == 1
+    assert _train(tmp_path, [*small, *words, "batch_size=16"]).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "word", ["experiment=glob(x*)", "seed=range(0,0)", "model=glob(*,exclude=*)", "seed=range(3,1)"]
+)
+def test_a_multirun_without_a_job_is_refused(word, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(word) + " has no value, so there is no job to run"):
+        run(["-m", word])
+
+
+def test_a_job_returns_its_monitor_to_the_sweeper(compose, tmp_path, monkeypatch, cache_dir):
+    from pneumonia.cli import train as verb
+
+    returned = []
+    plain = verb._job
+    monkeypatch.setattr(verb, "_job", lambda config: returned.append(plain(config)) or returned[-1])
+    monkeypatch.chdir(tmp_path)
+    words = ["model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60", f"cache_dir={cache_dir}"]
+    assert run(["-m", *words, "trainer.accelerator=cpu", "monitor=val/accuracy"]) == 0
+    from pneumonia.runs.folder import RunFolder
+
+    (path,) = tmp_path.glob("runs/train/*/result.json")
+    assert returned == [RunFolder(path.parent).finished()["metrics"]["val"]["accuracy"]]

@@ -1,0 +1,123 @@
+"""Intervals and paired differences by patient, against simulation and closed forms."""
+
+import numpy as np
+import pytest
+from scipy.stats import ttest_rel
+from simulated_predictions import world
+
+from pneumonia.metrics.bootstrap import (
+    Sampled,
+    bootstrap_intervals,
+    compare,
+    differing_patients,
+    estimate,
+    paired_bootstrap,
+    sampled,
+    share_bounds,
+)
+from pneumonia.tasks import TASKS
+
+TASK = TASKS["subtype"]
+
+
+def _own(count: int) -> np.ndarray:
+    return np.arange(count).astype(object)
+
+
+def test_where_every_image_is_told_right_the_interval_of_a_share_still_says_how_little_is_known():
+    label = np.repeat([0, 1, 2], 10)
+    low, high = bootstrap_intervals(np.eye(3)[label], label, _own(30), TASK)["accuracy"]
+    assert high == pytest.approx(1)
+    assert low == pytest.approx(30 / (30 + 1.959964**2)), "Wilson's bound at 30 of 30"
+    few = bootstrap_intervals(np.eye(3)[label], label, np.arange(30).astype(object) // 5, TASK)["accuracy"]
+    assert few[0] == pytest.approx(6 / (6 + 1.959964**2)), "six patients are six observations"
+
+
+def test_an_interval_stays_within_what_a_metric_can_be():
+    (told, _), label, patient = world(40, np.random.default_rng(3), skill=2.2)
+    for name, (low, high) in bootstrap_intervals(told, label, patient, TASK).items():
+        assert low >= 0
+        assert high <= 1 or name == "loss"
+
+
+def test_a_metric_that_lacks_a_class_has_no_interval():
+    label = np.repeat([0, 1], 20)
+    told = np.random.default_rng(0).dirichlet([1, 1, 1], 40)
+    found = bootstrap_intervals(told, label, _own(40), TASK)
+    assert np.isnan(found["f1_macro"]).all()
+    assert np.isfinite(found["accuracy"]).all()
+
+
+def test_wilsons_bounds_are_those_of_statsmodels_where_images_are_independent():
+    from statsmodels.stats.proportion import proportion_confint
+
+    hits = np.array([1.0] * 37 + [0.0] * 13)
+    share, low, high = share_bounds(hits, np.ones(50, dtype=int))
+    assert share == 0.74
+    # The effective number has the spread over G - 1, statsmodels' the spread over G.
+    assert (low, high) == pytest.approx(proportion_confint(37 * 49 / 50, 49, method="wilson"), abs=1e-9)
+
+
+def test_two_equal_models_differ_by_nothing():
+    (told, _), label, patient = world(60, np.random.default_rng(0))
+    for found in paired_bootstrap(told, told, label, patient, TASK).values():
+        assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_the_paired_test_of_accuracy_is_near_the_t_test_over_independent_images():
+    (first, second), label, _ = world(400, np.random.default_rng(5), one_each=True)
+    ours = paired_bootstrap(first, second, label, _own(400), TASK)["accuracy"]
+    right = [one.argmax(axis=1) == label for one in (first, second)]
+    theirs = ttest_rel(right[0].astype(float), right[1].astype(float))
+    assert ours.value == pytest.approx(right[0].mean() - right[1].mean())
+    assert ours.p == pytest.approx(theirs.pvalue, abs=0.03)
+    interval = theirs.confidence_interval()
+    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=0.004)
+
+
+def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_worse():
+    (first, _), label, patient = world(150, np.random.default_rng(1), skill=1.6)
+    guess = np.full_like(first, 1 / 3)
+    there, back = (
+        paired_bootstrap(a, b, label, patient, TASK)["accuracy"] for a, b in ((first, guess), (guess, first))
+    )
+    assert there.p < 1e-6
+    assert there.low > 0
+    assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
+
+
+def test_the_chance_of_training_widens_an_interval_and_a_test():
+    (told, other), label, patient = world(150, np.random.default_rng(2), skill=1.4)
+    once = sampled([told], label, patient, TASK)["accuracy"]
+    spread = Sampled(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
+    equal = Sampled(np.repeat(once.values, 3), once.resampled, once.patients)
+    width = {
+        name: np.subtract(*estimate(one, "accuracy")[:0:-1]) for name, one in (("spread", spread), ("equal", equal))
+    }
+    assert width["equal"] == pytest.approx(np.subtract(*estimate(once, "accuracy")[:0:-1]), rel=1e-9)
+    assert width["spread"] > 1.5 * width["equal"]
+    rival = sampled([other], label, patient, TASK)["accuracy"]
+    assert compare(spread, rival).p > compare(equal, rival).p or compare(equal, rival).p > 0.9
+
+
+def test_the_interval_of_a_mean_over_trainings_alone_is_students():
+    values = np.array([0.80, 0.82, 0.87])
+    still = Sampled(values, np.full(2000, values.mean()), 10_000)
+    _, low, high = estimate(still, "accuracy")
+    mean, error = values.mean(), values.std(ddof=1) / np.sqrt(3)
+    odds, reach = np.log(mean / (1 - mean)), 4.302653 * error / (mean * (1 - mean))
+    assert (low, high) == pytest.approx(tuple(1 / (1 + np.exp(-(odds + sign * reach))) for sign in (-1, 1)), rel=1e-5)
+
+
+def test_patients_whom_two_models_tell_alike_are_not_counted_as_differing():
+    told = np.eye(3)[[0, 1, 2, 0]]
+    other = np.eye(3)[[0, 1, 0, 0]]
+    assert differing_patients([told], [other], np.array(["a", "a", "b", "c"], dtype=object)) == 1
+    assert differing_patients([told, told], [told], np.array(["a", "a", "b", "c"], dtype=object)) == 0
+
+
+def test_one_patient_alone_has_no_interval():
+    told, label = np.random.default_rng(0).dirichlet([1, 1, 1], 9), np.arange(9) % 3
+    found = bootstrap_intervals(told, label, np.full(9, "a", dtype=object), TASK)
+    assert all(np.isnan(bounds).all() for bounds in found.values())
+    assert np.isnan(paired_bootstrap(told, told[::-1], label, np.full(9, "a", dtype=object), TASK)["accuracy"].p)

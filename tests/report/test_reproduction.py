@@ -1,0 +1,145 @@
+"""The commands of a report make the same runs again: held against Hydra, which reads them."""
+
+import itertools
+import json
+import shlex
+
+import pandas as pd
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from pneumonia.config.schema import conf_dir, identity
+from pneumonia.report.collect import gather
+from pneumonia.report.overrides import as_word, commands_of, words_of
+from pneumonia.report.reproduction import evaluating, training
+
+EXPERIMENTS = sorted(
+    str(p.relative_to(conf_dir() / "experiment").with_suffix("")) for p in conf_dir().glob("experiment/**/*.yaml")
+)
+WORDS = (
+    ["data=medmnist", "task=pneumonia", "model=backbone", "model.name=vit_tiny_patch16_224", "channels=3"],
+    ["data=azure", "data.azure.validation=null", "split=given", "split.file=a/b.parquet", "early_stopping.patience=3"],
+    ["data=folder", "data.root='my folder, \\'b\\''", "augmentation=high", "augmentation.flip=0.25", "optimizer=plain"],
+    ["optimizer=sgd", "+optimizer.maximize=true", "optimizer.momentum=0.5"],
+    ["+optimizer.amsgrad=true", "++optimizer.betas=[0.8,0.9]"],
+    ["model=mlp", "model.hidden=[16,8]", "scheduler=plateau", "swa=0.75", "name='12e3'", "optimizer.lr=1e-5"],
+)
+
+
+def _said(line: str) -> list[list[str]]:
+    """The overrides of each run that a line of shell trains, taken apart by the shell's rules and by Hydra."""
+    command, verb, *words = shlex.split(line)
+    assert (command, verb) == ("pneumonia", "train")
+    if words[0] != "-m":
+        return [words]
+    each = [
+        [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
+        if one.is_sweep_override()
+        else [one.input_line]
+        for one in OverridesParser.create().parse_overrides(words[1:])
+    ]
+    return [list(choice) for choice in itertools.product(*each)]
+
+
+def _matters(config):
+    return identity(config), {**config["data"]}, config["split"]["file"], config["name"], config["usd_per_hour"]
+
+
+@pytest.mark.parametrize("words", [*([f"experiment={name}"] for name in EXPERIMENTS), *WORDS], ids=lambda w: w[0])
+def test_a_config_is_composed_again_from_its_words(words, compose):
+    config = compose(*words, small=False)
+    (again,) = _said(commands_of([config])[0])
+    assert _matters(compose(*again, small=False)) == _matters(config)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            None,
+            True,
+            False,
+            3,
+            -0.5,
+            1e-05,
+            [4],
+            [],
+            ["a b", None, 1.5],
+            "null",
+            "True",
+            "nan",
+            "1e-3",
+            "12",
+            "",
+            "a b",
+        ),
+        *(
+            "a,b",
+            "it's",
+            "back\\slash",
+            "ends\\",
+            "\\'",
+            "a=b",
+            "[x]",
+            "{x: 1}",
+            "-x",
+            "~/x",
+            "ü",
+            '"q"',
+            "a:b",
+            "x#y",
+            "(1)",
+        ),
+    ],
+    ids=repr,
+)
+def test_a_value_is_written_as_hydra_reads_it(value):
+    (override,) = OverridesParser.create().parse_overrides([f"key={as_word(value)}"])
+    assert not override.is_sweep_override()
+    got = override.value()
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_runs_that_are_all_combinations_of_values_stand_in_one_line_and_others_by_configuration(compose):
+    grid = [
+        compose(f"optimizer={name}", f"seed={seed}", f"data.root='{'a,b'}'", "data=folder")
+        for name in ("adam", "sgd")
+        for seed in (1, 0)
+    ]
+    odd = [*grid, compose("optimizer.lr=0.5", "data=folder", "data.root=c")]
+    for configs, lines in ((grid, 1), (odd, 3), (grid[:3], 2)):
+        found = commands_of(configs)
+        assert len(found) == lines
+        made = [_matters(compose(*words, small=False)) for line in found for words in _said(line)]
+        assert sorted(map(repr, made)) == sorted(repr(_matters(config)) for config in configs)
+
+
+def test_a_model_file_of_ones_own_has_no_words_and_points_to_its_config(make_run, tmp_path):
+    run = make_run(tmp_path, "own")
+    result = json.loads(run.result.read_text())
+    result["config"]["model"]["_target_"] = "mine.Net"
+    run.result.write_text(json.dumps(result))
+    entries = gather([tmp_path]).entries
+    assert words_of(entries[0].config) is None
+    assert training(entries) == [f"# {run.path}: made of config files of one's own; its config.yaml has every setting"]
+
+
+def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, evaluate_again, tmp_path):
+    runs = [make_run(tmp_path / "my runs", "one", seed=seed) for seed in (0, 1)]
+    table = pd.read_parquet(runs[0].evaluation("test", "parquet"))
+    evaluate_again(runs[0], table, views="flip")
+    evaluate_again(runs[0], table.iloc[::2], other="x")
+    make_ensemble(runs)
+    places = sorted(str(run.path) for run in runs)
+    *alone, together = [shlex.split(line) for line in evaluating(gather([tmp_path]).entries)]
+    first = ["pneumonia", "evaluate", str(runs[0].path), "split=test"]
+    assert sorted(alone) == sorted(
+        [
+            ["pneumonia", "evaluate", *places, "split=test"],
+            [*first, "tta=flip"],
+            [*first, "data=folder", "data.root=/data/x"],
+        ]
+    )
+    assert sorted(together[2].removeprefix("ensemble=").split(",")) == places
+    assert together[3:] == ["split=test"]

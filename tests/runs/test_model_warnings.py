@@ -1,0 +1,194 @@
+"""A model that always predicts one class, or knows phantoms alone, is named wherever it is used."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from pneumonia.cli import main
+from pneumonia.data.sources.phantom_detection import MARK, is_phantom, mostly_phantoms
+from pneumonia.export.export import Order, export
+from pneumonia.export.runtime import Bundle
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms, warnings_of
+from pneumonia.system.console import CONSOLE
+from pneumonia.training.train import train
+
+CLASSES = ("NORMAL", "PNEUMONIA")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+        monkeypatch.setattr(CONSOLE, "_width", 10_000)
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def constant(compose, tmp_path_factory) -> Path:
+    """A run that predicts one class whatever it is shown, because its learning rate was far too high."""
+    runs = tmp_path_factory.mktemp("constant")
+    words = ("model=mlp", "model.hidden=[]", "optimizer=sgd", "optimizer.lr=1000", "max_epochs=1", "task=pneumonia")
+    result = train(compose("split=official", *words, runs_dir=runs))
+    assert sum(map(bool, np.sum(result["confusion"]["counts"], axis=0))) == 1, "the fixture predicts one class"
+    return runs / result["name"] / result["run_id"]
+
+
+@pytest.fixture(scope="module")
+def real(phantoms, tmp_path_factory) -> Path:
+    """Other images than a run's own, in no folder of phantoms, in the Kaggle layout."""
+    folder = tmp_path_factory.mktemp("real") / "xrays"
+    for number, film in enumerate(sorted(phantoms.rglob("*.jpeg"))):
+        other = folder / film.relative_to(phantoms)
+        other.parent.mkdir(parents=True, exist_ok=True)
+        pixels = cv2.imread(str(film), cv2.IMREAD_GRAYSCALE)
+        if number:
+            cv2.imwrite(str(other), pixels[:, ::-1])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("counts", "warned"),
+    [
+        ([[0, 25], [0, 75]], "PNEUMONIA for 100.0% of the 100 validation images, and 75.0% of them show it"),
+        ([[25, 0], [75, 0]], "NORMAL for 100.0% of the 100 validation images, and 25.0% of them show it"),
+        ([[0, 3], [0, 97]], "PNEUMONIA for 100.0% .* 97.0% of them"),
+        ([[1, 24], [0, 75]], "PNEUMONIA for 99.0% .* 75.0% of them"),
+        ([[2, 23], [0, 75]], ""),
+        ([[1, 9], [0, 90]], ""),
+        ([[20, 5], [5, 70]], ""),
+        ([[0, 0], [0, 50]], ""),
+        ([[0, 0], [0, 0]], ""),
+        ([[0, 1], [0, 1]], "PNEUMONIA for 100.0%"),
+    ],
+)
+def test_one_class_for_nearly_all_images_is_a_warning(counts, warned):
+    text = constant_prediction(counts, CLASSES, "validation")
+    if not warned:
+        assert text == ""
+        return
+    assert pd.Series([text]).str.contains(warned)[0], text
+    assert "class_weights=balanced" in text
+
+
+def test_paths_tell_phantoms_from_other_images(phantoms, real, tmp_path):
+    assert is_phantom(phantoms)
+    assert is_phantom(next(phantoms.rglob("*.jpeg")))
+    assert not is_phantom(real)
+    assert not is_phantom(phantoms.parent / "lock")
+    (tmp_path / "link").symlink_to(phantoms)
+    assert is_phantom(tmp_path / "link")
+
+
+def test_phantoms_are_known_by_manifest_copy_and_content(call, compose, phantoms, cache_dir, tmp_path, capsys):
+    copied = Path(shutil.copytree(phantoms, tmp_path / "copied"))
+    unmarked = Path(shutil.copytree(phantoms, tmp_path / "unmarked", ignore=shutil.ignore_patterns(MARK)))
+    manifest = tmp_path / "ph.parquet"
+    assert call("data", "import", phantoms, "--out", manifest, "--cache-dir", cache_dir)[0] == 0
+    assert is_phantom(copied)
+    assert is_phantom(next(copied.rglob("*.jpeg")))
+    assert not is_phantom(tmp_path)
+    for root in (manifest, copied, unmarked):
+        words = ("model=mlp", "max_epochs=1", "split=official", "data=folder", f"data.root={root}", f"name={root.stem}")
+        result = train(compose(*words, runs_dir=tmp_path / "runs"))
+        assert result["data"]["phantoms"] is True, root
+        assert trained_on_phantoms(result)
+        assert PHANTOMS in warnings_of(result)
+        assert PHANTOMS in " ".join(capsys.readouterr().err.split())
+    words = ("run=" + str(tmp_path / "runs" / "copied" / result["run_id"]), f"cache_dir={cache_dir}", "cases=false")
+    _, _, err = call("evaluate", *words, "data=folder", f"data.root={unmarked}")
+    assert PHANTOMS not in " ".join(err.split())
+
+
+def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
+    drawn = [str(path) for path in phantoms.rglob("*.jpeg")][:3]
+    assert mostly_phantoms(drawn, ["-"] * 3, tmp_path)
+    assert mostly_phantoms([*drawn[:2], "/elsewhere/a.png"], ["-"] * 3, tmp_path)
+    assert not mostly_phantoms([drawn[0], "/elsewhere/a.png", "/elsewhere/b.png"], ["-"] * 3, tmp_path)
+
+
+def test_a_folder_of_phantoms_is_known_as_a_source_too(phantoms, real):
+    def result(source: str, root: Path | None) -> dict:
+        return {"config": {"data": {"source": source, "root": None if root is None else str(root)}}}
+
+    assert trained_on_phantoms(result("phantom", None))
+    assert trained_on_phantoms(result("folder", phantoms))
+    assert not trained_on_phantoms(result("folder", real))
+    assert not trained_on_phantoms(result("azure", None))
+
+
+def test_training_ends_with_the_warning(compose, constant, capsys):
+    result = json.loads((constant / "result.json").read_text())
+    again = train(result["config"])  # recognised as finished, so that it only shows
+    said = " ".join(capsys.readouterr().err.split())
+    assert again["run_id"] == result["run_id"]
+    assert warnings_of(result)[0].startswith("The model predicts")
+    assert f"Warning {warnings_of(result)[0]}" in said
+
+
+def test_predict_warns_once_and_only_on_standard_error(call, constant, real):
+    files = sorted(real.rglob("*.jpeg"))[:3]
+    code, out, err = call("predict", constant, *files, "--json")
+    assert code == 0
+    assert len(json.loads(out)) == 3
+    said = " ".join(err.split())
+    first = warnings_of(json.loads((constant / "result.json").read_text()))[0]
+    assert said.count(first) == 1
+    assert said.count(PHANTOMS) == 1
+    assert "arning" not in out
+
+
+def test_phantoms_are_answered_without_the_warning_about_phantoms(call, finished, bundle_dir, phantoms, real):
+    for model in (finished, bundle_dir):
+        _, _, err = call("predict", model, phantoms / "test")
+        assert PHANTOMS not in " ".join(err.split())
+        _, _, err = call("predict", model, phantoms / "test", next(real.rglob("*.jpeg")))
+        assert " ".join(err.split()).count(PHANTOMS) == 1
+
+
+def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real, phantoms, cache_dir, tmp_path):
+    run = Path(shutil.copytree(constant, tmp_path / "run"))
+    code, _, err = call("evaluate", f"run={run}", f"cache_dir={cache_dir}", "cases=false")
+    assert code == 0
+    report = json.loads(RunFolder(run).evaluation("test", "json").read_text())
+    said = " ".join(err.split())
+    assert f"of the {report['n']} test images" in said
+    assert PHANTOMS not in said
+    _, _, err = call(
+        "evaluate", f"run={run}", "data=folder", f"data.root={real}", f"cache_dir={cache_dir}", "cases=false"
+    )
+    assert " ".join(err.split()).count(PHANTOMS) == 1
+    _, _, err = call(
+        "evaluate", f"run={run}", "data=folder", f"data.root={phantoms}", f"cache_dir={cache_dir}", "cases=false"
+    )
+    assert PHANTOMS not in " ".join(err.split())
+
+
+def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, real, tmp_path):
+    contract = export(Order(constant, tmp_path / "bundle", cache_dir=cache_dir))
+    expected = warnings_of(json.loads((constant / "result.json").read_text()))
+    assert list(contract.warnings) == expected
+    assert contract.limits[:2] == contract.warnings, "the page shows the limits"
+    assert Bundle.load(tmp_path / "bundle").contract.warnings == contract.warnings
+    _, _, err = call("predict", tmp_path / "bundle", next(real.rglob("*.jpeg")), "--json")
+    said = " ".join(err.split())
+    assert all(said.count(text) == 1 for text in expected)
+
+
+def test_a_model_that_uses_the_image_has_no_warning_of_one_class():
+    result = {
+        "confusion": {"classes": list(CLASSES), "counts": [[20, 5], [5, 70]]},
+        "config": {"data": {"source": "folder", "root": "/data/xrays"}},
+    }
+    assert warnings_of(result) == []
