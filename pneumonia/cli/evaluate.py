@@ -100,23 +100,26 @@ def run(arguments: list[str]) -> int:
             return _ended(failed)
     announce_loading()
     from pneumonia.evaluation.evaluate import Desk, Request, evaluate, evaluate_ensemble
+    from pneumonia.report.evaluation_page import write_evaluation_page
     from pneumonia.system.console import quiet
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
     request = Request(todo[0].path, part, data, cache_dir, tta or None, cases=(cases or "true") == "true")
-    if words.get("ensemble"):
-        evaluate_ensemble([one.path for one in todo], request)
-        return 0
-    if words.get("run"):
-        evaluate(request)
+    if not places:
+        members = [one.path for one in todo]
+        found = evaluate_ensemble(members, request) if words.get("ensemble") else evaluate(request)
+        page = write_evaluation_page(found.path) if request.cases else None
+        say(f"Written: [bold]{found.path}[/]" + (f"; error gallery: [bold]{page}[/]" if page else ""))
         return 0
     desk = Desk()
     for number, one in enumerate(todo, 1):
         wanted = Request(one.path, part, data, cache_dir, tta or None, cases=cases == "true", brief=True)
         say(f"{number}/{len(todo)} {one.path}")
         try:
-            evaluate(wanted, desk)
+            found = evaluate(wanted, desk)
+            if wanted.cases:
+                write_evaluation_page(found.path)
         except PneumoniaError as error:
             failed += 1
             warn(f"{type(error).__name__}: {error}")

@@ -12,7 +12,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.metrics.classification import arrays
-from pneumonia.report.render.document import Block, Gallery, Heading, Picture, Text
 from pneumonia.system.files import write_json
 from pneumonia.tasks import Task
 
@@ -112,19 +111,3 @@ def read_cases(path: Path) -> tuple[list[Case], str]:
     """Cases as they were kept, and what the right halves of their pictures show."""
     kept = json.loads(path.read_text(encoding="utf-8"))
     return [Case(**{**case, "picture": base64.b64decode(case["picture"])}) for case in kept["cases"]], kept["how"]
-
-
-def case_blocks(cases: Sequence[Case], how: str = "") -> list[Block]:
-    """Galleries by group.
-
-    Args:
-        cases: In the order of their groups.
-        how: What the right half of each picture shows.
-    """
-    blocks: list[Block] = [Text(how)] if how else []
-    if not any(case.group == SUREST for case in cases):
-        blocks.append(Text("No image is told wrong here."))
-    for group in dict.fromkeys(case.group for case in cases):
-        found = [case for case in cases if case.group == group]
-        blocks += [Heading(group, 3), Gallery([Picture(case.picture, case.caption) for case in found])]
-    return blocks

@@ -16,15 +16,13 @@ from pneumonia.data.run_data_cache import Shelf
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.files import as_trained, row_by_row
 from pneumonia.errors import PneumoniaError, RunError, SplitError, some
-from pneumonia.evaluation.error_gallery import case_blocks, cases_file, write_cases
+from pneumonia.evaluation.error_gallery import cases_file, write_cases
 from pneumonia.evaluation.error_gallery_pictures import draw_cases
 from pneumonia.evaluation.evaluate_predictions import assess, gain, with_intervals
 from pneumonia.evaluation.summary import show_evaluation
 from pneumonia.metrics.classification import PREFIX
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import check_checkpoint, load_classifier
-from pneumonia.report.render.document import Document
-from pneumonia.report.render.html import page
 from pneumonia.runs.ensembles import check_images, check_members, described, ensemble_folder, mean_of
 from pneumonia.runs.folder import OWN, RunFolder, evaluation_identity, open_run, read_split
 from pneumonia.runs.prediction_tables import read_predictions
@@ -69,6 +67,19 @@ class Desk:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A finished evaluation.
+
+    Attributes:
+        path: JSON file of the values; predictions and error gallery lie beside it.
+        values: Content of that file.
+    """
+
+    path: Path
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class _Told:
     """What one run says.
 
@@ -96,16 +107,13 @@ class _Told:
     views_changed: bool
 
 
-def evaluate(request: Request, desk: Desk | None = None) -> dict[str, Any]:
+def evaluate(request: Request, desk: Desk | None = None) -> Evaluation:
     """Evaluates a run, shows a table, writes ``evaluation/<data>-<part>.json`` and ``.parquet`` into the run folder.
 
     ``<data>`` is ``own``, or names other data, so that neither overwrites the other; views that differ from those of the
     training are named too. Other data are divided by their own folders: ``split=test`` takes the folder ``test``, or
     everything where the data have no such folders. Data with the very images and labels of the run's own are its own,
     wherever they lie.
-
-    Returns:
-        What the JSON file holds.
 
     Raises:
         RunError, CheckpointError, LayoutError, BrokenImagesError, SplitError: With what to do.
@@ -115,7 +123,7 @@ def evaluate(request: Request, desk: Desk | None = None) -> dict[str, Any]:
     return _finish(told.folder, [told], told.table, told.fitting, request, desk)
 
 
-def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | None = None) -> dict[str, Any]:
+def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | None = None) -> Evaluation:
     """Evaluates the mean of several runs' probabilities: seeds of one configuration, folds, or unlike models.
 
     A validation image counts with the mean of those members that had it in their validation part, so that temperature and
@@ -127,7 +135,7 @@ def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | No
         desk: What the evaluations of one process share.
 
     Returns:
-        What the JSON file holds; it lies in ``<runs_dir>/ensembles/<hash of the members>``.
+        The evaluation, in ``<runs_dir>/ensembles/<hash of the members>``.
 
     Raises:
         RunError: Runs of different tasks, images or parts, which have no common answer; and as :func:`evaluate`.
@@ -241,7 +249,7 @@ def _finish(
     fitting: pd.DataFrame | None,
     request: Request,
     desk: Desk,
-) -> dict[str, Any]:
+) -> Evaluation:
     first = told[0]
     task = TASKS[first.result["task"]]
     without = next((one.without for one in told if one.without), "")
@@ -261,23 +269,16 @@ def _finish(
     with replacing(written.with_suffix(".parquet")) as part:
         table.to_parquet(part, index=False)
     if request.cases:
-        _draw(written, told, table, task, f"{folder.path.name}: images of the part {request.part} of {name} data")
+        write_cases(
+            cases_file(written),
+            *draw_cases(table, first.module.images, [one.classifier for one in told], task),
+        )
     write_json(written, report)  # last: it says that the evaluation is whole
     if request.data is not None and not first.foreign:
         say(f"{request.data.root} holds the images and labels of the run's own data, so its own split is used.")
     skipped = first.module.images.skipped
-    show_evaluation(report, task, written, skipped, [one.result for one in told], request.brief)
-    return report
-
-
-def _draw(written: Path, told: list[_Told], table: pd.DataFrame, task: Task, title: str) -> None:
-    """The images worth looking at, as a page of their own and for the report."""
-    cases, how = draw_cases(table, told[0].module.images, [one.classifier for one in told], task)
-    write_cases(cases_file(written), cases, how)
-    wrong = int((table["predicted"] != table["label"]).sum())
-    subtitle = f"{wrong} of {len(table)} images are predicted wrong. Not a medical device."
-    with replacing(written.with_suffix(".html")) as page_file:
-        page_file.write_text(page(Document(title, subtitle, case_blocks(cases, how))), encoding="utf-8")
+    show_evaluation(report, task, skipped, [one.result for one in told], request.brief)
+    return Evaluation(written, report)
 
 
 def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, desk: Desk) -> dict[str, Any]:

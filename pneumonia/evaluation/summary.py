@@ -1,6 +1,5 @@
 """What a person sees of an evaluation."""
 
-from pathlib import Path
 from typing import Any
 
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
@@ -11,17 +10,15 @@ from pneumonia.tasks import Task
 def show_evaluation(
     report: dict[str, Any],
     task: Task,
-    written: Path,
     skipped: dict[str, str],
     results: list[dict[str, Any]],
     brief: bool = False,
 ) -> None:
-    """The tables of an evaluation, what they are worth, and where it is written.
+    """The tables of an evaluation, and what they are worth.
 
     Args:
         report: What the JSON file holds.
         task: Gives the classes.
-        written: The JSON file.
         skipped: Images that could not be read, with the reason.
         results: Of the runs that were evaluated: one, or the members of an ensemble.
         brief: One line instead of the tables; what must not be missed is said all the same.
@@ -49,10 +46,6 @@ def show_evaluation(
         warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
-    if not brief:
-        page = written.with_suffix(".html")
-        drawn = f"; images worth looking at: [bold]{page}[/]" if page.is_file() else ""
-        say(f"Written: [bold]{written}[/]{drawn}")
 
 
 def _show_tables(report: dict[str, Any], task: Task, members: int) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumonia.evaluation.error_gallery import case_blocks, cases_file, read_cases
+from pneumonia.evaluation.error_gallery import cases_file, read_cases
 from pneumonia.metrics.classification import arrays
 from pneumonia.metrics.thresholds import positives, risk_by_coverage
 from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
+from pneumonia.report.evaluation_page import gallery_blocks
 from pneumonia.report.formatting import bounded, listed, name_of, number
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
@@ -48,7 +49,7 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     if cases.is_file():
         blocks.append(Heading("Images worth looking at", 3))
         try:
-            blocks += case_blocks(*read_cases(cases))
+            blocks += gallery_blocks(*read_cases(cases))
         except (ValueError, KeyError, TypeError):
             blocks.append(Note(f"`{cases}` is damaged. Evaluate this run again with `cases=true`."))
     return blocks

@@ -3,8 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from pneumonia.evaluation.error_gallery import SUREST, UNSURE, Case, case_blocks, choose, read_cases, write_cases
-from pneumonia.report.render.document import Gallery, Text
+from pneumonia.evaluation.error_gallery import SUREST, UNSURE, Case, choose, read_cases, write_cases
 from pneumonia.tasks import TASKS
 
 TASK = TASKS["pneumonia"]
@@ -57,11 +56,7 @@ def test_each_cell_that_has_images_has_examples_and_no_other():
     assert only == {UNSURE, "PNEUMONIA told right"}
 
 
-def test_cases_come_back_from_their_file_and_without_a_mistake_the_page_says_so(tmp_path):
+def test_cases_survive_their_file(tmp_path):
     case = Case(UNSURE, "i1", "p1", "NORMAL", "NORMAL", 0.51, b"\xff\xd8picture")
     write_cases(tmp_path / "cases.json", [case], "how")
     assert read_cases(tmp_path / "cases.json") == ([case], "how")
-    blocks = case_blocks([case], "how")
-    assert any(isinstance(block, Text) and "No image is told wrong" in block.text for block in blocks)
-    gallery = next(block for block in blocks if isinstance(block, Gallery))
-    assert gallery.pictures[0].caption == "NORMAL, told right (0.51): i1"

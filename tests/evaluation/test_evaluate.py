@@ -24,7 +24,7 @@ def run(finished, tmp_path) -> Path:
 
 
 def test_the_test_part_is_scored_with_intervals_and_one_row_an_image(run, cache_dir):
-    report = evaluate(Request(run, "test", cache_dir=cache_dir))
+    report = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     assert report == json.loads((run / "evaluation" / "own-test.json").read_text())
     table = pd.read_parquet(run / "evaluation" / "own-test.parquet")
     assert len(table) == report["n"] == json.loads((run / "result.json").read_text())["data"]["test"]
@@ -41,7 +41,7 @@ def test_the_test_part_is_scored_with_intervals_and_one_row_an_image(run, cache_
 
 
 def test_validation_scores_equal_those_of_the_training(run, cache_dir):
-    report = evaluate(Request(run, "val", cache_dir=cache_dir))
+    report = evaluate(Request(run, "val", cache_dir=cache_dir)).values
     result = json.loads((run / "result.json").read_text())
     assert {name: entry["value"] for name, entry in report["metrics"].items()} == pytest.approx(
         result["metrics"]["val"]
@@ -51,24 +51,24 @@ def test_validation_scores_equal_those_of_the_training(run, cache_dir):
 def test_a_folder_that_holds_only_a_test_folder_is_enough(run, phantoms, cache_dir, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(phantoms / "test", other / "test")
-    alone = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
-    assert alone["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir))["metrics"]
+    alone = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir)).values
+    assert alone["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir)).values["metrics"]
     bare = tmp_path / "bare"
     shutil.copytree(phantoms / "test", bare)
-    assert evaluate(Request(run, "test", DataConfig("folder", str(bare)), cache_dir))["n"] == alone["n"]
+    assert evaluate(Request(run, "test", DataConfig("folder", str(bare)), cache_dir)).values["n"] == alone["n"]
 
 
 def test_other_data_are_resized_as_the_run_was_trained(compose, phantoms, cache_dir, tmp_path):
     result = train(compose("data.resize=pad", "split=official", runs_dir=tmp_path / "runs"))
     run = tmp_path / "runs" / result["name"] / result["run_id"]
     shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
-    other = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
-    assert other["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir))["metrics"]
+    other = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir)).values
+    assert other["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir)).values["metrics"]
 
 
 def test_images_that_the_model_was_trained_on_are_counted(run, phantoms, cache_dir, tmp_path):
     shutil.copytree(phantoms / "train", tmp_path / "other" / "test")
-    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir)).values
     assert report["trained_on"] == json.loads((run / "result.json").read_text())["data"]["train"]
 
 

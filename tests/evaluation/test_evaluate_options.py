@@ -16,6 +16,7 @@ from pneumonia.evaluation.evaluate import Request, evaluate, evaluate_ensemble
 from pneumonia.metrics.calibration import fit_temperature
 from pneumonia.metrics.classification import arrays
 from pneumonia.metrics.thresholds import positives, threshold_for
+from pneumonia.report.evaluation_page import write_evaluation_page
 from pneumonia.runs.folder import RunFolder, is_evaluated
 from pneumonia.tasks import TASKS
 from pneumonia.training.train import train
@@ -51,7 +52,7 @@ def _validation(run: Path):
 
 
 def test_temperature_and_thresholds_are_those_of_the_validation_part(run, cache_dir):
-    report = evaluate(Request(run, "test", cache_dir=cache_dir))
+    report = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     probability, label = _validation(run)
     assert report["calibration"]["temperature"] == fit_temperature(probability, label).value
     assert report["calibration"]["fitted_on"] == {"part": "val", "n": len(label), "same_images": False}
@@ -61,7 +62,7 @@ def test_temperature_and_thresholds_are_those_of_the_validation_part(run, cache_
 
 
 def test_the_baselines_are_scored_on_the_same_images_and_the_gain_is_the_difference(run, cache_dir):
-    report = evaluate(Request(run, "test", cache_dir=cache_dir))
+    report = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     for kind in ("metadata", "thumbnail"):
         found = report["baselines"][kind]
         assert found["gain"]["accuracy"]["value"] == pytest.approx(
@@ -85,9 +86,9 @@ def _files(run: Path) -> set[str]:
 
 
 def test_other_data_do_not_overwrite_the_evaluation_of_the_run(run, other, cache_dir):
-    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    own = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     before = {name: (run / "evaluation" / name).read_bytes() for name in _files(run)}
-    foreign = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
+    foreign = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir)).values
     assert foreign["n"] < own["n"]
     assert {name: (run / "evaluation" / name).read_bytes() for name in before} == before
     name = RunFolder(run).name_of_data(other, foreign["of"]["other_sha256"])
@@ -101,7 +102,7 @@ def test_the_same_other_data_in_another_folder_replace_their_evaluation(run, oth
     evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
     before = _files(run)
     moved = Path(shutil.copytree(other, tmp_path / "moved"))
-    report = evaluate(Request(run, "test", DataConfig("folder", str(moved)), cache_dir))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(moved)), cache_dir)).values
     assert _files(run) == before
     assert report["of"]["other_data"] == str(moved)
     next(moved.rglob("*.jpeg")).unlink()
@@ -110,17 +111,17 @@ def test_the_same_other_data_in_another_folder_replace_their_evaluation(run, oth
 
 
 def test_the_own_data_named_as_a_folder_are_the_own_data(run, phantoms, cache_dir, tmp_path, capsys):
-    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    own = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     before = _files(run)
     copy = shutil.copytree(phantoms, tmp_path / "copy")
-    report = evaluate(Request(run, "test", DataConfig("folder", str(copy)), cache_dir))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(copy)), cache_dir)).values
     assert report == own
     assert _files(run) == before
     assert "holds the images and labels of the run's own data" in capsys.readouterr().err
 
 
 def test_other_views_do_not_overwrite_those_of_the_training(run, other, cache_dir):
-    own = evaluate(Request(run, "test", cache_dir=cache_dir))
+    own = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip", cases=True))
     evaluate(Request(run, "test", cache_dir=cache_dir, tta="none"))
     evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
@@ -143,14 +144,14 @@ def test_an_ensemble_keeps_other_data_and_views_apart_too(seeds, other, cache_di
 
 
 def test_other_data_have_baselines_fitted_on_the_images_of_the_run(run, other, cache_dir):
-    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir)).values
     assert report["baselines"]["reason"] is None
     for kind in ("metadata", "thumbnail"):
         found = report["baselines"][kind]
         assert found["gain"]["accuracy"]["value"] == pytest.approx(
             report["metrics"]["accuracy"]["value"] - found["metrics"]["accuracy"]["value"]
         )
-    views = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
+    views = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip")).values
     assert views["calibration"]["temperature"] is not None, "chosen on the own validation images with these views"
 
 
@@ -169,7 +170,7 @@ def test_why_other_data_have_no_baselines_is_said_as_it_is(
     words = ("data=folder", f"data.root={root}", "max_epochs=1", "split=official")
     run = tmp_path / "runs" / "train" / train(compose(*words, runs_dir=tmp_path / "runs"))["run_id"]
     spoil(root)
-    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip"))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip")).values
     assert report["baselines"]["reason"].startswith(reason)
     assert report["calibration"]["reason"].startswith(reason)
     assert "predictions of its validation images were not made with these views" in report["calibration"]["reason"]
@@ -180,7 +181,7 @@ def test_a_part_without_one_class_gives_null_and_the_rest(run, phantoms, cache_d
         shutil.copytree(phantoms / "test" / name, tmp_path / "other" / "test" / name)
     for path in (tmp_path / "other").rglob("*virus*"):
         path.unlink()
-    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir))
+    report = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir)).values
     assert report["metrics"]["recall_virus"] == {"value": None, "low": None, "high": None}
     assert report["metrics"]["f1_macro"]["value"] is None
     assert report["metrics"]["accuracy"]["value"] is not None
@@ -189,8 +190,8 @@ def test_a_part_without_one_class_gives_null_and_the_rest(run, phantoms, cache_d
 
 
 def test_an_ensemble_is_the_mean_of_its_members(seeds, cache_dir):
-    alone = [evaluate(Request(path, "test", cache_dir=cache_dir)) for path in seeds[:2]]
-    report = evaluate_ensemble(seeds[:2], Request(seeds[0], "test", cache_dir=cache_dir))
+    alone = [evaluate(Request(path, "test", cache_dir=cache_dir)).values for path in seeds[:2]]
+    report = evaluate_ensemble(seeds[:2], Request(seeds[0], "test", cache_dir=cache_dir)).values
     (folder,) = (seeds[0].parent.parent / "ensembles").iterdir()
     tables = [pd.read_parquet(RunFolder(path).evaluation("test", "parquet")) for path in (*seeds[:2], folder)]
     columns = [f"prob_{name}" for name in TASK.classes]
@@ -209,7 +210,7 @@ def test_folds_join_on_their_common_test_part_and_choose_on_images_that_each_had
     words = ("split=kfold", "split.k=3", "max_epochs=1")
     results = [train(compose(*words, f"split.fold={fold}", runs_dir=tmp_path)) for fold in range(3)]
     paths = [tmp_path / "train" / result["run_id"] for result in results]
-    report = evaluate_ensemble(paths, Request(paths[0], "test", cache_dir=cache_dir))
+    report = evaluate_ensemble(paths, Request(paths[0], "test", cache_dir=cache_dir)).values
     assert report["calibration"]["fitted_on"]["n"] == sum(result["data"]["val"] for result in results)
     assert report["trained_on"] == 0
 
@@ -229,7 +230,7 @@ def test_members_that_have_no_common_images_are_refused(seeds, compose, cache_di
 def test_views_change_what_is_said_and_the_temperature_is_fitted_under_the_same_views(run, cache_dir):
     evaluate(Request(run, "test", cache_dir=cache_dir))
     before = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
-    report = evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip"))
+    report = evaluate(Request(run, "test", cache_dir=cache_dir, tta="flip")).values
     after = pd.read_parquet(RunFolder(run).evaluation("test", "parquet", tta="flip"))
     assert report["of"]["tta"] == "flip"
     assert not np.allclose(before["prob_VIRUS"], after["prob_VIRUS"])
@@ -240,7 +241,7 @@ def test_views_change_what_is_said_and_the_temperature_is_fitted_under_the_same_
 def test_a_rotating_split_has_no_validation_images_to_choose_on(compose, cache_dir, tmp_path):
     words = ("split=rotating", "split.k=3", "split.every=1", "max_epochs=3")
     result = train(compose(*words, runs_dir=tmp_path))
-    report = evaluate(Request(tmp_path / "train" / result["run_id"], "test", cache_dir=cache_dir))
+    report = evaluate(Request(tmp_path / "train" / result["run_id"], "test", cache_dir=cache_dir)).values
     assert report["calibration"]["temperature"] is None
     assert "trained on its validation images" in report["calibration"]["reason"]
     assert all(point["threshold"] is None for point in report["operating_points"])
@@ -275,7 +276,7 @@ def test_a_run_that_can_not_be_evaluated_does_not_stop_the_others(seeds, cache_d
 
 
 def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
-    evaluate(Request(run, "test", cache_dir=cache_dir, cases=True))
+    page = write_evaluation_page(evaluate(Request(run, "test", cache_dir=cache_dir, cases=True)).path)
     folder = run / "evaluation"
     kept = json.loads((folder / "own-test-cases.json").read_text())
     assert "Grad-CAM" in kept["how"]
@@ -283,8 +284,8 @@ def test_the_page_of_images_is_written_with_the_evaluation(run, cache_dir):
     for case in kept["cases"]:
         row = table.loc[case["image_id"]]
         assert (case["label"], case["predicted"]) == (row["label"], row["predicted"])
-    page = (folder / "own-test.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == len(kept["cases"])
+    assert page == folder / "own-test.html"
+    assert page.read_text().count("data:image/jpeg;base64,") == len(kept["cases"])
 
 
 @pytest.mark.parametrize(
@@ -349,9 +350,9 @@ def test_a_damaged_run_costs_itself_alone_and_no_ensemble_goes_on_without_it(
 
 
 def test_a_run_without_its_split_says_so_and_lost_validation_predictions_are_made_again(run, cache_dir):
-    whole = evaluate(Request(run, "test", cache_dir=cache_dir))
+    whole = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     RunFolder(run).predictions("val").write_bytes(b"PAR1")
-    again = evaluate(Request(run, "test", cache_dir=cache_dir))
+    again = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     assert again["calibration"]["temperature"] == pytest.approx(whole["calibration"]["temperature"], rel=1e-3)
     (split,) = run.glob("split-*.parquet")
     split.unlink()
@@ -398,11 +399,11 @@ def _change(path: Path, change) -> None:
     ids=["shorter", "test and train swapped", "one twice"],
 )
 def test_a_split_that_was_changed_is_refused_and_the_order_of_its_rows_does_not_matter(change, run, cache_dir):
-    whole = evaluate(Request(run, "test", cache_dir=cache_dir))
+    whole = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     table = pd.read_parquet(RunFolder(run).evaluation("test", "parquet"))
     (split,) = run.glob("split-*.parquet")
     _change(split, lambda rows: rows.sample(frac=1, random_state=0))
-    assert evaluate(Request(run, "test", cache_dir=cache_dir))["metrics"] == whole["metrics"]
+    assert evaluate(Request(run, "test", cache_dir=cache_dir)).values["metrics"] == whole["metrics"]
     pd.testing.assert_frame_equal(pd.read_parquet(RunFolder(run).evaluation("test", "parquet")), table)
     _change(split, change)
     with pytest.raises(ManifestError, match=r"was changed since the run was trained.*the model has seen.*force=true"):

@@ -27,7 +27,7 @@ def evaluated(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The report and the table that ``pneumonia evaluate`` writes of the validation part."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
-    report = evaluate(Request(run, "val", cache_dir=cache_dir))
+    report = evaluate(Request(run, "val", cache_dir=cache_dir)).values
     return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")
 
 
