@@ -178,7 +178,7 @@ def _in_turn(bundle: Bundle, port: int, files: list[bytes], rounds: int) -> tupl
     for number in range(rounds + 1):
         for raw in files:
             start = time.perf_counter()
-            bundle.answer(raw)
+            bundle.predict(raw)
             alone, asked = time.perf_counter() - start, client.ask(raw)
             if number:  # the first round warms both
                 direct.append(alone)

@@ -1,6 +1,6 @@
 """Row 8: bytes of image files to probabilities on one thread, one at a time.
 
-- ours: a bundle's answer, with its checks, its gate and its calibration.
+- ours: a bundle's answer, with its checks, its out-of-distribution detector and its calibration.
 - baseline: PIL to RGB, torchvision's Resize, Grayscale and ToTensor, and the trained network in eager mode.
 - limit: a scaled decode and ONNX Runtime alone.
 """
@@ -22,7 +22,7 @@ from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.ingest import files_of
 from benchmarks.world import SIDE, World
 from pneumonia.cli.data.split import composed
-from pneumonia.export.export import Order, export
+from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import open_run
@@ -38,7 +38,7 @@ def rows(world: World) -> list[Row]:
     bundle = Bundle.load(folder)
     files = files_of(world.full_size)
     raw = [path.read_bytes() for path in files[:: max(1, len(files) // IMAGES)]][:IMAGES]
-    ways = {"ours": lambda data: list(bundle.answer(data).raw.values()), "baseline": eager(run), "limit": bare(folder)}
+    ways = {"ours": lambda data: list(bundle.predict(data).raw.values()), "baseline": eager(run), "limit": bare(folder)}
 
     def all_of(way: Callable[[bytes], object]) -> None:
         with one_thread():
@@ -71,7 +71,7 @@ def trained(world: World) -> tuple[Path, Path]:
     with unheard():
         result = train(composed({**world.words, **few, "split": "article", "split.leaky": "true"}))
         run = world.scratch / "runs" / "serving" / result["run_id"]
-        export(Order(run, world.scratch / "bundle", cache_dir=world.cache_dir))
+        export(ExportOptions(run, world.scratch / "bundle", cache_dir=world.cache_dir))
     return run, world.scratch / "bundle"
 
 

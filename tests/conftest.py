@@ -13,7 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from pneumonia.config.schema import TrainConfig, conf_dir, resolved
 from pneumonia.data.sources.phantom import load_phantoms
-from pneumonia.export.export import Order, export
+from pneumonia.export.export import ExportOptions, export
 from pneumonia.training.train import train
 
 PATIENTS = 60
@@ -71,7 +71,7 @@ def finished(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path
 def bundle_dir(finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of the small finished run."""
     out = tmp_path_factory.mktemp("bundles") / "bundle"
-    export(Order(finished, out, cache_dir=cache_dir))
+    export(ExportOptions(finished, out, cache_dir=cache_dir))
     return out
 
 

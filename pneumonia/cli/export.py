@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from pneumonia.export.contract import Contract
 
 KEYS = ("data.root", "cache_dir")
-DESCRIPTION = """Writes BUNDLE: the model as an ONNX graph that takes grey levels, an input gate, and contract.json with all that
-whoever serves it must know; model.tar.gz holds the same for SageMaker. Every validation image is compared, from the bytes of its
-file to its probabilities; where the bundle is not the trained model, none is written. Not a medical device."""
+DESCRIPTION = """Writes BUNDLE: the model as an ONNX graph that takes grey levels, an out-of-distribution detector, and
+contract.json with all that whoever serves it must know; model.tar.gz holds the same for SageMaker. Every validation image is
+compared, from the bytes of its file to its probabilities; where the bundle is not the trained model, none is written. Not a
+medical device."""
 ALLOWED_FALSE_ALARMS = 0.01
 
 
@@ -46,13 +47,13 @@ def run(arguments: list[str]) -> int:
 
     open_run(options.run)  # a wrong folder is found before torch is imported
     announce_loading()
-    from pneumonia.export.export import Order, export
+    from pneumonia.export.export import ExportOptions, export
     from pneumonia.system.console import quiet
 
     quiet()
     root = Path(words["data.root"]).expanduser() if words.get("data.root") else None
     cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
-    order = Order(options.run, options.out, coverage, options.licence, options.force, root, cache_dir)
+    order = ExportOptions(options.run, options.out, coverage, options.licence, options.force, root, cache_dir)
     _show(export(order), options.out)
     return 0
 
@@ -70,8 +71,8 @@ def _share(text: str) -> float:
 
 
 def _show(contract: "Contract", out: Path) -> None:
-    parity, gate, calibration = contract.parity, contract.gate, contract.calibration
-    stated = f"{gate.false_alarms} of {gate.measured_on} ({gate.false_alarm_rate:.2%})"
+    parity, detector, calibration = contract.parity, contract.ood_detector, contract.calibration
+    stated = f"{detector.false_alarms} of {detector.measured_on} ({detector.false_alarm_rate:.2%})"
     rows = [
         ("validation images compared", str(parity.images)),
         ("largest difference, raw", f"{parity.largest:.1e}"),
@@ -79,15 +80,15 @@ def _show(contract: "Contract", out: Path) -> None:
         ("largest difference from what the run recorded", f"{parity.largest_recorded:.1e}"),
         ("other labels", str(parity.changed)),
         ("temperature", "none" if calibration.temperature is None else f"{calibration.temperature:.3f}"),
-        ("false alarms of the input gate on unseen images", stated),
+        ("false alarms of the out-of-distribution detector on unseen images", stated),
     ]
     table(f"Bundle {contract.bundle_version} of {contract.model.version}", ("what", "value"), rows)
     if calibration.reason:
         warn(f"No temperature: {calibration.reason}. The bundle's probabilities are those of the network.")
-    if gate.false_alarm_rate > ALLOWED_FALSE_ALARMS:
+    if detector.false_alarm_rate > ALLOWED_FALSE_ALARMS:
         warn(
-            f"The input gate flags {gate.false_alarm_rate:.1%} of unseen images of the run's own data, more than "
-            f"{ALLOWED_FALSE_ALARMS:.0%}: the images are few, or unlike each other."
+            f"The out-of-distribution detector flags {detector.false_alarm_rate:.1%} of unseen images of the run's own data, "
+            f"more than {ALLOWED_FALSE_ALARMS:.0%}: the images are few, or unlike each other."
         )
     for text in (*contract.warnings, *filter(None, [contract.caveat])):
         warn(text)

@@ -10,7 +10,7 @@ from pneumonia.errors import ConfigError, broken_images, printable
 from pneumonia.system.console import say
 
 PLAIN = (
-    *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "gate_score", "gate_threshold"),
+    *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "ood_score", "ood_threshold"),
     *("bundle_version", "model_version", "error"),
 )
 GROUPS: Final = {"probabilities": "prob", "raw": "raw", "decisions": "decision"}  # a column for each name in them

@@ -53,12 +53,14 @@ def run(arguments: list[str]) -> int:
         signal.SIGTERM, lambda number, frame: sys.exit(0)
     )  # while it still loads; later the server takes over
     try:
-        from pneumonia.serving.server import Place, serve
+        from pneumonia.serving.server import ServerOptions, serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'."
         ) from error
-    return serve(folder, Place(host, port, token, options.tls_cert, options.tls_key, not options.no_page), limits)
+    return serve(
+        folder, ServerOptions(host, port, token, options.tls_cert, options.tls_key, not options.no_page), limits
+    )
 
 
 def bundle_folder(named: Path | None, environ: Mapping[str, str]) -> Path:

@@ -12,11 +12,11 @@ from pneumonia.errors import BundleError, ParityError, TamperedBundleError
 from pneumonia.export.contract_schema import wrong_field
 from pneumonia.system.files import digest
 
-SCHEMA: Final = 2  # 2: thresholds and abstention are on the calibrated scale
+SCHEMA: Final = 3  # 3: `ood_detector` in the place of `gate`
 OPSET: Final = 20  # the graphs of this version; another may mean other arithmetic
 CONTRACT: Final = "contract.json"
 MODEL: Final = "model.onnx"
-GATE: Final = "gate.npz"
+OOD_DETECTOR: Final = "ood_detector.npz"
 ARCHIVE: Final = "model.tar.gz"
 LARGEST_FILE: Final = 2**20  # bytes of contract.json; real ones have about 4,000
 Facts = dict[str, Any]
@@ -92,8 +92,8 @@ class AbstentionFacts:
 
 
 @dataclass(frozen=True)
-class GateFacts:
-    """The input gate and what it costs: ``false_alarms`` of ``measured_on`` real images that it was not fitted on."""
+class OodDetectorFacts:
+    """The out-of-distribution detector, and its ``false_alarms`` among ``measured_on`` real images that it was not fitted on."""
 
     threshold: float
     prototypes: int
@@ -154,7 +154,7 @@ class Contract:
     calibration: CalibrationFacts
     operating_points: tuple[OperatingPoint, ...]
     abstention: AbstentionFacts
-    gate: GateFacts
+    ood_detector: OodDetectorFacts
     parity: ParityFacts
     data: Facts
     metrics: Facts
@@ -183,7 +183,7 @@ class Contract:
         own: Facts = json.loads(json.dumps(asdict(self), allow_nan=False))
         first = {"schema": own.pop("schema"), "bundle_version": self.bundle_version, "seal": own.pop("seal")}
         own["model"] = {**own["model"], "version": self.model.version}
-        own["gate"] = {**own["gate"], "false_alarm_rate": self.gate.false_alarm_rate}
+        own["ood_detector"] = {**own["ood_detector"], "false_alarm_rate": self.ood_detector.false_alarm_rate}
         return first | own
 
     def text(self) -> str:
@@ -304,7 +304,7 @@ def check_fit(contract: Contract, path: Path) -> None:
 def _typed(plain: Facts) -> Contract:
     own = {key: value for key, value in plain.items() if key != "bundle_version"}
     model = {key: value for key, value in own.pop("model").items() if key != "version"}
-    gate = {key: value for key, value in own.pop("gate").items() if key != "false_alarm_rate"}
+    ood_detector = {key: value for key, value in own.pop("ood_detector").items() if key != "false_alarm_rate"}
     return Contract(
         classes=tuple(own.pop("classes")),
         model=ModelFacts(**model),
@@ -312,7 +312,7 @@ def _typed(plain: Facts) -> Contract:
         calibration=CalibrationFacts(**own.pop("calibration")),
         operating_points=tuple(OperatingPoint(**point) for point in own.pop("operating_points")),
         abstention=AbstentionFacts(**own.pop("abstention")),
-        gate=GateFacts(**gate),
+        ood_detector=OodDetectorFacts(**ood_detector),
         parity=ParityFacts(**own.pop("parity")),
         warnings=tuple(own.pop("warnings")),
         limits=tuple(own.pop("limits")),

@@ -12,9 +12,9 @@ from pneumonia.errors import RunError
 from pneumonia.export.contract import (
     AbstentionFacts,
     CalibrationFacts,
-    GateFacts,
     ImageFacts,
     ModelFacts,
+    OodDetectorFacts,
     OperatingPoint,
 )
 from pneumonia.export.ood_detector import SIDE, Fitted
@@ -95,10 +95,12 @@ def chosen_for_run(
     return chosen(table, task, COVERAGE, without)[:2]
 
 
-def gate_facts(fitted: Fitted) -> GateFacts:
-    """The input gate and what it costs."""
-    count = len(fitted.gate.prototypes)
-    return GateFacts(fitted.gate.threshold, count, SIDE, fitted.fitted_on, fitted.false_alarms, fitted.measured_on)
+def ood_detector_facts(fitted: Fitted) -> OodDetectorFacts:
+    """The out-of-distribution detector and what it costs."""
+    count = len(fitted.ood_detector.prototypes)
+    return OodDetectorFacts(
+        fitted.ood_detector.threshold, count, SIDE, fitted.fitted_on, fitted.false_alarms, fitted.measured_on
+    )
 
 
 def data_facts(result: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +142,7 @@ def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def limits(
-    result: dict[str, Any], warnings: Sequence[str], gate: GateFacts, abstention: AbstentionFacts
+    result: dict[str, Any], warnings: Sequence[str], detector: OodDetectorFacts, abstention: AbstentionFacts
 ) -> tuple[str, ...]:
     """Warnings and measured limits, for the contract and the page; the warnings first."""
     data, config = result["data"], result["config"]
@@ -156,8 +158,8 @@ def limits(
             "The split leaks: some validation images show patients of the training images, so these values are optimistic."
         )
     found.append(
-        f"The out-of-distribution detector flagged {gate.false_alarms} of {gate.measured_on} unseen images of this kind by "
-        "mistake. It does not detect an X-ray of another disease, or a subtle change."
+        f"The out-of-distribution detector flagged {detector.false_alarms} of {detector.measured_on} unseen images of this kind "
+        "by mistake. It does not detect an X-ray of another disease, or a subtle change."
     )
     if abstention.coverage is not None:
         found.append(

@@ -144,7 +144,7 @@ FIELDS: Final[Mapping[str, Any]] = {
         "risk": or_null(SHARE),
         "reason": REASON,
     },
-    "gate": {
+    "ood_detector": {
         "threshold": number(0, 2, above=True),
         "prototypes": whole(1, MOST),
         "side": whole(1, 2048),
@@ -185,7 +185,7 @@ FIELDS: Final[Mapping[str, Any]] = {
     "warnings": Each(text()),
     "limits": Each(text(), 1),
     "caveat": text(empty=True),
-    "files": {"model.onnx": SHA256, "gate.npz": SHA256},
+    "files": {"model.onnx": SHA256, "ood_detector.npz": SHA256},
     "onnx": {"opset": whole(1, 1000), "ir_version": whole(1, 1000)},
     "versions": Table(text(), {}),
 }
@@ -230,7 +230,12 @@ def _wrong(value: Any, shape: Shape, name: str) -> str:
 
 def _contradiction(plain: Mapping[str, Any]) -> str:
     """What two fields say that can't both be."""
-    task, gate, parity, abstention = TASKS[plain["task"]], plain["gate"], plain["parity"], plain["abstention"]
+    task, ood_detector, parity, abstention = (
+        TASKS[plain["task"]],
+        plain["ood_detector"],
+        plain["parity"],
+        plain["abstention"],
+    )
     model, calibration, points = plain["model"], plain["calibration"], plain["operating_points"]
     answered = [abstention[key] is None for key in ("confidence", "coverage", "risk")]
     positive = [point["positive"] for point in points]
@@ -258,20 +263,25 @@ def _contradiction(plain: Mapping[str, Any]) -> str:
         if value > 1:
             return f"{name}={value}, and it must be at most 1"
     most = [
-        ("gate.prototypes", gate["prototypes"], "gate.fitted_on", gate["fitted_on"]),
+        ("ood_detector.prototypes", ood_detector["prototypes"], "ood_detector.fitted_on", ood_detector["fitted_on"]),
         *(
             (f"parity.{key}", parity[key], "parity.images", parity["images"])
             for key in parity
             if key.startswith("changed")
         ),
-        ("gate.false_alarms", gate["false_alarms"], "gate.measured_on", gate["measured_on"]),
+        (
+            "ood_detector.false_alarms",
+            ood_detector["false_alarms"],
+            "ood_detector.measured_on",
+            ood_detector["measured_on"],
+        ),
         *(("data.leaks", leak["images"], "the images of its split", leak["of"]) for leak in plain["data"]["leaks"]),
     ]
     for name, value, other, high in most:
         if value > high:
             return f"{name}={value}, and it must be at most {other}={high}"
-    if gate["false_alarm_rate"] != gate["false_alarms"] / gate["measured_on"]:
-        return f"gate.false_alarm_rate={gate['false_alarm_rate']}, and it must be false_alarms / measured_on"
+    if ood_detector["false_alarm_rate"] != ood_detector["false_alarms"] / ood_detector["measured_on"]:
+        return f"ood_detector.false_alarm_rate={ood_detector['false_alarm_rate']}, and it must be false_alarms / measured_on"
     if calibration["images"] != parity["images"] and (calibration["images"] or calibration["temperature"] is not None):
         return f"calibration.images={calibration['images']}, and it must be parity.images={parity['images']}"
     if parity["images"] != plain["data"]["val"]:

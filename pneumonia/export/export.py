@@ -21,25 +21,34 @@ from pneumonia.data.datamodule import Images, XRayData
 from pneumonia.data.run_data_cache import Shelf
 from pneumonia.data.splits.files import as_trained, row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
-from pneumonia.export.contract import ARCHIVE, CONTRACT, GATE, MODEL, OPSET, Contract, GateFacts, ParityFacts
+from pneumonia.export.contract import (
+    ARCHIVE,
+    CONTRACT,
+    MODEL,
+    OOD_DETECTOR,
+    OPSET,
+    Contract,
+    OodDetectorFacts,
+    ParityFacts,
+)
 from pneumonia.export.contract_builder import (
     COVERAGE,
     RETRAIN,
     ROTATING,
     chosen,
     data_facts,
-    gate_facts,
     image_facts,
     intended_use,
     limits,
     metric_facts,
     model_facts,
+    ood_detector_facts,
 )
 from pneumonia.export.contract_schema import LONGEST, is_showable
 from pneumonia.export.onnx_graph import export_graph
-from pneumonia.export.ood_detector import fit_gate
+from pneumonia.export.ood_detector import fit_ood_detector
 from pneumonia.export.parity import check_parity, measure_parity
-from pneumonia.export.reproducible_archive import exact_tar_gz
+from pneumonia.export.reproducible_archive import reproducible_tar_gz
 from pneumonia.export.runtime import Bundle
 from pneumonia.metrics.classification import arrays
 from pneumonia.models.base import Classifier
@@ -60,7 +69,7 @@ UNMEASURED: Final = ParityFacts(False, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 @dataclass(frozen=True)
-class Order:
+class ExportOptions:
     """What to export.
 
     Attributes:
@@ -94,7 +103,7 @@ class _Run:
     recorded: pd.DataFrame
 
 
-def export(order: Order) -> Contract:
+def export(order: ExportOptions) -> Contract:
     """Writes the bundle of a run; the same run gives the same bytes.
 
     Returns:
@@ -113,22 +122,26 @@ def export(order: Order) -> Contract:
         run = _open(order)
         say("Writing the graph")
         graph, ir_version = export_graph(run.classifier)
-        say("Fitting the input gate")
+        say("Fitting the out-of-distribution detector")
         known = np.concatenate(
             [run.module.positions("train"), run.module.positions("val", run.result["best_epoch"] - 1)]
         )
         known.sort()
-        fitted = fit_gate(run.module.images.pixels[run.module.images.rows[known]], _patients(run.module.images, known))
-        gate = fitted.gate.to_bytes()
-        contract = _promise(order, run, gate_facts(fitted), {MODEL: graph, GATE: gate}, ir_version)
+        fitted = fit_ood_detector(
+            run.module.images.pixels[run.module.images.rows[known]], _patients(run.module.images, known)
+        )
+        ood_detector = fitted.ood_detector.to_bytes()
+        contract = _promise(
+            order, run, ood_detector_facts(fitted), {MODEL: graph, OOD_DETECTOR: ood_detector}, ir_version
+        )
         trained = predict_part(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
         exact = run.result["cost"]["device"] == "cpu" and run.result["config"]["trainer"]["precision"] in FULL
-        parity = measure_parity(Bundle(contract, graph, fitted.gate), *_answers(run, trained), exact)
+        parity = measure_parity(Bundle(contract, graph, fitted.ood_detector), *_answers(run, trained), exact)
     check_parity(parity)
     contract = replace(contract, parity=parity).sealed()
-    files = {MODEL: graph, GATE: gate, CONTRACT: contract.text().encode()}
+    files = {MODEL: graph, OOD_DETECTOR: ood_detector, CONTRACT: contract.text().encode()}
     with _placed(order.out) as folder:
-        for name, raw in (files | {ARCHIVE: exact_tar_gz(files)}).items():
+        for name, raw in (files | {ARCHIVE: reproducible_tar_gz(files)}).items():
             (folder / name).write_bytes(raw)
         Bundle.load(folder)
     return contract
@@ -150,7 +163,7 @@ def check_place(out: Path, force: bool) -> None:
         raise BundleError(f"{out} is a file, and a bundle is a folder. Name another with --out.")
     if not any(out.iterdir()):
         return
-    foreign = sorted({path.name for path in out.iterdir()} - {MODEL, GATE, CONTRACT, ARCHIVE})
+    foreign = sorted({path.name for path in out.iterdir()} - {MODEL, OOD_DETECTOR, CONTRACT, ARCHIVE})
     if foreign:
         raise BundleError(
             f"{out} holds what is no part of a bundle, for example {foreign[0]}, and is not removed for one. Name "
@@ -212,7 +225,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _open(order: Order) -> _Run:
+def _open(order: ExportOptions) -> _Run:
     folder, result, config = open_run(order.run)
     if not folder.predictions("val").is_file():
         raise RunError(
@@ -239,7 +252,7 @@ def _open(order: Order) -> _Run:
     return _Run(folder, result, task, classifier, module, recorded)
 
 
-def _images(data: DataConfig, size: int, order: Order, folder: RunFolder) -> tuple[Images, str]:
+def _images(data: DataConfig, size: int, order: ExportOptions, folder: RunFolder) -> tuple[Images, str]:
     try:
         return Shelf().images(data, size, order.cache_dir)
     except (LayoutError, BrokenImagesError, ManifestError) as error:
@@ -268,7 +281,9 @@ def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
     return files, now, then
 
 
-def _promise(order: Order, run: _Run, gate: GateFacts, files: dict[str, bytes], ir_version: int) -> Contract:
+def _promise(
+    order: ExportOptions, run: _Run, detector: OodDetectorFacts, files: dict[str, bytes], ir_version: int
+) -> Contract:
     """The contract but for its parity and its seal."""
     result = run.result
     without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
@@ -282,14 +297,14 @@ def _promise(order: Order, run: _Run, gate: GateFacts, files: dict[str, bytes], 
         calibration=calibration,
         operating_points=points,
         abstention=abstention,
-        gate=gate,
+        ood_detector=detector,
         parity=UNMEASURED,
         data=data_facts(result),
         metrics=metric_facts(run.folder, result),
         licence=order.licence or LICENCE,
         intended_use=intended_use(run.task),
         warnings=warnings,
-        limits=limits(result, warnings, gate, abstention),
+        limits=limits(result, warnings, detector, abstention),
         caveat=run.classifier.caveat,
         files={name: sha256(raw).hexdigest() for name, raw in files.items()},
         onnx={"opset": OPSET, "ir_version": ir_version},

@@ -1,6 +1,6 @@
 """Is it a chest X-ray at all? The distance of a thumbnail from the nearest of 64 that stand for the training images.
 
-A network must answer with one of its classes, whatever it is shown. The gate knows nothing of the classes, so it can say
+A network must answer with one of its classes, whatever it is shown. The detector knows nothing of the classes, so it can say
 that a photograph, noise or a blank is none of them.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.errors import BundleError, TamperedBundleError
-from pneumonia.export.reproducible_archive import exact_zip
+from pneumonia.export.reproducible_archive import reproducible_zip
 
 SIDE: Final = 24  # pixels of a thumbnail: enough for where lungs, heart and shoulders are, too few for what they hold
 PROTOTYPES: Final = 64
@@ -37,7 +37,7 @@ Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Gate:
+class OodDetector:
     """The prototypes ``(P, SIDE * SIDE)``, each of mean 0 and length 1, and the distance from which an image is none of ours."""
 
     prototypes: Floats
@@ -54,11 +54,11 @@ class Gate:
         """An ``.npz`` file that depends on the prototypes alone."""
         array = io.BytesIO()
         np.lib.format.write_array(array, self.prototypes, allow_pickle=False)
-        return exact_zip({MEMBER: array.getvalue()})
+        return reproducible_zip({MEMBER: array.getvalue()})
 
     @classmethod
-    def from_bytes(cls, raw: bytes, threshold: float) -> "Gate":
-        """The gate of a file.
+    def from_bytes(cls, raw: bytes, threshold: float) -> "OodDetector":
+        """The detector of a file.
 
         Raises:
             TamperedBundleError: The file is damaged.
@@ -66,7 +66,9 @@ class Gate:
         try:
             prototypes = _prototypes(raw)
         except (ValueError, KeyError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
-            raise TamperedBundleError(f"The gate of the bundle is damaged ({error}). Export the run again.") from error
+            raise TamperedBundleError(
+                f"The out-of-distribution detector of the bundle is damaged ({error}). Export the run again."
+            ) from error
         return cls(prototypes, threshold)
 
 
@@ -74,7 +76,7 @@ def _prototypes(raw: bytes) -> Floats:
     """The array of a file, read only once its header says that it is one, so that nothing large is ever made.
 
     Raises:
-        ValueError: It is none that :meth:`Gate.to_bytes` writes.
+        ValueError: It is none that :meth:`OodDetector.to_bytes` writes.
     """
     with ZipFile(io.BytesIO(raw)) as archive:
         if archive.namelist() != [MEMBER] or archive.getinfo(MEMBER).file_size > LARGEST_FILE:
@@ -100,9 +102,9 @@ def _prototypes(raw: bytes) -> Floats:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A gate, how many images it was fitted on, and how many of ``measured_on`` others it flags."""
+    """A detector, how many images it was fitted on, and how many of ``measured_on`` others it flags."""
 
-    gate: Gate
+    ood_detector: OodDetector
     fitted_on: int
     false_alarms: int
     measured_on: int
@@ -125,7 +127,7 @@ def thumbnails(pixels: Pixels) -> Floats:
     return scaled
 
 
-def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
+def fit_ood_detector(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     """Prototypes from 60% of the patients, the threshold from another 20%, the false alarms on the rest.
 
     The threshold is the larger of the 99.5% quantile, two hundredths widened, and of three deviations above the mean of the
@@ -142,7 +144,7 @@ def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     if len(names) < 10:
         raise BundleError(
             f"The run was trained and validated on {len(names)} patients, too few to tell what an X-ray looks like (10 or more "
-            "are needed for an input gate). Train on more data."
+            "are needed for an out-of-distribution detector). Train on more data."
         )
     rank = {name: number / len(names) for number, name in enumerate(names)}
     place = np.array([rank[name] for name in patients])
@@ -151,7 +153,7 @@ def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     first, last = place < SHARES[0], place >= SHARES[1]
     if not (first & shown).any() or not (~first & ~last & shown).any():
         raise BundleError(
-            "Too many images of the run show nothing but one grey level, so no gate can be fitted. Look at them."
+            "Too many images of the run show nothing but one grey level, so no detector can be fitted. Look at them."
         )
     prototypes = spherical_k_means(thumbs[first & shown])
     score = np.where(shown, 1 - (thumbs @ prototypes.T).max(axis=1), FURTHEST).astype(np.float64)
@@ -160,7 +162,7 @@ def fit_gate(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     widest = max(np.quantile(middle, QUANTILE) * SLACK, np.exp(logs.mean() + DEVIATIONS * logs.std()))
     threshold = float(min(widest, np.nextafter(FURTHEST, 0)))  # so that a blank is never one of ours
     return Fitted(
-        Gate(prototypes, threshold), int((~last).sum()), int((score[last] > threshold).sum()), int(last.sum())
+        OodDetector(prototypes, threshold), int((~last).sum()), int((score[last] > threshold).sum()), int(last.sum())
     )
 
 

@@ -31,7 +31,7 @@ def measure_parity(
             held to ``COARSE`` alone.
     """
     answers = [
-        bundle.answer(path.read_bytes()) for path in track(files, len(files), "Comparing with the trained model")
+        bundle.predict(path.read_bytes()) for path in track(files, len(files), "Comparing with the trained model")
     ]
     raw = np.array([list(answer.raw.values()) for answer in answers])
     shown = np.array([list(answer.probabilities.values()) for answer in answers])

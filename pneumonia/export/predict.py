@@ -43,8 +43,8 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
         explain: A folder for pictures of what each prediction is based on; a run alone can draw them.
 
     Yields:
-        ``image`` with all of :class:`pneumonia.export.runtime.Answer`. A run has no input gate and no
-        coverage to reach, so it gives ``None`` for ``out_of_distribution``, ``gate_score``, ``gate_threshold``, ``abstained``
+        ``image`` with all of :class:`pneumonia.export.runtime.Prediction`. A run has no out-of-distribution detector and no
+        coverage to reach, so it gives ``None`` for ``out_of_distribution``, ``ood_score``, ``ood_threshold``, ``abstained``
         and ``bundle_version``; ``explanation``, where pictures are drawn. Of a file that can't be read ``image`` and
         ``error``.
 
@@ -72,7 +72,7 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
     files: Iterable[Path] = images if len(images) < WATCHED else track(images, len(images), "Predicting")
     for path in files:
         try:
-            yield {"image": str(path), **bundle.answer(read_image_file(path)).as_dict()}
+            yield {"image": str(path), **bundle.predict(read_image_file(path)).as_dict()}
         except UnreadableImageError as error:
             yield {"image": str(path), "error": str(error)}
 
@@ -132,8 +132,8 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
             "confidence": max(shown),
             "abstained": None,
             "out_of_distribution": None,
-            "gate_score": None,
-            "gate_threshold": None,
+            "ood_score": None,
+            "ood_threshold": None,
             "decisions": decide(points, classes, shown, calibration),
             "bundle_version": None,
             "model_version": f"{result['name']}/{result['run_id']}",

@@ -10,7 +10,7 @@ from typing import Final
 FIRST_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
 
 
-def exact_zip(files: Mapping[str, bytes]) -> bytes:
+def reproducible_zip(files: Mapping[str, bytes]) -> bytes:
     """A zip file of these files, stored as they are."""
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
@@ -21,7 +21,7 @@ def exact_zip(files: Mapping[str, bytes]) -> bytes:
     return raw.getvalue()
 
 
-def exact_tar_gz(files: Mapping[str, bytes]) -> bytes:
+def reproducible_tar_gz(files: Mapping[str, bytes]) -> bytes:
     """A gzipped tar file of these files at its root, as SageMaker unpacks it into ``/opt/ml/model``."""
     packed = io.BytesIO()
     with (

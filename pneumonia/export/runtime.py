@@ -14,8 +14,8 @@ from pneumonia.data.images.decode import UnreadableImageError, decode, read_head
 from pneumonia.data.images.limits import MAX_PIXELS
 from pneumonia.errors import BundleError, TamperedBundleError
 from pneumonia.export.contract import (
-    GATE,
     MODEL,
+    OOD_DETECTOR,
     OPSET,
     CalibrationFacts,
     Contract,
@@ -24,7 +24,7 @@ from pneumonia.export.contract import (
     read_regular,
 )
 from pneumonia.export.onnx_header import opset_of
-from pneumonia.export.ood_detector import SIDE, Gate
+from pneumonia.export.ood_detector import SIDE, OodDetector
 from pneumonia.metrics.calibration import Temperature, scaled
 from pneumonia.tasks import NORMAL, UNKNOWN_KIND
 
@@ -35,7 +35,7 @@ QUIET: Final = 3  # ONNX Runtime's level for errors alone
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What a bundle predicts for one image. All of it but ``raw`` is on one scale, that of ``probabilities``.
 
     Attributes:
@@ -47,8 +47,8 @@ class Answer:
         confidence: The highest of ``probabilities``, which abstention goes by.
         abstained: ``confidence`` is below the contract's: the image belongs before a person.
         out_of_distribution: It does not look like the X-rays that the model knows; then no probability means anything.
-        gate_score: How unlike them it is, from 0 to 2.
-        gate_threshold: Above it an image is out of distribution.
+        ood_score: How unlike them it is, from 0 to 2.
+        ood_threshold: Above it an image is out of distribution.
         decisions: For each yes-or-no question whether its score reaches the threshold; ``None`` where there is no threshold,
             and where ``label`` is ``None``. The score is the sum of the probabilities that mean yes.
         bundle_version: Of all that answered.
@@ -63,8 +63,8 @@ class Answer:
     confidence: float
     abstained: bool
     out_of_distribution: bool
-    gate_score: float
-    gate_threshold: float
+    ood_score: float
+    ood_threshold: float
     decisions: dict[str, bool | None]
     bundle_version: str
     model_version: str
@@ -85,13 +85,13 @@ class Bundle:
     Args:
         contract: What is promised.
         graph: The bytes of ``model.onnx``.
-        gate: Of the inputs.
+        ood_detector: Of the inputs.
         threads: That one image may use.
     """
 
-    def __init__(self, contract: Contract, graph: bytes, gate: Gate, threads: int = 1) -> None:
+    def __init__(self, contract: Contract, graph: bytes, ood_detector: OodDetector, threads: int = 1) -> None:
         self.contract = contract
-        self.gate = gate
+        self.ood_detector = ood_detector
         self._session = _session(graph, threads)
         self._temperature = Temperature(contract.calibration.temperature)
         self._check_graph()
@@ -112,13 +112,13 @@ class Bundle:
         if found != OPSET:
             what = "is not an ONNX model" if found is None else f"has ONNX opset {found}"
             raise BundleError(f"{folder / MODEL} {what}, and this version serves opset {OPSET}. Export the run again.")
-        gate = Gate.from_bytes(held[GATE], contract.gate.threshold)
-        if (contract.gate.prototypes, contract.gate.side) != (len(gate.prototypes), SIDE):
+        detector = OodDetector.from_bytes(held[OOD_DETECTOR], contract.ood_detector.threshold)
+        if (contract.ood_detector.prototypes, contract.ood_detector.side) != (len(detector.prototypes), SIDE):
             raise BundleError(
-                f"{folder / GATE} holds {len(gate.prototypes)} prototypes of {SIDE} pixels a side, and its contract says "
-                f"{contract.gate.prototypes} of {contract.gate.side}. Export the run again."
+                f"{folder / OOD_DETECTOR} holds {len(detector.prototypes)} prototypes of {SIDE} pixels a side, and its contract "
+                f"says {contract.ood_detector.prototypes} of {contract.ood_detector.side}. Export the run again."
             )
-        return cls(contract, held[MODEL], gate, threads)
+        return cls(contract, held[MODEL], detector, threads)
 
     def square(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """The grey square ``(size, size)`` that the network sees of an image file.
@@ -161,34 +161,34 @@ class Bundle:
         """Raw probabilities ``(B, K)`` after the temperature."""
         return scaled(raw, self._temperature)
 
-    def answer(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Answer:
+    def predict(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Prediction:
         """What the bundle says of one image file.
 
         Raises:
             UnreadableImageError: Why the file can't be read.
         """
-        return self.answer_square(self.square(data, max_pixels))
+        return self.predict_square(self.square(data, max_pixels))
 
-    def answers(self, images: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> list[Answer]:
+    def answers(self, images: Sequence[bytes], max_pixels: int = MAX_PIXELS) -> list[Prediction]:
         """The answers of several files, each the very one that it would have alone: one at a time, they share no arithmetic.
 
         Raises:
             UnreadableImageError: One can't be read.
         """
-        return [self.answer(data, max_pixels) for data in images]
+        return [self.predict(data, max_pixels) for data in images]
 
-    def answer_square(self, square: NDArray[np.uint8]) -> Answer:
+    def predict_square(self, square: NDArray[np.uint8]) -> Prediction:
         """What the bundle says of a square from :meth:`square`."""
         contract = self.contract
         raw = self.probabilities(square[None])
         shown, plain = self.calibrate(raw)[0].tolist(), raw[0].tolist()
         confidence, least = max(shown), contract.abstention.confidence
-        score = self.gate.score(square)
-        unlike = score > contract.gate.threshold
+        score = self.ood_detector.score(square)
+        unlike = score > contract.ood_detector.threshold
         unsure = least is not None and confidence < least - noise(contract.calibration)
         decisions = decide(contract.operating_points, contract.classes, shown, contract.calibration)
         silent = unlike or unsure
-        return Answer(
+        return Prediction(
             label=None if silent else contract.classes[int(raw[0].argmax())],
             probabilities=dict(zip(contract.classes, shown, strict=True)),
             raw=dict(zip(contract.classes, plain, strict=True)),
@@ -197,8 +197,8 @@ class Bundle:
             confidence=confidence,
             abstained=unsure,
             out_of_distribution=unlike,
-            gate_score=score,
-            gate_threshold=contract.gate.threshold,
+            ood_score=score,
+            ood_threshold=contract.ood_detector.threshold,
             decisions=dict.fromkeys(decisions) if silent else decisions,
             bundle_version=contract.bundle_version,
             model_version=contract.model.version,

@@ -14,16 +14,16 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from pneumonia import __version__
-from pneumonia.export.runtime import Answer, Bundle
+from pneumonia.export.runtime import Bundle, Prediction
 from pneumonia.serving.explanation import ExplanationForm
 from pneumonia.serving.inference_pool import InferencePool
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.middleware import Guard
+from pneumonia.serving.middleware import Middleware
 from pneumonia.serving.page import EXAMPLES, Asset, docs_assets, example, page_assets
-from pneumonia.serving.problem import Refusal
+from pneumonia.serving.problem import Problem
 from pneumonia.serving.request_parsing import DICOM, JPEG, JSON, PNG, media_type
-from pneumonia.serving.response_schema import OnePrediction, Predictions, Refused, as_json
-from pneumonia.serving.telemetry import Figures
+from pneumonia.serving.response_schema import OnePrediction, Predictions, ProblemBody, as_json
+from pneumonia.serving.telemetry import Metrics
 
 ABOUT: Final = (
     "Classifies chest X-rays with a bundle. **Not a medical device**; no output may be used to decide about a person."
@@ -76,14 +76,14 @@ class Service:
     def __init__(self, bundle: Bundle, limits: Limits, token: str | None = None, page: bool = True) -> None:
         contract = bundle.contract
         self.pool = InferencePool(bundle, limits)
-        self.figures = Figures(contract.bundle_version, contract.model.version)
-        self.guard = Guard(self._routes(page), limits, self.figures, token)
+        self.metrics = Metrics(contract.bundle_version, contract.model.version)
+        self.middleware = Middleware(self._routes(page), limits, self.metrics, token)
 
-    def count(self, answers: list[Answer]) -> None:
+    def count(self, answers: list[Prediction]) -> None:
         """Count answered images; without a label where the bundle commits to none."""
         for one in answers:
             flags = str(one.abstained).lower(), str(one.out_of_distribution).lower()
-            self.figures.images.labels(one.label or NO_LABEL, *flags).inc()
+            self.metrics.images.labels(one.label or NO_LABEL, *flags).inc()
 
     @asynccontextmanager
     async def _life(self, _: FastAPI) -> AsyncIterator[None]:
@@ -102,7 +102,7 @@ class Service:
             servers=[{"url": "."}],  # relative to the schema, so that a proxy may put all below a path
             lifespan=self._life,
         )
-        app.add_exception_handler(Refusal, _refused)
+        app.add_exception_handler(Problem, _refused)
         app.add_exception_handler(HTTPException, _not_there)
         bundle, limits = self.pool.bundle, self.pool.limits
         versions = {"bundle_version": bundle.contract.bundle_version, "model_version": bundle.contract.model.version}
@@ -113,7 +113,7 @@ class Service:
             return {"status": "ready", **versions}
 
         refused: dict[int | str, dict[str, Any]] = {
-            status: {"model": Refused, "description": text} for status, text in REFUSALS.items()
+            status: {"model": ProblemBody, "description": text} for status, text in REFUSALS.items()
         }
         answered = {
             "model": OnePrediction | Predictions,
@@ -127,7 +127,7 @@ class Service:
             """Probabilities by class of one image (raw bytes, or `image` in JSON) or of several (`images` in JSON)."""
             began = time.perf_counter()
             kind = _kind(request)
-            asked, answers = await self.pool.answer(await request.body(), kind)
+            asked, answers = await self.pool.predict(await request.body(), kind)
             self.count(answers)
             request.scope["told"] |= {"images": len(answers), "labels": [one.label for one in answers]}
             return JSONResponse(as_json(answers, asked.several, _ms_since(began)))
@@ -143,7 +143,7 @@ class Service:
             began = time.perf_counter()
             kind = _kind(request)
             if kind == JSON:
-                raise Refusal(
+                raise Problem(
                     415, f"Content-Type {JSON} is not read here.", "Send the bytes of one JPEG, PNG or DICOM file."
                 )
             found = await self.pool.explain(await request.body(), kind)
@@ -158,7 +158,7 @@ class Service:
         @app.get("/metrics", tags=["health"], response_class=Response)
         async def metrics() -> Response:
             """Metrics for Prometheus."""
-            return Response(self.figures.text(), media_type=CONTENT_TYPE_LATEST)
+            return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
         assets = docs_assets()
         if page:
@@ -187,12 +187,12 @@ def _kind(request: Request) -> str:
     """The media type of a body.
 
     Raises:
-        Refusal: 415, it is none that is read here, or packed.
+        Problem: 415, it is none that is read here, or packed.
     """
     kind = media_type(request.headers.get("content-type", ""))
     packed = request.headers.get("content-encoding", "identity")
     if packed.strip().lower() != "identity":
-        raise Refusal(415, f"Content-Encoding {packed[:50]!r} is not read here.", "Send the bytes as they are.")
+        raise Problem(415, f"Content-Encoding {packed[:50]!r} is not read here.", "Send the bytes as they are.")
     return kind
 
 
@@ -201,7 +201,7 @@ def _ms_since(began: float) -> float:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+    assert isinstance(error, Problem)
     return _response(error)
 
 
@@ -210,7 +210,7 @@ async def _not_there(request: Request, error: Exception) -> Response:
     status = error.status_code
     reason = f"{request.method[:20]} {request.scope['path'][:100]}: {HTTPStatus(status).phrase.lower()}."
     headers = {"Allow": _allowed(request)} if status == HTTPStatus.METHOD_NOT_ALLOWED else {}
-    return _response(Refusal(status, reason, REMEDIES.get(status, "See /docs."), headers))
+    return _response(Problem(status, reason, REMEDIES.get(status, "See /docs."), headers))
 
 
 def _allowed(request: Request) -> str:
@@ -220,5 +220,5 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(found | {"HEAD"} if "GET" in found else found))
 
 
-def _response(refusal: Refusal) -> Response:
+def _response(refusal: Problem) -> Response:
     return Response(refusal.body, refusal.status, headers=refusal.headers, media_type=JSON)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from pneumonia.serving.problem import LINGER_S, Refusal
-from pneumonia.serving.telemetry import tell
+from pneumonia.serving.problem import LINGER_S, Problem
+from pneumonia.serving.telemetry import log_event
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-BAD_HTTP: Final = Refusal(
+BAD_HTTP: Final = Problem(
     400, "The request is not HTTP/1.1, or its headers are too long.", "Send valid HTTP.", close=True
 )
-HEADERS_LATE: Final = Refusal(408, "The headers of the request did not arrive in time.", "Send it again.", close=True)
+HEADERS_LATE: Final = Problem(408, "The headers of the request did not arrive in time.", "Send it again.", close=True)
 HANG_UP: Final = getattr(select, "POLLRDHUP", 0)  # of Linux; elsewhere the time limit ends such a request
 LOOK_S: Final = 0.25  # between two looks at a connection that is not read
 
@@ -111,11 +111,11 @@ class Protocol(H11Protocol):
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: Problem) -> None:
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
-        tell("refused before any request", status=refusal.status)
+        log_event("refused before any request", status=refusal.status)
         if self.cycle is not None and not self.cycle.response_complete:
             if self.cycle.response_started:  # another answer is on its way
                 self.transport.close()

@@ -16,11 +16,11 @@ import numpy as np
 from pneumonia.data.images.decode import UnreadableImageError
 from pneumonia.data.images.dicom import is_dicom
 from pneumonia.data.images.jpeg2000 import CODE_START
-from pneumonia.export.runtime import Answer, Bundle
+from pneumonia.export.runtime import Bundle, Prediction
 from pneumonia.serving.explanation import Explanation, explanation_steps
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.problem import Refusal
-from pneumonia.serving.request_parsing import Asked, check_file, unpack, unreadable
+from pneumonia.serving.problem import Problem
+from pneumonia.serving.request_parsing import ParsedRequest, check_file, parse_request, unreadable
 from pneumonia.serving.telemetry import WORKER
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ LOOK_S: Final = 0.05
 STEP_PIXELS: Final = 1_000_000  # what one batch of an explanation counts for
 
 
-class Turn:
+class QueuePosition:
     """The place of one request in the queue: its arrival, plus a second for each megapixel that it has asked for so far.
 
     A small request overtakes a large one, and every request is at some time the earliest.
@@ -67,7 +67,7 @@ class InferencePool:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
 
-    async def answer(self, body: bytes, kind: str) -> tuple[Asked, list[Answer]]:
+    async def predict(self, body: bytes, kind: str) -> tuple[ParsedRequest, list[Prediction]]:
         """Classify the images of a request.
 
         Args:
@@ -75,10 +75,10 @@ class InferencePool:
             kind: Its media type.
 
         Raises:
-            Refusal: What is wrong, and with which image where there are several.
+            Problem: What is wrong, and with which image where there are several.
         """
-        turn = Turn()
-        asked = await self.run(partial(unpack, body, kind, self.limits), turn.due)
+        turn = QueuePosition()
+        asked = await self.run(partial(parse_request, body, kind, self.limits), turn.due)
         answers = []
         for place, (raw, pixels) in enumerate(zip(asked.files, asked.pixels, strict=True)):
             where = f"images[{place}]: " if asked.several else ""
@@ -93,9 +93,9 @@ class InferencePool:
             kind: Its media type; no JSON.
 
         Raises:
-            Refusal: What is wrong.
+            Problem: What is wrong.
         """
-        turn = Turn()
+        turn = QueuePosition()
         pixels = await self.run(partial(check_file, body, kind, self.limits), turn.due)
         steps = explanation_steps(self.bundle, body)
 
@@ -113,7 +113,7 @@ class InferencePool:
 
         Args:
             work: The unit.
-            due: From :meth:`Turn.after`.
+            due: From :meth:`QueuePosition.after`.
             slow: Whether it may take many seconds.
 
         Raises:
@@ -144,8 +144,8 @@ class InferencePool:
             await asyncio.sleep(LOOK_S)
         return self._free == self.limits.workers
 
-    def _answer(self, raw: bytes, where: str = "") -> Answer:
-        return self.bundle.answer_square(_refusing(partial(self.bundle.square, raw), where))
+    def _answer(self, raw: bytes, where: str = "") -> Prediction:
+        return self.bundle.predict_square(_refusing(partial(self.bundle.square, raw), where))
 
     async def _thread(self, due: float) -> None:
         """Wait for a thread. Work is handed to the threads' own queue only then, so that none holds a body in vain."""
@@ -179,10 +179,10 @@ def _refusing(decode: Callable[[], T], where: str = "") -> T:
     """The result of a decoder.
 
     Raises:
-        Refusal: The file can't be decoded.
+        Problem: The file can't be decoded.
     """
     try:
         return decode()
     except UnreadableImageError as error:
-        refusal: Refusal = unreadable(error, where)
+        refusal: Problem = unreadable(error, where)
         raise refusal from error

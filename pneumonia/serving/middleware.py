@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final
 
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.problem import LINGER_S, Refusal, busy
-from pneumonia.serving.telemetry import LOGGER, OTHER, PAGE, PAGE_FILES, ROUTES, Figures, tell
+from pneumonia.serving.problem import LINGER_S, Problem, busy
+from pneumonia.serving.telemetry import LOGGER, OTHER, PAGE, PAGE_FILES, ROUTES, Metrics, log_event
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -86,7 +86,7 @@ class Exchange:
                 message = {**message, "body": b""}
         await self._send(message)
 
-    async def refuse(self, refusal: Refusal, more: bool = False) -> None:
+    async def refuse(self, refusal: Problem, more: bool = False) -> None:
         """Answers with a refusal; ``more`` leaves the answer open, so that the connection does."""
         headers = refusal.raw_headers() + (list(CHALLENGES) if refusal.status == 401 else [])
         self.told.setdefault("reason", refusal.reason)
@@ -94,18 +94,18 @@ class Exchange:
         await self.send({"type": "http.response.body", "body": refusal.body, "more_body": more})
 
 
-class Guard:
+class Middleware:
     """An ASGI app around another.
 
     Args:
         app: That answers what is let through.
         limits: Of size, time and number.
-        figures: Where requests are counted.
+        metrics: Where requests are counted.
         token: That callers must know; ``None`` where any may ask.
     """
 
-    def __init__(self, app: App, limits: Limits, figures: Figures, token: str | None = None) -> None:
-        self.app, self.limits, self.figures = app, limits, figures
+    def __init__(self, app: App, limits: Limits, metrics: Metrics, token: str | None = None) -> None:
+        self.app, self.limits, self.metrics = app, limits, metrics
         self._token = token.encode() if token else None
         self._answering = 0
         self._held = 0
@@ -116,10 +116,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         exchange = Exchange(scope, send)
-        self.figures.in_flight.inc()
+        self.metrics.in_flight.inc()
         try:
             await self._serve(exchange, receive)
-        except Refusal as refusal:
+        except Problem as refusal:
             if not exchange.started:
                 await self._turn_away(exchange, refusal, receive)
         except ClientGoneError:
@@ -134,10 +134,10 @@ class Guard:
             LOGGER.exception("failed", extra={"told": {"request_id": exchange.id}})
             if not exchange.started:
                 await exchange.refuse(
-                    Refusal(500, "The service failed.", f"Report it with the request id {exchange.id}.", close=True)
+                    Problem(500, "The service failed.", f"Report it with the request id {exchange.id}.", close=True)
                 )
         finally:
-            self.figures.in_flight.dec()
+            self.metrics.in_flight.dec()
             self._record(exchange)
 
     async def _serve(self, exchange: Exchange, receive: Receive) -> None:
@@ -162,7 +162,7 @@ class Guard:
                     body = await self._read(exchange, receive)
             except TimeoutError:
                 reason = f"The body did not arrive within {self.limits.body_s:g} s."
-                raise Refusal(408, reason, "Send it again over a faster line, or send less.", close=True) from None
+                raise Problem(408, reason, "Send it again over a faster line, or send less.", close=True) from None
             self._check_room()
             self._answering += 1
             counted = True
@@ -170,7 +170,7 @@ class Guard:
         finally:
             self._answering -= counted
             self._held -= exchange.size
-            self.figures.held.set(self._held)
+            self.metrics.held.set(self._held)
 
     async def _answer(self, exchange: Exchange, scope: Scope, body: bytes, receive: Receive) -> None:
         """Let the app answer, until its time is over or its client is gone."""
@@ -197,7 +197,7 @@ class Guard:
             chunks.append(chunk)
             exchange.size += len(chunk)
             self._held += len(chunk)
-            self.figures.held.set(self._held)
+            self.metrics.held.set(self._held)
             if exchange.size > self.limits.body_bytes:
                 raise self._too_long(f"more than {self.limits.body_bytes:,} bytes")
             if self._held > self.limits.held_bytes:
@@ -213,7 +213,7 @@ class Guard:
         given = _credentials(exchange.headers.get(b"authorization", b""))
         if given is None or not hmac.compare_digest(given, self._token):
             what = "The token is wrong." if given is not None else "A token is needed, and none was sent."
-            raise Refusal(401, what, "Send the header 'Authorization: Bearer TOKEN'.", close=exchange.has_body)
+            raise Problem(401, what, "Send the header 'Authorization: Bearer TOKEN'.", close=exchange.has_body)
 
     def _check_size(self, exchange: Exchange) -> None:
         length = exchange.headers.get(b"content-length", b"0")
@@ -226,11 +226,11 @@ class Guard:
             refusal.close = True
             raise refusal
 
-    def _too_long(self, said: str) -> Refusal:
+    def _too_long(self, said: str) -> Problem:
         reason = f"The body has {said}, and at most {self.limits.body_mib:g} MiB are read."
-        return Refusal(413, reason, "Send fewer images at once, or smaller ones.", close=True)
+        return Problem(413, reason, "Send fewer images at once, or smaller ones.", close=True)
 
-    async def _turn_away(self, exchange: Exchange, refusal: Refusal, receive: Receive) -> None:
+    async def _turn_away(self, exchange: Exchange, refusal: Problem, receive: Receive) -> None:
         """Answers at once, then lets the rest of the body run out unread for a moment."""
         linger = refusal.close and exchange.has_body and exchange.headers.get(b"expect", b"").lower() != b"100-continue"
         await exchange.refuse(refusal, more=linger)
@@ -250,11 +250,11 @@ class Guard:
 
     def _record(self, exchange: Exchange) -> None:
         seconds = time.perf_counter() - exchange.began
-        self.figures.requests.labels(exchange.route, str(exchange.status)).inc()
-        self.figures.seconds.labels(exchange.route).observe(seconds)
+        self.metrics.requests.labels(exchange.route, str(exchange.status)).inc()
+        self.metrics.seconds.labels(exchange.route).observe(seconds)
         if exchange.status == 200 and (exchange.path == PING or exchange.route == PAGE):
             return  # every few seconds, and nothing to say
-        tell(
+        log_event(
             "request",
             request_id=exchange.id,
             method=exchange.method if exchange.method in METHODS else OTHER,
@@ -270,7 +270,7 @@ def _check_headers(exchange: Exchange) -> None:
     """Refuse headers that a reverse proxy may interpret differently (RFC 9112, 6.1 and RFC 9110, 5.3).
 
     Raises:
-        Refusal: 400.
+        Problem: 400.
     """
     names = [name for name, _ in exchange.scope["headers"]]
     twice = next((name for name in SINGLE if names.count(name) > 1), None)
@@ -280,7 +280,7 @@ def _check_headers(exchange: Exchange) -> None:
         reason = "The request has both Content-Length and Transfer-Encoding."
     else:
         return
-    raise Refusal(400, reason, "Send one of them.", close=True)
+    raise Problem(400, reason, "Send one of them.", close=True)
 
 
 def _credentials(header: bytes) -> bytes | None:

@@ -79,7 +79,7 @@ function showPrediction(answer) {
   const probabilities = Object.entries(answer.probabilities);
   const [likeliest, share] = probabilities.reduce((best, one) => (one[1] > best[1] ? one : best));
   if (answer.out_of_distribution) {
-    const scores = `OOD score ${answer.gate_score.toFixed(2)}, threshold ${answer.gate_threshold.toFixed(2)}`;
+    const scores = `OOD score ${answer.ood_score.toFixed(2)}, threshold ${answer.ood_threshold.toFixed(2)}`;
     showStatus("bad", "This does not look like the X-rays that the model knows", ` (${scores}). The values below mean nothing.`);
   } else if (answer.abstained) {
     const rest = ` ${likeliest} is the likeliest class, with ${inWords(share)}. A person must read this image.`;

@@ -77,7 +77,7 @@ def _own(name: str) -> bytes:
 
 def _facts(contract: Contract) -> list[tuple[str, str]]:
     """What the model was trained on and its measured limits, as terms and their descriptions."""
-    data, gate, parity = contract.data, contract.gate, contract.parity
+    data, detector, parity = contract.data, contract.ood_detector, contract.parity
     counts = ", ".join(f"{data[subset]} {use}" for subset, use in SUBSETS.items() if data.get(subset))
     size = f"{contract.image.size} x {contract.image.size} pixels"
     return [
@@ -87,7 +87,7 @@ def _facts(contract: Contract) -> list[tuple[str, str]]:
         *_metric_facts(contract.metrics),
         (
             "Out-of-distribution detector",
-            f"{gate.false_alarms} false alarms in {gate.measured_on} unseen images ({gate.false_alarm_rate:.2%})",
+            f"{detector.false_alarms} false alarms in {detector.measured_on} unseen images ({detector.false_alarm_rate:.2%})",
         ),
         (
             "Exported model against trained model",

@@ -12,7 +12,7 @@ LINGER_S: Final = 2.0  # for what is refused to run out, so that its sender read
 
 
 @dataclass(eq=False)
-class Refusal(Exception):
+class Problem(Exception):
     """Why a request is not answered.
 
     Attributes:
@@ -47,6 +47,6 @@ class Refusal(Exception):
         return [*found, (b"connection", b"close")] if self.close else found
 
 
-def busy(reason: str, status: int = 429) -> Refusal:
+def busy(reason: str, status: int = 429) -> Problem:
     """Too much at once: come back in a second."""
-    return Refusal(status, reason, "Send it again after the seconds that Retry-After names.", {"Retry-After": "1"})
+    return Problem(status, reason, "Send it again after the seconds that Retry-After names.", {"Retry-After": "1"})

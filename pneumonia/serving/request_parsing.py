@@ -10,7 +10,7 @@ from pneumonia.data.images.decode import UnreadableImageError, read_header
 from pneumonia.data.images.dicom import MAGIC, MAGIC_AT, is_dicom
 from pneumonia.data.images.limits import MAX_PIXELS, MAX_SCANS
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.problem import Refusal
+from pneumonia.serving.problem import Problem
 
 JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
@@ -28,7 +28,7 @@ FORM: Final = 'Say {"image": "BASE64"} for one image, or {"images": ["BASE64", .
 
 
 @dataclass(frozen=True)
-class Asked:
+class ParsedRequest:
     """Image files of a request, with the pixels that each has by its header; ``several`` where the answer is a list."""
 
     files: list[bytes]
@@ -40,17 +40,17 @@ def media_type(header: str) -> str:
     """The media type of a ``Content-Type`` header, without parameters, by its first name.
 
     Raises:
-        Refusal: 415, it is none that we read.
+        Problem: 415, it is none that we read.
     """
     name = header.partition(";")[0].strip().lower()
     name = SAME.get(name, name)
     if name in {JPEG, PNG, DICOM, JSON}:
         return name
     said = f"Content-Type {name[:100]!r} is not one that is read here" if name else "The request has no Content-Type"
-    raise Refusal(415, f"{said}.", SENDABLE)
+    raise Problem(415, f"{said}.", SENDABLE)
 
 
-def unpack(body: bytes, kind: str, limits: Limits) -> Asked:
+def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
     """The image files of a request, each checked by its first bytes and its header; no pixel is decoded.
 
     Args:
@@ -59,25 +59,25 @@ def unpack(body: bytes, kind: str, limits: Limits) -> Asked:
         limits: Of images and pixels.
 
     Raises:
-        Refusal: 400, 413, 415 or 422, with what is wrong.
+        Problem: 400, 413, 415 or 422, with what is wrong.
     """
     if kind != JSON:
-        return Asked([body], [check_file(body, kind, limits)], several=False)
+        return ParsedRequest([body], [check_file(body, kind, limits)], several=False)
     files, several = _from_json(body, limits)
     pixels = []
     for place, file in enumerate(files):
         try:
             pixels.append(check_file(file, None, limits))
-        except Refusal as refusal:
+        except Problem as refusal:
             refusal.reason = f"images[{place}]: {refusal.reason}" if several else refusal.reason
             raise
     if sum(pixels) > limits.request_pixels:
-        raise Refusal(
+        raise Problem(
             413,
             f"The images of the request have {sum(pixels):,} pixels together, and at most {limits.request_pixels:,} are read.",
             "Send fewer images at once, or smaller ones.",
         )
-    return Asked(files, pixels, several)
+    return ParsedRequest(files, pixels, several)
 
 
 def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
@@ -89,13 +89,13 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
         limits: Of pixels.
 
     Raises:
-        Refusal: 400, 413, 415 or 422.
+        Problem: 400, 413, 415 or 422.
     """
     if not raw:
-        raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
+        raise Problem(400, "The body is empty (0 bytes).", SENDABLE)
     found = _kind_of(raw)
     if kind not in {None, found}:
-        raise Refusal(415, f"The Content-Type says {kind}, and the bytes are {found}.", "Say what the bytes are.")
+        raise Problem(415, f"The Content-Type says {kind}, and the bytes are {found}.", "Say what the bytes are.")
     _check_whole(raw, found)
     try:
         header = read_header(raw)
@@ -108,29 +108,29 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
     return header.width * header.height
 
 
-def unreadable(error: UnreadableImageError, where: str = "") -> Refusal:
+def unreadable(error: UnreadableImageError, where: str = "") -> Problem:
     """The refusal of a file that can't be decoded."""
     if f"{MAX_PIXELS:,}" in str(error):
-        return Refusal(413, f"{where}The image can't be read: {error}.", "Send it at a smaller size.")
-    return Refusal(
+        return Problem(413, f"{where}The image can't be read: {error}.", "Send it at a smaller size.")
+    return Problem(
         422, f"{where}The image can't be read: {error}.", "Open it in a viewer, and save or export it again."
     )
 
 
-def _too_large(what: str, limits: Limits) -> Refusal:
-    return Refusal(413, f"{what}, and at most {limits.pixels:,} are read.", "Send it at a smaller size.")
+def _too_large(what: str, limits: Limits) -> Problem:
+    return Problem(413, f"{what}, and at most {limits.pixels:,} are read.", "Send it at a smaller size.")
 
 
 def _kind_of(raw: bytes) -> str:
     """What a file is by its first bytes.
 
     Raises:
-        Refusal: 415, it is none of the three, or two things at once.
+        Problem: 415, it is none of the three, or two things at once.
     """
     if is_dicom(raw):
         stranger = next((magic for magic in STRANGERS if raw.startswith(magic)), None)
         if stranger is not None:
-            raise Refusal(
+            raise Problem(
                 415,
                 f"The file begins as DICOM at byte {MAGIC_AT} ({MAGIC.decode()}) and as something else at byte 0 ({stranger!r}).",
                 "Empty the preamble of the DICOM file: what is two files at once is not read.",
@@ -140,14 +140,14 @@ def _kind_of(raw: bytes) -> str:
         return JPEG
     if raw.startswith(PNG_MAGIC):
         return PNG
-    raise Refusal(415, f"The bytes are no JPEG, PNG or DICOM file; they begin with {raw[:8]!r}.", SENDABLE)
+    raise Problem(415, f"The bytes are no JPEG, PNG or DICOM file; they begin with {raw[:8]!r}.", SENDABLE)
 
 
 def _check_whole(raw: bytes, kind: str) -> None:
     """Refuses files that are cut short, have another file behind them, or cost far more than their size.
 
     Raises:
-        Refusal: 422.
+        Problem: 422.
     """
     problem = None
     if kind == JPEG:
@@ -175,21 +175,21 @@ def _png_problem(raw: bytes) -> str | None:
 def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
     """The files, and whether a list was asked."""
     if not body:
-        raise Refusal(400, "The body is empty (0 bytes).", SENDABLE)
+        raise Problem(400, "The body is empty (0 bytes).", SENDABLE)
     try:
         said: Any = json.loads(body, object_pairs_hook=_without_repeated_keys)
     except (ValueError, RecursionError) as error:
         detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
-        raise Refusal(400, f"The body is not JSON ({detail}).", FORM) from None
+        raise Problem(400, f"The body is not JSON ({detail}).", FORM) from None
     if not isinstance(said, dict) or len(said) != 1 or not said.keys() <= {"image", "images"}:
-        raise Refusal(422, "The JSON is not an object with the one key 'image' or 'images'.", FORM)
+        raise Problem(422, "The JSON is not an object with the one key 'image' or 'images'.", FORM)
     if "image" in said:
         return [_from_base64(said["image"], "The image")], False
     texts = said["images"]
     if not isinstance(texts, list) or not texts:
-        raise Refusal(422, "'images' is not a list of at least one image.", FORM)
+        raise Problem(422, "'images' is not a list of at least one image.", FORM)
     if len(texts) > limits.images:
-        raise Refusal(
+        raise Problem(
             413, f"{len(texts)} images in one request, and at most {limits.images} are read.", "Send fewer at once."
         )
     return [_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], True
@@ -197,19 +197,19 @@ def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
 
 def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len({key for key, _ in pairs}) < len(pairs):
-        raise Refusal(422, "The JSON has one key twice, and which value is meant is not certain.", FORM)
+        raise Problem(422, "The JSON has one key twice, and which value is meant is not certain.", FORM)
     return dict(pairs)
 
 
 def _from_base64(text: Any, which: str) -> bytes:
     if not isinstance(text, str):
-        raise Refusal(422, f"{which} is no text.", FORM)
+        raise Problem(422, f"{which} is no text.", FORM)
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters beyond ASCII
-        raise Refusal(
+        raise Problem(
             422, f"{which} is not base64 (RFC 4648, without line breaks or 'data:').", "base64 -w0 FILE writes it."
         ) from None
     if not raw:
-        raise Refusal(422, f"{which} is empty (0 bytes).", FORM)
+        raise Problem(422, f"{which} is empty (0 bytes).", FORM)
     return raw

@@ -4,10 +4,10 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from pneumonia.export.runtime import Answer
+from pneumonia.export.runtime import Prediction
 
 
-class Prediction(BaseModel):
+class PredictionBody(BaseModel):
     """What the bundle predicts for one image; all but `raw` is on the scale of `probabilities`."""
 
     label: str | None = Field(
@@ -22,8 +22,8 @@ class Prediction(BaseModel):
     out_of_distribution: bool = Field(
         description="Unlike the X-rays that the model knows: no probability here means anything"
     )
-    gate_score: float = Field(description="How unlike them it is")
-    gate_threshold: float
+    ood_score: float = Field(description="How unlike them it is")
+    ood_threshold: float
     decisions: dict[str, bool | None] = Field(
         description="Each yes-or-no question at its threshold; null where there is none, and where `label` is null"
     )
@@ -31,7 +31,7 @@ class Prediction(BaseModel):
     model_version: str
 
 
-class OnePrediction(Prediction):
+class OnePrediction(PredictionBody):
     """The answer to one image."""
 
     ms: float = Field(description="Milliseconds from the whole request to the answer")
@@ -40,13 +40,13 @@ class OnePrediction(Prediction):
 class Predictions(BaseModel):
     """The answer to a list of images, in their order."""
 
-    predictions: list[Prediction]
+    predictions: list[PredictionBody]
     bundle_version: str
     model_version: str
     ms: float
 
 
-class Refused(BaseModel):
+class ProblemBody(BaseModel):
     """Why a request is not answered."""
 
     error: str = Field(examples=["unprocessable_entity"])
@@ -54,7 +54,7 @@ class Refused(BaseModel):
     remedy: str
 
 
-def as_json(answers: list[Answer], several: bool, ms: float) -> dict[str, Any]:
+def as_json(answers: list[Prediction], several: bool, ms: float) -> dict[str, Any]:
     """The answer to a request.
 
     Args:

@@ -20,7 +20,7 @@ from pneumonia.serving.app import Service
 from pneumonia.serving.http_protocol import with_deadlines
 from pneumonia.serving.inference_pool import InferencePool
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.telemetry import log_to, standard_error, tell
+from pneumonia.serving.telemetry import log_event, log_to, standard_error
 
 BACKLOG: Final = 1024
 KEEP_ALIVE_S: Final = 60  # longer than the usual proxy's, so that it is the proxy that closes
@@ -30,7 +30,7 @@ LOCAL: Final = {"127.0.0.1", "::1", "localhost"}
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerOptions:
     """Where a service listens, and who may ask it.
 
     Attributes:
@@ -63,10 +63,10 @@ class Server(uvicorn.Server):
         self.exit_code = 0
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        tell("stopping")
+        log_event("stopping")
         await super().shutdown(sockets)
         if not await self._pool.is_idle(GRACE_S):  # a decoder can't be interrupted, and drain_s is over
-            tell("stopped while an image was being read", logging.WARNING)
+            log_event("stopped while an image was being read", logging.WARNING)
             os._exit(self.exit_code)
 
     @contextlib.contextmanager
@@ -83,7 +83,7 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(folder: Path, place: Place, limits: Limits) -> int:
+def serve(folder: Path, place: ServerOptions, limits: Limits) -> int:
     """Answer until SIGTERM or Ctrl-C, then finish what is in flight.
 
     Returns:
@@ -101,16 +101,16 @@ def serve(folder: Path, place: Place, limits: Limits) -> int:
         try:
             return _answer(bundle, place, limits)
         except KeyboardInterrupt:  # before the server takes signals
-            tell("stopped")
+            log_event("stopped")
             return INTERRUPTED
 
 
-def _answer(bundle: Bundle, place: Place, limits: Limits) -> int:
+def _answer(bundle: Bundle, place: ServerOptions, limits: Limits) -> int:
     """Serve a bundle; returns the exit code."""
     service = Service(bundle, limits, place.token, place.page)
     service.pool.warm_up()
     config = uvicorn.Config(
-        service.guard,
+        service.middleware,
         http=with_deadlines(limits.header_s, limits.body_s),
         ws="none",
         lifespan="on",
@@ -128,21 +128,21 @@ def _answer(bundle: Bundle, place: Place, limits: Limits) -> int:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         contract = bundle.contract
-        tell(
+        log_event(
             "serving",
             url=f"{place.scheme}://{shown}:{port}",
             bundle=contract.bundle_version,
             model=contract.model.version,
         )
         if place.token is None and place.host not in LOCAL:
-            tell("any caller who reaches this address is answered: no token is set", logging.WARNING)
+            log_event("any caller who reaches this address is answered: no token is set", logging.WARNING)
         server = Server(config, service.pool)
         server.run(sockets=[listener])
-    tell("stopped")
+    log_event("stopped")
     return server.exit_code
 
 
-def check_tls(place: Place) -> None:
+def check_tls(place: ServerOptions) -> None:
     """Refuses a certificate that can't be used, before anything is loaded.
 
     Raises:
@@ -171,7 +171,7 @@ def _no_password() -> str:
 
 
 @contextlib.contextmanager
-def listening(place: Place) -> Iterator[socket.socket]:
+def listening(place: ServerOptions) -> Iterator[socket.socket]:
     """A socket that listens at an address.
 
     Raises:

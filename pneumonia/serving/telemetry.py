@@ -100,15 +100,15 @@ def standard_error() -> Iterator[TextIO]:
 def _forward(outlet: int) -> None:
     with os.fdopen(outlet, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            tell("library remark", text=line.strip()[:REMARK])
+            log_event("library remark", text=line.strip()[:REMARK])
 
 
-def tell(event: str, level: int = logging.INFO, **told: Any) -> None:
+def log_event(event: str, level: int = logging.INFO, **told: Any) -> None:
     """One line."""
     LOGGER.log(level, event, extra={"told": told})
 
 
-class Figures:
+class Metrics:
     """The figures of one service, in a registry of their own.
 
     Args:

@@ -24,7 +24,7 @@ import pneumonia.serving.app, pneumonia.serving.page, pneumonia.serving.server
 import pneumonia.data.images.dicom, pneumonia.data.sources.phantom
 from pneumonia.export.runtime import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
-print(bundle.answer(Path(sys.argv[3]).read_bytes()).likeliest)
+print(bundle.predict(Path(sys.argv[3]).read_bytes()).likeliest)
 """
 
 

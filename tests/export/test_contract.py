@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from pneumonia.cli import main
 from pneumonia.config.validation import WORDS
 from pneumonia.errors import BundleError, ParityError, TamperedBundleError
-from pneumonia.export.contract import CONTRACT, GATE, MODEL, read_contract
+from pneumonia.export.contract import CONTRACT, MODEL, OOD_DETECTOR, read_contract
 from pneumonia.export.contract_schema import FIELDS, METHODS, RESIZES, VIEWS
-from pneumonia.export.ood_detector import PROTOTYPES, SIDE, Gate
+from pneumonia.export.ood_detector import PROTOTYPES, SIDE, OodDetector
 from pneumonia.export.runtime import Bundle
 
 Place = tuple[str | int, ...]
@@ -32,8 +32,8 @@ INF = float("inf")
 HUGE = 10**400
 FIELD_CASES: list[tuple[Place, object, str]] = [
     (("schema",), True, "has schema True"),
-    (("schema",), 1, "has schema 1, and this version reads 2"),
-    (("schema",), 2.0, r"has schema 2\.0"),
+    (("schema",), 1, "has schema 1, and this version reads 3"),
+    (("schema",), 3.0, r"has schema 3\.0"),
     (("task",), "other", "task=.*one of subtype, pneumonia"),
     (("task",), "pneumonia", "classes=.*those of task=pneumonia"),
     (("classes",), [], "classes=.*list of 2"),
@@ -73,13 +73,13 @@ FIELD_CASES: list[tuple[Place, object, str]] = [
     (("abstention", "coverage"), 0.1, r"abstention.coverage=0\.1.*abstention.asked"),
     (("abstention", "risk"), None, "abstention with some of"),
     (("abstention", "confidence"), -0.1, "abstention.confidence="),
-    (("gate", "threshold"), 0, "gate.threshold=0"),
-    (("gate", "threshold"), 2.1, "gate.threshold="),
-    (("gate", "prototypes"), 1, "holds .* prototypes"),
-    (("gate", "side"), 12, "prototypes of 24 pixels"),
-    (("gate", "measured_on"), 0, "gate.measured_on=0"),
-    (("gate", "false_alarms"), 10**6, "gate.false_alarms=1000000.*at most gate.measured_on"),
-    (("gate", "false_alarm_rate"), 0.7, "gate.false_alarm_rate="),
+    (("ood_detector", "threshold"), 0, "ood_detector.threshold=0"),
+    (("ood_detector", "threshold"), 2.1, "ood_detector.threshold="),
+    (("ood_detector", "prototypes"), 1, "holds .* prototypes"),
+    (("ood_detector", "side"), 12, "prototypes of 24 pixels"),
+    (("ood_detector", "measured_on"), 0, "ood_detector.measured_on=0"),
+    (("ood_detector", "false_alarms"), 10**6, "ood_detector.false_alarms=1000000.*at most ood_detector.measured_on"),
+    (("ood_detector", "false_alarm_rate"), 0.7, "ood_detector.false_alarm_rate="),
     (("parity", "largest"), 0.5, "parity.passed=true with parity.largest=0.5"),
     (("parity", "changed"), 2, "parity.passed=true with parity.changed=2"),
     (("parity", "passed"), 1, "parity.passed=1.*true or false"),
@@ -99,7 +99,11 @@ FIELD_CASES: list[tuple[Place, object, str]] = [
     (("metrics", "val", "auroc"), 9e18, r"metrics\.val\.auroc=9e\+18"),
     (("data", "val"), 1, r"parity\.images=\d+, and it must be data\.val=1"),
     (("data", "source"), "x" * 20_000, "data.source="),
-    (("gate", "fitted_on"), 1, r"gate\.prototypes=\d+, and it must be at most gate\.fitted_on=1"),
+    (
+        ("ood_detector", "fitted_on"),
+        1,
+        r"ood_detector\.prototypes=\d+, and it must be at most ood_detector\.fitted_on=1",
+    ),
     (("image", "normalisation", "scale"), 1e-320, "image.normalisation.scale="),
     (("parity", "largest_recorded"), 5, "parity.largest_recorded=5"),
     (("abstention", "asked"), 1e-320, "abstention.asked="),
@@ -241,7 +245,7 @@ def _text_cases(raw: bytes) -> dict[str, bytes]:
         "BOM": b"\xef\xbb\xbf" + raw,
         "UTF-16": raw.decode().encode("utf-16"),
         "latin-1": raw.replace(b"Research", b"R\xe9search"),
-        "twice": raw.replace(b'"schema": 2,', b'"schema": 2, "schema": 2,'),
+        "twice": raw.replace(b'"schema": 3,', b'"schema": 3, "schema": 3,'),
         "twice inside": raw.replace(b'"passed": ', b'"passed": false, "passed": '),
         "deep list": b"[" * 100_000 + b"]" * 100_000,
         "deep object": b'{"seal": 1, "schema": ' + b'{"a":' * 3000 + b"1" + b"}" * 3001,
@@ -271,7 +275,7 @@ def test_a_bundle_version_of_another_seal_is_refused(bundle_dir, tmp_path):
         read_contract(_edited(bundle_dir, tmp_path, edited))
 
 
-@pytest.mark.parametrize("name", [CONTRACT, MODEL, GATE])
+@pytest.mark.parametrize("name", [CONTRACT, MODEL, OOD_DETECTOR])
 def test_a_pipe_in_the_place_of_a_file_is_refused(name, bundle_dir, tmp_path):
     folder = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
     (folder / name).unlink()
@@ -291,7 +295,7 @@ def _with_file(bundle_dir: Path, tmp_path: Path, name: str, raw: bytes, prototyp
     plain = json.loads((folder / CONTRACT).read_text())
     plain["files"][name] = hashlib.sha256(raw).hexdigest()
     if prototypes is not None:
-        plain["gate"]["prototypes"] = prototypes
+        plain["ood_detector"]["prototypes"] = prototypes
     (folder / CONTRACT).write_text(json.dumps(_resealed(plain)))
     (folder / name).write_bytes(raw)
     return folder
@@ -327,7 +331,7 @@ def _header(shape: tuple[int, ...], data: bytes = b"") -> bytes:
     return raw.getvalue() + data
 
 
-GATES = {
+DETECTORS = {
     "NaN": lambda: _npz(_unit(3) * np.float32("nan")),
     "infinity": lambda: _npz(_unit(3) * np.float32("inf")),
     "length": lambda: _npz(_unit(3) * 2),
@@ -354,17 +358,20 @@ GATES = {
 }
 
 
-@pytest.mark.parametrize("name", GATES)
-def test_a_gate_that_is_none_is_refused(name, bundle_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_a_detector_that_is_none_is_refused(name, bundle_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(TamperedBundleError, match=r"gate of the bundle is damaged .*Export the run again"):
-        Bundle.load(_with_file(bundle_dir, tmp_path, GATE, GATES[name]()))
+    with pytest.raises(TamperedBundleError, match=r"detector of the bundle is damaged .*Export the run again"):
+        Bundle.load(_with_file(bundle_dir, tmp_path, OOD_DETECTOR, DETECTORS[name]()))
     assert not (tmp_path / "called").exists()
 
 
-def test_another_gate_of_the_right_form_is_loaded(bundle_dir, tmp_path):
-    raw = Gate(_unit(PROTOTYPES), 0.5).to_bytes()
-    assert len(Bundle.load(_with_file(bundle_dir, tmp_path, GATE, raw, PROTOTYPES)).gate.prototypes) == PROTOTYPES
+def test_another_detector_of_the_right_form_is_loaded(bundle_dir, tmp_path):
+    raw = OodDetector(_unit(PROTOTYPES), 0.5).to_bytes()
+    assert (
+        len(Bundle.load(_with_file(bundle_dir, tmp_path, OOD_DETECTOR, raw, PROTOTYPES)).ood_detector.prototypes)
+        == PROTOTYPES
+    )
 
 
 def _changed_model(bundle_dir: Path, change) -> bytes:
@@ -388,7 +395,7 @@ MODELS = {
     "text": lambda folder: b"no model at all",
     "a pickle": lambda folder: pickle.dumps({"a": 1}),
     "cut": lambda folder: (folder / MODEL).read_bytes()[:2000],
-    "the gate": lambda folder: (folder / GATE).read_bytes(),
+    "the detector": lambda folder: (folder / OOD_DETECTOR).read_bytes(),
     "undefined weights": lambda folder: _changed_model(folder, _undefined),
     "one image alone": lambda folder: _changed_model(folder, _one_image),
 }

@@ -20,9 +20,9 @@ from omegaconf import OmegaConf
 from pneumonia.cli import main
 from pneumonia.config.schema import conf_dir
 from pneumonia.errors import BundleError, ConfigError, ParityError, RunError, StorageError
-from pneumonia.export.contract import ARCHIVE, CONTRACT, GATE, MODEL
+from pneumonia.export.contract import ARCHIVE, CONTRACT, MODEL, OOD_DETECTOR
 from pneumonia.export.contract_builder import ROTATING, chosen, metric_facts
-from pneumonia.export.export import Order, check_place, export
+from pneumonia.export.export import ExportOptions, check_place, export
 from pneumonia.export.onnx_graph import export_graph
 from pneumonia.export.parity import check_parity, measure_parity
 from pneumonia.export.runtime import Bundle
@@ -51,13 +51,13 @@ def test_another_process_with_other_threads_writes_the_same_bytes(finished, bund
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert _left(again) == _left(bundle_dir) == [CONTRACT, GATE, MODEL, ARCHIVE]
+    assert _left(again) == _left(bundle_dir) == [CONTRACT, MODEL, ARCHIVE, OOD_DETECTOR]
     for name in _left(bundle_dir):
         assert (again / name).read_bytes() == (bundle_dir / name).read_bytes(), name
 
 
 def test_the_files_tell_nothing_of_the_machine_that_wrote_them(bundle_dir, finished):
-    packed = {name: (bundle_dir / name).read_bytes() for name in (MODEL, GATE, CONTRACT)}
+    packed = {name: (bundle_dir / name).read_bytes() for name in (MODEL, OOD_DETECTOR, CONTRACT)}
     for name, raw in packed.items():
         for trace in (
             b"/tmp",
@@ -73,7 +73,7 @@ def test_the_files_tell_nothing_of_the_machine_that_wrote_them(bundle_dir, finis
 
 def test_the_archive_unpacks_to_the_bundle_that_sagemaker_finds(bundle_dir, bundle, tmp_path):
     with tarfile.open(bundle_dir / ARCHIVE) as archive:
-        assert archive.getnames() == [CONTRACT, GATE, MODEL]
+        assert archive.getnames() == [CONTRACT, MODEL, OOD_DETECTOR]
         assert {(entry.mtime, entry.uid, entry.uname) for entry in archive} == {(0, 0, "")}
         archive.extractall(tmp_path, filter="data")
     assert Bundle.load(tmp_path).contract == bundle.contract
@@ -138,7 +138,7 @@ def test_a_graph_with_other_weights_fails_parity(bundle, bundle_dir, evaluated, 
     heaviest = max(model.graph.initializer, key=lambda entry: len(entry.raw_data))
     held = np.frombuffer(heaviest.raw_data, np.float32)
     heaviest.raw_data = (held + np.random.default_rng(0).normal(0, 0.3, held.shape)).astype(np.float32).tobytes()
-    spoilt = Bundle(bundle.contract, model.SerializeToString(), bundle.gate)
+    spoilt = Bundle(bundle.contract, model.SerializeToString(), bundle.ood_detector)
     table = evaluated[1]
     trained = table[[f"prob_{name}" for name in bundle.contract.classes]].to_numpy(np.float64)
     parity = measure_parity(spoilt, val_files, trained, trained)
@@ -162,7 +162,7 @@ def test_a_run_whose_records_say_otherwise_leaves_no_bundle(run, cache_dir, tmp_
     table.to_parquet(path)
     (tmp_path / "place").mkdir()
     with pytest.raises(ParityError, match="no longer gives what the run recorded: train it again"):
-        export(Order(run, tmp_path / "place" / "bundle", cache_dir=cache_dir))
+        export(ExportOptions(run, tmp_path / "place" / "bundle", cache_dir=cache_dir))
     assert _left(tmp_path / "place") == []
 
 
@@ -172,15 +172,15 @@ def test_images_that_have_moved_are_found_by_data_root_and_an_old_bundle_gives_w
     _moved(run, tmp_path / "gone")
     out = tmp_path / "bundle"
     with pytest.raises(RunError, match=r"are not at hand.*Say data\.root=DIR"):
-        export(Order(run, out, cache_dir=cache_dir))
+        export(ExportOptions(run, out, cache_dir=cache_dir))
     assert not out.exists()
     shutil.copytree(phantoms / "test", tmp_path / "few" / "test")
     with pytest.raises(RunError, match="The images at hand are not those of"):
-        export(Order(run, out, root=tmp_path / "few", cache_dir=cache_dir))
+        export(ExportOptions(run, out, root=tmp_path / "few", cache_dir=cache_dir))
     out.mkdir()
     (out / CONTRACT).write_text("an older one")
-    contract = export(Order(run, out, 0.5, "CC BY 4.0", force=True, root=phantoms, cache_dir=cache_dir))
-    assert contract.files == bundle.contract.files, "the same model and the same gate"
+    contract = export(ExportOptions(run, out, 0.5, "CC BY 4.0", force=True, root=phantoms, cache_dir=cache_dir))
+    assert contract.files == bundle.contract.files, "the same model and the same detector"
     assert contract.licence == "CC BY 4.0"
     assert contract.abstention.coverage == pytest.approx(0.5, abs=0.1)
     assert Bundle.load(out).contract == contract
@@ -228,20 +228,20 @@ def test_bad_words_end_with_code_2_and_the_reason(words, message, tmp_path, monk
 
 def test_a_place_that_can_not_be_written_is_found_before_any_work(finished, cache_dir, capsys):
     with pytest.raises(StorageError, match="Can't write /proc/nowhere"):
-        export(Order(finished, Path("/proc/nowhere/bundle"), cache_dir=cache_dir))
+        export(ExportOptions(finished, Path("/proc/nowhere/bundle"), cache_dir=cache_dir))
     assert "Writing the graph" not in capsys.readouterr().err
 
 
 def test_a_run_that_did_not_finish_is_refused(run, tmp_path):
     (run / "result.json").unlink()
     with pytest.raises(RunError, match="did not finish"):
-        export(Order(run, tmp_path / "bundle"))
+        export(ExportOptions(run, tmp_path / "bundle"))
 
 
 @pytest.mark.parametrize("licence", ["", " ", "a\x1b[2Jb", "a\x00", "\udcff", "a" * 10_001])
 def test_a_licence_that_no_contract_can_hold_is_refused_before_any_work(licence, finished, cache_dir, tmp_path, capsys):
     with pytest.raises(ConfigError, match="is no text that a contract can hold"):
-        export(Order(finished, tmp_path / "bundle", licence=licence, cache_dir=cache_dir))
+        export(ExportOptions(finished, tmp_path / "bundle", licence=licence, cache_dir=cache_dir))
     assert "Writing the graph" not in capsys.readouterr().err
     assert _left(tmp_path) == []
 
@@ -260,7 +260,7 @@ def test_nothing_is_chosen_on_images_that_were_trained_on(bundle, bundle_dir, ev
     assert {point.threshold for point in points} == {None}
     assert abstention.confidence is None
     contract = replace(bundle.contract, calibration=calibration, operating_points=points, abstention=abstention)
-    answer = Bundle(contract, (bundle_dir / MODEL).read_bytes(), bundle.gate).answer_square(
+    answer = Bundle(contract, (bundle_dir / MODEL).read_bytes(), bundle.ood_detector).predict_square(
         np.full((32, 32), 90, dtype=np.uint8)
     )
     assert answer.probabilities == answer.raw

@@ -30,7 +30,7 @@ def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bu
     _, of_run, _ = predict(finished, *files, "--json")
     code, of_bundle, _ = predict(bundle_dir, *files, "--json")
     assert code == 0
-    of_a_bundle_alone = ("label", "abstained", "out_of_distribution", "gate_score", "gate_threshold", "bundle_version")
+    of_a_bundle_alone = ("label", "abstained", "out_of_distribution", "ood_score", "ood_threshold", "bundle_version")
     for one, other, path in zip(json.loads(of_run), json.loads(of_bundle), files, strict=True):
         assert one["image"] == other["image"] == str(path)
         assert list(one) == list(other)
@@ -50,7 +50,7 @@ def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bu
 
 def test_json_of_a_bundle_is_what_the_bundle_answers(predict, bundle, bundle_dir, val_files):
     _, out, _ = predict(bundle_dir, val_files[0], "--json")
-    assert json.loads(out) == [{"image": str(val_files[0]), **bundle.answer(val_files[0].read_bytes()).as_dict()}]
+    assert json.loads(out) == [{"image": str(val_files[0]), **bundle.predict(val_files[0].read_bytes()).as_dict()}]
 
 
 def test_a_runs_decisions_are_its_scores_at_the_thresholds_of_a_bundle(predict, bundle, finished, val_files):
@@ -131,7 +131,7 @@ def test_a_folder_stands_for_its_images_and_csv_has_a_row_for_each(predict, bund
     with (tmp_path / "answers.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [str(path) for path in files]
-    answer = bundle.answer(files[-1].read_bytes())
+    answer = bundle.predict(files[-1].read_bytes())
     assert float(rows[-1]["prob_VIRUS"]) == answer.probabilities["VIRUS"]
     assert float(rows[-1]["raw_NORMAL"]) == answer.raw["NORMAL"]
     assert rows[-1]["abstained"] == str(answer.abstained)

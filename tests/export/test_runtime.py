@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, recall_score
 
 from pneumonia.data.images.decode import UnreadableImageError
 from pneumonia.errors import BundleError, ParityError, TamperedBundleError
-from pneumonia.export.contract import CONTRACT, GATE, MODEL
+from pneumonia.export.contract import CONTRACT, MODEL, OOD_DETECTOR
 from pneumonia.export.contract_builder import chosen
 from pneumonia.export.occlusion import occlusion_map
 from pneumonia.export.onnx_header import opset_of
@@ -34,7 +34,7 @@ def test_a_bundle_answers_in_an_interpreter_that_has_imported_nothing_that_train
         "from pneumonia.export.occlusion import occlusion_map\n"
         "raw = open(sys.argv[2], 'rb').read()\n"
         "bundle = Bundle.load(sys.argv[1])\n"
-        "print(bundle.answer(raw).label, occlusion_map(bundle, raw).shape)\n"
+        "print(bundle.predict(raw).label, occlusion_map(bundle, raw).shape)\n"
         "heavy = {'torch', 'lightning', 'hydra', 'pandas', 'scipy', 'sklearn', 'albumentations', 'onnx'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -47,7 +47,7 @@ def test_a_bundle_answers_in_an_interpreter_that_has_imported_nothing_that_train
 def test_every_validation_file_gets_the_probabilities_of_the_evaluation(bundle, evaluated, val_files):
     _, table = evaluated
     for path, row in zip(val_files, table.to_dict("records"), strict=True):
-        answer = bundle.answer(path.read_bytes())
+        answer = bundle.predict(path.read_bytes())
         assert answer.likeliest == row["predicted"]
         assert answer.raw == pytest.approx({name: row[f"prob_{name}"] for name in answer.raw}, abs=1e-5)
 
@@ -103,7 +103,7 @@ def test_an_answer_is_on_the_calibrated_scale_but_for_its_raw_probabilities(bund
 
 
 def test_an_image_out_of_distribution_gets_no_label_and_no_decision(bundle):
-    answer = bundle.answer_square(np.full((32, 32), 90, dtype=np.uint8))
+    answer = bundle.predict_square(np.full((32, 32), 90, dtype=np.uint8))
     assert answer.out_of_distribution
     assert answer.label is None
     assert set(answer.decisions.values()) == {None}
@@ -130,7 +130,7 @@ def test_order_of_images_by_calibrated_score_differs_so_thresholds_are_refitted(
 
 def test_calibrated_probabilities_are_the_logits_over_the_temperature(bundle, val_files):
     square = bundle.square(val_files[0].read_bytes())
-    answer = bundle.answer_square(square)
+    answer = bundle.predict_square(square)
     odds = np.exp(bundle.logits(square[None])[0].astype(np.float64) / bundle.contract.calibration.temperature)
     assert list(answer.probabilities.values()) == pytest.approx((odds / odds.sum()).tolist(), abs=1e-6)
     assert answer.calibrated
@@ -155,10 +155,10 @@ def test_validation_files_get_the_promised_sensitivity_and_coverage(bundle, eval
 
 def test_several_files_get_the_very_answers_that_each_has_alone(bundle, val_files):
     raw = [path.read_bytes() for path in val_files[:5]]
-    assert bundle.answers(raw) == [bundle.answer(one) for one in raw]
+    assert bundle.answers(raw) == [bundle.predict(one) for one in raw]
 
 
-@pytest.mark.parametrize("name", [MODEL, GATE])
+@pytest.mark.parametrize("name", [MODEL, OOD_DETECTOR])
 def test_a_changed_byte_of_a_file_is_refused_by_the_name_of_the_file(name, bundle_dir, tmp_path):
     folder = Path(shutil.copytree(bundle_dir, tmp_path / "bundle"))
     raw = bytearray((folder / name).read_bytes())
@@ -219,7 +219,7 @@ def test_a_bundle_measured_with_another_decoder_is_refused(altered, bundle):
 
 
 def test_a_contract_of_another_schema_is_refused(altered):
-    with pytest.raises(BundleError, match="has schema 99, and this version reads 2"):
+    with pytest.raises(BundleError, match="has schema 99, and this version reads 3"):
         Bundle.load(altered(schema=99))
 
 
@@ -253,24 +253,24 @@ def test_no_bytes_break_the_reader_of_the_opset(raw):
 )
 def test_what_is_no_image_is_refused_with_the_reason(raw, reason, bundle):
     with pytest.raises(UnreadableImageError, match=reason):
-        bundle.answer(raw)
+        bundle.predict(raw)
 
 
 def test_more_pixels_than_allowed_are_refused(bundle, val_files):
     with pytest.raises(UnreadableImageError, match="is more than 1,000 pixels"):
-        bundle.answer(val_files[0].read_bytes(), max_pixels=1000)
+        bundle.predict(val_files[0].read_bytes(), max_pixels=1000)
 
 
 def test_an_occlusion_map_is_the_mean_fall_over_the_covers_of_each_pixel(bundle, val_files):
     raw = val_files[0].read_bytes()
     square = bundle.square(raw)
-    plain = bundle.answer(raw)
+    plain = bundle.predict(raw)
     total, times = np.zeros((32, 32)), np.zeros((32, 32))
     for top in (0, 12, 20):
         for left in (0, 12, 20):
             covered = square.copy()
             covered[top : top + 12, left : left + 12] = round(float(square.mean()))
-            fall = plain.probabilities["NORMAL"] - bundle.answer_square(covered).probabilities["NORMAL"]
+            fall = plain.probabilities["NORMAL"] - bundle.predict_square(covered).probabilities["NORMAL"]
             total[top : top + 12, left : left + 12] += fall
             times[top : top + 12, left : left + 12] += 1
     found = occlusion_map(bundle, raw, patch=12, stride=12, label="NORMAL")

@@ -12,7 +12,7 @@ import pytest
 
 from pneumonia.cli import main
 from pneumonia.data.sources.phantom_detection import MARK, is_phantom, mostly_phantoms
-from pneumonia.export.export import Order, export
+from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms, warnings_of
@@ -176,7 +176,7 @@ def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real,
 
 
 def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, real, tmp_path):
-    contract = export(Order(constant, tmp_path / "bundle", cache_dir=cache_dir))
+    contract = export(ExportOptions(constant, tmp_path / "bundle", cache_dir=cache_dir))
     expected = warnings_of(json.loads((constant / "result.json").read_text()))
     assert list(contract.warnings) == expected
     assert contract.limits[:2] == contract.warnings, "the page shows the limits"

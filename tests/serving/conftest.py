@@ -112,7 +112,7 @@ def client_of(bundle: Bundle) -> Iterator[Callable[..., TestClient]]:
 
     def make(token: str | None = None, page: bool = False, **limits: float) -> TestClient:
         service = Service(bundle, Limits(**limits), token, page)
-        client = TestClient(service.guard, raise_server_exceptions=False)
+        client = TestClient(service.middleware, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
         return client

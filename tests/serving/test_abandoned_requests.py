@@ -18,8 +18,8 @@ import pytest
 from pneumonia.export.runtime import Bundle
 from pneumonia.serving.inference_pool import InferencePool
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.middleware import Guard
-from pneumonia.serving.telemetry import Figures
+from pneumonia.serving.middleware import Middleware
+from pneumonia.serving.telemetry import Metrics
 
 from .conftest import Process, all_of, body_of, film, post, serving
 
@@ -82,8 +82,8 @@ def slow(bundle):
 def test_a_cancelled_request_decodes_no_further_image(slow):
     async def main() -> None:
         pool = InferencePool(slow, Limits(workers=1))
-        first = asyncio.create_task(pool.answer(images(5, 16), JSON))
-        second = asyncio.create_task(pool.answer(images(5, 16), JSON))
+        first = asyncio.create_task(pool.predict(images(5, 16), JSON))
+        second = asyncio.create_task(pool.predict(images(5, 16), JSON))
         while not slow.begun:
             await asyncio.sleep(0.01)
         second.cancel()
@@ -97,7 +97,7 @@ def test_a_cancelled_request_decodes_no_further_image(slow):
         assert first.cancelled()
         await asyncio.sleep(0.05)
         assert len(slow.begun) == 1
-        answers = (await pool.answer(film(), "image/jpeg"))[1]  # the thread is free again
+        answers = (await pool.predict(film(), "image/jpeg"))[1]  # the thread is free again
         assert len(answers) == 1
         pool.close()
 
@@ -108,7 +108,7 @@ def test_a_small_request_overtakes_a_large_one(slow):
     ended: list[str] = []
 
     async def ask(pool: InferencePool, name: str, body: bytes) -> None:
-        await pool.answer(body, JSON)
+        await pool.predict(body, JSON)
         ended.append(name)
 
     async def main() -> None:
@@ -185,12 +185,12 @@ def test_the_app_is_cancelled_when_its_client_hangs_up(path):
     async def send(message: dict) -> None:
         sent.append(message)
 
-    figures = Figures("a", "b")
+    metrics = Metrics("a", "b")
     scope = {"type": "http", "path": path, "method": "POST", "headers": [(b"content-length", b"3")]}
-    asyncio.run(Guard(app, Limits(), figures)(scope, receive, send))
+    asyncio.run(Middleware(app, Limits(), metrics)(scope, receive, send))
     assert cancelled == [path]
     assert sent == []
-    text = figures.text().decode()
+    text = metrics.text().decode()
     assert f'pneumonia_requests_total{{route="{path}",status="499"}} 1.0' in text
     assert "pneumonia_held_bytes 0.0" in text
 

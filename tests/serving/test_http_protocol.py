@@ -20,7 +20,7 @@ from pneumonia.data.images.decode import read_header, read_image
 from pneumonia.export.occlusion import occlusion_map
 from pneumonia.serving.app import Service
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.problem import Refusal
+from pneumonia.serving.problem import Problem
 
 from .conftest import film
 
@@ -84,12 +84,12 @@ def test_raw_bytes_are_answered_as_the_bundle_answers_them(kind, client, files, 
     assert answer.status_code == 200, answer.text
     said = answer.json()
     assert said.pop("ms") > 0
-    assert said == json.loads(json.dumps(bundle.answer(files[kind]).as_dict()))
+    assert said == json.loads(json.dumps(bundle.predict(files[kind]).as_dict()))
     assert sum(said["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
 def test_json_gives_one_object_for_image_and_a_list_for_images(client, files, bundle):
-    expected = {kind: bundle.answer(raw).as_dict() for kind, raw in files.items()}
+    expected = {kind: bundle.predict(raw).as_dict() for kind, raw in files.items()}
     one = as_json(client, {"image": text(files["image/png"])}).json()
     assert one["probabilities"] == expected["image/png"]["probabilities"]
     many = as_json(client, {"images": [text(raw) for raw in files.values()]}).json()
@@ -165,7 +165,7 @@ def test_headers_that_contradict_themselves_are_refused(client_of):
 
 
 def test_the_name_of_an_error_is_the_same_on_every_python():
-    names = {status: json.loads(Refusal(status, "", "").body)["error"] for status in (400, 413, 415, 422, 503)}
+    names = {status: json.loads(Problem(status, "", "").body)["error"] for status in (400, 413, 415, 422, 503)}
     assert names == {
         400: "bad_request",
         413: "request_entity_too_large",
@@ -259,8 +259,8 @@ def test_bodies_are_limited_on_every_route_and_method(method, path, client_of, m
 
     refused(small.request(method, path, content=bytes(30_000)), 413, "30,000 bytes")
     refused(small.request(method, path, content=pieces()), 413, "more than 20,971 bytes")
-    figures = text_string_to_metric_families(small.get("/metrics").text)
-    assert {one.value for family in figures for one in family.samples if one.name == "pneumonia_held_bytes"} == {0}
+    metrics = text_string_to_metric_families(small.get("/metrics").text)
+    assert {one.value for family in metrics for one in family.samples if one.name == "pneumonia_held_bytes"} == {0}
 
 
 def test_a_packed_body_is_refused_by_its_header(client):
@@ -306,9 +306,9 @@ def test_the_openapi_page_names_every_status_and_asks_no_one_else(client):
     }
 
 
-def test_figures_count_requests_and_images_by_label(client_of, bundle):
+def test_metrics_count_requests_and_images_by_label(client_of, bundle):
     client = client_of()
-    label = bundle.answer(film()).label or "none"
+    label = bundle.predict(film()).label or "none"
     for _ in range(2):
         post(client, film())
     post(client, b"")
@@ -362,7 +362,7 @@ def test_an_explanation_shows_the_image_and_the_occlusion_map(kind, client, file
     answer = client.post("/explanation", content=raw, headers={"content-type": kind})
     assert answer.status_code == 200, answer.text
     said = answer.json()
-    probabilities = bundle.answer(raw).probabilities
+    probabilities = bundle.predict(raw).probabilities
     assert said["explained_class"] == max(probabilities, key=probabilities.get)
     image, heat = (
         cv2.imdecode(np.frombuffer(base64.b64decode(said[name]), np.uint8), -1) for name in ("image", "heat_map")
@@ -397,5 +397,5 @@ def test_an_explanation_takes_one_file_alone(client):
 
 def test_images_without_a_label_are_counted_as_none(bundle):
     service = Service(bundle, Limits())
-    service.count([replace(bundle.answer(film()), label=None, abstained=True, out_of_distribution=False)])
-    assert 'abstained="true",label="none",out_of_distribution="false"} 1.0' in service.figures.text().decode()
+    service.count([replace(bundle.predict(film()), label=None, abstained=True, out_of_distribution=False)])
+    assert 'abstained="true",label="none",out_of_distribution="false"} 1.0' in service.metrics.text().decode()

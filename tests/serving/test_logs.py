@@ -24,7 +24,7 @@ NAME = "CANARY^JANE"
 SMALL = np.zeros((64, 64), np.uint8)
 PRINTING = """
 import os, sys, threading, warnings, logging
-from pneumonia.serving.telemetry import log_to, standard_error, tell
+from pneumonia.serving.telemetry import log_to, standard_error, log_event
 
 def fail():
     raise ValueError("one\\nCANARY")
@@ -46,7 +46,7 @@ with standard_error() as stream:
     reader = threading.Thread(target=lambda: logging.getLogger("pydicom").error("CANARY"), name="inference_0")
     reader.start()
     reader.join()
-    tell("ours")
+    log_event("ours")
     sys.excepthook(*[ValueError, ValueError("CANARY"), None])
 os.write(2, b"after\\n")
 """
@@ -173,7 +173,7 @@ from pneumonia.serving.limits import Limits
 def fail(self):
     raise ValueError("broken")
 InferencePool.warm_up = fail
-run.serve(Path({str(bundle_dir)!r}), run.Place(port=0), Limits())
+run.serve(Path({str(bundle_dir)!r}), run.ServerOptions(port=0), Limits())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1

@@ -32,8 +32,8 @@ KEYS = (
     "calibrated",
     "abstained",
     "out_of_distribution",
-    "gate_score",
-    "gate_threshold",
+    "ood_score",
+    "ood_threshold",
     "ms",
 )
 
@@ -108,7 +108,7 @@ def test_an_xray_is_answered_with_bars_and_a_heat_map_under_a_slider(name, page,
         raw = raw[132:]
     choose(page, name, raw)
     page.locator("#picture").wait_for()
-    answer = bundle.answer(raw)
+    answer = bundle.predict(raw)
     assert page.locator(".bar").count() == len(answer.probabilities)
     for label, probability in answer.probabilities.items():
         meter = page.get_by_role("meter", name=label)
@@ -187,7 +187,7 @@ def test_a_bad_file_is_refused_with_its_reason(name, raw, reason, page, complain
 @needs_a_browser
 def test_another_image_is_flagged_as_out_of_distribution(page, bundle):
     noise = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8))[1].tobytes()
-    assert bundle.answer(noise).out_of_distribution
+    assert bundle.predict(noise).out_of_distribution
     choose(page, "noise.png", noise)
     page.get_by_role("status").filter(has_text="does not look like the X-rays").wait_for()
     page.locator("#picture").wait_for()
@@ -197,7 +197,7 @@ def test_another_image_is_flagged_as_out_of_distribution(page, bundle):
 @needs_a_browser
 @pytest.mark.parametrize("label", ["VIRUS", None])
 def test_an_abstention_names_the_likeliest_class(label, page, bundle, complaints):
-    answer = {key: value for key, value in bundle.answer(film()).as_dict().items() if key in KEYS}
+    answer = {key: value for key, value in bundle.predict(film()).as_dict().items() if key in KEYS}
     answer |= {"label": label, "abstained": True, "out_of_distribution": False, "ms": 1.0, "model_version": "a/b"}
     answer["probabilities"] = {"NORMAL": 0.2, "VIRUS": 0.41, "BACTERIA": 0.39}
     page.route("**/invocations", lambda route: route.fulfill(json=answer))

@@ -27,7 +27,7 @@ def test_it_answers_as_the_bundle_does_and_finishes_what_is_in_flight_after_sigt
     raw = film()
     with serving(bundle_dir, "--no-page") as process:
         said = post(process.url, raw).json()
-        assert said["raw"] == bundle.answer(raw).raw
+        assert said["raw"] == bundle.predict(raw).raw
         with process.connect() as connection:
             connection.sendall(HEAD % (len(raw), b"X-Request-Id: late\r\n") + raw[:500])
             post(process.url, raw)  # by now the other's headers are read
@@ -212,7 +212,7 @@ from pneumonia.serving.app import Service
 from pneumonia.serving.limits import Limits
 service = Service(Bundle.load({str(bundle_dir)!r}), Limits())
 raw = open({str(tmp_path / "a.jpeg")!r}, "rb").read()
-asyncio.run(service.pool.answer(raw, "image/jpeg"))
+asyncio.run(service.pool.predict(raw, "image/jpeg"))
 asyncio.run(service.pool.explain(raw, "image/jpeg"))
 page.example("virus")
 heavy = {{"torch", "lightning", "hydra", "pandas", "matplotlib", "albumentations"}} & set(sys.modules)

@@ -126,7 +126,7 @@ def call(service: Service, method: str, path: str, body: bytes, kind: str) -> tu
         "root_path": "",
         "headers": [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())],
     }
-    asyncio.run(asyncio.wait_for(service.guard(scope, receive, send), HANG_S))
+    asyncio.run(asyncio.wait_for(service.middleware(scope, receive, send), HANG_S))
     start, *rest = sent
     return start["status"], dict(start["headers"]), b"".join(message.get("body", b"") for message in rest)
 
