@@ -1,7 +1,6 @@
-"""What we raise on purpose: which value is wrong, why it matters, what to do.
+"""Named errors. A message says which value is wrong, why it matters and what to do.
 
-Every class also subclasses a builtin, so that callers may catch it without knowing us. The command line prints the
-name and the message and exits with code 2.
+Every class also subclasses a builtin. The command line prints name and message and exits with code 2.
 """
 
 import re
@@ -9,16 +8,15 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import ClassVar, Final
 
-# Control characters, which have power over a terminal; marks that turn or break lines; and what is no Unicode text at all,
-# which is how Python holds the bytes of a file name that is not UTF-8.
+# Control characters, bidirectional and line marks, and surrogates (bytes of a file name that is not UTF-8).
 UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class PneumoniaError(Exception):
-    """Base of everything that this package raises on purpose.
+    """Base class of all errors of this package.
 
     Attributes:
-        exit_code: Of a command that it ends.
+        exit_code: Exit code of the command line.
     """
 
     exit_code: ClassVar[int] = 2
@@ -29,51 +27,51 @@ class ConfigError(PneumoniaError, ValueError):
 
 
 class TargetError(ConfigError):
-    """A ``_target_`` names no class that can be used here, or one that may not be imported."""
+    """A ``_target_`` names no class that can be used here, or one that is not allowed."""
 
 
 class LayoutError(PneumoniaError, ValueError):
-    """A data folder is missing, empty or arranged in a way that we do not recognise."""
+    """A data folder is missing, empty or in a layout that is not recognised."""
 
 
 class LabelError(PneumoniaError, ValueError):
-    """A file's name and folder do not say one class, or a class has no image at all."""
+    """The label of an image is missing, unknown or contradictory, or a class has no image."""
 
 
 class BrokenImagesError(PneumoniaError, ValueError):
-    """Some images can not be read; the message lists all of them."""
+    """Images can not be read; the message lists all of them."""
 
 
 class SplitLeakageError(PneumoniaError, ValueError):
-    """A patient (or a copy of one image) stands in more than one part of a split."""
+    """A patient, or a copy of one image, is in more than one subset or fold."""
 
 
 class SplitError(PneumoniaError, ValueError):
-    """The data can not be split as asked, for example because a part would be empty."""
+    """The data can not be split as requested, for example because a subset would be empty."""
 
 
 class StorageError(PneumoniaError, OSError):
-    """A folder can not be written: the disk is full, or the place is read-only."""
+    """A file can not be written: the disk is full or read-only."""
 
 
 class ManifestError(PneumoniaError, ValueError):
-    """A manifest or a split file can not be read, lacks columns, or does not fit the images."""
+    """A manifest or a split file can not be read, lacks columns, or does not match the images."""
 
 
 class ArchiveError(PneumoniaError, ValueError):
-    """An archive or array file is damaged, or would write where or what it must not."""
+    """An archive is damaged, or unsafe to unpack."""
 
 
 class AccessError(PneumoniaError, PermissionError):
-    """A store of blobs refuses us: a wrong or missing key, an expired token, a token without the right."""
+    """Blob Storage denies access: a wrong key, an expired token, or a missing permission."""
 
 
 class BlobError(PneumoniaError, LookupError):
-    """A container or blob is missing, or has a name that can not be a file of ours."""
+    """A container or blob is missing, or its name can not be a local file."""
 
 
 class TransferError(PneumoniaError, OSError):
-    """A transfer broke and did not mend: the connection is lost, or the bytes are not those that were sent."""
+    """A transfer failed after all retries, or the bytes that arrived are wrong."""
 
 
 class RunError(PneumoniaError, ValueError):
@@ -81,7 +79,7 @@ class RunError(PneumoniaError, ValueError):
 
 
 class TimeLimitReached(PneumoniaError, TimeoutError):
-    """``trainer.max_time`` is over; the same command resumes the training. The command line ends as when it is interrupted."""
+    """``trainer.max_time`` is over. The same command resumes the training."""
 
     exit_code = 130
 
@@ -91,31 +89,31 @@ class CheckpointError(PneumoniaError, ValueError):
 
 
 class DivergenceError(PneumoniaError, ArithmeticError):
-    """The loss or the weights of a training became NaN or infinite before any epoch was worth keeping."""
+    """The loss or the weights of a training became NaN or infinite before any finite epoch."""
 
 
 class BundleError(PneumoniaError, ValueError):
-    """A bundle is missing, can not be read or written, or was made by another version than this one can serve."""
+    """A bundle is missing, unreadable, or of an unsupported version."""
 
 
 class TamperedBundleError(BundleError):
-    """A file of a bundle, or its contract, is not the one that was exported."""
+    """A file of a bundle differs from the exported one."""
 
 
 class ParityError(BundleError):
-    """An exported model does not answer as the trained one does."""
+    """The outputs of an exported model differ from the trained one."""
 
 
 class ServiceError(PneumoniaError, OSError):
-    """A service can not listen where it was told to."""
+    """A service can not listen on its address."""
 
 
 def printable(text: object, lines: bool = False) -> str:
-    """Text from elsewhere, with an escape sequence in the place of each unprintable character.
+    """Escape unprintable characters.
 
     Args:
-        text: What is printed.
-        lines: Keep line breaks and tabs, for a message of several lines.
+        text: Text of any origin.
+        lines: Keep line breaks and tabs.
     """
 
     def escaped(match: re.Match[str]) -> str:
@@ -125,21 +123,21 @@ def printable(text: object, lines: bool = False) -> str:
 
 
 def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:
-    """The error that lists every image that can't be read, with why, and says what to do."""
+    """Build the error that lists all unreadable images with their reasons."""
     lines = "\n".join(f"  {printable(path)}: {printable(reason)}" for path, reason in problems.items())
     noun = "image" if len(problems) == 1 else "images"
     return BrokenImagesError(f"{len(problems)} {noun} can't be read:\n{lines}\n{advice}")
 
 
 def some(values: Iterable[object], limit: int = 5) -> str:
-    """A short list for a message: the first few values and how many more there are."""
+    """Format the first few values and the number of the others."""
     items = [printable(value) for value in values]
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
 
 
 def nearest(word: object, choices: Iterable[str]) -> str:
-    """``" Did you mean 'x'?"``, or nothing where no choice is close."""
+    """Return ``" Did you mean 'x'?"``, or an empty string where no choice is close."""
     spelt = {choice.lower(): choice for choice in choices}
     found = get_close_matches(str(word).lower(), list(spelt), n=1, cutoff=0.6)
     return f" Did you mean '{spelt[found[0]]}'?" if found else ""

@@ -1,4 +1,4 @@
-"""The classes, and the two tasks that are set on them."""
+"""Classes and classification tasks."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -11,14 +11,17 @@ NORMAL: Final = "NORMAL"
 VIRUS: Final = "VIRUS"
 BACTERIA: Final = "BACTERIA"
 LABELS: Final = (NORMAL, VIRUS, BACTERIA)  # the study's order: 0, 1, 2
-UNKNOWN_KIND: Final = "PNEUMONIA"  # of a virus or of bacteria: binary sources do not say
+UNKNOWN_KIND: Final = "PNEUMONIA"  # viral or bacterial: binary sources do not say
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task: its classes, in the order of the network's outputs.
+    """A classification task.
 
-    ``groups`` maps every label of the manifest that the task can use to one of the classes.
+    Attributes:
+        name: Value of the config key ``task``.
+        classes: In the order of the network's outputs.
+        groups: Maps labels of the manifest to classes.
     """
 
     name: str
@@ -27,11 +30,11 @@ class Task:
 
     @property
     def questions(self) -> tuple[str, ...]:
-        """The yes-or-no questions of the task: pneumonia of any kind, then each kind of it that is a class."""
+        """Return the binary questions of the task: pneumonia of any kind, then each kind that is a class."""
         return (UNKNOWN_KIND, *(name for name in self.classes if name not in {NORMAL, UNKNOWN_KIND}))
 
     def index(self, label: str) -> int:
-        """The class number of a manifest label.
+        """Return the class index of a manifest label.
 
         Raises:
             LabelError: The task has no class for this label.
@@ -41,18 +44,18 @@ class Task:
         if label == UNKNOWN_KIND:
             raise LabelError(
                 f"Some images are labelled {UNKNOWN_KIND} without saying whether of a virus or of bacteria, so "
-                f"task={self.name} has no class for them. Say task=pneumonia, which asks only for pneumonia or not."
+                f"task={self.name} has no class for them. Use task=pneumonia, which asks only for pneumonia or not."
             )
         raise LabelError(f"task={self.name} has no class for the label '{label}'; it knows {', '.join(self.groups)}.")
 
     def indices(self, labels: Iterable[str]) -> list[int]:
-        """The class number of each label; see :meth:`index`."""
+        """Return the class index of each label; see :meth:`index`."""
         names = list(labels)
         numbers = {name: self.index(name) for name in dict.fromkeys(names)}
         return [numbers[name] for name in names]
 
     def counts(self, labels: Iterable[str]) -> Counter[str]:
-        """How many labels belong to each class; see :meth:`index`."""
+        """Count the labels of each class; see :meth:`index`."""
         found: Counter[str] = Counter()
         for label, count in Counter(labels).items():
             found[self.classes[self.index(label)]] += count

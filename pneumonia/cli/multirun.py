@@ -28,7 +28,7 @@ from rich.markup import escape
 
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
 from pneumonia.system.console import say
-from pneumonia.system.files import explained, is_locked, read_json, write_json
+from pneumonia.system.files import is_locked, read_json, translated_os_errors, write_json
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.loggers.wandb_account import without_run_id
 
@@ -108,7 +108,7 @@ class _Watched(Launcher):
         basic = str(self.config.hydra.sweeper.get("_target_", "")).endswith(BASIC)
         returns: Sequence[JobReturn] = []
         lost: Exception | None = None
-        with explained(notes):
+        with translated_os_errors(notes):
             notes.mkdir(parents=True, exist_ok=True)
             (notes / OPEN).touch()
         try:

@@ -57,7 +57,7 @@ from pneumonia.runs.folder import RunFolder, open_run, read_split, writable
 from pneumonia.runs.model_warnings import warnings_of
 from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.system.console import say
-from pneumonia.system.files import explained
+from pneumonia.system.files import translated_os_errors
 from pneumonia.tasks import TASKS, Task
 from pneumonia.training.predictions import predict_part
 from pneumonia.training.prepare import data_config
@@ -191,7 +191,7 @@ def check_licence(licence: str | None) -> None:
 @contextmanager
 def _placed(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise."""
-    with explained(out):
+    with translated_os_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         mark = secrets.token_hex(4)
         part, old = (out.with_name(f".{out.name}.{mark}.{kind}") for kind in ("part", "old"))

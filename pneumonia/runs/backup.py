@@ -18,11 +18,11 @@ from pneumonia.errors import BlobError, PneumoniaError, RunError
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.snapshot import DATABASE, Stamp, capture, epochs_of, in_order, trials_of
 from pneumonia.storage.blob_names import check_names
-from pneumonia.storage.client import Place, connect, patiently
+from pneumonia.storage.client import Place, connect, with_retries
 from pneumonia.storage.lease import LASTS_S, RENEW_S, Lease
 from pneumonia.storage.pull import fetch
-from pneumonia.storage.push import list_or_make, send
-from pneumonia.storage.transfers import Blob, at_once, md5
+from pneumonia.storage.push import list_or_create, send
+from pneumonia.storage.transfers import Blob, md5, run_concurrently
 from pneumonia.system.console import say, track, warn
 from pneumonia.system.files import explained
 
@@ -71,7 +71,7 @@ class BlobBackup:
             self.work.mkdir(parents=True, exist_ok=True)
         if self._locked():
             try:
-                list_or_make(self.container, self.place)
+                list_or_create(self.container, self.place)
                 self.lease.take(WAIT_S)
                 self.fetch()
             except BaseException:
@@ -102,7 +102,7 @@ class BlobBackup:
         """Brings the backup to what the folder holds.
 
         Raises:
-            AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.explained`.
+            AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.translated_errors`.
         """
         try:
             self._push_by(self.work)
@@ -115,7 +115,7 @@ class BlobBackup:
 
     def _push_by(self, place: Path | None) -> None:
         """Pushes what is captured in a folder of a place, or of the system's own place for such."""
-        there = list_or_make(self.container, self.place)
+        there = list_or_create(self.container, self.place)
         with TemporaryDirectory(dir=place) as scratch:
             waves = capture(self.folder, Path(scratch), self._sent)
             self._remove(self._trained_anew(there))
@@ -131,7 +131,7 @@ class BlobBackup:
         Raises:
             BlobError, TransferError, StorageError: What could not be fetched; what is here is no worse than before.
         """
-        there = list_or_make(self.container, self.place)
+        there = list_or_create(self.container, self.place)
         there.pop(LEASE, None)
         check_names(there, self.folder)
         self._check_whose(there)
@@ -194,7 +194,7 @@ class BlobBackup:
     def _let_go(self) -> None:
         try:
             with contextlib.suppress(PneumoniaError):  # it runs out by itself
-                self.lease.let_go()
+                self.lease.release()
         finally:
             self._lock.release(force=True)
 
@@ -209,7 +209,7 @@ class BlobBackup:
         for name in reversed(in_order(names)):
             blob = self.container.get_blob_client(self.place.prefix + name)
             with contextlib.suppress(BlobError):
-                patiently(f"remove {self.place.prefix}{name}", blob.delete_blob)
+                with_retries(f"remove {self.place.prefix}{name}", blob.delete_blob)
 
     def _is_wanted(self, name: str) -> bool:
         """Whether a file of the sweep itself is fetched: where it is missing, or a database, which may know more."""
@@ -231,7 +231,7 @@ class BlobBackup:
             fetch(self.container, self.place, blob, path, stop)
 
         told = f"Fetching the backup {escape(str(self.place))}"
-        for _ in track(at_once(work, wanted.values(), WORKERS, stop), len(wanted), told):
+        for _ in track(run_concurrently(work, wanted.values(), WORKERS, stop), len(wanted), told):
             pass
 
     def _adopt(self, run: str, scratch: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which blob names can be files of ours: what would leave the folder, or hide another file, is refused."""
+"""Check that blob names can be local files: none leaves the folder or hides another file."""
 
 import os
 import re
@@ -9,41 +9,41 @@ from typing import Final
 
 from pneumonia.errors import BlobError, some
 
-OWN: Final = ".mirror"  # our own files in a mirror begin with this
-LONGEST_PART: Final = 255  # bytes of a file's name on every file system that matters
+OWN: Final = ".mirror"  # prefix of the mirror's own files
+LONGEST_NAME: Final = 255  # bytes of a file name on common file systems
 LONGEST_PATH: Final = 4095  # bytes of a whole path on Linux
 LONGEST_BLOB: Final = 1024  # characters of a blob's name
 DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
 def check_names(names: Iterable[str], folder: Path) -> None:
-    """Refuses blob names that can not all be files under one folder.
+    """Refuse blob names that can not all be files under one folder.
 
     Args:
-        names: Of blobs, without their prefix; ``/`` separates folders.
-        folder: Where they will be written; it may exist.
+        names: Blob names without the prefix; ``/`` separates folders.
+        folder: Target; may exist.
 
     Raises:
-        BlobError: With how many and which; nothing was written.
+        BlobError: Lists the names.
     """
     every = list(names)
     bad = _refused(every)
-    room = LONGEST_PATH - len(os.fsencode(folder.absolute())) - 100  # for the part files
+    room = LONGEST_PATH - len(os.fsencode(folder.absolute())) - 100  # for temporary files
     bad += [f"'{name[:40]}...' (its path is too long)" for name in every if len(name.encode("utf-8", "replace")) > room]
     if not bad:
-        bad = [f"{name!r} (a link in {folder} leads elsewhere)" for name in led_away(folder, every)]
+        bad = [f"{name!r} (a link in {folder} leads elsewhere)" for name in links_outside(folder, every)]
     if bad:
         raise BlobError(
             f"{len(bad)} blob names can't be files under {folder}: {some(bad, 5)}. Nothing was written. Rename them in the "
-            "container, or name a prefix without them."
+            "container, or use a prefix without them."
         )
 
 
 def check_uploads(names: Iterable[str], prefix: str) -> None:
-    """Refuses names of files that Azure would change, or that could not be pulled again.
+    """Refuse file names that Azure would change or that could not be pulled again.
 
     Raises:
-        BlobError: With how many and which; nothing was uploaded.
+        BlobError: Lists the names.
     """
     every = list(names)
     bad = _refused(every)
@@ -55,25 +55,25 @@ def check_uploads(names: Iterable[str], prefix: str) -> None:
 
 
 def unsafe(name: str) -> str:
-    """Why one name is refused; empty where it is sound."""
+    """Return why a name is refused, or an empty string."""
     parts = name.split("/")
     if not name or name.startswith("/"):
         return "it is empty or absolute"
     if any(part in {"", ".", ".."} for part in parts):
-        return "it has an empty part, . or .."
+        return "it has an empty segment, . or .."
     if "\\" in name or DRIVE.match(name):
         return "it has a backslash or a drive letter"
     if any(unicodedata.category(letter) in {"Cc", "Cs"} for letter in name):
-        return "it has control characters, or is no text"
-    if any(len(part.encode("utf-8")) > LONGEST_PART for part in parts):
-        return "a part of it is longer than 255 bytes"
+        return "it has control characters or invalid Unicode"
+    if any(len(part.encode("utf-8")) > LONGEST_NAME for part in parts):
+        return "a segment is longer than 255 bytes"
     if parts[0].casefold().startswith(OWN):
-        return f"names with {OWN} are ours"
+        return f"names with {OWN} are reserved"
     return ""
 
 
-def led_away(folder: Path, names: list[str]) -> list[str]:
-    """Names whose folder, or which themselves, are links that lead out of ``folder``."""
+def links_outside(folder: Path, names: list[str]) -> list[str]:
+    """Return names that are links, or whose folder is a link out of ``folder``."""
     root = folder.resolve()
     parents = {name.rpartition("/")[0] for name in names}
     away = {parent for parent in parents if not (root / parent).resolve().is_relative_to(root)}
@@ -81,12 +81,12 @@ def led_away(folder: Path, names: list[str]) -> list[str]:
 
 
 def _refused(names: list[str]) -> list[str]:
-    """The names that are refused in any folder, each with its reason."""
+    """Return the names that are refused in any folder, with reasons."""
     return [f"{name!r} ({reason})" for name in names if (reason := unsafe(name))] + _collisions(names)
 
 
 def _collisions(names: list[str]) -> list[str]:
-    """Names that are one file where case or the way of writing accents does not count, and files that are folders too."""
+    """Return names that collide on file systems that ignore case or Unicode form, and files that are also folders."""
     bad: list[str] = []
     seen: dict[str, str] = {}
     for name in names:

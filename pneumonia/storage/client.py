@@ -1,4 +1,4 @@
-"""Azure Blob Storage: who we are to it, and its refusals in our words. Secrets stay in the environment."""
+"""Client of Azure Blob Storage: credentials from the environment, retries, and named errors without secrets."""
 
 import logging
 import os
@@ -39,68 +39,68 @@ WAYS: Final = (
     f"{KEY} or {SAS}, or with what DefaultAzureCredential finds (`az login`, a managed identity)."
 )
 CONNECT_S: Final = 10  # to open a connection
-READ_S: Final = 30  # between two pieces of an answer
-PAUSES_S: Final = (0.5, 2.0, 6.0, 15.0)  # between tries, where the server does not ask for another time
+READ_S: Final = 30  # between two chunks of a response
+PAUSES_S: Final = (0.5, 2.0, 6.0, 15.0)  # between attempts, unless the server sends Retry-After
 TRIES: Final = len(PAUSES_S) + 1
-SKEW_S: Final = 300  # that clocks may differ
-LONGEST_WAIT_S: Final = 60.0  # however long a server asks for
+SKEW_S: Final = 300  # tolerated difference of clocks
+LONGEST_WAIT_S: Final = 60.0  # upper limit of Retry-After
 T = TypeVar("T")
 CONTAINER: Final = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9](?:-?[a-z0-9])+")
 ACCOUNT_NAME: Final = re.compile(r"[a-z0-9]{3,24}")
-URL: Final = re.compile(r"https?://[^/\s]+(/[^/\s]+)?/?")  # with a path where the account is one, as at the emulator
+URL: Final = re.compile(r"https?://[^/\s]+(/[^/\s]+)?/?")  # the emulator has the account in the path
 SECRETS: Final = re.compile(
     r"((?:sig|AccountKey|SharedAccessSignature)=)[^&;\s]+|[A-Za-z0-9+/%_-]{40,}=*", re.IGNORECASE
 )
 REMEDIES: Final = {
     "AuthorizationPermissionMismatch": "the token or account lacks the right (to write, perhaps).",
-    "AuthorizationFailure": "the key is wrong, the token or account lacks the right, or the firewall keeps you out.",
+    "AuthorizationFailure": "the key is wrong, the token or account lacks the right, or the firewall blocks you.",
     "InsufficientAccountPermissions": "the token or account lacks the right (to write, perhaps).",
-    "AuthenticationFailed": "the key is wrong, the token has expired or was cut in copying, or this machine's clock is wrong.",
-    "InvalidAuthenticationInfo": "the key is wrong, or the token has expired or was cut in copying.",
-    "NoAuthenticationInformation": "the token has expired or was cut in copying.",
-    "AzureSigningError": "the key was cut in copying; it is no base64.",
+    "AuthenticationFailed": "the key is wrong, the token has expired or is incomplete, or this machine's clock is wrong.",
+    "InvalidAuthenticationInfo": "the key is wrong, or the token has expired or is incomplete.",
+    "NoAuthenticationInformation": "the token has expired or is incomplete.",
+    "AzureSigningError": "the key is incomplete; it is not valid base64.",
     "KeyBasedAuthenticationNotPermitted": "the account takes no keys; sign in with `az login` instead.",
 }
 STATES: Final = {
-    "BlobArchived": "it is in the archive tier. Bring it back to the hot or cool tier first",
-    "BlobBeingRehydrated": "it is on its way from the archive tier. Wait until it is there",
-    "ContainerBeingDeleted": "a container of this name is being deleted. Wait a minute, or take another name",
-    "LeaseIdMissing": "someone holds a lease on it. Wait until it is free, or break the lease",
+    "BlobArchived": "it is in the archive tier. Move it to the hot or cool tier first",
+    "BlobBeingRehydrated": "it is being moved from the archive tier. Wait until that is done",
+    "ContainerBeingDeleted": "a container of this name is being deleted. Wait a minute, or choose another name",
+    "LeaseIdMissing": "another client holds a lease on it. Wait until it is released, or break the lease",
 }
 
 
 class ChangedError(BlobError):
-    """A blob is no longer the one that was listed."""
+    """A blob has changed since it was listed."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where blobs lie: a container, and what their names begin with (empty, or ending in ``/``)."""
+    """A container and a prefix of blob names (empty, or ending in ``/``)."""
 
     container: str
     prefix: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "Place":
-        """``CONTAINER`` or ``CONTAINER/PREFIX``.
+        """Parse ``CONTAINER`` or ``CONTAINER/PREFIX``.
 
         Raises:
-            ConfigError: No container of Azure can be called so, the prefix would lead out of it, or there is a token in it.
+            ConfigError: Not a valid container name or prefix, or it contains a token.
         """
         if "sig=" in text:
             raise ConfigError(
-                f"The place holds a token, which is not shown here. Put it into {SAS}, and say CONTAINER/PREFIX."
+                f"The place contains a token, which is not shown here. Set {SAS} to it, and use CONTAINER/PREFIX."
             )
         container, _, prefix = text.strip("/").partition("/")
         if not CONTAINER.fullmatch(container):
             raise ConfigError(
                 f"'{redacted(container)}' can not be a container: Azure's are 3 to 63 lower-case letters, digits and single "
-                "hyphens. Say CONTAINER or CONTAINER/PREFIX."
+                "hyphens. Use CONTAINER or CONTAINER/PREFIX."
             )
-        # An address with .. in it would be shortened on its way, and name another container.
+        # HTTP clients normalise .. in a URL, which would then name another container.
         if prefix and ({"", ".", ".."} & set(prefix.split("/")) or re.search(r"[\\\x00-\x1f]", prefix)):
             raise ConfigError(
-                f"{prefix!r} can not be a prefix: it has an empty part, . or .., a backslash or a control character."
+                f"{prefix!r} can not be a prefix: it has an empty segment, . or .., a backslash or a control character."
             )
         return cls(container, f"{prefix}/" if prefix else "")
 
@@ -109,7 +109,7 @@ class Place:
 
 
 def redacted(text: str) -> str:
-    """A text from elsewhere without what may be a key or a signature in it."""
+    """Replace what may be a key or a signature by ``***``."""
     return SECRETS.sub(lambda found: f"{found[1] or ''}***", text)
 
 
@@ -119,26 +119,26 @@ def connect(
     environ: Mapping[str, str] = os.environ,
     credential: Any = None,
 ) -> BlobServiceClient:
-    """A client with the credentials of the environment; nothing is sent yet.
+    """Create a client with the credentials of the environment, without a request.
 
-    Certificates of one's own are named by REQUESTS_CA_BUNDLE, and proxies by HTTPS_PROXY, as anywhere.
+    REQUESTS_CA_BUNDLE and HTTPS_PROXY are respected.
 
     Args:
-        account_url: ``https://ACCOUNT.blob.core.windows.net``; ``None`` takes the environment's.
-        workers: Transfers at once, which want as many connections.
-        environ: Where credentials are looked for.
-        credential: A token credential instead of all that.
+        account_url: ``https://ACCOUNT.blob.core.windows.net``; ``None`` uses the environment's.
+        workers: Concurrent transfers, the size of the connection pool.
+        environ: Where credentials are read.
+        credential: A token credential to use instead.
 
     Raises:
-        ConfigError: There is no account, or a secret where it would be kept in plain sight.
+        ConfigError: There is no account, or the URL contains a secret.
     """
-    logging.getLogger("azure").setLevel(logging.ERROR)  # what it warns of we name ourselves, with what to do
+    logging.getLogger("azure").setLevel(logging.ERROR)  # raised as our own errors instead
     session = Session()
     for scheme in ("http://", "https://"):
         session.mount(scheme, HTTPAdapter(pool_connections=workers, pool_maxsize=workers))
     options: dict[str, Any] = {
         "transport": RequestsTransport(session=session),
-        "retry_total": 0,  # we try again ourselves: the client's own policy gives up at 429 and restarts no stream
+        "retry_total": 0,  # see with_retries: the client's own policy gives up at 429 and restarts no stream
         "connection_timeout": CONNECT_S,
         "read_timeout": READ_S,
     }
@@ -147,12 +147,12 @@ def connect(
             return BlobServiceClient.from_connection_string(environ[CONNECTION_STRING], **options)
         except (ValueError, KeyError):
             raise ConfigError(
-                f"{CONNECTION_STRING} is not a connection string (it is not shown here). Copy it anew from the portal, "
+                f"{CONNECTION_STRING} is not a connection string (it is not shown here). Copy it again from the portal, "
                 "under Access keys."
             ) from None
     account_url = account_url or environ.get(ADDRESS) or _address(environ.get(ACCOUNT))
     if account_url is None:
-        raise ConfigError(f"There is no Azure account to ask. {WAYS}")
+        raise ConfigError(f"No Azure account is configured. {WAYS}")
     _check_url(account_url)
     if credential is None:
         credential = environ.get(KEY) or environ.get(SAS, "").lstrip("?") or _default_credential()
@@ -160,84 +160,85 @@ def connect(
         return BlobServiceClient(account_url, credential=credential, **options)
     except ValueError:
         raise ConfigError(
-            f"account_url={redacted(account_url)} does not go with these credentials: `az login` and managed identities want "
+            f"account_url={redacted(account_url)} does not work with these credentials: `az login` and managed identities need "
             f"https. {WAYS}"
         ) from None
 
 
 @contextmanager
-def explained(what: str, tries: int = 1) -> Iterator[None]:
-    """Turns Azure's errors into ours, by their code alone: their texts may quote signatures and addresses.
+def translated_errors(what: str, attempts: int = 1) -> Iterator[None]:
+    """Turn Azure's errors into named ones, by their code alone: their texts may quote signatures and addresses.
 
     Args:
-        what: What was tried, for the message: ``"list train"``.
-        tries: How often so far.
+        what: The operation, for the message: ``"list train"``.
+        attempts: Attempts so far.
 
     Raises:
         AccessError: A wrong key, an expired or insufficient token.
-        BlobError: Something is missing, or was changed by someone else meanwhile.
-        TransferError: The connection failed for good, or the service did.
+        BlobError: A blob or container is missing, or was changed by another client.
+        TransferError: The connection or the service failed.
     """
-    again = f", also after {tries} tries" if tries > 1 else ""
+    again = f", after {attempts} attempts" if attempts > 1 else ""
     try:
         yield
     except ClientAuthenticationError as error:
         raise AccessError(f"Azure refuses to {what} ({_code(error)}): {_remedy(error)} {WAYS}") from None
     except ResourceNotFoundError as error:
-        raise BlobError(f"Can't {what}: it is not there ({_code(error)}). Check the account and the name.") from None
+        raise BlobError(f"Can't {what}: it does not exist ({_code(error)}). Check the account and the name.") from None
     except HttpResponseError as error:
         code = _code(error)
         if code in STATES:
             raise BlobError(f"Can't {what} ({code}): {STATES[code]}.") from None
         if isinstance(error, ResourceModifiedError | ResourceExistsError):
             raise ChangedError(
-                f"Can't {what}: someone else changed it meanwhile ({code}). Nothing was overwritten; run it again."
+                f"Can't {what}: another client changed it meanwhile ({code}). Nothing was overwritten; rerun the command."
             ) from None
         if error.status_code in {401, 403}:
             raise AccessError(f"Azure refuses to {what} ({code}): {_remedy(error)} {WAYS}") from None
         raise TransferError(
-            f"Can't {what}: the service answers {error.status_code} ({code}){again}. What was done is kept; run it again later."
+            f"Can't {what}: the service responds with {error.status_code} ({code}){again}. "
+            "Completed transfers are kept; rerun the command later."
         ) from None
     except AzureError as error:
         raise TransferError(
             f"Can't {what}: the connection fails ({type(error).__name__}){again}. Check the network, the account's name and "
-            "its firewall. What was done is kept; run it again and it goes on."
+            "its firewall. Completed transfers are kept; rerun the command to resume."
         ) from None
 
 
-def patiently(what: str, work: Callable[[], T], stop: Event | None = None) -> T:
-    """Does what the network or a busy service may refuse, and tries again with growing pauses.
+def with_retries(what: str, work: Callable[[], T], stop: Event | None = None) -> T:
+    """Call a function, with retries and growing pauses where the network or the service fails.
 
     Args:
-        what: What is tried, for the message.
+        what: The operation, for the message.
         work: May be called several times.
-        stop: Ends the pauses, and the tries, once it is set.
+        stop: Ends pauses and retries once it is set.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`explained`; what can't mend is not tried again.
+        AccessError, BlobError, TransferError: See :func:`translated_errors`; permanent failures are not retried.
     """
     stop = stop or Event()
-    for tries, pause in enumerate((*PAUSES_S, None), start=1):
-        with explained(what, tries):
+    for attempts, pause in enumerate((*PAUSES_S, None), start=1):
+        with translated_errors(what, attempts):
             try:
                 return work()
             except AzureError as error:
-                if pause is None or stop.is_set() or not _may_mend(error):
+                if pause is None or stop.is_set() or not _is_transient(error):
                     raise
-                wait_s = _wanted_pause(error) or pause * random.uniform(0.8, 1.2)
+                wait_s = _retry_after_s(error) or pause * random.uniform(0.8, 1.2)
         if wait_s > 1:
-            say(f"Can't {escape(what)} now; trying again in {wait_s:.0f} s")
+            say(f"Can't {escape(what)} now; retrying in {wait_s:.0f} s")
         _pause(wait_s, stop)
-    raise AssertionError("the last try returns or raises")
+    raise AssertionError("the last attempt returns or raises")
 
 
 def check_access(account_url: str | None, places: Mapping[str, str | None]) -> tuple[bool, str]:
-    """Whether the places can be listed, and what to do if not; for `pneumonia doctor`."""
+    """Check that places can be listed, for `pneumonia doctor`; return success and a message."""
     try:
         service = connect(account_url)
         for text in filter(None, places.values()):
             place = Place.parse(text)
-            with explained(f"list {place}"):
+            with translated_errors(f"list {place}"):
                 next(iter(service.get_container_client(place.container).list_blobs(place.prefix or None)), None)
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
@@ -245,21 +246,24 @@ def check_access(account_url: str | None, places: Mapping[str, str | None]) -> t
 
 
 def check_writing(account_url: str | None, place: str) -> tuple[bool, str]:
-    """Whether a place can be written, by a blob that is taken away again, and whether this clock goes as Azure's does."""
+    """Check that a place is writable, with a temporary blob, and that the clocks agree; return success and a message."""
     try:
         where = Place.parse(place)
         container = connect(account_url).get_container_client(where.container)
-        told: dict[str, str] = {}
+        headers: dict[str, str] = {}
         blob = container.get_blob_client(f"{where.prefix}.doctor-{os.getpid()}")
-        with explained(f"write into {where}"):
+        with translated_errors(f"write into {where}"):
             try:
-                blob.upload_blob(b"", raw_response_hook=lambda answer: told.update(answer.http_response.headers))
+                blob.upload_blob(b"", raw_response_hook=lambda answer: headers.update(answer.http_response.headers))
             except ResourceNotFoundError:
-                return True, f"the container {where.container} is not there yet; the first run makes it, if it may"
+                return (
+                    True,
+                    f"the container {where.container} does not exist yet; the first run creates it if permitted",
+                )
             blob.delete_blob()
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
-    date = next((value for name, value in told.items() if name.lower() == "date"), None)
+    date = next((value for name, value in headers.items() if name.lower() == "date"), None)
     off_s = abs(time.time() - parsedate_to_datetime(date).timestamp()) if date else 0.0
     if off_s > SKEW_S:
         return False, (
@@ -270,11 +274,11 @@ def check_writing(account_url: str | None, place: str) -> tuple[bool, str]:
 
 
 def _address(account: str | None) -> str | None:
-    """The public address of an account that is named."""
+    """Return the public address of an account."""
     if account and not ACCOUNT_NAME.fullmatch(account):
         raise ConfigError(
-            f"{ACCOUNT}={redacted(account)} can not be an account: names are 3 to 24 lower-case letters and digits. An "
-            f"address belongs into {ADDRESS}."
+            f"{ACCOUNT}={redacted(account)} can not be an account: names are 3 to 24 lower-case letters and digits. Set "
+            f"{ADDRESS} to an address."
         )
     return f"https://{account}.blob.core.windows.net" if account else None
 
@@ -299,10 +303,10 @@ def _default_credential() -> Any:
     return DefaultAzureCredential()
 
 
-def _may_mend(error: AzureError) -> bool:
-    """Whether trying again can help: the connection, a busy or broken service, a stream that was cut."""
+def _is_transient(error: AzureError) -> bool:
+    """Return whether a retry can help: connection errors, a busy or failing service, an interrupted stream."""
     if isinstance(error, ClientAuthenticationError):
-        return False  # a key that is no base64 fails here, before anything is sent
+        return False  # a key that is not base64 fails before the request
     status = error.status_code if isinstance(error, HttpResponseError) else None
     return status is None or status in {408, 429} or status >= 500 or status < 300
 
@@ -311,8 +315,8 @@ def _pause(wait_s: float, stop: Event) -> None:
     stop.wait(wait_s)
 
 
-def _wanted_pause(error: AzureError) -> float:
-    """Seconds that the server asks us to wait; 0 where it does not say."""
+def _retry_after_s(error: AzureError) -> float:
+    """Return the server's Retry-After in seconds; 0 without one."""
     response = getattr(error, "response", None)
     asked = str(response.headers.get("Retry-After", "")) if response is not None else ""
     return min(float(asked), LONGEST_WAIT_S) if asked.isdigit() else 0.0

@@ -1,4 +1,4 @@
-"""What a mirror holds and what it was when it was fetched: a journal that is right after a kill at any moment."""
+"""Journal of a mirror: the fetched files and their blobs, correct after a kill at any moment."""
 
 import json
 import os
@@ -16,7 +16,7 @@ NAME = ".mirror.jsonl"
 
 @dataclass(frozen=True)
 class Entry:
-    """A file that was fetched: the blob it was, and what the file looked like when it was written."""
+    """A fetched file: its blob, and its size and modification time when written."""
 
     name: str
     etag: str
@@ -24,7 +24,7 @@ class Entry:
     mtime_ns: int
 
     def matches(self, path: Path) -> bool:
-        """Whether the file is still as it was written; a look at its size and time, not at its content."""
+        """Return whether size and modification time of the file are unchanged."""
         try:
             stat = os.lstat(path)
         except OSError:
@@ -33,9 +33,9 @@ class Entry:
 
 
 def read_journal(folder: Path) -> tuple[str, dict[str, Entry]]:
-    """Which place a folder mirrors (empty if none yet), and the last entry of each name.
+    """Return the place that a folder mirrors (empty for none) and the last entry of each name.
 
-    A line that a kill cut short counts for nothing.
+    An incomplete line is ignored.
     """
     place, entries = "", dict[str, Entry]()
     try:
@@ -56,14 +56,14 @@ def read_journal(folder: Path) -> tuple[str, dict[str, Entry]]:
 
 
 class Journal:
-    """Takes entries from many threads, each on the disk before its file gets its name."""
+    """Appends entries from many threads, each before its file gets its name."""
 
     def __init__(self, file: IO[str]) -> None:
         self._file = file
         self._lock = Lock()
 
     def add(self, entry: Entry) -> None:
-        """Appends one line at once."""
+        """Append one line and flush it."""
         with self._lock:
             self._file.write(json.dumps(asdict(entry)) + "\n")
             self._file.flush()
@@ -71,7 +71,7 @@ class Journal:
 
 @contextmanager
 def writing_journal(folder: Path, place: str, entries: dict[str, Entry]) -> Iterator[Journal]:
-    """A journal that begins with the place and what is known already, rewritten without what is gone."""
+    """Rewrite the journal with the current entries and yield it for appending."""
     lines = [{"place": place}, *(asdict(entry) for entry in entries.values())]
     with replacing(folder / NAME) as part:
         part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from azure.core.exceptions import DecodeError
 from azure.storage.blob import ContainerClient
 
-from pneumonia.storage.client import Place, patiently
+from pneumonia.storage.client import Place, with_retries
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,7 +60,7 @@ def list_blobs(container: ContainerClient, place: Place) -> dict[str, Blob]:
     """All blobs of a place by name, one call for each 5,000; empty blobs that mark folders are left out.
 
     Raises:
-        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.patiently`.
+        AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.with_retries`.
     """
 
     def work() -> dict[str, Blob]:
@@ -71,23 +71,23 @@ def list_blobs(container: ContainerClient, place: Place) -> dict[str, Blob]:
             if not marker:
                 return found
 
-    return patiently(f"list {place}", work)
+    return with_retries(f"list {place}", work)
 
 
 def look_up(container: ContainerClient, place: Place, name: str) -> Blob:
-    """What one blob is now."""
+    """Return the current properties of one blob."""
     now = container.get_blob_client(place.prefix + name).get_blob_properties()
     return Blob(name, _quoted(now.etag), int(now.size), bytes(now.content_settings.content_md5 or b"").hex())
 
 
-def at_once(work: Callable[[T], R], items: Iterable[T], workers: int, stop: Event) -> Iterator[R]:
-    """Results as they come; the first failure lets what is under way end, starts nothing more, and is raised.
+def run_concurrently(work: Callable[[T], R], items: Iterable[T], workers: int, stop: Event) -> Iterator[R]:
+    """Yield results as they complete; the first failure cancels pending work and is raised.
 
     Args:
         work: Called in threads.
         items: One for each call.
         workers: Threads.
-        stop: Set where it ends early, so that no thread goes on waiting to try again.
+        stop: Set on failure, so that no thread waits for a retry.
     """
     queue, running = deque(items), set[Future[R]]()
     with ThreadPoolExecutor(workers) as pool:
@@ -107,26 +107,26 @@ def at_once(work: Callable[[T], R], items: Iterable[T], workers: int, stop: Even
 
 
 def md5(path: Path) -> str:
-    """The checksum that Azure keeps of a blob, in hexadecimal; against accidents, not against attackers."""
+    """Return the MD5 of a file in hexadecimal, as Azure keeps it of a blob; detects accidents, not attacks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 class _Arrived(Exception):
-    """An answer, on its way past the client's own objects."""
+    """Carries a response past the client's own parsing."""
 
     def __init__(self, body: bytes) -> None:
         self.body = body
 
 
 def _page(container: ContainerClient, place: Place, marker: str) -> tuple[list[Blob], str]:
-    """One page of a listing, and the marker of the next.
+    """Return one page of a listing and the marker of the next.
 
-    The XML is read here: the client's own objects take four times as long as the whole call, and whoever trains waits.
+    The XML is parsed here: the client's own objects take four times as long as the request.
     """
 
     def take(answer: Any) -> None:
-        if answer.http_response.status_code == 200:  # what is refused goes on to the client, which names it
+        if answer.http_response.status_code == 200:  # the client raises on any other status
             raise _Arrived(answer.http_response.body())
 
     pages = container.list_blobs(
@@ -134,12 +134,12 @@ def _page(container: ContainerClient, place: Place, marker: str) -> tuple[list[B
     ).by_page(marker or None)
     try:
         next(pages)
-        raise AssertionError("the hook takes every good answer")
+        raise AssertionError("the hook handles every successful response")
     except _Arrived as arrived:
         try:
             root = ET.fromstring(arrived.body)
         except ET.ParseError as error:
-            raise DecodeError("the listing is no XML", error=error) from error
+            raise DecodeError("the listing is not XML", error=error) from error
     blobs = [_read(item, place.prefix) for item in root.iter("Blob") if not _marks_folder(item)]
     return blobs, root.findtext("NextMarker") or ""
 
@@ -155,7 +155,7 @@ def _name(item: ET.Element) -> str:
     name = item.find("Name")
     assert name is not None
     text = name.text or ""
-    return unquote(text) if name.get("Encoded") == "true" else text  # encoded where XML can't hold a character
+    return unquote(text) if name.get("Encoded") == "true" else text  # encoded where XML can't represent a character
 
 
 def _marks_folder(item: ET.Element) -> bool:
@@ -164,5 +164,5 @@ def _marks_folder(item: ET.Element) -> bool:
 
 
 def _quoted(etag: str) -> str:
-    """In quotes, as conditions want it: it comes quoted in headers, and bare in listings."""
+    """Quote an ETag, as conditions need it: headers quote it, listings do not."""
     return '"' + etag.strip('"') + '"'

@@ -16,7 +16,7 @@ from pneumonia.errors import TimeLimitReached
 from pneumonia.runs.folder import RunFolder
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.state import ENDED, Ledger
-from pneumonia.system.files import explained
+from pneumonia.system.files import translated_os_errors
 from pneumonia.training.train import rehearse, train
 
 BUSY = 75  # exit code of a process whose job another one is doing (sysexits.h: try again later)
@@ -140,7 +140,7 @@ def rehearse_alone(jobs: list[Job], folder: str, threads: int, gpu: str | None) 
 @contextlib.contextmanager
 def output_to(path: Path) -> Iterator[None]:
     """Sends what this process prints to the end of a file."""
-    with explained(path):
+    with translated_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8", buffering=1) as log:
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

@@ -17,7 +17,15 @@ from pneumonia.config.schema import identity
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.runs.folder import COMPLETED, RunFolder, read_metrics, shortened
 from pneumonia.sweep.plan import Job, Plan, Search
-from pneumonia.system.files import digest, explained, is_locked, one_at_a_time, read_json, replacing, write_json
+from pneumonia.system.files import (
+    digest,
+    is_locked,
+    one_at_a_time,
+    read_json,
+    replacing,
+    translated_os_errors,
+    write_json,
+)
 
 State = Literal["to do", "running", "interrupted", "done", "debug", "pruned", "failed", "killed", "out of time"]
 ENDED: Final = ("done", "debug")  # nothing is left to train; debug: the trainer was told to leave something out
@@ -128,7 +136,7 @@ class Ledger:
     def claim(self, key: str) -> Iterator[bool]:
         """Whether the job is this process's to do; while the block lasts, nobody else's. The kernel frees it after a kill."""
         path = self._file(key, "lock")
-        with explained(path):
+        with translated_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             try:

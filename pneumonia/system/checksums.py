@@ -1,7 +1,6 @@
-"""Checksums of cached files, so that a damaged one is recognised before anything is computed from it.
+"""Checksums of cached files, to recognise damage before a file is used.
 
-They find accidents: a flipped bit, a cut file, a file of other data under this name. They do not keep anyone out who
-changes a file and its checksum alike.
+They detect accidents (a flipped bit, a truncated file, a file of other data), not an attacker who changes file and checksum.
 """
 
 import hashlib
@@ -14,12 +13,12 @@ from pneumonia.system.files import write_json
 
 
 def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
-    """Write the size, time and SHA-256 of files beside them; call it last, since it says that all of them are complete.
+    """Write the size, time and SHA-256 of complete files into a record beside them.
 
     Args:
         record: The JSON file to write; the files lie in its folder or below.
-        files: All of them are complete.
-        of: What they were made from. A record that was made from something else is not believed.
+        files: Complete files.
+        of: Identifies what the files were made from.
     """
     stats = [file.stat() for file in files]
     listed = {
@@ -30,12 +29,12 @@ def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
 
 
 def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
-    """Return the first file that is not as it was written, with the reason; an empty string where all files are.
+    """Return a description of the first damaged file, or an empty string.
 
     Args:
         record: As :func:`write_checksums` wrote it.
-        of: What the files must have been made from.
-        trust_times: Read only files whose size or time has changed. For folders of many large files.
+        of: As given to :func:`write_checksums`.
+        trust_times: Hash only files whose size or time has changed; for folders of many large files.
     """
     try:
         held = json.loads(record.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a person sees on the terminal: progress bars, tables, warnings."""
+"""Terminal output: progress bars, tables, messages and warnings, on stderr."""
 
 import logging
 import sys
@@ -14,11 +14,11 @@ from rich.table import Table
 from pneumonia.errors import printable
 
 T = TypeVar("T")
-CONSOLE: Final = Console(stderr=True)  # people read this; stdout is for what a command was asked for
+CONSOLE: Final = Console(stderr=True)  # stdout is for the result of a command
 
 
 def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Passes items on under a progress bar that goes away at the end; where no one watches, one line says what is done."""
+    """Yield items under a transient progress bar, or after one line where stderr is no terminal."""
     what = escape(printable(what))
     if not CONSOLE.is_terminal:
         say(f"{what} ({total})")
@@ -37,17 +37,17 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
 
 
 def say(text: str) -> None:
-    """One line of news, with rich markup."""
+    """Print a message with rich markup."""
     CONSOLE.print(printable(text, lines=True), highlight=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:
-    """One line that a person must not miss; plain text."""
+    """Print a warning; plain text."""
     CONSOLE.print(f"[bold yellow]Warning[/] {escape(printable(text, lines=True))}", highlight=False, soft_wrap=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table whose first column holds names and whose other columns hold figures; the title is plain text."""
+    """Print a table: names in the first column, right-aligned values in the others; the title is plain text."""
     CONSOLE.print(
         f"[bold]{escape(printable(title))}[/]", highlight=False, soft_wrap=True
     )  # a Table's own title is cut to its width
@@ -60,23 +60,23 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 
 def figure(value: float | None, digits: int = 4) -> str:
-    """A number for a table; what is undefined says so."""
+    """Format a value for a table; ``None`` becomes ``undefined``."""
     return "undefined" if value is None else f"{value:.{digits}f}"
 
 
 def announce_loading() -> None:
-    """Says why nothing happens for the seconds that the first import of torch and Lightning takes."""
+    """Announce the import of torch and Lightning, which takes seconds."""
     if "torch" not in sys.modules:
         print("Loading torch and Lightning", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
-    """Silences advice that does not apply here; what our users must know we say ourselves."""
+    """Silence warnings of Lightning and torch that do not apply here."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*srun.*")
-    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # our figures are those of all processes already
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # our metrics are reduced over all processes already
     warnings.filterwarnings("ignore", ".*in eval mode at the start of training.*")  # frozen stages
     warnings.filterwarnings("ignore", category=DeprecationWarning, module="(lightning|torch)")
     warnings.filterwarnings("ignore", category=FutureWarning, module="(lightning|torch)")

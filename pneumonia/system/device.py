@@ -1,4 +1,4 @@
-"""Which device a run trains on, and how exactly it computes there."""
+"""Choose the device of a run and its numerical precision."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -7,27 +7,27 @@ import torch
 
 from pneumonia.errors import ConfigError
 
-AS_THE_CARD_ALLOWS: Final = "mixed"
+AUTO_MIXED: Final = "mixed"
 EXACT: Final = ("32-true", "64-true")
 BF16_FROM: Final = 8  # compute capability of Ampere; earlier cards (the T4 has 7.5) only emulate bfloat16, slowly
 CPU: Final = torch.device("cpu")
 
 
 def device_of(trainer: Mapping[str, Any]) -> torch.device:
-    """The device that the ``trainer`` node of a config means, on this machine."""
+    """Return the device that a trainer config selects on this machine."""
     return torch.device("cuda") if trainer["accelerator"] != "cpu" and torch.cuda.is_available() else CPU
 
 
 def name_of(device: torch.device) -> str:
-    """What ``result.json`` calls a device: the card's name, or ``cpu``."""
+    """Return the name of a device for ``result.json``: the GPU's name, or ``cpu``."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def check_device(trainer: Mapping[str, Any]) -> None:
-    """Refuses a ``trainer`` node that this machine can't do.
+    """Refuse a trainer config that this machine does not support.
 
     Raises:
-        ConfigError: With the setting and what to do.
+        ConfigError: The accelerator or the precision needs a GPU.
     """
     accelerator, precision = trainer["accelerator"], str(trainer["precision"])
     if device_of(trainer).type == "cuda":
@@ -35,26 +35,26 @@ def check_device(trainer: Mapping[str, Any]) -> None:
     if accelerator in {"gpu", "cuda"}:
         raise ConfigError(
             f"trainer.accelerator={accelerator} needs a GPU, and torch sees none here. `pneumonia doctor` says why; "
-            "trainer=default takes what there is."
+            "trainer=default uses what is available."
         )
-    if precision.startswith("16") or precision == AS_THE_CARD_ALLOWS:
+    if precision.startswith("16") or precision == AUTO_MIXED:
         where = "here" if accelerator != "cpu" else "with trainer.accelerator=cpu"
         raise ConfigError(
-            f"trainer.precision={precision} needs a GPU, and none is used {where}. Say trainer.precision=bf16-mixed, or 32-true."
+            f"trainer.precision={precision} needs a GPU, and none is used {where}. Use trainer.precision=bf16-mixed or 32-true."
         )
 
 
 def precision_on(device: torch.device, word: str) -> str:
-    """Lightning's word for a precision; ``mixed`` is bfloat16 where the card computes with it, float16 on older ones."""
-    if word != AS_THE_CARD_ALLOWS:
+    """Return Lightning's name of a precision; ``mixed`` is bfloat16 on GPUs from Ampere on, else float16."""
+    if word != AUTO_MIXED:
         return word
     return "bf16-mixed" if torch.cuda.get_device_capability(device)[0] >= BF16_FROM else "16-mixed"
 
 
-def settle(device: torch.device, precision: str) -> None:
-    """Lets the card round float32 products to TF32 (10 bits) in mixed precision, and never in ``32-true``.
+def configure_tf32(device: torch.device, precision: str) -> None:
+    """Allow TF32 (10-bit mantissa) in mixed precision and forbid it in ``32-true``.
 
-    Torch's default is yes for convolutions and no for products of matrices, so that ``32-true`` would mean neither.
+    By default torch allows it for convolutions and forbids it for matrix products.
     """
     if device.type == "cuda":
         rounded = precision not in EXACT

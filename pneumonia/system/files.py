@@ -1,4 +1,4 @@
-"""Writes files so that a reader never sees half of one, and says what to do when a disk refuses."""
+"""Atomic writes, file locks, JSON and digests."""
 
 import errno
 import hashlib
@@ -18,10 +18,10 @@ from pneumonia.system.console import say
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and vanishes otherwise.
+    """Yield a temporary path that replaces ``path`` when the block succeeds and is removed otherwise.
 
     Raises:
-        StorageError: The disk is full, or the folder can not be written.
+        StorageError: The disk is full, or the folder is not writable.
     """
     with scratch(path) as part:
         yield part
@@ -30,12 +30,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that is gone when the block ends, unless :func:`publish` moved it.
+    """Yield a temporary path beside ``path``, removed at the end unless :func:`publish` moved it.
 
     Raises:
-        StorageError: The disk is full, or the folder can not be written.
+        StorageError: The disk is full, or the folder is not writable.
     """
-    with explained(path):
+    with translated_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
@@ -45,24 +45,24 @@ def scratch(path: Path) -> Iterator[Path]:
 
 
 def publish(part: Path, path: Path) -> None:
-    """Puts a whole file in its place at once."""
+    """Move a complete file to its place atomically."""
     with part.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turns the operating system's refusal to write ``path`` into a ``StorageError`` with a remedy."""
+def translated_os_errors(path: Path) -> Iterator[None]:
+    """Turn an ``OSError`` of writing ``path`` into a ``StorageError`` with a remedy."""
     remedies = {
         errno.ENOSPC: "the disk is full. Free some space",
         errno.EDQUOT: "your quota is used up. Free some space",
         errno.EROFS: "the file system is read-only",
-        errno.EACCES: "you may not write there",
-        errno.EPERM: "you may not write there",
-        errno.ENOTDIR: "a file stands where a folder is needed; move it away",
-        errno.EEXIST: "a file stands where a folder is needed; move it away",
-        errno.EISDIR: "a folder stands where a file is needed; move it away",
+        errno.EACCES: "permission is denied",
+        errno.EPERM: "permission is denied",
+        errno.ENOTDIR: "a file is where a folder is needed. Move it away",
+        errno.EEXIST: "a file is where a folder is needed. Move it away",
+        errno.EISDIR: "a folder is where a file is needed. Move it away",
     }
     try:
         yield
@@ -78,14 +78,14 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _lies_above(name: str | None, path: Path) -> bool:
-    """Whether a name is the path, one of its folders, or beside it."""
+    """Return whether a name is the path, one of its folders, or beside it."""
     return name is not None and Path(name).parent in (path.parent, *path.parents)
 
 
 @contextmanager
 def one_at_a_time(path: Path, what: str) -> Iterator[None]:
-    """Holds a lock file that the kernel frees even when its holder is killed; says so when it has to wait."""
-    with explained(path):
+    """Hold a file lock, which the kernel frees when its holder is killed; print a message before waiting."""
+    with translated_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path)
         try:
@@ -100,7 +100,7 @@ def one_at_a_time(path: Path, what: str) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a process that lives holds this lock file; makes no file."""
+    """Return whether a living process holds this lock; creates no file."""
     if not path.exists():
         return False
     lock = FileLock(path)
@@ -113,13 +113,13 @@ def is_locked(path: Path) -> bool:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Writes JSON atomically; what is not a number was made ``None`` before, since JSON has no NaN."""
+    """Write JSON atomically; NaN is an error, since JSON has none."""
     with replacing(path) as part:
         part.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A note of ours; empty where it is missing or damaged, for notes on which nothing depends."""
+    """Read a JSON file on which nothing depends; ``{}`` where it is missing or damaged."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,5 +128,5 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a plain value's canonical JSON, in hexadecimal."""
+    """Return the SHA-256 of the canonical JSON of a plain value, in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

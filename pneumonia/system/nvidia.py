@@ -62,13 +62,13 @@ def device() -> tuple[bool, str]:
     try:
         import torch
 
-        from pneumonia.system.device import AS_THE_CARD_ALLOWS, precision_on
+        from pneumonia.system.device import AUTO_MIXED, precision_on
     except ImportError as error:
         return False, f"torch can't be imported ({error}). Run `make setup`."
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         major, minor = torch.cuda.get_device_capability()
-        mixed = precision_on(torch.device("cuda"), AS_THE_CARD_ALLOWS)
+        mixed = precision_on(torch.device("cuda"), AUTO_MIXED)
         return True, (
             f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, compute capability {major}.{minor} "
             f"(trainer=gpu: {mixed}), {free / GIB:.1f} of {total / GIB:.1f} GiB free, torch {torch.__version__}"

@@ -1,4 +1,4 @@
-"""Work on many files at once; decoding, hashing and transfers release Python's lock."""
+"""Threads for decoding, hashing and transfers, which release the GIL."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -9,11 +9,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-CHUNK: Final = 4  # items a thread takes at once: handing them over one by one costs as much as a small image
+CHUNK: Final = 4  # items a task; one by one, the overhead equals the decoding of a small image
 
 
 def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Maps with a thread a core, in order. Ctrl-C ends it at once."""
+    """Map in order with one thread per core. Ctrl-C ends it at once."""
 
     def several(start: int) -> list[R]:
         return [work(item) for item in items[start : start + CHUNK]]
@@ -27,5 +27,5 @@ def in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    """Return the number of cores that this process may use; in a container fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""SIGTERM as an orderly end: spot machines, SLURM and service managers send it before they take the machine away."""
+"""Treat SIGTERM as an interruption: spot machines, SLURM and service managers send it before they stop a machine."""
 
 import signal
 import threading
@@ -9,10 +9,10 @@ from types import FrameType
 
 @contextmanager
 def sigterm_as_interrupt(replace: bool = False) -> Iterator[None]:
-    """Lets SIGTERM end the work as Ctrl-C does, where nothing else was arranged.
+    """Raise ``KeyboardInterrupt`` on SIGTERM, where no handler is installed.
 
     Args:
-        replace: Also where a handler is installed; it returns at the end of the block.
+        replace: Replace an installed handler until the end of the block.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:

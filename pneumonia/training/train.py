@@ -34,7 +34,7 @@ from pneumonia.models.factory import (
 )
 from pneumonia.runs.folder import COMPLETED, DEBUG, RunFolder, read_metrics, run_identity, shortened, versions, writable
 from pneumonia.system.console import say
-from pneumonia.system.device import device_of, name_of, precision_on, settle
+from pneumonia.system.device import configure_tf32, device_of, name_of, precision_on
 from pneumonia.system.files import replacing
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.callbacks import (
@@ -271,7 +271,7 @@ def _end_children() -> None:
 def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:
     device = device_of(words)
     precision = precision_on(device, words["precision"])
-    settle(device, precision)
+    configure_tf32(device, precision)
     return Trainer(
         # See TimeLimit and Recorder for what Lightning is not given.
         **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None, "max_steps": -1},

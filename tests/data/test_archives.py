@@ -276,7 +276,7 @@ def test_two_that_ask_at_once_unpack_once(tmp_path):
 def test_a_file_where_the_cache_should_be_is_named(tmp_path):
     archive = make_zip(tmp_path / "x.zip", FILES)
     (tmp_path / "cache").write_bytes(b"")
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is where a folder is needed"):
         unpack(archive, tmp_path / "cache")
 
 

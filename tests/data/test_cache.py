@@ -133,7 +133,7 @@ def test_a_device_that_is_really_full_is_named(tmp_path):
 
 def test_a_file_in_the_place_of_the_cache_folder_is_named(tmp_path, phantoms):
     (tmp_path / "cache").write_bytes(b"")
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is where a folder is needed"):
         load_manifest(phantoms, tmp_path / "cache")
 
 
@@ -289,7 +289,7 @@ def test_a_folder_in_the_place_of_a_cache_file_is_named(tmp_path):
     path = Path(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels.filename)
     path.unlink()
     path.mkdir()
-    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+    with pytest.raises(StorageError, match="a folder is where a file is needed"):
         load_cache(manifest, 24, "squash", tmp_path / "cache")
 
 

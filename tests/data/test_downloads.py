@@ -186,7 +186,7 @@ def test_a_transfer_that_stays_broken_says_what_is_kept(server, tmp_path):
 def test_a_place_that_can_not_be_written_is_named(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is where a folder is needed"):
         download(f"{server.url}/x.npz", tmp_path / "file" / "x.npz", md5(BODY))
 
 

@@ -460,6 +460,6 @@ def test_a_result_with_half_its_content_is_damaged_not_a_traceback(edit, message
 
 def test_an_evaluation_that_can_not_be_written_leaves_nothing_half_done(run, cache_dir):
     (run / "evaluation").write_text("mine")
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is where a folder is needed"):
         evaluate(Request(run, "test", cache_dir=cache_dir))
     assert (run / "evaluation").read_text() == "mine"

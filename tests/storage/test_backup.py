@@ -310,7 +310,7 @@ def test_two_machines_do_not_work_on_one_backup(place, tmp_path, monkeypatch):
     monkeypatch.setattr("pneumonia.storage.lease.AGAIN_S", 0.1)
     _run(tmp_path / "two" / "s" / "r", 1)
     with backed_up(tmp_path / "one" / "s", _settings(place), "s"):
-        with pytest.raises(BlobError, match=r"Another machine \(.* since .* UTC\) is at work on study/s"):
+        with pytest.raises(BlobError, match=r"Another machine \(.* since .* UTC\) works on study/s"):
             _push(tmp_path / "two" / "s", place)
         _push(tmp_path / "other" / "t", place.replace("study", "other"))  # another place is free
     _push(tmp_path / "two" / "s", place)  # and so is this one afterwards
@@ -432,7 +432,7 @@ def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
     ("words", "message"),
     [
         (["backup.place=Bad_Name"], "'Bad_Name' can not be a container"),
-        (["backup.place='runs?sig=abc'"], "The place holds a token"),
+        (["backup.place='runs?sig=abc'"], "The place contains a token"),
         (["backup.every_min=0"], "backup.every_min=0.0 is out of range: it must be a number of minutes above 0"),
         (["backup.places=runs"], "backup.places is not a config key"),
         (["backup.account_url='https://x.blob.core.windows.net/?sig=abc'", "backup.place=runs"], "holds a secret"),
@@ -459,7 +459,7 @@ def test_bad_words_are_refused_before_any_work(verb, words, message, service, mo
 def test_without_an_account_it_says_so_before_any_work(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("AZURE_")]:
         monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match="There is no Azure account to ask"):
+    with pytest.raises(ConfigError, match="No Azure account is configured"):
         _push(tmp_path / "s", "runs")
 
 

@@ -20,11 +20,11 @@ from pneumonia.errors import AccessError, BlobError, ConfigError, TransferError
 from pneumonia.storage import pull as pull_module
 from pneumonia.storage import push as push_module
 from pneumonia.storage import transfers
-from pneumonia.storage.client import Place, connect, patiently, redacted
+from pneumonia.storage.client import Place, connect, redacted, with_retries
 from pneumonia.storage.journal import read_journal
-from pneumonia.storage.pull import pull, warn_of_strangers
+from pneumonia.storage.pull import pull, warn_of_foreign_files
 from pneumonia.storage.push import push
-from pneumonia.storage.transfers import at_once, list_blobs
+from pneumonia.storage.transfers import list_blobs, run_concurrently
 
 from .conftest import ACCOUNT, KEY, Proxy, connection_string
 
@@ -90,7 +90,7 @@ def test_a_listing_that_is_no_listing_is_named(service, container, through_proxy
     put(service, container, {"a.txt": b"x"})
     page = b"<html>Sign in to the hotel's network"
     proxy.spoil = lambda piece: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
-    with pytest.raises(TransferError, match=r"Can't list .*also after 5 tries"):
+    with pytest.raises(TransferError, match=r"Can't list .*after 5 attempts"):
         pull(through_proxy, Place.parse(container), tmp_path / "mirror")
     assert not (tmp_path / "mirror").exists()
 
@@ -99,7 +99,7 @@ def test_an_empty_place_removes_nothing(service, container, tmp_path):
     put(service, container, {"train/a.txt": b"x"})
     pull(service, Place.parse(f"{container}/train"), tmp_path)
     service.get_container_client(container).delete_blob("train/a.txt")
-    with pytest.raises(BlobError, match=r"/train holds no blob, so nothing was pulled, and nothing removed"):
+    with pytest.raises(BlobError, match=r"/train contains no blob. Nothing was pulled, and nothing was removed"):
         pull(service, Place.parse(f"{container}/train"), tmp_path)
     assert held(tmp_path) == {"a.txt": b"x"}
 
@@ -138,7 +138,7 @@ def test_a_blob_that_goes_between_listing_and_reading_is_named(service, containe
         plain(*args)
 
     monkeypatch.setattr(pull_module, "_download", late)
-    with pytest.raises(BlobError, match=r"Can't pull a\.txt: it is not there \(BlobNotFound\)"):
+    with pytest.raises(BlobError, match=r"Can't pull a\.txt: it does not exist \(BlobNotFound\)"):
         pull(service, Place.parse(container), tmp_path)
     assert held(tmp_path) == {}
 
@@ -254,7 +254,7 @@ def test_a_file_that_you_changed_stays_when_its_blob_goes_and_you_hear_of_it(ser
     service.get_container_client(container).delete_blob("a.txt")
     assert pull(service, Place.parse(container), tmp_path).deleted == 0
     assert held(tmp_path) == {"a.txt": b"my notes", "b.txt": b"y"}
-    warn_of_strangers(tmp_path)
+    warn_of_foreign_files(tmp_path)
     assert "1 files in" in capsys.readouterr().err
 
 
@@ -262,7 +262,7 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_begun(service, contain
     put(service, container, {"a.txt": b"x" * 1000})
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"GB are to be pulled, and the disk of .* has 0\.00 GB free\. Nothing was"):
+    with pytest.raises(OSError, match=r"GB have to be pulled, and the disk of .* has 0\.00 GB free\. Nothing was"):
         pull(service, Place.parse(container), tmp_path)
     assert held(tmp_path) == {}
 
@@ -350,7 +350,7 @@ def test_a_file_that_is_written_while_it_is_pushed_is_named(service, container, 
         return digest
 
     monkeypatch.setattr(push_module, "md5", late)
-    with pytest.raises(TransferError, match=r"log\.txt was written while it was pushed.*Push again"):
+    with pytest.raises(TransferError, match=r"log\.txt changed during the upload.*Push again"):
         push(service, folder, Place.parse(container))
 
 
@@ -381,7 +381,11 @@ def test_a_place_with_a_secret_in_it_is_refused_without_showing_it(text):
         ("https://x.blob.core.windows.net/train", {}, "without a container"),
         ("http://x.blob.core.windows.net", {}, "is not a URL of an account"),
         (None, {"AZURE_STORAGE_ACCOUNT": "https://x.blob.core.windows.net"}, "AZURE_STORAGE_ACCOUNT_URL"),
-        ("http://127.0.0.1:1/devstoreaccount1", {"AZURE_STORAGE_SAS_TOKEN": "?"}, "does not go with these credentials"),
+        (
+            "http://127.0.0.1:1/devstoreaccount1",
+            {"AZURE_STORAGE_SAS_TOKEN": "?"},
+            "does not work with these credentials",
+        ),
         (None, {"AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={KEY}"}, "is not a connection string"),
     ],
 )
@@ -402,7 +406,7 @@ def test_an_address_can_come_from_the_environment(service, container, azurite, t
 
 def test_a_key_that_was_cut_is_named(service, container, azurite, tmp_path):
     client = connect(f"http://127.0.0.1:{azurite}/{ACCOUNT}", environ={"AZURE_STORAGE_KEY": KEY[:-3]})
-    with pytest.raises(AccessError, match="the key was cut in copying") as caught:
+    with pytest.raises(AccessError, match="the key is incomplete") as caught:
         pull(client, Place.parse(container), tmp_path)
     assert KEY[:20] not in str(caught.value)
 
@@ -452,12 +456,12 @@ def test_the_first_failure_wakes_those_who_wait_to_try_again():
             tries.append(item)
             raise ServiceRequestError("no network")
 
-        patiently("wait", refused, stop)
+        with_retries("wait", refused, stop)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pneumonia.storage.client.PAUSES_S", (0.5, 100.0, 100.0))
         with pytest.raises(BlobError, match="no"):
-            list(at_once(work, ["waits", "fails"], 2, stop))
+            list(run_concurrently(work, ["waits", "fails"], 2, stop))
     assert stop.is_set()
     assert len(tries) <= 2
 
@@ -477,7 +481,7 @@ def test_one_container_with_prefixes_is_a_study_too(service, container, tmp_path
 def test_no_account_is_named_when_training(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("AZURE_")]:
         monkeypatch.delenv(name)
-    with pytest.raises(ConfigError, match=r"There is no Azure account to ask\. Set AZURE_STORAGE_CONNECTION_STRING"):
+    with pytest.raises(ConfigError, match=r"No Azure account is configured\. Set AZURE_STORAGE_CONNECTION_STRING"):
         load_mirror(AzureConfig(), tmp_path)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(1))
     with pytest.raises(ConfigError, match="train, validation and test are all null"):

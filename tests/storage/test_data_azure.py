@@ -39,7 +39,7 @@ def test_training_from_containers_is_the_run_of_the_same_folder(containers, phan
 
 
 def test_a_missing_container_is_named_before_anything_is_trained(containers, compose, tmp_path):
-    with pytest.raises(BlobError, match="Can't list no-such-place: it is not there"):
+    with pytest.raises(BlobError, match="Can't list no-such-place: it does not exist"):
         train(compose(*_words({**containers, "test": "no-such-place"}), runs_dir=tmp_path))
     assert not list(tmp_path.rglob("*.yaml"))
 
@@ -54,10 +54,10 @@ def test_one_container_with_prefixes_serves_as_well(service, phantoms, compose, 
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        (["data", "pull", "no-such", "DIR"], 2, "BlobError: Can't list no-such: it is not there"),
+        (["data", "pull", "no-such", "DIR"], 2, "BlobError: Can't list no-such: it does not exist"),
         (["data", "pull", "Bad_Name", "DIR"], 2, "ConfigError: 'Bad_Name' can not be a container"),
         (["data", "pull", "train", "DIR", "--workers", "0"], 2, "--workers 0 is out of range"),
-        (["data", "push", "DIR", "train"], 2, "ConfigError: There is no folder"),
+        (["data", "push", "DIR", "train"], 2, "ConfigError: The folder"),
         (["data", "pull", "train"], 2, "the following arguments are required: FOLDER"),
         (["doctor", "data=azure", "data.azure.train=no-such"], 1, "PROBLEM  azure      BlobError: Can't list no-such"),
     ],

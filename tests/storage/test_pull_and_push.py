@@ -87,7 +87,7 @@ def test_your_own_file_in_the_place_of_a_blob_is_refused_and_an_equal_one_is_ado
     _fill(service, container, {"a.txt": b"theirs", "b.txt": b"same"})
     (tmp_path / "b.txt").write_bytes(b"same")
     (tmp_path / "a.txt").write_bytes(b"mine!!")
-    with pytest.raises(BlobError, match=r"1 files .* hold something else.*a\.txt.*Nothing was touched"):
+    with pytest.raises(BlobError, match=r"1 files .* differ from them.*a\.txt.*Nothing was changed"):
         pull(service, Place.parse(container), tmp_path)
     assert (tmp_path / "a.txt").read_bytes() == b"mine!!"
     (tmp_path / "a.txt").unlink()
@@ -199,7 +199,7 @@ def test_a_busy_service_is_asked_again_and_in_the_end_named(
 
     proxy.spoil = busy
     if mends > 100:
-        with pytest.raises(TransferError, match=r"the service answers 500 .*also after 5 tries"):
+        with pytest.raises(TransferError, match=r"the service responds with 500 .*after 5 attempts"):
             pull(through_proxy, Place.parse(container), tmp_path)
         return
     assert pull(through_proxy, Place.parse(container), tmp_path).moved == len(FILES)

@@ -24,11 +24,11 @@ def run(arguments: list[str]) -> int:
     from rich.markup import escape
 
     from pneumonia.storage.client import Place, connect
-    from pneumonia.storage.pull import pull, warn_of_strangers
+    from pneumonia.storage.pull import pull, warn_of_foreign_files
     from pneumonia.system.console import say
 
     place = Place.parse(options.place)
     done = pull(connect(options.account_url, options.workers), place, options.folder, options.workers)
     say(f"Pulled {escape(str(place))}: {done}")
-    warn_of_strangers(options.folder)
+    warn_of_foreign_files(options.folder)
     return 0

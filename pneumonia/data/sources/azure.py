@@ -7,7 +7,7 @@ from rich.markup import escape
 from pneumonia.config.schema import AzureConfig
 from pneumonia.errors import ConfigError
 from pneumonia.storage.client import Place, connect
-from pneumonia.storage.pull import pull, warn_of_strangers
+from pneumonia.storage.pull import pull, warn_of_foreign_files
 from pneumonia.system.console import say
 from pneumonia.system.files import digest
 
@@ -37,7 +37,7 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         done = pull(service, place, root / part, azure.workers)
         news = str(done) if done.moved or done.deleted else f"{done.listed} files, all unchanged"
         say(f"{escape(str(place))}: {news}")
-        warn_of_strangers(root / part)
+        warn_of_foreign_files(root / part)
     return root
 
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 from pneumonia.data.sources.http_download import TIMEOUT_S, download
 from pneumonia.errors import AccessError, ConfigError, PneumoniaError, TransferError, some
 from pneumonia.system.console import say, track
-from pneumonia.system.files import explained
+from pneumonia.system.files import translated_os_errors
 
 KAGGLE: Final = "paultimothymooney/chest-xray-pneumonia"
 HUGGING_FACE: Final = "hf-vision/chest-xray-pneumonia"  # the same 5,856 images as Parquet files
@@ -62,7 +62,7 @@ def _kaggle(cache_dir: Path, size: int, repo: str) -> Path:
     exceptions = _client("kagglehub.exceptions")
     login = "Make a token at kaggle.com/settings and save it as ~/.kaggle/kaggle.json, or set KAGGLE_API_TOKEN."
     try:
-        with explained(Path(_client("kagglehub.config").get_cache_folder())):
+        with translated_os_errors(Path(_client("kagglehub.config").get_cache_folder())):
             _knock(requests)
             return Path(client.dataset_download(KAGGLE))
     except requests.HTTPError as error:
@@ -85,7 +85,7 @@ def _hugging_face(cache_dir: Path, size: int, repo: str) -> Path:
     errors = _client("huggingface_hub.errors")
     folder = cache_dir / "downloads" / "huggingface" / repo.replace("/", "--")
     try:
-        with explained(folder):
+        with translated_os_errors(folder):
             info = client.HfApi().dataset_info(repo, files_metadata=True, timeout=TIMEOUT_S)
             wanted = set(
                 client.utils.filter_repo_objects([file.rfilename for file in info.siblings], allow_patterns=PATTERNS)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pneumonia.errors import AccessError, TransferError
 from pneumonia.system.console import track
-from pneumonia.system.files import explained, one_at_a_time
+from pneumonia.system.files import one_at_a_time, translated_os_errors
 
 TIMEOUT_S: Final = 30.0  # of silence; a server that says nothing for so long is gone
 TRIES: Final = 4
@@ -38,7 +38,10 @@ def download(url: str, target: Path, md5: str) -> Path:
     if target.is_file() and _md5(target) == md5:
         return target
     part = target.with_name(f".{target.name}.part")
-    with one_at_a_time(target.with_name(f".{target.name}.lock"), f"downloading {target.name}"), explained(target):
+    with (
+        one_at_a_time(target.with_name(f".{target.name}.lock"), f"downloading {target.name}"),
+        translated_os_errors(target),
+    ):
         for attempt in range(1, TRIES + 1):
             try:
                 _go_on(url, part)
