@@ -11,7 +11,7 @@ from typing import Final
 from benchmarks.fits import Loop, fit, plain, ready
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import World, by_hand, classifier
-from pneumonia.training.train import quiet
+from pneumonia.system.console import quiet
 
 CLOSE: Final = 1e-5  # of losses
 BY_HAND: Final = 400  # images

@@ -21,7 +21,7 @@ from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import SGD, SIDE, World, classifier
 from pneumonia.data.datamodule import XRayData
 from pneumonia.models.optimization import build_optimizer
-from pneumonia.training.train import quiet
+from pneumonia.system.console import quiet
 
 BATCH: Final = 50
 IMAGES: Final = (800, 200)  # of training and validation

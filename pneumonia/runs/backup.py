@@ -24,7 +24,7 @@ from pneumonia.storage.pull import fetch
 from pneumonia.storage.push import list_or_create, send
 from pneumonia.storage.transfers import Blob, md5, run_concurrently
 from pneumonia.system.console import say, track, warn
-from pneumonia.system.files import explained
+from pneumonia.system.files import translated_os_errors
 
 LEASE: Final = ".lease"
 PLAN: Final = "sweep.json"
@@ -67,7 +67,7 @@ class BlobBackup:
 
     def open(self) -> None:
         """Takes the lease, fetches, and goes on pushing in a thread."""
-        with explained(self.work):
+        with translated_os_errors(self.work):
             self.work.mkdir(parents=True, exist_ok=True)
         if self._locked():
             try:
@@ -110,7 +110,7 @@ class BlobBackup:
             if error.errno != errno.ENOSPC:
                 raise
             # Where the disk of the runs is full, what they have done must get away all the same.
-            with explained(self.work):
+            with translated_os_errors(self.work):
                 self._push_by(None)
 
     def _push_by(self, place: Path | None) -> None:
@@ -143,7 +143,7 @@ class BlobBackup:
         wanted = papers | {name: blob for blobs in runs.values() for name, blob in blobs.items()}
         if not wanted:
             return
-        with explained(self.work), TemporaryDirectory(dir=self.work) as scratch:
+        with translated_os_errors(self.work), TemporaryDirectory(dir=self.work) as scratch:
             self._download(wanted, Path(scratch))
             gone_on = [run for run in runs if self._adopt(run, Path(scratch))]
             for name in papers:

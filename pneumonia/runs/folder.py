@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from pneumonia.errors import RunError, StorageError, some
-from pneumonia.system.files import digest, explained, read_json, replacing, write_json
+from pneumonia.system.files import digest, read_json, replacing, translated_os_errors, write_json
 from pneumonia.tasks import TASKS
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ class RunFolder:
         Raises:
             RunError: Another process is training this very run.
         """
-        with explained(self.path):
+        with translated_os_errors(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / "lock")
             try:
@@ -332,7 +332,7 @@ def versions() -> dict[str, str]:
 
 def writable(path: Path) -> None:
     """Raises ``StorageError`` where a run could not be written, before hours are spent on it."""
-    with explained(path):
+    with translated_os_errors(path):
         path.mkdir(parents=True, exist_ok=True)
         try:
             tempfile.TemporaryFile(dir=path).close()  # without a name, since jobs that begin at once all look

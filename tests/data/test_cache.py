@@ -121,11 +121,11 @@ def test_a_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, mo
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
 def test_a_device_that_is_really_full_is_named(tmp_path):
-    from pneumonia.system.files import explained
+    from pneumonia.system.files import translated_os_errors
 
     with (
         pytest.raises(StorageError, match="the disk is full"),
-        explained(tmp_path),
+        translated_os_errors(tmp_path),
         open("/dev/full", "wb", buffering=0) as file,
     ):
         file.write(b"x")

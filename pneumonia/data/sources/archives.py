@@ -16,7 +16,7 @@ from typing import IO, Final
 from pneumonia.errors import ArchiveError, PneumoniaError, some
 from pneumonia.system.checksums import find_damage, write_checksums
 from pneumonia.system.console import track, warn
-from pneumonia.system.files import digest, explained, one_at_a_time
+from pneumonia.system.files import digest, one_at_a_time, translated_os_errors
 
 SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 VERSION: Final = "1"  # raise it when the same file unpacks differently
@@ -69,7 +69,7 @@ def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: C
     folder = home / key
     checksums = home / f"{key}.json"
     if find_damage(checksums, key, trust_times=True):
-        with one_at_a_time(home / f"{key}.lock", what), explained(folder):
+        with one_at_a_time(home / f"{key}.lock", what), translated_os_errors(folder):
             damage = find_damage(checksums, key, trust_times=True)  # another process may have filled it meanwhile
             if damage:
                 if folder.exists() or checksums.exists():

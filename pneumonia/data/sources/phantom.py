@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pneumonia.data.sources.phantom_detection import INSIDE, MARK, RECORD, folder_name
 from pneumonia.system.checksums import find_damage, write_checksums
 from pneumonia.system.console import track, warn
-from pneumonia.system.files import digest, explained, one_at_a_time
+from pneumonia.system.files import digest, one_at_a_time, translated_os_errors
 from pneumonia.system.parallel import in_threads
 from pneumonia.tasks import BACTERIA, LABELS, NORMAL, VIRUS
 
@@ -60,7 +60,7 @@ def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     root = cache_dir / folder_name(key) / INSIDE
     checksums = root.parent / RECORD
     if find_damage(checksums, key):
-        with one_at_a_time(root.parent / "lock", "drawing the phantoms"), explained(root):
+        with one_at_a_time(root.parent / "lock", "drawing the phantoms"), translated_os_errors(root):
             damage = find_damage(checksums, key)  # another process may have drawn them meanwhile
             if damage:
                 if checksums.exists() or root.exists():
