@@ -55,12 +55,12 @@ def one_round(root: Path, cache_dir: Path) -> tuple[dict[str, float], dict[str, 
     spent["pixels"], cache = seconds(lambda: load_cache(manifest, SIZE, "squash", cache_dir))
     if cache.problems:
         raise SystemExit(f"{len(cache.problems)} images can't be read; audit them first")
-    part = manifest["source_split"].to_numpy(dtype=object)
+    subset = manifest["source_split"].to_numpy(dtype=object)
     spent["groups"], group = seconds(lambda: groups(manifest))
-    spent["copies"], _ = seconds(lambda: copies(manifest, part))
+    spent["copies"], _ = seconds(lambda: copies(manifest, subset))
     spent["quantities"], _ = seconds(lambda: measured(manifest, cache.pixels))
-    named = [name for name in ("train", "val", "test") if (part == name).any()]
-    spent["baselines and shift"], _ = seconds(lambda: shortcuts(manifest, cache.pixels, part, group, named, False))
+    named = [name for name in ("train", "val", "test") if (subset == name).any()]
+    spent["baselines and shift"], _ = seconds(lambda: shortcuts(manifest, cache.pixels, subset, group, named, False))
     spent["audit, all of these"], found = seconds(lambda: audit(manifest, cache.pixels))
     spent["page"], text = seconds(lambda: page(found, manifest, cache.pixels, str(root)))
     return spent, {**found, "page_bytes": len(text)}

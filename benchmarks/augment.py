@@ -29,7 +29,7 @@ CLOSE: Final = (
 
 
 def rows(world: World) -> list[Row]:
-    """The arms over the training part."""
+    """The arms over the training split."""
     data = world.data(batch_size=BATCH, augmentation=NORMAL)
     pixels = np.array(data.images.pixels[data.rows("train")])
     loader = baseline(pixels)

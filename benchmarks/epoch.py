@@ -28,7 +28,7 @@ LARGEST_ERROR: Final = 3.0  # grey levels between two ways to resize
 
 
 def rows(world: World) -> list[Row]:
-    """The arms over the training part."""
+    """The arms over the training split."""
     data = world.data(batch_size=BATCH)
     count = len(data.positions("train"))
     decoding = by_hand(sample(world), SIDE, BATCH, DECODED)

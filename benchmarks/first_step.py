@@ -33,7 +33,7 @@ print(json.dumps([first.at, first.loss]))
 def rows(world: World) -> list[Row]:
     """The arms over the study's network."""
     shelf, seeds = Shelf(), count()
-    batches, _ = ready(world.part(100, 50), classifier())
+    batches, _ = ready(world.subset(100, 50), classifier())
     loop = Loop(classifier())
 
     def limit() -> None:

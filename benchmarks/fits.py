@@ -29,7 +29,7 @@ class Fit:
 
     Attributes:
         epoch_s: From the first batch to the end of all that follows the epoch.
-        train_s: Of its training part.
+        train_s: Of its training split.
         loss: Mean over the training images.
     """
 

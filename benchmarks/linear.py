@@ -3,7 +3,7 @@
 Usage: .venv/bin/python benchmarks/linear.py CHEST_XRAY [--size 256] [--rounds 3]
 
 - logistic regression: ours through ``Trainer.fit`` (with checkpoints, metrics and validation) and scikit-learn's ``lbfgs``, same
-  objective, C and tolerance, on the training part of the study's split. Guard: losses within a thousandth of each other.
+  objective, C and tolerance, on the training split of the study's split. Guard: losses within a thousandth of each other.
 - the perceptron: 30 epochs of a plain numpy loop of the online rule, and ours with metrics, checkpoints and pictures. Guard: the
   same weights.
 - the MLP with 4 hidden neurons, 60 epochs: seconds of ``Trainer.fit`` alone, there being no baseline to agree with.
@@ -65,16 +65,16 @@ def _run(root: Path, *words: str) -> tuple[dict[str, Any], RunFolder, float]:
     return result, RunFolder(Path(folder) / result["name"] / result["run_id"]), result["cost"]["fit_s"]
 
 
-def _part(root: Path, size: int) -> tuple[Images, np.ndarray, np.ndarray]:
+def _subset(root: Path, size: int) -> tuple[Images, np.ndarray, np.ndarray]:
     config = composed({"data": "folder", "data.root": str(root), "image_size": str(size)})
     images = load_images(data_config(config), size, Path(config["cache_dir"]))
-    part = make_split(images.manifest, SplitConfig("article", leaky=True))["part"].to_numpy()
+    subset = make_split(images.manifest, SplitConfig("article", leaky=True))["subset"].to_numpy()
     label = images.manifest["label"].map({"NORMAL": 0, "VIRUS": 1, "BACTERIA": 2}).to_numpy()
-    return images, np.flatnonzero(part == "train"), label
+    return images, np.flatnonzero(subset == "train"), label
 
 
 def _logistic_regression(root: Path, size: int, strength: float, rounds: int) -> dict[str, Any]:
-    images, rows, label = _part(root, size)
+    images, rows, label = _subset(root, size)
     ours, theirs, losses = [], [], []
     for number in range(rounds):
         say(f"Logistic regression, round {number + 1} of {rounds}")
@@ -102,7 +102,7 @@ def _logistic_regression(root: Path, size: int, strength: float, rounds: int) ->
 
 
 def _perceptron(root: Path, rounds: int) -> dict[str, Any]:
-    images, rows, label = _part(root, 64)
+    images, rows, label = _subset(root, 64)
     low, high = int(images.pixels[images.rows[rows]].min()), int(images.pixels[images.rows[rows]].max())
     inputs = (images.pixels[images.rows[rows]].reshape(len(rows), -1).astype(np.float32) - low) / (high - low)
     wanted = (label[rows] > 0).astype(int).tolist()

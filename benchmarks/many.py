@@ -29,7 +29,7 @@ NETWORK: Final = {"_target_": "pneumonia.models.simple_cnn.SimpleCNN"}
 
 def rows(world: World) -> list[Row]:
     """The arms over 48 seeds."""
-    data = world.part(BATCHES * BATCH, 50, SIDE, BATCH)
+    data = world.subset(BATCHES * BATCH, 50, SIDE, BATCH)
     images = BATCHES * BATCH
     batches, _ = ready(data, classifier(SIDE, NETWORK))
 

@@ -1,6 +1,6 @@
 """Row 5: one run in steady state, against what one would write by hand, and against nothing but steps on one batch in memory.
 
-- ours: the training part of an epoch of `Trainer.fit`, as `result.json` counts it.
+- ours: the training split of an epoch of `Trainer.fit`, as `result.json` counts it.
 - baseline: ImageFolder, PIL's RGB, DataLoader with a worker a core, a plain loop in single precision.
 - limit: forward, backward and step on one fixed batch.
 """
@@ -26,7 +26,7 @@ def rows(world: World) -> list[Row]:
 
 def row(world: World, side: int, batch_size: int, images: int) -> Row:
     """The arms over a part of the images."""
-    data = world.part(images, 50, side, batch_size)
+    data = world.subset(images, 50, side, batch_size)
     count = len(data.positions("train"))
     batches, _ = ready(data, classifier(side))
     loader = by_hand(world.by_class, side, batch_size, min(count, BY_HAND))

@@ -2,7 +2,7 @@
 
 - ours: `Trainer.fit` as a run calls it, with metrics, validation and checkpoints.
 - defaults: Lightning as its tutorials have it: a metric and the loss logged at every step, its own checkpoints and CSV logger.
-- limit: a plain loop, and the network over the validation part.
+- limit: a plain loop, and the network over the validation split.
 """
 
 import tempfile
@@ -31,7 +31,7 @@ CLOSE: Final = 1e-5  # of losses
 def rows(world: World) -> list[Row]:
     """The arms over a part of the images."""
     quiet()
-    data = world.part(*IMAGES, batch_size=BATCH)
+    data = world.subset(*IMAGES, batch_size=BATCH)
     batches, validation = ready(data, classifier())
     found = Row(
         key="trainer",

@@ -80,17 +80,17 @@ class World:
         split = make_split(images.manifest, SplitConfig("article", leaky=True))
         return XRayData(images, split, SUBTYPE, batch_size, augmentation)
 
-    def part(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayData:
+    def subset(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayData:
         """The same with only so many images in training and validation."""
         data = self.data(side, batch_size)
         left = np.full(len(data.split), "unused", dtype=object)
-        for part, count in (("train", train), ("val", validation)):
-            left[data.positions(part)[:: max(1, len(data.positions(part)) // count)][:count]] = part
-        return XRayData(data.images, data.split.assign(part=left), SUBTYPE, batch_size)
+        for subset, count in (("train", train), ("val", validation)):
+            left[data.positions(subset)[:: max(1, len(data.positions(subset)) // count)][:count]] = subset
+        return XRayData(data.images, data.split.assign(subset=left), SUBTYPE, batch_size)
 
     @cached_property
     def by_class(self) -> Path:
-        """The training part as ImageFolder wants it: a folder a class, links to the files in it, in our order."""
+        """The training split as ImageFolder wants it: a folder a class, links to the files in it, in our order."""
         data = self.data()
         tree = self.scratch / "by_class"
         manifest = data.images.manifest
@@ -101,7 +101,7 @@ class World:
         return tree
 
     def resized(self, side: int = SIDE) -> Path:
-        """The training part decoded and resized by us, as PNG files, a folder a class."""
+        """The training split decoded and resized by us, as PNG files, a folder a class."""
         tree = self.scratch / f"resized_{side}"
         if tree.exists():
             return tree

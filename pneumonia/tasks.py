@@ -11,6 +11,7 @@ NORMAL: Final = "NORMAL"
 VIRUS: Final = "VIRUS"
 BACTERIA: Final = "BACTERIA"
 LABELS: Final = (NORMAL, VIRUS, BACTERIA)  # the study's order: 0, 1, 2
+SUBSETS: Final = ("train", "val", "test")  # of a split
 UNKNOWN_KIND: Final = "PNEUMONIA"  # viral or bacterial: binary sources do not say
 
 

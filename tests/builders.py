@@ -65,13 +65,13 @@ def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: obje
 
 
 def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", **words: object) -> XRayData:
-    """A data module of these images ``(N, H, W)`` uint8, all in the training part and all in val."""
+    """A data module of these images ``(N, H, W)`` uint8, all in the training split and all in val."""
     twice = np.concatenate([pixels, pixels])
     count = len(pixels)
     manifest = pd.DataFrame({"image_id": [f"i{n}" for n in range(2 * count)], "label": labels + labels})
     manifest["patient_id"] = manifest["image_id"]
-    part = ["train"] * count + ["val"] * count
-    split = pd.DataFrame({"image_id": manifest["image_id"], "part": part, "fold": -1})
+    subset = ["train"] * count + ["val"] * count
+    split = pd.DataFrame({"image_id": manifest["image_id"], "subset": subset, "fold": -1})
     images = Images(manifest, twice, np.arange(2 * count), {})
     return XRayData(images, split, TASKS[task], **{"batch_size": count, **words})
 
@@ -146,9 +146,9 @@ def medmnist(path: Path, side: int = 28, counts: dict[str, int] | None = None, *
     """A PneumoniaMNIST file of random pixels; ``arrays`` override or add, ``None`` deletes."""
     rng = np.random.default_rng(side)
     held: dict[str, object] = {}
-    for part, count in ({"train": 12, "val": 4, "test": 6} if counts is None else counts).items():
-        held[f"{part}_images"] = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
-        held[f"{part}_labels"] = (np.arange(count) % 3 > 0).astype(np.uint8)[:, None]
+    for subset, count in ({"train": 12, "val": 4, "test": 6} if counts is None else counts).items():
+        held[f"{subset}_images"] = rng.integers(0, 256, (count, side, side), dtype=np.uint8)
+        held[f"{subset}_labels"] = (np.arange(count) % 3 > 0).astype(np.uint8)[:, None]
     held |= arrays
     np.savez_compressed(path, **{name: value for name, value in held.items() if value is not None})
     return path

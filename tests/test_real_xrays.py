@@ -35,12 +35,12 @@ def test_the_release_is_read_whole(real_xrays):
 @pytest.mark.parametrize("method", ["grouped", "official"])
 def test_safe_splits_of_the_real_data_do_not_leak(method, images):
     split = make_split(images.manifest, SplitConfig(method))
-    assert [leak for leak in find_leaks(images.manifest, split) if leak.part == "val"] == []
+    assert [leak for leak in find_leaks(images.manifest, split) if leak.subset == "val"] == []
 
 
 def test_about_four_in_ten_images_of_the_article_split_show_a_child_of_the_training(images):
     split = make_split(images.manifest, SplitConfig("article", leaky=True))
-    leaks = {leak.part: leak.fraction for leak in find_leaks(images.manifest, split)}
+    leaks = {leak.subset: leak.fraction for leak in find_leaks(images.manifest, split)}
     assert 0.33 < leaks["test"] < 0.47
 
 

@@ -11,9 +11,9 @@ from pneumonia.errors import ConfigError, PneumoniaError, nearest, printable
 VERBS: Final = {
     "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
     "sweep": "every job of a file in sweeps/; run it again and it goes on where it was",
-    "reproduce": "the whole study: its sweeps, the best of each family on the test part, the report: preset=smoke",
+    "reproduce": "the whole study: its sweeps, the best of each family on the test split, the report: preset=smoke",
     "report": "RUNS... --out DIR: which differences between runs are real, in pages and data",
-    "evaluate": "scores a finished run on a part, with intervals: run=DIR split=test [data=folder data.root=DIR]",
+    "evaluate": "scores a finished run on one split, with intervals: run=DIR split=test [data=folder data.root=DIR]",
     "predict": "classifies image files with a run or a bundle: MODEL IMAGE... [--json] [--csv FILE] [--explain DIR]",
     "export": "a finished run as a bundle that answers without torch: RUN --out BUNDLE",
     "serve": "a bundle behind HTTP, with a page at /: [BUNDLE] [--host H] [--port P]",

@@ -1,4 +1,4 @@
-"""`pneumonia evaluate`: scores finished runs on one part."""
+"""`pneumonia evaluate`: scores finished runs on one subset."""
 
 import os
 from pathlib import Path
@@ -18,7 +18,7 @@ usage: pneumonia evaluate run=DIR [split=test] [tta=flip] [data=folder data.root
        pneumonia evaluate ensemble=DIR,DIR,... [split=test]
 
 Metrics with 95% intervals by patient, confusion, calibration before and after temperature scaling, thresholds for a sensitivity
-of 0.95 (temperature and thresholds are chosen on the validation part), what abstaining gains, and what file metadata and
+of 0.95 (temperature and thresholds are chosen on the validation split), what abstaining gains, and what file metadata and
 thumbnails alone would give; into DIR/evaluation/own-<split>.json. Without data= the run's own data are used, divided as they
 were in training. Other data have files of their own, DIR/evaluation/<folder>-<hash>-<split>.json, and so have other views.
 Other data are divided by their folders: split=test takes the folder `test`, or everything where there are no such folders; the
@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> int:
     for key, value in words.items():
         if not value.strip(","):
             raise ConfigError(f"{key} has no value. Say {EXAMPLES.get(key, f'{key}=...')}, or leave it out.")
-    part = _word(words, "split", "test", ("train", "val", "test"))
+    subset = _word(words, "split", "test", ("train", "val", "test"))
     tta = _word(words, "tta", "", VIEWS)
     source = words.get("data", "folder" if "data.root" in words else "")
     if source not in {"", "folder"}:
@@ -90,11 +90,11 @@ def run(arguments: list[str]) -> int:
     else:
         todo, failed = _finished(places)
     if places and not force and not source:
-        done = [one for one in todo if is_evaluated(one, one.finished() or {}, part, tta or None)]
+        done = [one for one in todo if is_evaluated(one, one.finished() or {}, subset, tta or None)]
         todo = [one for one in todo if one not in done]
         if done:
             say(
-                f"{len(done)} of {len(done) + len(todo)} runs are evaluated on {part} already; force=true does them again."
+                f"{len(done)} of {len(done) + len(todo)} runs are evaluated on {subset} already; force=true does them again."
             )
         if not todo:
             return _ended(failed)
@@ -105,7 +105,7 @@ def run(arguments: list[str]) -> int:
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
-    request = Request(todo[0].path, part, data, cache_dir, tta or None, cases=(cases or "true") == "true")
+    request = Request(todo[0].path, subset, data, cache_dir, tta or None, cases=(cases or "true") == "true")
     if not places:
         members = [one.path for one in todo]
         found = evaluate_ensemble(members, request) if words.get("ensemble") else evaluate(request)
@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> int:
         return 0
     desk = Desk()
     for number, one in enumerate(todo, 1):
-        wanted = Request(one.path, part, data, cache_dir, tta or None, cases=cases == "true", brief=True)
+        wanted = Request(one.path, subset, data, cache_dir, tta or None, cases=cases == "true", brief=True)
         say(f"{number}/{len(todo)} {one.path}")
         try:
             found = evaluate(wanted, desk)

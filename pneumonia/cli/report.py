@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> int:
         "of each sweep, errors, "
         "calibration, the study's figures beside ours, a model card. Runs of different tasks, images or splits "
         "are kept apart. "
-        "`pneumonia evaluate RUNS...` comes before it, so that the figures are those of the test part.",
+        "`pneumonia evaluate RUNS...` comes before it, so that the figures are those of the test split.",
     )
     parser.add_argument(
         "runs", metavar="RUNS", nargs="+", type=Path, help="run folders, or folders of them such as runs/optimizer"

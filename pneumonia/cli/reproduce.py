@@ -9,7 +9,7 @@ from pneumonia.errors import ConfigError
 HELP = """
 usage: pneumonia reproduce [preset=smoke] [OVERRIDES] [out=DIR]
 
-All sweeps of a preset, then the best configuration of each family (by validation) on the test part, then the report. Kill it,
+All sweeps of a preset, then the best configuration of each family (by validation) on the test split, then the report. Kill it,
 call it again: what is done is recognised, what was cut goes on. Exit code 1 where a job failed; the report is written all the
 same.
 

@@ -99,7 +99,7 @@ RANGES: Final[list[tuple[str, Callable[[Any], bool], str]]] = [
     ("split.k", _number(2, 1000), "a number of folds from 2 to 1000"),
     ("split.fold", _number(0), "a fold, from 0 to split.k - 1"),
     ("split.every", _number(1), "a number of epochs, 1 or more"),
-    ("split.fraction", _number(0, 1, above=True), "a fraction of the training part above 0, at most 1"),
+    ("split.fraction", _number(0, 1, above=True), "a fraction of the training split above 0, at most 1"),
     ("data.azure.workers", _number(1, 256), "a number of transfers at once from 1 to 256"),
     ("num_workers", _number(0, 256), "a number of processes from 0 to 256"),
     ("label_smoothing", _number(0, 0.99), "a fraction from 0 to 0.99"),
@@ -286,7 +286,7 @@ def check_values(plain: Any) -> None:
         )
     if split["method"] == "rotating" and split["fraction"] < 1:
         raise ConfigError(
-            "split.fraction does not go with split=rotating, whose training part changes. Use split=kfold."
+            "split.fraction does not go with split=rotating, whose training split changes. Use split=kfold."
         )
     if Path(plain["name"]).name != plain["name"] or plain["name"] in {"", ".", ".."}:
         raise ConfigError(f"name={plain['name']!r} can not name a folder under runs_dir. Use letters, digits, - and _.")

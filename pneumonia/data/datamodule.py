@@ -18,7 +18,7 @@ from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, Batches, XRays
 from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.sources.phantom import load_phantoms
-from pneumonia.data.splits.assign import parts_of_fold
+from pneumonia.data.splits.assign import subsets_of_fold
 from pneumonia.errors import SplitError
 from pneumonia.tasks import Task
 
@@ -79,18 +79,18 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
 
 
 class XRayData(LightningDataModule):
-    """Batches of the parts of a split.
+    """Batches of the subsets of a split.
 
     Args:
         images: From :func:`load_images`.
         split: One row per row of the manifest; see :mod:`pneumonia.data.splits.assign`.
         task: Gives the class numbers.
         batch_size: Images a batch.
-        augmentation: Of the training part.
+        augmentation: Of the training split.
         seed: Of the order and the augmentation.
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
-        whole_train: Whether one training batch is the whole training part.
+        whole_train: Whether one training batch is the whole training split.
         augmenter: ``batch`` or ``albumentations``; see :mod:`pneumonia.data.augmentation.augmenter`.
     """
 
@@ -122,22 +122,22 @@ class XRayData(LightningDataModule):
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array(task.indices(images.manifest["label"].tolist()), dtype=np.int64)
 
-    def positions(self, part: str, epoch: int = 0) -> NDArray[np.int64]:
-        """Rows of the manifest that belong to a part; the epoch matters only where folds rotate."""
-        parts = self.split["part"].to_numpy(dtype=object)
+    def positions(self, subset: str, epoch: int = 0) -> NDArray[np.int64]:
+        """Rows of the manifest that belong to a subset; the epoch matters only where folds rotate."""
+        subsets = self.split["subset"].to_numpy(dtype=object)
         if self.rotate_every:
             folds = self.split["fold"].to_numpy()
-            start = int(folds[parts == "val"][0])
-            parts = parts_of_fold(parts, folds, (start + epoch // self.rotate_every) % (int(folds.max()) + 1))
-        return np.flatnonzero(parts == part)
+            start = int(folds[subsets == "val"][0])
+            subsets = subsets_of_fold(subsets, folds, (start + epoch // self.rotate_every) % (int(folds.max()) + 1))
+        return np.flatnonzero(subsets == subset)
 
-    def rows(self, part: str) -> NDArray[np.int64]:
-        """Rows of ``images.pixels`` that belong to a part, before any rotation."""
-        return self.images.rows[self.positions(part)]
+    def rows(self, subset: str) -> NDArray[np.int64]:
+        """Rows of ``images.pixels`` that belong to a subset, before any rotation."""
+        return self.images.rows[self.positions(subset)]
 
-    def counts(self, part: str) -> NDArray[np.int64]:
-        """Images of each class in a part, ``(K,)``."""
-        return np.bincount(self.labels[self.positions(part)], minlength=len(self.task.classes))
+    def counts(self, subset: str) -> NDArray[np.int64]:
+        """Images of each class in a subset, ``(K,)``."""
+        return np.bincount(self.labels[self.positions(subset)], minlength=len(self.task.classes))
 
     def train_batches(self, epoch: int = 0) -> int:
         """Training batches of an epoch; epochs differ only where folds rotate."""
@@ -156,14 +156,14 @@ class XRayData(LightningDataModule):
     def _train_size(self, images: int) -> int:
         return images if self.whole_train else self.batch_size
 
-    def dataset(self, part: str, epoch: int = 0, fitting: bool = False) -> XRays:
-        """One part, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
-        chosen = self.positions(part, epoch)
+    def dataset(self, subset: str, epoch: int = 0, fitting: bool = False) -> XRays:
+        """One subset, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
+        chosen = self.positions(subset, epoch)
         if not len(chosen):
             raise SplitError(
-                f"The part '{part}' holds no image, so there is nothing to measure. Use data that have one."
+                f"The subset '{subset}' holds no image, so there is nothing to measure. Use data that have one."
             )
-        changes = augmenter(self.augmentation, self.augmenter) if part == "train" else None
+        changes = augmenter(self.augmentation, self.augmenter) if subset == "train" else None
         later = fitting and changes is not None and self.on_device
         classes = len(self.task.classes) if fitting and self._place()[1] > 1 else None
         rows = self.images.rows[chosen]
@@ -186,23 +186,23 @@ class XRayData(LightningDataModule):
             batch["image"] = augmented(batch["image"][:, 0], key, self.augmentation)[:, None]
         return batch
 
-    def loader(self, part: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:
-        """Batches of a part: shuffled for training where a seed is given, else larger ones in order.
+    def loader(self, subset: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:
+        """Batches of a subset: shuffled for training where a seed is given, else larger ones in order.
 
         Args:
-            part: Of the split.
+            subset: Of the split.
             seed: Of the order.
             epoch: The first.
             fitting: Whether a trainer asks, for the device and the share of the batch that it has in this process.
 
         Raises:
-            SplitError: The part has no image, or fewer than there are processes.
+            SplitError: The subset has no image, or fewer than there are processes.
         """
-        dataset = self.dataset(part, epoch, fitting)
+        dataset = self.dataset(subset, epoch, fitting)
         rank, world = self._place() if fitting else (0, 1)
         if len(dataset) < world:
             raise SplitError(
-                f"The part '{part}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Say fewer."
+                f"Subset '{subset}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Use fewer."
             )
         size = self.validation_size if seed is None else self._train_size(len(dataset))
         batches = Batches(len(dataset), size, seed, rank, world)

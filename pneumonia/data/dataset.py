@@ -19,7 +19,7 @@ Batch = dict[str, torch.Tensor]
 
 
 class Key(NamedTuple):
-    """Which batch: the epoch, and positions in the part; ``whole`` has those of the other processes too."""
+    """Which batch: the epoch, and positions in the subset; ``whole`` has those of the other processes too."""
 
     epoch: int
     positions: NDArray[np.int64]
@@ -67,11 +67,11 @@ class Batches(Sampler[Key]):
 
 
 class XRays(Dataset[Batch]):
-    """The images of one part.
+    """The images of one subset.
 
     Args:
         pixels: ``(N, H, W)`` uint8, all images of the cache.
-        rows: ``(M,)`` rows of ``pixels`` that belong to the part.
+        rows: ``(M,)`` rows of ``pixels`` that belong to the subset.
         labels: ``(M,)`` class numbers.
         augmenter: Random changes, or ``None``.
         seed: Of the changes.

@@ -1,4 +1,4 @@
-"""Normalisation: grey levels to the numbers a network sees. Fitted on the training part, kept in the checkpoint."""
+"""Normalisation: grey levels to the numbers a network sees. Fitted on the training split, kept in the checkpoint."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -49,7 +49,7 @@ def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
 
     Args:
         method: One of ``METHODS``.
-        counts: ``(256,)`` from :func:`histogram`, of the training part alone.
+        counts: ``(256,)`` from :func:`histogram`, of the training split alone.
 
     Raises:
         ConfigError: The images are so flat that the method would divide by zero.

@@ -1,4 +1,4 @@
-"""Which images of an evaluated part are worth looking at, and the file that keeps them; imports no torch."""
+"""Which images of an evaluated subset are worth looking at, and the file that keeps them; imports no torch."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Scores finished runs on one part: what each says of every image, and what that is worth."""
+"""Scores finished runs on one subset: what each says of every image, and what that is worth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -29,7 +29,7 @@ from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.system.console import say
 from pneumonia.system.files import digest, replacing, write_json
 from pneumonia.tasks import TASKS, Task
-from pneumonia.training.predictions import predict_part
+from pneumonia.training.predictions import predict_subset
 from pneumonia.training.prepare import data_config
 
 BASELINES: Final = ("metadata", "thumbnail")
@@ -41,7 +41,7 @@ class Request:
 
     Attributes:
         run: A run folder.
-        part: ``train``, ``val`` or ``test``.
+        subset: ``train``, ``val`` or ``test``.
         data: Other data than the run's own; ``None`` for its own.
         cache_dir: Where decoded images are kept.
         tta: Views whose answers are averaged, for example ``flip``; ``None`` for what the run was trained with.
@@ -50,7 +50,7 @@ class Request:
     """
 
     run: Path
-    part: str = "test"
+    subset: str = "test"
     data: DataConfig | None = None
     cache_dir: Path = Path("cache")
     tta: str | None = None
@@ -84,7 +84,7 @@ class _Told:
     """What one run says.
 
     Attributes:
-        table: Of the part.
+        table: Of the subset.
         fitting: Of its own validation images; ``None`` where they can't be had, because of ``without``.
         own: The run's own data with its split; ``None`` where they can't be had, because of ``own_missing``.
         manifest_sha256: Of the data that were evaluated.
@@ -108,7 +108,7 @@ class _Told:
 
 
 def evaluate(request: Request, desk: Desk | None = None) -> Evaluation:
-    """Evaluates a run, shows a table, writes ``evaluation/<data>-<part>.json`` and ``.parquet`` into the run folder.
+    """Evaluates a run, shows a table, writes ``evaluation/<data>-<subset>.json`` and ``.parquet`` into the run folder.
 
     ``<data>`` is ``own``, or names other data, so that neither overwrites the other; views that differ from those of the
     training are named too. Other data are divided by their own folders: ``split=test`` takes the folder ``test``, or
@@ -126,7 +126,7 @@ def evaluate(request: Request, desk: Desk | None = None) -> Evaluation:
 def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | None = None) -> Evaluation:
     """Evaluates the mean of several runs' probabilities: seeds of one configuration, folds, or unlike models.
 
-    A validation image counts with the mean of those members that had it in their validation part, so that temperature and
+    A validation image counts with the mean of those members that had it in their validation split, so that temperature and
     thresholds are chosen on images that none of these was trained on.
 
     Args:
@@ -138,12 +138,12 @@ def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | No
         The evaluation, in ``<runs_dir>/ensembles/<hash of the members>``.
 
     Raises:
-        RunError: Runs of different tasks, images or parts, which have no common answer; and as :func:`evaluate`.
+        RunError: Runs of different tasks, images or subsets, which have no common answer; and as :func:`evaluate`.
     """
     desk = desk or Desk()
     check_members([open_run(path)[:2] for path in members])
     told = [_tell(replace(request, run=path), desk) for path in members]
-    check_images([(one.folder.path, one.table) for one in told], request.part)
+    check_images([(one.folder.path, one.table) for one in told], request.subset)
     task = TASKS[told[0].result["task"]]
     table = mean_of([one.table for one in told], task)
     known = [one.fitting for one in told if one.fitting is not None]
@@ -168,12 +168,12 @@ def _tell(request: Request, desk: Desk) -> _Told:
         )
     sha256 = result["data"]["split_sha256"]
     trained_on = as_trained(read_split(folder, result), sha256, folder.split(sha256))
-    split = row_by_row(trained_on, images.manifest) if is_own else _by_folders(images, request.part)
+    split = row_by_row(trained_on, images.manifest) if is_own else _by_folders(images, request.subset)
     module = XRayData(images, split, task, batch_size=64)
-    if not len(module.positions(request.part)):
-        have = ", ".join(f"{part} {count}" for part, count in split["part"].value_counts().items())
+    if not len(module.positions(request.subset)):
+        have = ", ".join(f"{subset} {count}" for subset, count in split["subset"].value_counts().items())
         raise SplitError(
-            f"The data hold no image of the part '{request.part}' (they hold {have}). Say another split=PART."
+            f"The data hold no image of the subset '{request.subset}' (they hold {have}). Use another split."
         )
     classifier = load_classifier(folder.best, config["task"])
     check_checkpoint(classifier, config, folder.best)
@@ -181,11 +181,11 @@ def _tell(request: Request, desk: Desk) -> _Told:
     views = request.tta or classifier.setup_values.tta
     changed = views != classifier.setup_values.tta
     classifier.setup_values = replace(classifier.setup_values, tta=views)
-    table = predict_part(classifier, module, request.part)
+    table = predict_subset(classifier, module, request.subset)
     own, own_missing = (module, "") if is_own else _own_data(result, trained_on, request, desk)
     fitting, without = _fitting(folder, result, classifier, own, own_missing, changed)
-    parts = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
-    seen = set(trained_on.loc[trained_on["part"].isin(parts), "image_id"])
+    subsets = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
+    seen = set(trained_on.loc[trained_on["subset"].isin(subsets), "image_id"])
     return _Told(
         folder,
         result,
@@ -239,7 +239,7 @@ def _fitting(
     if own is None:
         why = "were not made with these views" if changed else "are not in the run folder"
         return None, f"{own_missing}, and predictions of its validation images {why}"
-    return predict_part(classifier, own, "val"), ""
+    return predict_subset(classifier, own, "val"), ""
 
 
 def _finish(
@@ -253,7 +253,7 @@ def _finish(
     first = told[0]
     task = TASKS[first.result["task"]]
     without = next((one.without for one in told if one.without), "")
-    report = assess(table, request.part, task, fitting, without)
+    report = assess(table, request.subset, task, fitting, without)
     report["baselines"] = _baselines(first, table, task, request, desk)
     report["trained_on"] = int(table["image_id"].isin(set().union(*(one.trained_on for one in told))).sum())
     tta = first.classifier.setup_values.tta
@@ -262,10 +262,10 @@ def _finish(
     if first.foreign and request.data is not None:
         root = Path(str(request.data.root)).expanduser()
         name, about = folder.name_of_data(root, first.manifest_sha256), (str(request.data.root), first.manifest_sha256)
-    shown = first.module.images.manifest.iloc[first.module.positions(request.part)]
+    shown = first.module.images.manifest.iloc[first.module.positions(request.subset)]
     report["phantoms"] = mostly_phantoms(shown["path"].tolist(), shown["sha256"].tolist(), request.cache_dir)
     report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, *about)
-    written = folder.evaluation(request.part, "json", name, tta if any(one.views_changed for one in told) else "")
+    written = folder.evaluation(request.subset, "json", name, tta if any(one.views_changed for one in told) else "")
     with replacing(written.with_suffix(".parquet")) as part:
         table.to_parquet(part, index=False)
     if request.cases:
@@ -282,24 +282,26 @@ def _finish(
 
 
 def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, desk: Desk) -> dict[str, Any]:
-    """What file metadata and thumbnails alone give on the same images, fitted on the run's own training part."""
+    """What file metadata and thumbnails alone give on the same images, fitted on the run's own training split."""
     own, module = told.own, told.module
     if own is None:
         return {"reason": told.own_missing}
-    train, of = own.positions("train"), module.positions(request.part)
+    train, of = own.positions("train"), module.positions(request.subset)
     missing = [name for number, name in enumerate(task.classes) if not (own.labels[train] == number).any()]
     if missing:
         return {"reason": f"no training image shows {some(missing)}"}
     found: dict[str, Any] = {"reason": None}
     for kind in BASELINES:
         size = module.images.pixels.shape[1]
-        key = digest([kind, task.name, told.result["data"]["split_sha256"], told.manifest_sha256, request.part, size])
+        key = digest([kind, task.name, told.result["data"]["split_sha256"], told.manifest_sha256, request.subset, size])
         if key not in desk.baselines:
             manifests = [own.images.manifest.iloc[train], module.images.manifest.iloc[of]]
             answers = told_from(
                 kind,
                 pd.concat(manifests, ignore_index=True),
-                np.concatenate([own.images.pixels[own.rows("train")], module.images.pixels[module.rows(request.part)]]),
+                np.concatenate(
+                    [own.images.pixels[own.rows("train")], module.images.pixels[module.rows(request.subset)]]
+                ),
                 own.labels[train],
                 len(task.classes),
             )
@@ -310,8 +312,8 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
     return found
 
 
-def _by_folders(images: Images, part: str) -> pd.DataFrame:
-    """Foreign data are divided by their folders; without such folders they are the part that was asked for."""
+def _by_folders(images: Images, subset: str) -> pd.DataFrame:
+    """Foreign data are divided by their folders; without such folders they are the subset that was asked for."""
     source = images.manifest["source_split"]
-    parts = source.where(source != "", part)
-    return pd.DataFrame({"image_id": images.manifest["image_id"], "part": parts, "fold": -1})
+    subsets = source.where(source != "", subset)
+    return pd.DataFrame({"image_id": images.manifest["image_id"], "subset": subsets, "fold": -1})

@@ -16,12 +16,12 @@ COMPARED = ("accuracy", "f1_macro", "auroc")  # of a model and a baseline
 Found = dict[str, Any]
 
 
-def assess(table: pd.DataFrame, part: str, task: Task, fitting: pd.DataFrame | None, without: str = "") -> Found:
-    """Everything that ``evaluation/<part>.json`` says of the predictions themselves.
+def assess(table: pd.DataFrame, subset: str, task: Task, fitting: pd.DataFrame | None, without: str = "") -> Found:
+    """Everything that ``evaluation/<subset>.json`` says of the predictions themselves.
 
     Args:
-        table: One row an image; see :func:`pneumonia.training.predictions.predict_part`.
-        part: Its name.
+        table: One row an image; see :func:`pneumonia.training.predictions.predict_subset`.
+        subset: Its name.
         task: Gives the classes.
         fitting: Predictions of validation images, on which temperature and thresholds are chosen; ``None`` where there are none.
         without: Why there are none.
@@ -36,12 +36,12 @@ def assess(table: pd.DataFrame, part: str, task: Task, fitting: pd.DataFrame | N
     patient = table["patient_id"].to_numpy(dtype=object)
     confusion = confusion_counts(exact.argmax(axis=1), label, len(task.classes))
     return {
-        "split": part,
+        "split": subset,
         "n": len(table),
         "patients": int(table["patient_id"].nunique()),
         "metrics": with_intervals(table, task),
         "confusion": {"classes": list(task.classes), "counts": confusion.tolist()},
-        "calibration": _calibrated(table, task, fitting, without, part),
+        "calibration": _calibrated(table, task, fitting, without, subset),
         "operating_points": _operating_points(table, task, fitting, without),
         "abstention": abstention(exact, label, patient),
     }
@@ -67,7 +67,7 @@ def gain(model: pd.DataFrame, baseline: pd.DataFrame, task: Task) -> Found:
     return {name: nullable(asdict(gaps[name])) for name in COMPARED}
 
 
-def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, without: str, part: str) -> Found:
+def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, without: str, subset: str) -> Found:
     """Calibration before and after the temperature that the validation images ask for."""
     probability, label = arrays(table, task.classes)
     exact = probability.astype(np.float64)
@@ -75,7 +75,7 @@ def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, w
     if fitting is not None:
         answers, truth = arrays(fitting, task.classes)
         temperature = fit_temperature(answers.astype(np.float64), truth)
-    same = part == "val" and fitting is not None and bool(table["image_id"].isin(fitting["image_id"]).all())
+    same = subset == "val" and fitting is not None and bool(table["image_id"].isin(fitting["image_id"]).all())
     found = calibration(exact, label) | {
         "temperature": temperature.value,
         "reason": temperature.reason or None,

@@ -86,7 +86,7 @@ def _show_points(report: dict[str, Any]) -> None:
     ]
     if rows:
         columns = ("positive", "threshold", "sensitivity", "specificity", "ppv", "npv")
-        table("Thresholds for a sensitivity of 0.95 on the validation part, and what they give here", columns, rows)
+        table("Thresholds for a sensitivity of 0.95 on the validation split, and what they give here", columns, rows)
     for point in points:
         if point["metrics"] is None:
             say(f"No threshold for {point['positive']}: {point['reason']}")
@@ -116,7 +116,7 @@ def _show_calibration(found: dict[str, Any]) -> None:
     if found["scaled"] is not None:
         mended = found["scaled"]
         text += (
-            f"; with the logits divided by {found['temperature']:.3f}, as the validation part asks: {mended['ece']:.4f}, "
+            f"; with the logits divided by {found['temperature']:.3f}, as the validation split asks: {mended['ece']:.4f}, "
             f"{mended['brier']:.4f}"
         )
     say(text)

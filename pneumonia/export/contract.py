@@ -60,7 +60,7 @@ class ImageFacts:
 
 @dataclass(frozen=True)
 class CalibrationFacts:
-    """The temperature fitted on the validation part, or why there is none."""
+    """The temperature fitted on the validation split, or why there is none."""
 
     temperature: float | None
     reason: str | None
@@ -109,7 +109,7 @@ class OodDetectorFacts:
 
 @dataclass(frozen=True)
 class ParityFacts:
-    """How far the bundle is from the trained model, over the whole validation part, from the bytes of the files.
+    """How far the bundle is from the trained model, over the whole validation split, from the bytes of the files.
 
     ``largest`` is the largest difference of a probability, ``changed`` the number of other labels; against torch now, and
     against the predictions that the run recorded.
@@ -133,7 +133,7 @@ class Contract:
     Attributes:
         task: A name of :data:`pneumonia.tasks.TASKS`.
         classes: In the order of the graph's outputs.
-        data: What the model was trained on: hashes, counts by part, leaks.
+        data: What the model was trained on: hashes, counts by subset, leaks.
         metrics: ``val``, and ``test`` where the run was evaluated on it.
         licence: Terms of the weights.
         intended_use: In one sentence.

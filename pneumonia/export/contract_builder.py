@@ -1,4 +1,4 @@
-"""What a contract says of a run: its facts, what was chosen on its validation part, its limits in sentences."""
+"""What a contract says of a run: its facts, what was chosen on its validation split, its limits in sentences."""
 
 import json
 from collections.abc import Sequence
@@ -121,7 +121,7 @@ def data_facts(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
-    """Validation metrics; those of the test part, with intervals, where the run was evaluated on it.
+    """Validation metrics; those of the test split, with intervals, where the run was evaluated on it.
 
     Raises:
         RunError: That evaluation is damaged.

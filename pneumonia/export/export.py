@@ -59,7 +59,7 @@ from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.system.console import say
 from pneumonia.system.files import translated_os_errors
 from pneumonia.tasks import TASKS, Task
-from pneumonia.training.predictions import predict_part
+from pneumonia.training.predictions import predict_subset
 from pneumonia.training.prepare import data_config
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
@@ -134,7 +134,7 @@ def export(order: ExportOptions) -> Contract:
         contract = _promise(
             order, run, ood_detector_facts(fitted), {MODEL: graph, OOD_DETECTOR: ood_detector}, ir_version
         )
-        trained = predict_part(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
+        trained = predict_subset(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
         exact = run.result["cost"]["device"] == "cpu" and run.result["config"]["trainer"]["precision"] in FULL
         parity = measure_parity(Bundle(contract, graph, fitted.ood_detector), *_answers(run, trained), exact)
     check_parity(parity)
@@ -271,7 +271,7 @@ def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
     by_id = run.recorded.set_index("image_id")
     if sorted(by_id.index) != sorted(trained["image_id"]):
         raise RunError(
-            f"{run.folder.predictions('val')} names other images than the validation part of the run. Train it again with "
+            f"{run.folder.predictions('val')} names other images than the validation split of the run. Train it again with "
             "force=true."
         )
     recorded = by_id.loc[trained["image_id"]].reset_index()

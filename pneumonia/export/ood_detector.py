@@ -134,7 +134,7 @@ def fit_ood_detector(pixels: Pixels, patients: Sequence[str]) -> Fitted:
     scores' logarithms: the one follows the images where there are many, the other holds where there are few.
 
     Args:
-        pixels: ``(N, H, W)`` uint8 of the training and validation parts.
+        pixels: ``(N, H, W)`` uint8 of the training and validation splits.
         patients: ``(N,)``; which share a patient falls into depends on the name alone.
 
     Raises:

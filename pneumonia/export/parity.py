@@ -24,7 +24,7 @@ def measure_parity(
 
     Args:
         bundle: That answers from the bytes of the files.
-        files: ``(N,)`` of the validation part.
+        files: ``(N,)`` of the validation split.
         trained: ``(N, K)`` raw probabilities of the trained model in torch, from the decoded images that it was validated on.
         recorded: ``(N, K)`` that the run wrote when it was trained.
         exact: Whether that was on a CPU in 32 bits or more; a GPU, or half precision, rounds otherwise, and what it recorded is

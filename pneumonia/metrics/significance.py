@@ -114,7 +114,7 @@ def folds_estimate(values: Sequence[float], train: float, test: float, metric: s
 def folds_difference(gaps: Sequence[float], train: float, test: float) -> Difference:
     """The mean difference over the folds of a cross-validation.
 
-    The folds' training parts overlap, so that the differences are not independent: their variance is taken
+    The folds' training splits overlap, so that the differences are not independent: their variance is taken
     ``1/k + test/train`` times instead of ``1/k`` times.
 
     Args:

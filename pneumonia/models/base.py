@@ -35,7 +35,7 @@ class Setup:
         channels: 1, or 3 for networks that want colour: the grey channel is repeated.
         image_size: Pixels a side.
         resize: How an image file becomes that square; kept here for ``predict``.
-        scaling: A :class:`pneumonia.data.normalization.Scaling`, as it was fitted on the training part.
+        scaling: A :class:`pneumonia.data.normalization.Scaling`, as it was fitted on the training split.
         seed: Of dropout and of all else that draws in a training step.
         optimizer: Its config node.
         scheduler: Its config node.
@@ -78,7 +78,7 @@ class Classifier(LightningModule):
         own_rule: How the family learns, where the optimiser's steps are not what teaches it; a run says so as it starts.
         refuses: Config keys that the family would not heed; a run with other than their neutral values is refused.
         best_by: The metric by which epochs of the family are compared, unless ``monitor`` names another.
-        whole_part: Whether one training batch is the whole training part.
+        whole_part: Whether one training batch is the whole training split.
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
         converged: Whether the family has found its optimum, and ends the training.

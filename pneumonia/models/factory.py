@@ -104,7 +104,7 @@ def check_family(config: Mapping[str, Any]) -> None:
     family = family_of(config["model"], own_targets(config))
     if family.whole_part and config["split"]["method"] == "rotating":
         raise ConfigError(
-            f"split=rotating changes the training part from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
+            f"split=rotating changes the training split from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
             "Use split=kfold, where each fold is a run of its own."
         )
     swa, patience = config["swa"], config["early_stopping"]["patience"]

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression, solved to its optimum over the whole training part."""
+"""Multinomial logistic regression, solved to its optimum over the whole training split."""
 
 import contextlib
 import math
@@ -57,7 +57,7 @@ class LogisticRegression(Classifier):
     over weights w and an unpenalised bias, where r is 0 for ``l2``, 1 for ``l1`` and ``l1_ratio`` for ``elasticnet``: the
     objective of scikit-learn's ``LogisticRegression`` for three classes, whose C, ``tol`` and optimum are the same. (For two it
     has one vector of weights where this has two, so that its C is twice this one.) One epoch is a share of
-    ``max_iter`` steps of the solver on the whole training part, so that a long fit reports, and goes on after a kill; it ends
+    ``max_iter`` steps of the solver on the whole training split, so that a long fit reports, and goes on after a kill; it ends
     early when the largest absolute entry of the gradient (for l1 of the proximal gradient mapping) is at most ``tolerance``.
 
     Source: Hastie, Tibshirani and Friedman (2009), The Elements of Statistical Learning, 4.4; Liu and Nocedal (1989) for L-BFGS.

@@ -78,7 +78,7 @@ def page(found: dict[str, Any], manifest: pd.DataFrame, pixels: NDArray[np.uint8
         f"<ul>{points}</ul>" if points else "",
         f"<p>{found['images']:,} images of {patients}. The manifest's hash is "
         f"<code>{found['manifest_sha256'][:12]}</code>.</p>",
-        *_parts(found),
+        *_subsets(found),
         *_copies(found, manifest, pixels),
         *_shortcuts(found),
         *_shift(found),
@@ -100,29 +100,29 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _parts(found: dict[str, Any]) -> list[str]:
-    labels = in_class_order(label for part in found["parts"].values() for label in part["classes"])
+def _subsets(found: dict[str, Any]) -> list[str]:
+    labels = in_class_order(label for subset in found["subsets"].values() for label in subset["classes"])
     rows = [
         (
-            name or "no part",
-            *(f"{part['classes'].get(label, 0):,}" for label in labels),
-            f"{part['images']:,}",
-            f"{part['patients']:,}",
+            name or "no subset",
+            *(f"{subset['classes'].get(label, 0):,}" for label in labels),
+            f"{subset['images']:,}",
+            f"{subset['patients']:,}",
         )
-        for name, part in with_all(found).items()
+        for name, subset in with_all(found).items()
     ]
-    whose = "the release's own folders" if found["parts_from"] == "folders" else f"split={found['parts_from']}"
+    whose = "the release's own folders" if found["subsets_from"] == "folders" else f"split={found['subsets_from']}"
     made = [
-        "<h2>Parts and classes</h2>",
-        f"<p>The parts are those of {escape(whose)}.</p>" if set(found["parts"]) - {""} else "",
-        _table(("part", *labels, "images", "patients"), rows),
+        "<h2>Subsets and classes</h2>",
+        f"<p>The subsets are those of {escape(whose)}.</p>" if set(found["subsets"]) - {""} else "",
+        _table(("subset", *labels, "images", "patients"), rows),
     ]
     for leak in found["leaks"]:
         images = " and ".join(
             f"{count:,} of {name} ({leak['share'][name]:.0%})" for name, count in leak["images"].items()
         )
         text = (
-            f"{' and '.join(leak['parts'])}: {leak['patients']} patients in both, {leak['copies']} pairs of copies across; "
+            f"{' and '.join(leak['subsets'])}: {leak['patients']} patients in both, {leak['copies']} pairs of copies across; "
             f"{images} images are concerned. For example {', '.join(leak['examples'])}."
         )
         made.append(f'<p><span class="tag bad">leak</span> {escape(text)}</p>')
@@ -138,7 +138,7 @@ def _copies(found: dict[str, Any], manifest: pd.DataFrame, pixels: NDArray[np.ui
         "<h2>Copies</h2>",
         f"<p>{counts['exact_groups']} groups of byte-identical files ({counts['exact_images']} images, {counts['exact_pairs']} "
         f"pairs), and {counts['near_pairs']} pairs that are one X-ray saved twice (perceptual hash within 24 of 256 bits). "
-        f"{counts['across_patients']} pairs join two &ldquo;patients&rdquo;, {counts['across_parts']} cross parts, "
+        f"{counts['across_patients']} pairs join two &ldquo;patients&rdquo;, {counts['across_subsets']} cross subsets, "
         f"{counts['label_conflicts']} have two labels. Our splits keep all of them together.</p>",
         '<div class="pairs">',
     ]
@@ -146,7 +146,7 @@ def _copies(found: dict[str, Any], manifest: pd.DataFrame, pixels: NDArray[np.ui
     for pair in found["pairs"][:SHOWN_PAIRS]:
         sides = "".join(
             f"<div>{_picture(pixels[position[pair[key]]], pair[key])}{_name(pair[key])}<br>"
-            f'<span class="soft">{escape(", ".join(filter(None, (pair[f"{key}_part"], pair[f"{key}_label"]))))}</span></div>'
+            f'<span class="soft">{escape(", ".join(filter(None, (pair[f"{key}_subset"], pair[f"{key}_label"]))))}</span></div>'
             for key in ("first", "second")
         )
         made.append(f'<figure><div class="two">{sides}</div><figcaption>{_tags(pair)}</figcaption></figure>')
@@ -166,17 +166,17 @@ def _name(text: str) -> str:
 def _tags(pair: dict[str, Any]) -> str:
     nearness = "identical" if pair["kind"] == "exact" else f"{pair['bits']} bits apart"
     tags = [f'<span class="tag">{nearness}</span>']
-    for key in ("label", "part", "patient"):
+    for key in ("label", "subset", "patient"):
         one, other = pair[f"first_{key}"], pair[f"second_{key}"]
         if one != other:
-            tags.append(f'<span class="tag bad">{escape(one or "no part")} / {escape(other or "no part")}</span>')
+            tags.append(f'<span class="tag bad">{escape(one or "no subset")} / {escape(other or "no subset")}</span>')
     return " ".join(tags)
 
 
 def _shortcuts(found: dict[str, Any]) -> list[str]:
     made = [
         "<h2>What can be told without looking at lungs</h2>",
-        "<p>Accuracy of models that see no lungs, on patients that they were not fitted on (five folds; images of the part test "
+        "<p>Accuracy of models that see no lungs, on patients that they were not fitted on (five folds; images of the test split "
         "are left out). The black mark is the largest class, the thin line the 95% interval by patient. A real model is worth "
         "what it scores beyond these; a metadata bar far right of the mark means that the files betray the class.</p>",
     ]
@@ -219,12 +219,12 @@ def _shift(found: dict[str, Any]) -> list[str]:
     def cell(score: dict[str, Any]) -> str:
         return likeness(score) if score["auroc"] is None else f"{likeness(score)}: {ranged(score, 'auroc')}"
 
-    rows = [(" against ".join(entry["parts"]), *(cell(entry[kind]) for kind in KINDS)) for entry in found["shift"]]
+    rows = [(" against ".join(entry["subsets"]), *(cell(entry[kind]) for kind in KINDS)) for entry in found["shift"]]
     return [
-        "<h2>Do the parts look alike?</h2>",
-        "<p>AUROC of a classifier that is to tell one part from the other, on patients it was not fitted on: 0.5 means that they "
+        "<h2>Do the subsets look alike?</h2>",
+        "<p>AUROC of a classifier that tells one subset from the other, on patients it was not fitted on: 0.5 means that they "
         "can't be told apart, 1.0 that they always can. Far from 0.5, a score on the one says little about the other.</p>",
-        _table(("parts", *KINDS.values()), rows),
+        _table(("subsets", *KINDS.values()), rows),
     ]
 
 

@@ -42,7 +42,7 @@ def card(comparison: Comparison) -> list[Block]:
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (
             "Measured on",
-            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.part} part"
+            f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.subset} split"
             + (f" of other data, {comparison.other_data}" if comparison.other_data else ""),
         ),
         (
@@ -103,7 +103,7 @@ def tripod(comparison: Comparison) -> list[Block]:
     best = comparison.candidates[0]
     entry = best.typical
     data, config = entry.result["data"], entry.config
-    found = entry.evaluations.get(comparison.part, {})
+    found = entry.evaluations.get(comparison.subset, {})
     temperature = found.get("calibration", {}).get("temperature")
     events = "; ".join(
         f"{name} {sum(row):,}"
@@ -134,7 +134,7 @@ def tripod(comparison: Comparison) -> list[Block]:
             "Data preparation",
             f"decoded to {config['image_size']} pixels ({config['data']['resize']}), grey; "
             f"{count(len(data['skipped']), 'image')} left out as unreadable; copies found by hash and kept in "
-            "one part unless the split leaks",
+            "one subset unless the split leaks",
         ),
         ("8", "Outcome: definition, who assessed it", f"the release's own labels; who assessed them: {ASKED}"),
         ("9", "Predictors", "the pixels of one image; no clinical variable"),
@@ -157,13 +157,13 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "15",
             "Model output",
-            f"probabilities of {len(entry.result['classes'])} classes; thresholds chosen on the validation part "
+            f"probabilities of {len(entry.result['classes'])} classes; thresholds chosen on the validation split "
             "for a sensitivity of 0.95",
         ),
         (
             "16",
             "Training and evaluation compared",
-            f"split={comparison.split}: {comparison.leaks or 'no patient in two parts'}",
+            f"split={comparison.split}: {comparison.leaks or 'no patient in two subsets'}",
         ),
         ("17", "Ethical approval", ASKED),
         (
@@ -198,7 +198,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "24",
             "Model updating",
-            f"temperature {number(temperature)} fitted on the validation part" if temperature else "none",
+            f"temperature {number(temperature)} fitted on the validation split" if temperature else "none",
         ),
         ("25", "Interpretation", ASKED),
         ("26", "Limitations", _limits(comparison, trained_on_phantoms(entry.result))),

@@ -19,7 +19,7 @@ from pneumonia.metrics.bootstrap import (
 )
 from pneumonia.metrics.classification import arrays
 from pneumonia.metrics.significance import delong, folds_difference, folds_estimate, holm, mcnemar
-from pneumonia.report.entries import PARTS, Entry
+from pneumonia.report.entries import EVALUATED, Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.runs.folder import OWN
 from pneumonia.system.console import track
@@ -105,7 +105,7 @@ class Comparison:
         task: Its name.
         manifest: Hash of images and labels.
         split: In words, for example ``grouped``, ``kfold with 5 folds``.
-        part: ``test`` or ``val``.
+        subset: ``test`` or ``val``.
         other_data: Name of the data, if they are not the runs' own.
         kind: Whether the same images were told by all, or each fold its own.
         n: Images.
@@ -120,7 +120,7 @@ class Comparison:
     task: str
     manifest: str
     split: str
-    part: str
+    subset: str
     other_data: str | None
     kind: Kind
     n: int
@@ -134,36 +134,36 @@ class Comparison:
     @property
     def title(self) -> str:
         words = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
-        part = "test" if self.part == "test" else "validation"
+        subset = "test" if self.subset == "test" else "validation"
         if self.other_data:
-            return f"{words}: {part} part of other data, {self.other_data} (trained with split={self.split})"
-        return f"{words}: {part} part of split={self.split}"
+            return f"{words}: {subset} subset of other data, {self.other_data} (trained with split={self.split})"
+        return f"{words}: {subset} subset of split={self.split}"
 
 
 def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
-    """Every group of runs that may be compared: their own data first, test parts first, splits that do not leak first.
+    """Every group of runs that may be compared: their own data first, test splits first, splits that do not leak first.
 
     Runs of unlike task, images or split are kept apart, and so are evaluations on unlike data.
 
-    Runs that were evaluated on the test part are not compared on the validation part again, on which their best epoch was
+    Runs that were evaluated on the test split are not compared on the validation split again, on which their best epoch was
     chosen.
     """
     groups: dict[tuple[Any, ...], list[Entry]] = {}
-    for part in PARTS:
+    for subset in EVALUATED:
         for entry in entries:
-            if part in entry.tables and (part == "test" or "test" not in entry.tables):
-                groups.setdefault(_protocol(entry, part), []).append(entry)
+            if subset in entry.tables and (subset == "test" or "test" not in entry.tables):
+                groups.setdefault(_protocol(entry, subset), []).append(entry)
     made = [
         _comparison(key, found, metric)
         for key, found in track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
     ]
     return sorted(
         made,
-        key=lambda one: (bool(one.other_data), one.part != "test", one.task != "subtype", bool(one.leaks), one.split),
+        key=lambda one: (bool(one.other_data), one.subset != "test", one.task != "subtype", bool(one.leaks), one.split),
     )
 
 
-def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:
+def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
     """What two runs must have in common to be compared."""
     split = entry.config["split"]
     words = split["method"]
@@ -171,15 +171,23 @@ def _protocol(entry: Entry, part: str) -> tuple[Any, ...]:
         words += f" with {split['k']} folds"
     if split["seed"]:
         words += f" split.seed={split['seed']}"
-    other = entry.other_sha256(part)
-    folds = part == "val" and split["method"] == "kfold" and other is None and not entry.tta
-    images = None if folds else digest(entry.tables[part][["image_id", "label"]].to_numpy().tolist())
+    other = entry.other_sha256(subset)
+    folds = subset == "val" and split["method"] == "kfold" and other is None and not entry.tta
+    images = None if folds else digest(entry.tables[subset][["image_id", "label"]].to_numpy().tolist())
     result = entry.result
-    return part, result["task"], result["data"]["manifest_sha256"], words, other, "folds" if folds else "images", images
+    return (
+        subset,
+        result["task"],
+        result["data"]["manifest_sha256"],
+        words,
+        other,
+        "folds" if folds else "images",
+        images,
+    )
 
 
 def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comparison:
-    part, task, manifest, split, _, kind, _ = key
+    subset, task, manifest, split, _, kind, _ = key
     other = entries[0].data if entries[0].data != OWN else None
     metric = "f1_macro" if metric == "f1" and task == "subtype" else metric
     by_configuration: dict[str, list[Entry]] = {}
@@ -188,85 +196,85 @@ def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comp
     labels = labels_of([found[0] for found in by_configuration.values()], common=("split", "data", "task"))
     make = _over_folds if kind == "folds" else _over_images
     candidates = [
-        make(label, found, part, TASKS[task], metric)
+        make(label, found, subset, TASKS[task], metric)
         for label, found in zip(labels, by_configuration.values(), strict=True)
     ]
     sign = 1 if metric in LOWER_IS_BETTER else -1
     candidates.sort(key=lambda one: (np.isnan(one.estimates[metric][0]), sign * one.estimates[metric][0], one.label))
-    tables = [entry.tables[part] for entry in entries]
+    tables = [entry.tables[subset] for entry in entries]
     ids = pd.concat([table[["image_id", "patient_id"]] for table in tables]).drop_duplicates("image_id")
-    pairs = _pairs(candidates, part, TASKS[task], metric, kind)
-    leak, share = _leak(entries[0], part)
+    pairs = _pairs(candidates, subset, TASKS[task], metric, kind)
+    leak, share = _leak(entries[0], subset)
     n, patients = len(ids), ids["patient_id"].nunique()
-    return Comparison(task, manifest, split, part, other, kind, n, patients, metric, candidates, pairs, leak, share)
+    return Comparison(task, manifest, split, subset, other, kind, n, patients, metric, candidates, pairs, leak, share)
 
 
-def _leak(entry: Entry, part: str) -> tuple[str, str]:
+def _leak(entry: Entry, subset: str) -> tuple[str, str]:
     """What leaks, in words and as a share; the split's leaks are of the run's own data."""
     if entry.data != OWN:
-        found = entry.evaluations[part]
+        found = entry.evaluations[subset]
         if not found["trained_on"]:
             return "", ""
         words = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
         return words, f"{found['trained_on'] / found['n']:.0%}"
-    if entry.config["split"]["method"] == "rotating" and part == "val":
+    if entry.config["split"]["method"] == "rotating" and subset == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
     for leak in entry.result["data"]["leaks"]:
-        if leak["part"] == part:
+        if leak["part"] == subset:
             words = f"{leak['images']} of {leak['of']} images show a patient that the models were trained on"
             return words, f"{leak['images'] / leak['of']:.0%}"
     return "", ""
 
 
-def _over_images(label: str, entries: list[Entry], part: str, task: Task, metric: str) -> Candidate:
-    found = resampled_metrics(entries, part, task)
+def _over_images(label: str, entries: list[Entry], subset: str, task: Task, metric: str) -> Candidate:
+    found = resampled_metrics(entries, subset, task)
     mean = found[metric].values.mean()
     typical = entries[int(np.abs(found[metric].values - mean).argmin())]
     return Candidate(label, entries, {name: estimate(one, name) for name, one in found.items()}, typical, found)
 
 
-def resampled_metrics(entries: Sequence[Entry], part: str, task: Task) -> dict[str, Sampled]:
+def resampled_metrics(entries: Sequence[Entry], subset: str, task: Task) -> dict[str, Sampled]:
     """Every metric of a configuration whose trainings told the same images."""
-    table = entries[0].tables[part]
-    told = [_probability(entry, part, task) for entry in entries]
+    table = entries[0].tables[subset]
+    told = [_probability(entry, subset, task) for entry in entries]
     label = arrays(table, task.classes)[1]
     return sampled(told, label, table["patient_id"].to_numpy(dtype=object), task)
 
 
-def _probability(entry: Entry, part: str, task: Task) -> NDArray[np.float64]:
-    return arrays(entry.tables[part], task.classes)[0].astype(np.float64)
+def _probability(entry: Entry, subset: str, task: Task) -> NDArray[np.float64]:
+    return arrays(entry.tables[subset], task.classes)[0].astype(np.float64)
 
 
-def _over_folds(label: str, entries: list[Entry], part: str, task: Task, metric: str) -> Candidate:
-    values = fold_metrics(entries, part)
-    estimates = estimates_on(entries, part)
+def _over_folds(label: str, entries: list[Entry], subset: str, task: Task, metric: str) -> Candidate:
+    values = fold_metrics(entries, subset)
+    estimates = estimates_on(entries, subset)
     typical = entries[int(np.abs(np.array(values[metric]) - estimates[metric][0]).argmin())]
     return Candidate(label, entries, estimates, typical)
 
 
-def estimates_on(entries: Sequence[Entry], part: str) -> dict[str, Bounded]:
-    """Every metric of a configuration on one part, whether its trainings told the same images or folds."""
-    images = {tuple(entry.tables[part]["image_id"]) for entry in entries}
+def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
+    """Every metric of a configuration on one subset, whether its trainings told the same images or folds."""
+    images = {tuple(entry.tables[subset]["image_id"]) for entry in entries}
     if len(images) > 1:
-        values = fold_metrics(entries, part)
-        return {name: folds_estimate(values[name], *_sizes(entries, part), name) for name in values}
-    found = resampled_metrics(entries, part, TASKS[entries[0].result["task"]])
+        values = fold_metrics(entries, subset)
+        return {name: folds_estimate(values[name], *_sizes(entries, subset), name) for name in values}
+    found = resampled_metrics(entries, subset, TASKS[entries[0].result["task"]])
     return {name: estimate(one, name) for name, one in found.items()}
 
 
-def fold_metrics(entries: Iterable[Entry], part: str) -> dict[str, list[float]]:
+def fold_metrics(entries: Iterable[Entry], subset: str) -> dict[str, list[float]]:
     """Every metric of each fold, in the order of the folds."""
     ordered = sorted(entries, key=lambda entry: (entry.config["split"]["fold"], entry.config["seed"]))
-    found = [entry.result["metrics"][part] for entry in ordered]
+    found = [entry.result["metrics"][subset] for entry in ordered]
     return {name: [float("nan") if one[name] is None else one[name] for one in found] for name in found[0]}
 
 
-def _sizes(entries: Sequence[Entry], part: str) -> tuple[float, float]:
+def _sizes(entries: Sequence[Entry], subset: str) -> tuple[float, float]:
     data = [entry.result["data"] for entry in entries]
-    return float(np.mean([one["train"] for one in data])), float(np.mean([one[part] for one in data]))
+    return float(np.mean([one["train"] for one in data])), float(np.mean([one[subset] for one in data]))
 
 
-def _pairs(candidates: list[Candidate], part: str, task: Task, metric: str, kind: Kind) -> list[Pair]:
+def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, kind: Kind) -> list[Pair]:
     """Each two candidates, the better ranked first; of many candidates each with the best alone."""
     numbers = range(len(candidates))
     chosen = [(i, j) for i in numbers for j in numbers if i < j and (len(candidates) <= ALL_PAIRS or i == 0)]
@@ -274,7 +282,9 @@ def _pairs(candidates: list[Candidate], part: str, task: Task, metric: str, kind
     for i, j in chosen:
         first, second = candidates[i], candidates[j]
         gap = (
-            _by_folds(first, second, part, metric) if kind == "folds" else _by_images(first, second, part, task, metric)
+            _by_folds(first, second, subset, metric)
+            if kind == "folds"
+            else _by_images(first, second, subset, task, metric)
         )
         found.append((first, second, gap))
     corrected = holm([gap.p for *_, gap in found])
@@ -284,38 +294,38 @@ def _pairs(candidates: list[Candidate], part: str, task: Task, metric: str, kind
         verdict = ("better" if better else "worse") if p < LEVEL else APART
         if np.isnan(p):
             verdict = "undefined"
-        tests = (float("nan"), float("nan")) if kind == "folds" else _typical_tests(first, second, part, task)
+        tests = (float("nan"), float("nan")) if kind == "folds" else _typical_tests(first, second, subset, task)
         made.append(Pair(first.label, second.label, gap, p, verdict, *tests))
     return made
 
 
-def _by_images(first: Candidate, second: Candidate, part: str, task: Task, metric: str) -> Difference:
+def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
     apart = None
     if metric not in OF_ANSWERS:
-        patient = first.entries[0].tables[part]["patient_id"].to_numpy(dtype=object)
-        told = [[_probability(entry, part, task) for entry in one.entries] for one in (first, second)]
+        patient = first.entries[0].tables[subset]["patient_id"].to_numpy(dtype=object)
+        told = [[_probability(entry, subset, task) for entry in one.entries] for one in (first, second)]
         apart = differing_patients(told[0], told[1], patient)
     return compare(first._sampled[metric], second._sampled[metric], apart)
 
 
-def _by_folds(first: Candidate, second: Candidate, part: str, metric: str) -> Difference:
+def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
     """Over the folds that both have, each once."""
     by_fold = [
-        {entry.config["split"]["fold"]: entry.result["metrics"][part][metric] for entry in reversed(one.entries)}
+        {entry.config["split"]["fold"]: entry.result["metrics"][subset][metric] for entry in reversed(one.entries)}
         for one in (first, second)
     ]
     shared = sorted(set(by_fold[0]) & set(by_fold[1]))
     if not shared:
         return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
     gaps = [float("nan") if None in (by_fold[0][k], by_fold[1][k]) else by_fold[0][k] - by_fold[1][k] for k in shared]
-    found = folds_difference(gaps, *_sizes(first.entries, part))
+    found = folds_difference(gaps, *_sizes(first.entries, subset))
     return found
 
 
-def _typical_tests(first: Candidate, second: Candidate, part: str, task: Task) -> tuple[float, float]:
-    table = first.typical.tables[part]
+def _typical_tests(first: Candidate, second: Candidate, subset: str, task: Task) -> tuple[float, float]:
+    table = first.typical.tables[subset]
     label = arrays(table, task.classes)[1]
-    told = [_probability(one.typical, part, task) for one in (first, second)]
+    told = [_probability(one.typical, subset, task) for one in (first, second)]
     right = [one.argmax(axis=1) == label for one in told]
     patient = table["patient_id"].to_numpy(dtype=object)
     area = delong(1 - told[0][:, 0], 1 - told[1][:, 0], label != 0, patient)

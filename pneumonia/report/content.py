@@ -56,7 +56,7 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
         comparisons,
         key=lambda one: (
             bool(one.other_data),
-            one.part != "test",
+            one.subset != "test",
             bool(one.leaks),
             one.task != "subtype",
             -len(one.candidates),
@@ -90,7 +90,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
             [
                 comparison.task,
                 comparison.split,
-                comparison.part,
+                comparison.subset,
                 comparison.other_data or "own",
                 f"`{comparison.manifest[:12]}`",
                 f"{comparison.n:,}",
@@ -104,7 +104,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
     head = (
         "task",
         "split",
-        "part",
+        "subset",
         "measured on",
         "trained on",
         "images",
@@ -132,15 +132,15 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
             )
         )
     half = [
-        f"{one.label}: {count(one.trainings, 'training')} evaluated on the test part, others of the same "
+        f"{one.label}: {count(one.trainings, 'training')} evaluated on the test split, others of the same "
         "configuration not"
         for comparison in comparisons
-        if comparison.part == "test"
+        if comparison.subset == "test"
         for one in comparison.candidates
         if any(
             one.entries[0].configuration == other.entries[0].configuration
             for rest in comparisons
-            if rest.part == "val" and rest.other_data == comparison.other_data
+            if rest.subset == "val" and rest.other_data == comparison.other_data
             for other in rest.candidates
         )
     ]
@@ -167,9 +167,9 @@ def _why_apart(comparisons: Sequence[Comparison]) -> str:
         "task": {one.task for one in comparisons},
         "images or labels": {(one.manifest, one.other_data) for one in comparisons},
         "split": {one.split for one in comparisons},
-        "the part on which they were measured": {one.part for one in comparisons},
+        "the subset on which they were measured": {one.subset for one in comparisons},
     }
-    return ", ".join(name for name, values in what.items() if len(values) > 1) or "the images of that part"
+    return ", ".join(name for name, values in what.items() if len(values) > 1) or "the images of that subset"
 
 
 def _study(comparisons: Sequence[Comparison]) -> list[Block]:
@@ -177,7 +177,7 @@ def _study(comparisons: Sequence[Comparison]) -> list[Block]:
     tables: dict[str, dict[tuple[str, str, str, str], dict[str, str]]] = {}
     notes: list[str] = []
     for one in beside(comparisons):
-        column = f"ours, split={one.comparison.split}, {one.part}"
+        column = f"ours, split={one.comparison.split}, {one.subset}"
         for metric, theirs in one.row.study.items():
             said = theirs if isinstance(theirs, str) else number(theirs)
             key = one.row.name, one.candidate.label, name_of(metric), said

@@ -16,8 +16,8 @@ from pneumonia.system.files import digest, read_json
 from pneumonia.tasks import TASKS
 
 CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
-PARTS: Final = ("test", "val")
-Told = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by part
+EVALUATED: Final = ("test", "val")
+Told = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by subset
 OF_AN_EVALUATION: Final = (
     "of",
     "n",
@@ -41,8 +41,8 @@ class Entry:
         differs: What tells it from the others of its sweep, without seed and fold.
         sweep: Name of the folder it lies in.
         epochs: Rows of its ``metrics.csv``.
-        tables: Predictions by part, sorted by image.
-        evaluations: What ``pneumonia evaluate`` found, by part.
+        tables: Predictions by subset, sorted by image.
+        evaluations: What ``pneumonia evaluate`` found, by subset.
         joined: What an ensemble consists of: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
         data: Where it was evaluated: ``own`` for the run's own data, else the name of other data.
         tta: Views that were averaged, where they are not those of the training.
@@ -66,13 +66,13 @@ class Entry:
         """The entry, and those of the same run on other data or with other views."""
         return self, *self.others
 
-    def evaluation(self, part: str) -> Path:
-        """The JSON file of its evaluation on a part."""
-        return self.folder.evaluation(part, "json", self.data, self.tta)
+    def evaluation(self, subset: str) -> Path:
+        """The JSON file of its evaluation on a subset."""
+        return self.folder.evaluation(subset, "json", self.data, self.tta)
 
-    def other_sha256(self, part: str) -> str | None:
+    def other_sha256(self, subset: str) -> str | None:
         """Of the other data on which it was evaluated; ``None`` for its own."""
-        sha256: str | None = self.evaluations[part]["of"]["other_sha256"] if self.data != OWN else None
+        sha256: str | None = self.evaluations[subset]["of"]["other_sha256"] if self.data != OWN else None
         return sha256
 
     @property
@@ -179,12 +179,17 @@ def _with_others(entry: Entry, found: Mapping[tuple[str, str], Told], trained: R
 
 
 def _told(folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: str) -> dict[tuple[str, str], Told]:
-    """Predictions and evaluations by data and views, each by part."""
+    """Predictions and evaluations by data and views, each by subset."""
     told: dict[tuple[str, str], Told] = {}
-    for (data, part, tta), path in folder.evaluations().items():
-        if part not in PARTS:
+    for (data, subset, tta), path in folder.evaluations().items():
+        if subset not in EVALUATED:
             continue
-        words = [again, f"split={part}", *([f"tta={tta}"] if tta else []), *(["data.root=DIR"] if data != OWN else [])]
+        words = [
+            again,
+            f"split={subset}",
+            *([f"tta={tta}"] if tta else []),
+            *(["data.root=DIR"] if data != OWN else []),
+        ]
         remedy = f"`pneumonia evaluate {' '.join(words)}` makes it again."
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -200,7 +205,7 @@ def _told(folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: 
             raise RunError(f"{path} was renamed: its name and its content speak of different data. {remedy}")
         table = _sorted(read_predictions(path.with_suffix(".parquet"), TASKS[result["task"]], remedy))
         tables, evaluations = told.setdefault((data, tta), ({}, {}))
-        tables[part], evaluations[part] = table, found
+        tables[subset], evaluations[subset] = table, found
     return told
 
 
@@ -212,19 +217,19 @@ def _check_images(folder: RunFolder, result: dict[str, Any], tables: dict[str, p
     """Refuses predictions of other images than the run's own split names."""
     split = read_split(folder, result)
     rotating = result["config"]["split"]["method"] == "rotating"
-    for part, table in tables.items():
-        parts = ["train", "val"] if rotating and part == "val" else [part]
-        _check_against(table, split.loc[split["part"].isin(parts), "image_id"], part, exact=not rotating)
+    for subset, table in tables.items():
+        subsets = ["train", "val"] if rotating and subset == "val" else [subset]
+        _check_against(table, split.loc[split["subset"].isin(subsets), "image_id"], subset, exact=not rotating)
 
 
-def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", part: str, exact: bool) -> None:
+def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", subset: str, exact: bool) -> None:
     """Refuses predictions of other images than the run's own split names."""
     told, known = set(table["image_id"]), set(images)
     strange, absent = sorted(told - known), sorted(known - told) if exact else []
     if strange or absent or len(told) != len(table):
         example = f", for example {some(strange or absent, 1)}" if strange or absent else ""
         raise RunError(
-            f"its predictions do not match its images: of the part '{part}', {len(strange)} are of images that "
+            f"its predictions do not match its images: of the subset '{subset}', {len(strange)} are of images that "
             "its split does "
             f"not have there, {len(absent)} are missing, {len(table) - len(told)} stand twice{example}"
         )

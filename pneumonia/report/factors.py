@@ -32,7 +32,7 @@ def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) 
                 blocks += _section(name, questions[sweep], task if len(apart) > 1 else "", groups)
     if blocks:
         text = (
-            "Figures of the validation part, on which each run's best epoch was chosen; bounds are 95% and count "
+            "Figures of the validation split, on which each run's best epoch was chosen; bounds are 95% and count "
             "patients, and "
             "seeds where there are several. They describe; what is better is said above, where tests are corrected."
         )
@@ -55,7 +55,7 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     leaky = [label for label, group in groups.items() if group[0].config["split"]["method"] in {"article", "rotating"}]
     if leaky:
         share = "All" if len(leaky) == len(groups) else ", ".join(leaky)
-        blocks.append(Note(f"{share}: a leaky split; patients of the validation part were trained on.", "bad"))
+        blocks.append(Note(f"{share}: a leaky split; patients of the validation split were trained on.", "bad"))
     images = {tuple(entry.tables["val"]["image_id"]) for group in groups.values() for entry in group}
     if len(images) > 1:
         blocks.append(
@@ -74,7 +74,7 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     order = sorted(groups, key=lambda label: -np.nan_to_num(found[label][metric][0], nan=-1))
     if len(order) <= 40:
         values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
-        drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation part")
+        drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation split")
         shown_bounds = interval_words([found[label][metric] for label in order])
         caption = f"{sentence(name_of(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))

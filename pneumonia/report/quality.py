@@ -24,7 +24,7 @@ BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensiti
 def looks(comparison: Comparison, number_: int) -> list[Block]:
     """Sections on the best candidate's typical training, and how the candidates abstain."""
     entry = comparison.candidates[0].typical
-    found = entry.evaluations.get(comparison.part)
+    found = entry.evaluations.get(comparison.subset)
     label = comparison.candidates[0].label
     seed = "" if entry.members > 1 else f" (seed {entry.result['seed']}, the training nearest to the mean)"
     trainings = comparison.candidates[0].trainings
@@ -33,19 +33,19 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
         Heading(f"A closer look at {label}", 3),
         Text(f"Of **{label}**{seed}, run `{entry.result['run_id']}`.{alone if trainings > 1 else ''}"),
     ]
-    blocks += _errors(entry, comparison.part, number_)
-    blocks += _curves(entry, comparison.part, number_)
+    blocks += _errors(entry, comparison.subset, number_)
+    blocks += _curves(entry, comparison.subset, number_)
     if found is None:
         blocks.append(
             Note(
                 "This run was not evaluated, so that there is no calibration, threshold or baseline to show: "
-                f"`pneumonia evaluate run={entry.folder.path} split={comparison.part}`"
+                f"`pneumonia evaluate run={entry.folder.path} split={comparison.subset}`"
             )
         )
     else:
         blocks += [*_calibration(found, number_), *_thresholds(found, number_), *_baselines(found, number_)]
     blocks += _abstention(comparison, number_)
-    cases = cases_file(entry.evaluation(comparison.part))
+    cases = cases_file(entry.evaluation(comparison.subset))
     if cases.is_file():
         blocks.append(Heading("Images worth looking at", 3))
         try:
@@ -55,19 +55,19 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     return blocks
 
 
-def _told(entry: Entry, part: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    probability, label = arrays(entry.tables[part], TASKS[entry.result["task"]].classes)
+def _told(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    probability, label = arrays(entry.tables[subset], TASKS[entry.result["task"]].classes)
     return probability.astype(np.float64), label
 
 
-def _errors(entry: Entry, part: str, number_: int) -> list[Block]:
+def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     classes = TASKS[entry.result["task"]].classes
-    probability, label = _told(entry, part)
+    probability, label = _told(entry, subset)
     said = probability.argmax(axis=1)
     counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (label, said), 1)
     rows = []
-    found = entry.evaluations.get(part, {}).get("metrics", {})
+    found = entry.evaluations.get(subset, {}).get("metrics", {})
     for k, name in enumerate(classes):
         cells = [name, f"{counts[k].sum():,}", f"{counts[k, k]:,}"]
         for metric, among in (("recall", counts[k].sum()), ("precision", counts[:, k].sum())):
@@ -99,15 +99,15 @@ def _errors(entry: Entry, part: str, number_: int) -> list[Block]:
     return blocks
 
 
-def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
+def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     task = TASKS[entry.result["task"]]
-    probability, label = _told(entry, part)
+    probability, label = _told(entry, subset)
     asked = {name: pair for name, pair in positives(probability, label, task).items() if 0 < pair[1].sum() < len(label)}
     if not asked:
         return []
     points = {
         point["positive"]: point["metrics"]
-        for point in entry.evaluations.get(part, {}).get("operating_points", [])
+        for point in entry.evaluations.get(subset, {}).get("operating_points", [])
         if point["metrics"]
     }
     roc, pr = {}, {}
@@ -125,7 +125,7 @@ def _curves(entry: Entry, part: str, number_: int) -> list[Block]:
     marked = [name for name, (*_, point) in roc.items() if point is not None]
     if marked:
         which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"
-        caption += f" Dot{which}: the threshold for a sensitivity of 0.95 on the validation part."
+        caption += f" Dot{which}: the threshold for a sensitivity of 0.95 on the validation split."
     return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
 
 
@@ -160,7 +160,7 @@ def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
         Table(
             head,
             rows,
-            f"Calibration; the temperature is fitted on the validation part{_same_images(found)}",
+            f"Calibration; the temperature is fitted on the validation split{_same_images(found)}",
             1,
             f"calibration-{number_}",
         ),
@@ -185,7 +185,7 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         cells = [bounded(*(point["metrics"][name][key] for key in ("value", "low", "high"))) for name in names]
         rows.append([point["positive"], number(point["threshold"], 4), *cells])
     caption = (
-        f"Thresholds chosen on the validation part{_same_images(found)} for a sensitivity of 0.95, and what they give here; "
+        f"Thresholds chosen on the validation split{_same_images(found)} for a sensitivity of 0.95, and what they give here; "
         "PPV and NPV at this share of positives"
     )
     return [Table(("positive", "threshold", *map(name_of, names)), rows, caption, 1, f"thresholds-{number_}")]
@@ -213,7 +213,7 @@ def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
 
 def _abstention(comparison: Comparison, number_: int) -> list[Block]:
     chosen = comparison.candidates[:5]
-    curves = {one.label: risk_by_coverage(*_told(one.typical, comparison.part)) for one in chosen}
+    curves = {one.label: risk_by_coverage(*_told(one.typical, comparison.subset)) for one in chosen}
     caption = "How often the surest answers are wrong, if the others are left to a person."
     if any(one.trainings > 1 for one in chosen):
         caption += " Of each configuration the training nearest to its mean."

@@ -53,12 +53,12 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
     if comparison.leaks:
         name = "Trained on" if comparison.other_data else "Leaky"
         blocks.append(Note(f"{name}: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
-    if comparison.part == "val" and not comparison.other_data:
+    if comparison.subset == "val" and not comparison.other_data:
         blocks.append(
             Note(
                 "These are validation figures, on which each run's best epoch was chosen; no run of this section "
                 "was evaluated on "
-                "the test part."
+                "the test split."
             )
         )
     if comparison.other_data:

@@ -64,16 +64,16 @@ def evaluating(entries: Sequence[Entry]) -> list[str]:
     groups: dict[tuple[str, ...], list[str]] = {}
     lines = []
     for entry in (one for run in entries for one in run.everywhere):
-        for part, found in entry.evaluations.items():
+        for subset, found in entry.evaluations.items():
             of = found["of"]
-            words = [f"split={part}"]
+            words = [f"split={subset}"]
             words += [f"tta={entry.tta}"] if entry.tta else []
             words += ["data=folder", f"data.root={of['other_data']}"] if of["other_data"] else []
             if entry.joined:
                 members = ",".join(member["run"] for member in entry.joined)
                 lines.append(shlex.join(["pneumonia", "evaluate", f"ensemble={members}", *words]))
                 continue
-            pictured = cases_file(entry.evaluation(part)).is_file()
+            pictured = cases_file(entry.evaluation(subset)).is_file()
             words += ["cases=true"] if pictured else []
             groups.setdefault(tuple(words), []).append(str(entry.folder.path))
     return [shlex.join(["pneumonia", "evaluate", *runs, *words]) for words, runs in groups.items()] + lines

@@ -22,7 +22,7 @@ class Row:
 
     Attributes:
         table: The table's title.
-        part: Which of our parts stands beside it.
+        subset: Which of our subsets stands beside it.
         name: What the study calls the model.
         where: Settings of our runs that stand beside it.
         study: The study's figures by metric; in words where it gives words.
@@ -30,7 +30,7 @@ class Row:
     """
 
     table: str
-    part: str
+    subset: str
     name: str
     where: dict[str, Any]
     study: dict[str, float | str]
@@ -45,14 +45,14 @@ class Beside:
         row: The study's.
         comparison: That the candidate belongs to.
         candidate: Ours.
-        part: Where ours was measured: as the study's where it can be.
-        estimates: Ours, by metric, on that part.
+        subset: Where ours was measured: as the study's where it can be.
+        estimates: Ours, by metric, on that subset.
     """
 
     row: Row
     comparison: Comparison
     candidate: Candidate
-    part: str
+    subset: str
     estimates: dict[str, Bounded]
 
 
@@ -105,14 +105,14 @@ def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
     found = []
     for row in rows():
         for comparison in comparisons:
-            if comparison.other_data or (row.part == "test" and comparison.part != "test"):
+            if comparison.other_data or (row.subset == "test" and comparison.subset != "test"):
                 continue
             for candidate in comparison.candidates:
                 entry = candidate.typical
                 if entry.tta or not matches(row, entry) or trained_on_phantoms(entry.result):
                     continue
-                part, estimates = comparison.part, candidate.estimates
-                if row.part != part and all(row.part in one.tables for one in candidate.entries):
-                    part, estimates = row.part, estimates_on(candidate.entries, row.part)
-                found.append(Beside(row, comparison, candidate, part, estimates))
+                subset, estimates = comparison.subset, candidate.estimates
+                if row.subset != subset and all(row.subset in one.tables for one in candidate.entries):
+                    subset, estimates = row.subset, estimates_on(candidate.entries, row.subset)
+                found.append(Beside(row, comparison, candidate, subset, estimates))
     return found

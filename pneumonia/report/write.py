@@ -134,7 +134,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
         "task": one.task,
         "manifest_sha256": one.manifest,
         "split": one.split,
-        "part": one.part,
+        "part": one.subset,
         "other_data": one.other_data,
         "over": one.kind,
         "n": one.n,

@@ -39,7 +39,7 @@ def check_members(members: Sequence[Member]) -> None:
                 )
 
 
-def check_images(members: Sequence[tuple[Path, pd.DataFrame]], part: str) -> None:
+def check_images(members: Sequence[tuple[Path, pd.DataFrame]], subset: str) -> None:
     """Refuses predictions of other images than the first member's.
 
     Raises:
@@ -49,7 +49,7 @@ def check_images(members: Sequence[tuple[Path, pd.DataFrame]], part: str) -> Non
     for path, table in members[1:]:
         if list(table["image_id"]) != list(known["image_id"]):
             raise RunError(
-                f"{first} and {path} have other images in their part '{part}', so their answers have no mean. Join runs "
+                f"{first} and {path} have other images in their subset '{subset}', so their answers have no mean. Join runs "
                 "of one split, or folds of one split=kfold on split=test."
             )
 

@@ -27,7 +27,7 @@ OF_A_CONFIG = ("task", "image_size", "seed", "data", "split", "model", "trainer"
 OF_THE_DATA = ("manifest_sha256", "split_sha256")
 COMPLETED, DEBUG = "completed", "debug"  # the status of a result
 OWN = "own"  # data on which a run was trained, in the name of an evaluation
-EVALUATION = re.compile(r"(?P<data>.+)-(?P<part>train|val|test)(?:-tta-(?P<tta>[a-z]+))?")
+EVALUATION = re.compile(r"(?P<data>.+)-(?P<subset>train|val|test)(?:-tta-(?P<tta>[a-z]+))?")
 SHORT_HASH = 8
 PACKAGES = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
@@ -38,7 +38,7 @@ def run_identity(config: dict[str, Any], manifest_sha256: str, split_sha256: str
     Args:
         config: From :func:`pneumonia.config.schema.identity`.
         manifest_sha256: Of the images and labels.
-        split_sha256: Of the parts.
+        split_sha256: Of the subsets.
     """
     return digest([config, manifest_sha256, split_sha256])[:12]
 
@@ -87,24 +87,24 @@ class RunFolder:
         """The weights after an epoch, counted from 1."""
         return self.path / "pictures" / "weights" / f"epoch-{epoch:03d}.png"
 
-    def predictions(self, part: str) -> Path:
-        return self.path / "predictions" / f"{part}.parquet"
+    def predictions(self, subset: str) -> Path:
+        return self.path / "predictions" / f"{subset}.parquet"
 
-    def evaluation(self, part: str, suffix: str, data: str = OWN, tta: str = "") -> Path:
+    def evaluation(self, subset: str, suffix: str, data: str = OWN, tta: str = "") -> Path:
         """A file of an evaluation, which no evaluation of other data or with other views shares.
 
         Args:
-            part: Of the data.
+            subset: Of the data.
             suffix: ``json``, ``parquet``, ``html``.
             data: :data:`OWN`, or the name of other data from :meth:`name_of_data`.
             tta: Views, where they are not those of the training.
         """
-        return self.path / "evaluation" / f"{data}-{part}{f'-tta-{tta}' if tta else ''}.{suffix}"
+        return self.path / "evaluation" / f"{data}-{subset}{f'-tta-{tta}' if tta else ''}.{suffix}"
 
     def evaluations(self) -> dict[tuple[str, str, str], Path]:
-        """The evaluations in the folder, by data, part and views; see :meth:`evaluation`."""
+        """The evaluations in the folder, by data, subset and views; see :meth:`evaluation`."""
         found = {path: EVALUATION.fullmatch(path.stem) for path in sorted((self.path / "evaluation").glob("*.json"))}
-        return {(name["data"], name["part"], name["tta"] or ""): path for path, name in found.items() if name}
+        return {(name["data"], name["subset"], name["tta"] or ""): path for path, name in found.items() if name}
 
     def name_of_data(self, root: Path, manifest_sha256: str) -> str:
         """``<folder>-<hash>`` for other data: the folder under which the run was first evaluated on these very images."""
@@ -242,11 +242,11 @@ def evaluation_identity(
     return about | {"version": version("pneumonia")}
 
 
-def is_evaluated(folder: RunFolder, result: dict[str, Any], part: str, tta: str | None) -> bool:
-    """Whether a run's own part was evaluated so, since it was last trained."""
+def is_evaluated(folder: RunFolder, result: dict[str, Any], subset: str, tta: str | None) -> bool:
+    """Whether a run's own subset was evaluated so, since it was last trained."""
     trained = result["config"]["tta"]
     views = "" if tta in {None, trained} else str(tta)
-    path = folder.evaluation(part, "json", tta=views)
+    path = folder.evaluation(subset, "json", tta=views)
     wanted = evaluation_identity([result["run_id"]], tta or trained)
     if read_json(path).get("of") != wanted or not path.with_suffix(".parquet").is_file():
         return False
@@ -299,7 +299,7 @@ def _job_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def read_split(folder: RunFolder, result: dict[str, Any]) -> "pd.DataFrame":
-    """The split that a finished run was trained on: ``image_id``, ``part``, ``fold``.
+    """The split that a finished run was trained on: ``image_id``, ``subset``, ``fold``.
 
     Raises:
         RunError: Its file is gone or damaged.
@@ -308,7 +308,7 @@ def read_split(folder: RunFolder, result: dict[str, Any]) -> "pd.DataFrame":
 
     path = folder.split(result["data"]["split_sha256"])
     try:
-        return pd.read_parquet(path, columns=["image_id", "part", "fold"])
+        return pd.read_parquet(path, columns=["image_id", "subset", "fold"])
     except (OSError, ValueError) as error:
         what = "is damaged" if path.is_file() else "is gone"
         raise RunError(

@@ -1,4 +1,4 @@
-"""The whole study in one command: sweeps, the best of each family on the test part, the report. Call it again and it goes on."""
+"""The whole study in one command: sweeps, the best of each family on the test split, the report. Call it again and it goes on."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pneumonia.report.formatting import count
 from pneumonia.system.console import say, warn
 
 Verb = Callable[[list[str]], int]
-METRIC = "f1_macro"  # of the validation part, by which the best of a family is chosen
+METRIC = "f1_macro"  # of the validation split, by which the best of a family is chosen
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path, v
     folders = [runs_dir / name for name in preset.sweeps if (runs_dir / name).is_dir()]
     chosen = best_of_families(gather(folders).entries)
     say(
-        f"\n[bold]Test part[/]: {count(len(chosen), 'run')} of the best configuration of each family, chosen by "
+        f"\n[bold]Test split[/]: {count(len(chosen), 'run')} of the best configuration of each family, chosen by "
         "validation"
     )
     code = verbs["evaluate"]([*(str(entry.folder.path) for entry in chosen), "split=test", *_cache(words)])

@@ -13,22 +13,22 @@ from pneumonia.system.console import track
 from pneumonia.tasks import Task
 
 
-def predict_part(classifier: Classifier, data: XRayData, part: str, epoch: int = 0) -> pd.DataFrame:
-    """Predictions for one part; the epoch matters only where folds rotate.
+def predict_subset(classifier: Classifier, data: XRayData, subset: str, epoch: int = 0) -> pd.DataFrame:
+    """Predictions for one subset; the epoch matters only where folds rotate.
 
     Returns:
         One row per image: ``image_id``, ``patient_id``, ``label`` and ``predicted`` (class names of the task), and
         ``prob_<class>`` for each class (float32, summing to one).
 
     Raises:
-        SplitError: The part holds no image.
+        SplitError: The subset holds no image.
     """
-    loader = data.loader(part, epoch=epoch)
+    loader = data.loader(subset, epoch=epoch)
     batches = [
-        classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {part} in batches")
+        classify(classifier, batch["image"]) for batch in track(loader, len(loader), f"Predicting {subset} in batches")
     ]
     probability = np.concatenate(batches)
-    rows = data.positions(part, epoch)
+    rows = data.positions(subset, epoch)
     classes = np.array(data.task.classes)
     manifest = data.images.manifest.iloc[rows]
     table = {

@@ -73,7 +73,7 @@ def prepare_run(config: dict[str, Any], shelf: Shelf) -> PreparedRun:
     divided = shelf.divided(images.manifest, manifest_hash, plan)
     data = _data_module(config, images, divided.split)
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
-    check_classes(trained_on, task.classes, f"The training part of split={plan.method}")
+    check_classes(trained_on, task.classes, f"The training split of split={plan.method}")
     _check_limits(config, data)
     check_monitor(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
@@ -118,10 +118,10 @@ def check_monitor(config: dict[str, Any], data: XRayData) -> None:
         if missing:
             where = f" in epoch {epoch + 1}" if epoch else ""
             limited = f" with {limits}" if limits else ""
-            other = f"leave {limits} out" if limits else "choose a split whose validation part holds every class"
+            other = f"leave {limits} out" if limits else "choose a split whose validation split holds every class"
             raise ConfigError(
-                f"monitor={monitor} is undefined{where}: the validation part{limited} holds no image of {some(missing)}, and the "
-                f"monitor is a mean over all classes, so it could not tell which epoch is best. Say monitor=val/loss, or {other}."
+                f"monitor={monitor} is undefined{where}: the validation split{limited} holds no image of {some(missing)}, "
+                f"and the monitor is a mean over all classes, so no epoch is the best. Use monitor=val/loss, or {other}."
             )
 
 

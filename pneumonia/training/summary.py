@@ -5,23 +5,24 @@ from typing import Any
 
 from pneumonia.data.datamodule import XRayData
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.data.splits.assign import FOLDED, PARTS
+from pneumonia.data.splits.assign import FOLDED
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.metrics.classification import by_class
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
 from pneumonia.system.console import figure, say, table, warn
+from pneumonia.tasks import SUBSETS
 
 
 def announce(
     config: dict[str, Any], classifier: Classifier, data: XRayData, leaks: list[Leak], folder: RunFolder
 ) -> None:
     """What a run is about to do, and what must be known of its data."""
-    counts = {part: data.counts(part) for part in PARTS}
+    counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
-    rows = [(part, *(str(count) for count in counts[part]), str(counts[part].sum())) for part in PARTS]
-    table(f"Split {config['split']['method']}, images by class", ("part", *classes, "all"), rows)
+    rows = [(subset, *(str(count) for count in counts[subset]), str(counts[subset].sum())) for subset in SUBSETS]
+    table(f"Split {config['split']['method']}, images by class", ("subset", *classes, "all"), rows)
     seen = data.images.manifest.iloc[data.positions("train")]
     if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])):
         say(
@@ -43,7 +44,7 @@ def announce(
         say(
             "The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)"
         )
-    batches = "the whole part at once" if classifier.whole_part else f"batches of {config['batch_size']}"
+    batches = "the whole subset at once" if classifier.whole_part else f"batches of {config['batch_size']}"
     say(f"Training {folder.path.name}: {config['max_epochs']} epochs, {batches}")
 
 
@@ -91,6 +92,6 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
 
 def _leak_text(method: str, leak: Leak) -> str:
     return (
-        f"split={method} is LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient that "
+        f"split={method} is LEAKY: {leak.images} of {leak.of} {leak.subset} images ({leak.fraction:.0%}) show a patient that "
         f"the model was trained on, for example {leak.example}. Its scores are optimistic; split=grouped keeps patients apart."
     )

@@ -22,7 +22,6 @@ from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayData
 from pneumonia.data.run_data_cache import Shelf
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.data.splits.assign import PARTS
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import CheckpointError, DivergenceError, PneumoniaError, RunError
 from pneumonia.metrics.classification import arrays, confusion_counts, nullable
@@ -37,6 +36,7 @@ from pneumonia.system.console import say
 from pneumonia.system.device import configure_tf32, device_of, name_of, precision_on
 from pneumonia.system.files import replacing
 from pneumonia.system.signals import sigterm_as_interrupt
+from pneumonia.tasks import SUBSETS
 from pneumonia.training.callbacks import (
     EpochReport,
     Recorder,
@@ -48,11 +48,11 @@ from pneumonia.training.callbacks import (
 )
 from pneumonia.training.loggers.wandb import Follower, Mirror, followed, mirror_finished
 from pneumonia.training.loggers.wandb_charts import Samples
-from pneumonia.training.predictions import predict_part, table_metrics
+from pneumonia.training.predictions import predict_subset, table_metrics
 from pneumonia.training.prepare import prepare_run
 from pneumonia.training.summary import announce, show
 
-REHEARSED: Final = 2  # batches of each part
+REHEARSED: Final = 2  # batches of each subset
 PATIENCE_S: Final = 10.0  # for a process that was told to end
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
@@ -322,7 +322,7 @@ def _result(
 ) -> dict[str, Any]:
     device = device_of(config["trainer"])
     best = load_classifier(folder.best, config["task"], own_targets(config))
-    predictions = predict_part(best.to(device), data, "val", recorder.best_epoch - 1)
+    predictions = predict_subset(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = arrays(predictions, data.task.classes)
@@ -345,8 +345,8 @@ def _result(
         "config": config,
         "data": {
             **hashes,
-            **{part: len(data.positions(part)) for part in PARTS},
-            "leaks": [vars(leak) for leak in leaks],
+            **{subset: len(data.positions(subset)) for subset in SUBSETS},
+            "leaks": [leak.to_json() for leak in leaks],
             "skipped": data.images.skipped,
             "phantoms": mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
         },

@@ -39,8 +39,8 @@ def tree(phantoms, tmp_path) -> Path:
     """The phantoms again, to be spoilt: train and test of the release."""
     root = tmp_path / "data"
     for path in phantoms.rglob("*.jpeg"):
-        part = "test" if "test" in path.parts else "train"
-        target = root / part / path.parent.name / path.name
+        subset = "test" if "test" in path.parts else "train"
+        target = root / subset / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(path.read_bytes())
     return root
@@ -66,8 +66,8 @@ def test_clean_phantoms_have_no_leak_and_their_counts_are_right(data):
     assert found["images"] == len(manifest)
     assert found["patients"] == manifest["patient_id"].nunique()
     assert found["duplicates"]["exact_groups"] == 0
-    assert sum(part["images"] for part in found["parts"].values()) == len(manifest)
-    for counts in (found["patients_by_class"], *(part["classes"] for part in found["parts"].values())):
+    assert sum(subset["images"] for subset in found["subsets"].values()) == len(manifest)
+    for counts in (found["patients_by_class"], *(subset["classes"] for subset in found["subsets"].values())):
         assert list(counts) == ["NORMAL", "VIRUS", "BACTERIA"], "in the order of the task"
     json.dumps(found, allow_nan=False)
     again = audit(manifest, pixels)
@@ -85,13 +85,13 @@ def test_a_patient_in_two_folders_ends_with_exit_code_1_and_is_named(tree, tmp_p
     assert code == 1
     assert "LEAK" in said
     found = json.loads((tmp_path / "audit" / "audit.json").read_text())
-    assert found["leaks"][0]["parts"] == ["train", "test"]
+    assert found["leaks"][0]["subsets"] == ["train", "test"]
     assert found["leaks"][0]["patients"] == 1
     assert Path(out.strip()) == tmp_path / "audit" / "index.html"
     assert "LEAK" in (tmp_path / "audit" / "index.html").read_text()
 
 
-def test_a_copy_saved_anew_under_another_name_is_found_across_parts_with_its_label_conflict(
+def test_a_copy_saved_anew_under_another_name_is_found_across_subsets_with_its_label_conflict(
     tree, tmp_path, cache_dir, monkeypatch, capsys
 ):
     source = sorted((tree / "train" / "NORMAL").glob("*.jpeg"))[3]
@@ -150,7 +150,7 @@ def test_a_hostile_name_can_not_write_into_the_page(data):
 def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
     code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=article", "--json")
     assert code == 1
-    assert json.loads(out)["parts_from"] == "article"
+    assert json.loads(out)["subsets_from"] == "article"
     assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=grouped")[0] == 0
     code, out, _ = _run(
         ["split", phantoms, "split=article", "--out", tmp_path, f"cache_dir={cache_dir}"], monkeypatch, capsys
@@ -214,24 +214,24 @@ def _table(**columns):
     )
 )
 def test_leaks_are_exactly_what_a_search_of_all_pairs_of_images_finds(rows):
-    group, part = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=object)
+    group, subset = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=object)
     manifest = _table(patient_id=[f"p{number}" for number in group])
-    found = leaks(manifest, part, np.full(len(rows), -1), group, copies(manifest, part))
+    found = leaks(manifest, subset, np.full(len(rows), -1), group, copies(manifest, subset))
     expected = {}
     for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
         both = [(g, {q for h, q in rows if h == g}) for g, _ in rows]
-        shared = {g for g, parts in both if {one, other} <= parts}
+        shared = {g for g, subsets in both if {one, other} <= subsets}
         if shared:
             images = {name: sum(p == name and g in shared for g, p in rows) for name in (one, other)}
             expected[one, other] = (len(shared), images)
-    assert {tuple(leak["parts"]): (leak["groups"], leak["images"]) for leak in found} == expected
+    assert {tuple(leak["subsets"]): (leak["groups"], leak["images"]) for leak in found} == expected
 
 
 def test_a_group_in_two_folds_is_a_leak_even_where_the_parts_of_one_fold_hide_it():
     manifest = _table(patient_id=["a", "a", "b", "c", "d"])
-    part = np.array(["train", "train", "train", "val", "test"], dtype=object)
-    found = leaks(manifest, part, np.array([1, 2, 1, 0, -1]), np.array([0, 0, 1, 2, 3]), copies(manifest, part))
-    assert [leak["parts"] for leak in found] == [["fold 1", "fold 2"]]
+    subset = np.array(["train", "train", "train", "val", "test"], dtype=object)
+    found = leaks(manifest, subset, np.array([1, 2, 1, 0, -1]), np.array([0, 0, 1, 2, 3]), copies(manifest, subset))
+    assert [leak["subsets"] for leak in found] == [["fold 1", "fold 2"]]
     assert found[0]["patients"] == 1
     assert found[0]["share"] == {"fold 1": 0.5, "fold 2": 1.0}
     assert found[0]["examples"] == ["a"]
@@ -240,43 +240,43 @@ def test_a_group_in_two_folds_is_a_leak_even_where_the_parts_of_one_fold_hide_it
 def test_a_leaks_share_is_what_splitting_says_of_it(data):
     manifest, _ = data
     split = make_split(manifest, SplitConfig("article", leaky=True))
-    part = split["part"].to_numpy(dtype=object)
+    subset = split["subset"].to_numpy(dtype=object)
     group = pd.factorize(manifest["patient_id"])[0]
     found = {
-        tuple(leak["parts"]): leak
-        for leak in leaks(manifest, part, split["fold"].to_numpy(), group, copies(manifest, part))
+        tuple(leak["subsets"]): leak
+        for leak in leaks(manifest, subset, split["fold"].to_numpy(), group, copies(manifest, subset))
     }
     for theirs in find_leaks(manifest, split, group):
-        assert found["train", theirs.part]["images"][theirs.part] == theirs.images
-        assert found["train", theirs.part]["share"][theirs.part] == theirs.fraction
+        assert found["train", theirs.subset]["images"][theirs.subset] == theirs.images
+        assert found["train", theirs.subset]["share"][theirs.subset] == theirs.fraction
 
 
 def test_the_gravest_pairs_come_first():
     same, sha256 = "ab" * 32, ["1" * 64] * 6
     labels, patients = ["NORMAL"] * 5 + ["VIRUS"], ["a", "a", "a", "a", "b", "c"]
     manifest = _table(patient_id=patients, label=labels, phash=[same] * 6, sha256=sha256)
-    part = np.array(["train", "train", "train", "val", "train", "train"], dtype=object)
-    pairs = copies(manifest, part)
+    subset = np.array(["train", "train", "train", "val", "train", "train"], dtype=object)
+    pairs = copies(manifest, subset)
     assert tuple(pairs.columns) == PAIR
     assert len(pairs) == 15
     kinds = [
         "label"
         if row.first_label != row.second_label
-        else "part"
-        if row.first_part != row.second_part
+        else "subset"
+        if row.first_subset != row.second_subset
         else "patient"
         if row.first_patient != row.second_patient
         else "copy"
         for row in pairs.itertuples()
     ]
-    assert kinds == ["label"] * 5 + ["part"] * 4 + ["patient"] * 3 + ["copy"] * 3
+    assert kinds == ["label"] * 5 + ["subset"] * 4 + ["patient"] * 3 + ["copy"] * 3
 
 
 def test_images_that_are_in_no_part_cannot_leak():
     same = "cd" * 32
     manifest = _table(patient_id=["a", "a", "b"], phash=[same] * 3, sha256=["2" * 64] * 3)
-    part = np.array(["train", "unused", ""], dtype=object)
-    assert leaks(manifest, part, np.full(3, -1), np.zeros(3, dtype=int), copies(manifest, part)) == []
+    subset = np.array(["train", "unused", ""], dtype=object)
+    assert leaks(manifest, subset, np.full(3, -1), np.zeros(3, dtype=int), copies(manifest, subset)) == []
 
 
 def test_brightness_contrast_and_quantisation_are_those_of_the_files(tmp_path):
@@ -313,10 +313,10 @@ def test_quantities_are_the_quantiles_of_each_class_in_the_studys_order(data):
 def test_a_split_is_scored_on_its_val_and_folders_are_not(data):
     manifest, pixels = data
     split = make_split(manifest, SplitConfig("grouped"))
-    found = audit(manifest, pixels, split["part"], "grouped", split["fold"])
+    found = audit(manifest, pixels, split["subset"], "grouped", split["fold"])
     score = found["baselines"]["thumbnail"]["pneumonia"]
-    assert score["on_val"]["n"] == (split["part"] == "val").sum()
-    assert score["n"] == (split["part"] != "test").sum()
+    assert score["on_val"]["n"] == (split["subset"] == "val").sum()
+    assert score["n"] == (split["subset"] != "test").sum()
     assert audit(manifest, pixels)["baselines"]["thumbnail"]["pneumonia"]["on_val"] is None
 
 
@@ -430,7 +430,7 @@ def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_p
     assert code == 0
     assert said.strip() == str(out / "index.html")
     assert f"Written: {out}/index.html" in news
-    assert json.loads((out / "audit.json").read_text())["parts_from"] == split.strip()
+    assert json.loads((out / "audit.json").read_text())["subsets_from"] == split.strip()
 
 
 def test_files_are_whole_and_the_same_again_and_pairs_have_a_head_even_if_there_are_none(
@@ -475,7 +475,9 @@ def test_the_articles_split_of_the_real_data_leaks_four_in_ten_images(
     assert found["patients"] == 3669
     assert found["duplicates"]["exact_groups"] == 24
     shares = {
-        leak["parts"][1]: leak["share"][leak["parts"][1]] for leak in found["leaks"] if leak["parts"][0] == "train"
+        leak["subsets"][1]: leak["share"][leak["subsets"][1]]
+        for leak in found["leaks"]
+        if leak["subsets"][0] == "train"
     }
     assert all(0.33 < share < 0.47 for share in shares.values())
     assert sorted(shares) == ["test", "val"]

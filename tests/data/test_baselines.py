@@ -153,11 +153,11 @@ def test_a_patient_who_is_known_again_helps_nothing_since_groups_are_never_on_bo
 
 def test_images_of_the_part_test_change_no_baseline():
     label = np.tile(["NORMAL", "VIRUS", "BACTERIA"], 60)
-    part = np.where(np.arange(180) < 120, "train", "test").astype(object)
+    subset = np.where(np.arange(180) < 120, "train", "test").astype(object)
     features, group = np.random.default_rng(4).normal(size=(180, 6)), np.arange(180)
-    before = of_task(features, label, part, group, SUBTYPE, linear)
+    before = of_task(features, label, subset, group, SUBTYPE, linear)
     features[120:], label[120:] = 99, "NORMAL"
-    assert of_task(features, label, part, group, SUBTYPE, linear) == before
+    assert of_task(features, label, subset, group, SUBTYPE, linear) == before
     assert before["n"] == 120
     nothing = of_task(features, label, np.full(180, "test", dtype=object), group, SUBTYPE, linear)
     assert nothing["accuracy"] is None
@@ -168,36 +168,36 @@ def test_on_val_is_the_score_of_one_model_that_saw_train_alone():
     rng = np.random.default_rng(5)
     label = np.array(["NORMAL", "VIRUS", "BACTERIA"])[rng.integers(0, 3, 300)]
     features = rng.normal(size=(300, 4)) + (label == "VIRUS")[:, None]
-    part = np.array(["train", "val", "test"], dtype=object)[rng.integers(0, 3, 300)]
-    score = of_val(features, label, part, np.arange(300), PNEUMONIA, linear)
+    subset = np.array(["train", "val", "test"], dtype=object)[rng.integers(0, 3, 300)]
+    score = of_val(features, label, subset, np.arange(300), PNEUMONIA, linear)
     sick = label != "NORMAL"
-    model = linear().fit(features[part == "train"], sick[part == "train"])
-    wanted, said = sick[part == "val"], model.predict_proba(features[part == "val"])[:, 1]
+    model = linear().fit(features[subset == "train"], sick[subset == "train"])
+    wanted, said = sick[subset == "val"], model.predict_proba(features[subset == "val"])[:, 1]
     assert score["auroc"] == pytest.approx(roc_auc_score(wanted, said))
     assert score["accuracy"] == pytest.approx(np.mean(wanted == (said > 0.5)))
-    assert score["n"] == (part == "val").sum()
+    assert score["n"] == (subset == "val").sum()
 
 
 def test_a_class_that_val_lacks_leaves_the_auroc_undefined_and_says_why():
     label = np.array(["NORMAL", "VIRUS", "BACTERIA"] * 20 + ["NORMAL", "VIRUS"] * 5)
-    part = np.array(["train"] * 60 + ["val"] * 10, dtype=object)
+    subset = np.array(["train"] * 60 + ["val"] * 10, dtype=object)
     features = np.random.default_rng(6).normal(size=(70, 3))
-    score = of_val(features, label, part, np.arange(70), SUBTYPE, linear)
+    score = of_val(features, label, subset, np.arange(70), SUBTYPE, linear)
     assert score["accuracy"] is not None
     assert score["auroc"] is score["balanced_accuracy"] is score["auroc_low"] is None
     assert score["reason"] == "there is no image of BACTERIA"
-    swapped = of_val(features, label, np.where(part == "val", "train", "val"), np.arange(70), SUBTYPE, linear)
+    swapped = of_val(features, label, np.where(subset == "val", "train", "val"), np.arange(70), SUBTYPE, linear)
     assert swapped["accuracy"] is None
-    assert "the part train holds the classes NORMAL, VIRUS alone" in swapped["reason"]
+    assert "the subset train holds the classes NORMAL, VIRUS alone" in swapped["reason"]
     nowhere = of_val(features, label, np.full(70, "train", dtype=object), np.arange(70), SUBTYPE, linear)
-    assert "no part val" in nowhere["reason"]
+    assert "no subset val" in nowhere["reason"]
 
 
 def test_binary_labels_have_no_subtype_and_the_reason_names_them():
     label = np.array(["NORMAL", "PNEUMONIA"] * 20)
-    features, part = np.arange(40.0)[:, None] % 2, np.full(40, "", dtype=object)
-    assert "labelled PNEUMONIA" in of_task(features, label, part, np.arange(40), SUBTYPE, linear)["reason"]
-    assert of_task(features, label, part, np.arange(40), PNEUMONIA, linear)["accuracy"] == 1
+    features, subset = np.arange(40.0)[:, None] % 2, np.full(40, "", dtype=object)
+    assert "labelled PNEUMONIA" in of_task(features, label, subset, np.arange(40), SUBTYPE, linear)["reason"]
+    assert of_task(features, label, subset, np.arange(40), PNEUMONIA, linear)["accuracy"] == 1
 
 
 def test_too_few_patients_are_a_reason_that_names_the_class_and_not_a_figure():
@@ -208,11 +208,11 @@ def test_too_few_patients_are_a_reason_that_names_the_class_and_not_a_figure():
     assert "one class alone, a" in cross_validated(np.zeros((9, 2)), np.full(9, "a"), np.arange(9), linear)["reason"]
 
 
-def test_nothing_is_said_of_the_shift_of_a_small_part():
-    part = np.array(["train"] * 50 + ["val"] * 19, dtype=object)
-    features = (part == "val").astype(float)[:, None]
-    score = of_duel(features, part, np.arange(69), ("train", "val"), linear)
+def test_nothing_is_said_of_the_shift_of_a_small_subset():
+    subset = np.array(["train"] * 50 + ["val"] * 19, dtype=object)
+    features = (subset == "val").astype(float)[:, None]
+    score = of_duel(features, subset, np.arange(69), ("train", "val"), linear)
     assert score["reason"] == "val has 19 patients, and 20 are needed"
-    part[49] = "val"
-    features = (part == "val").astype(float)[:, None]
-    assert of_duel(features, part, np.arange(69), ("train", "val"), linear)["auroc"] == 1
+    subset[49] = "val"
+    features = (subset == "val").astype(float)[:, None]
+    assert of_duel(features, subset, np.arange(69), ("train", "val"), linear)["auroc"] == 1

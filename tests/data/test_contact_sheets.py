@@ -12,7 +12,7 @@ from PIL import Image
 from pneumonia.cli import main
 from pneumonia.cli.data.show import _strengths
 from pneumonia.config.schema import AugmentationConfig
-from pneumonia.data.audit.contact_sheets import GAP, by_class, by_draw, by_part, chosen, grid
+from pneumonia.data.audit.contact_sheets import GAP, by_class, by_draw, by_subset, chosen, grid
 from pneumonia.data.augmentation.augmenter import Augmenter
 
 SIDE = 64
@@ -23,8 +23,8 @@ STEP = SIDE + GAP
 def manifest() -> pd.DataFrame:
     """30 images of 10 patients; the classes in no order, one that we do not know."""
     label = np.tile(["VIRUS", "ZEBRA", "NORMAL"], 10)
-    part = np.repeat(["train", "test", ""], 10)
-    return pd.DataFrame({"label": label, "source_split": part, "patient_id": [f"{n // 3}" for n in range(30)]})
+    subset = np.repeat(["train", "test", ""], 10)
+    return pd.DataFrame({"label": label, "source_split": subset, "patient_id": [f"{n // 3}" for n in range(30)]})
 
 
 @pytest.fixture
@@ -86,11 +86,11 @@ def test_each_row_of_the_classes_holds_images_of_its_class(manifest, pixels):
     assert all(len(set(row)) == 5 for row in found)
 
 
-def test_each_row_of_the_parts_holds_images_of_its_class_and_part(manifest, pixels):
-    part = manifest["source_split"].to_numpy(dtype=object)
-    found = _sources(_cells(by_part(manifest, pixels, part, 3, 0), 9, 3))
+def test_each_row_of_the_parts_holds_images_of_its_class_and_subset(manifest, pixels):
+    subset = manifest["source_split"].to_numpy(dtype=object)
+    found = _sources(_cells(by_subset(manifest, pixels, subset, 3, 0), 9, 3))
     assert manifest["label"].to_numpy()[found[:, 0]].tolist() == ["NORMAL"] * 3 + ["VIRUS"] * 3 + ["ZEBRA"] * 3
-    assert (part[found] == np.array([["train"], ["test"], [""]] * 3)).all()
+    assert (subset[found] == np.array([["train"], ["test"], [""]] * 3)).all()
 
 
 def test_draws_are_those_of_training_beside_the_original(manifest, pixels):
@@ -129,7 +129,7 @@ def test_the_command_writes_sheets_that_other_programs_open(phantoms, tmp_path, 
     words = [phantoms, "--out", tmp_path, "--images", 3, "--draws", 2, "--size", 48, "--cache-dir", cache_dir]
     code, out, _ = _show([*words, "--augmentation", "high"], monkeypatch, capsys)
     assert code == 0
-    assert [Path(line).name for line in out.split()] == ["classes.png", "parts.png", "augmentation-high.png"]
+    assert [Path(line).name for line in out.split()] == ["classes.png", "subsets.png", "augmentation-high.png"]
     for line in out.split():
         with Image.open(line) as sheet:
             assert sheet.format == "PNG"

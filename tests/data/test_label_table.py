@@ -126,7 +126,7 @@ BAD = {
         "image,label\na,0\nb,1\nc,1\nd,2\n",
         r"4 rows .*'0', '1', '2'.* Numbers mean other classes.*'label \(0=normal",
     ),
-    "an unknown part": (TABLE.replace(",val", ",fold3"), r"1 rows have parts in the column 'split'.*'fold3'"),
+    "an unknown subset": (TABLE.replace(",val", ",fold3"), r"1 rows have subsets in the column 'split'.*'fold3'"),
     "no name": (TABLE.replace("\na.png", "\n"), r"1 rows name no image, for example line 2"),
     "no label column": (
         TABLE.replace("label", "finding"),

@@ -14,9 +14,9 @@ from pneumonia.data.sources.medmnist import unpack_medmnist
 from pneumonia.errors import ArchiveError
 
 
-def read_back(folder: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of a part, in the order of their numbers."""
-    files = sorted((folder / part).rglob("*.png"), key=lambda path: path.name)
+def read_back(folder: Path, subset: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a subset, in the order of their numbers."""
+    files = sorted((folder / subset).rglob("*.png"), key=lambda path: path.name)
     pixels = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in files]
     return np.stack(pixels), np.array([path.parent.name == "PNEUMONIA" for path in files])
 
@@ -26,11 +26,11 @@ def test_every_pixel_and_label_survives(side, tmp_path):
     path = medmnist(tmp_path / "x.npz", side)
     folder = unpack_medmnist(path, tmp_path / "cache")
     with np.load(path) as arrays:
-        for part in ("train", "val", "test"):
-            images, labels = read_back(folder, part)
+        for subset in ("train", "val", "test"):
+            images, labels = read_back(folder, subset)
             assert images.dtype == np.uint8
-            assert np.array_equal(images, arrays[f"{part}_images"])
-            assert np.array_equal(labels, arrays[f"{part}_labels"].ravel() == 1)
+            assert np.array_equal(images, arrays[f"{subset}_images"])
+            assert np.array_equal(labels, arrays[f"{subset}_labels"].ravel() == 1)
 
 
 def test_a_last_axis_of_one_and_flat_labels_are_the_same_data(tmp_path):
@@ -42,8 +42,8 @@ def test_a_last_axis_of_one_and_flat_labels_are_the_same_data(tmp_path):
         }
     np.savez(tmp_path / "other.npz", **other)
     one, two = unpack_medmnist(plain, tmp_path / "cache"), unpack_medmnist(tmp_path / "other.npz", tmp_path / "cache")
-    for part in ("train", "val", "test"):
-        assert all(np.array_equal(a, b) for a, b in zip(read_back(one, part), read_back(two, part), strict=True))
+    for subset in ("train", "val", "test"):
+        assert all(np.array_equal(a, b) for a, b in zip(read_back(one, subset), read_back(two, subset), strict=True))
 
 
 def test_a_subset_of_the_parts_is_fine(tmp_path):

@@ -49,10 +49,10 @@ def test_a_linear_model_stays_clearly_below_the_convolutional_one(compose, cache
 
     config = compose(small=False, runs_dir=tmp_path)
     images = load_images(DataConfig(phantom=PhantomConfig()), 75, cache_dir)
-    part = make_split(images.manifest, SplitConfig())["part"].to_numpy()
+    subset = make_split(images.manifest, SplitConfig())["subset"].to_numpy()
     pixels = np.asarray(images.pixels).reshape(len(images.pixels), -1) / 255
     linear = LogisticRegression(C=0.01, max_iter=500).fit(
-        pixels[part == "train"], images.manifest["label"][part == "train"]
+        pixels[subset == "train"], images.manifest["label"][subset == "train"]
     )
-    score = linear.score(pixels[part == "val"], images.manifest["label"][part == "val"])
+    score = linear.score(pixels[subset == "val"], images.manifest["label"][subset == "val"])
     assert train(config)["metrics"]["val"]["accuracy"] > score + 0.1

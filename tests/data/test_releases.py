@@ -119,7 +119,7 @@ def test_the_kaggle_names_are_recognised_with_what_a_person_should_know(tmp_path
     assert release.kind == "Kaggle"
     assert len(release.images) == len(KAGGLE)
     notes = " ".join(release.notes)
-    assert "1 entry that are no part and no class were left out: train/COVID" in notes
+    assert "1 entry that are no subset and no class were left out: train/COVID" in notes
     assert "1 hidden or system entry ignored" in notes
     assert "val has 1 image and none of class VIRUS, BACTERIA" in notes
 
@@ -132,24 +132,24 @@ def test_both_ways_of_naming_side_by_side_are_called_mixed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("layout", "parts"),
+    ("layout", "subsets"),
     [
-        ("{part}/{name}", {"train", "val", "test"}),  # containers of blobs, without class folders
-        ("{part}/{kind}/{name}", {"train", "val", "test"}),  # a folder for each of the three classes
-        ("{part}/{binary}/{kind}/{name}", {"train", "val", "test"}),
-        ("{binary}/{part}/{name}", {"train", "val", "test"}),
+        ("{subset}/{name}", {"train", "val", "test"}),  # containers of blobs, without class folders
+        ("{subset}/{kind}/{name}", {"train", "val", "test"}),  # a folder for each of the three classes
+        ("{subset}/{binary}/{kind}/{name}", {"train", "val", "test"}),
+        ("{binary}/{subset}/{name}", {"train", "val", "test"}),
         ("{name}", {""}),
         ("images/{name}", {""}),
     ],
 )
 @pytest.mark.parametrize(
-    "part_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
+    "subset_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
 )
-def test_every_layout_of_parts_and_classes_gives_the_same_images(layout, parts, part_names, tmp_path):
+def test_every_layout_of_parts_and_classes_gives_the_same_images(layout, subsets, subset_names, tmp_path):
     for number, name in enumerate(KAGGLE):
         kind = KAGGLE[name][0]
         place = layout.format(
-            part=part_names[number % 3],
+            subset=subset_names[number % 3],
             kind=kind,
             binary="NORMAL" if kind == "NORMAL" else "PNEUMONIA",
             name=Path(name).name,
@@ -159,7 +159,7 @@ def test_every_layout_of_parts_and_classes_gives_the_same_images(layout, parts, 
     assert {item.path.name: (item.label, item.patient_id) for item in found} == {
         Path(name).name: said for name, said in KAGGLE.items()
     }
-    assert {item.source_split for item in found} == parts
+    assert {item.source_split for item in found} == subsets
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,7 @@ def test_a_missing_medmnist_file_says_how_to_get_it(tmp_path):
         recognise(tmp_path / "pneumoniamnist.npz", tmp_path / "cache")
 
 
-def test_a_medmnist_file_is_read_with_its_parts_and_without_patients(tmp_path):
+def test_a_medmnist_file_is_read_with_its_subsets_and_without_patients(tmp_path):
     release = recognise(medmnist(tmp_path / "pneumoniamnist.npz"), tmp_path / "cache")
     assert release.kind == "MedMNIST"
     assert Counter((item.source_split, item.label) for item in release.images) == {

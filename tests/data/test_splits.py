@@ -9,7 +9,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.duplicates import groups
-from pneumonia.data.splits.assign import METHODS, make_split, parts_of_fold, split_sha256
+from pneumonia.data.splits.assign import METHODS, make_split, split_sha256, subsets_of_fold
 from pneumonia.data.splits.files import load_split, read_split, write_split
 from pneumonia.data.splits.leaks import check_no_leak, find_leaks
 from pneumonia.errors import ConfigError, ManifestError, SplitError, SplitLeakageError
@@ -25,8 +25,8 @@ def _manifest(patients: int = 90, seed: int = 0, copies: int = 3) -> pd.DataFram
         label = LABELS[number % 3]
         for take in range(int(rng.integers(1, 7))):
             name = f"{label}-{number}-{take}"
-            part = "test" if number % 10 == 9 else "train"
-            rows.append((name, label, f"{label}-{number}", part, f"sha-{name}"))
+            subset = "test" if number % 10 == 9 else "train"
+            rows.append((name, label, f"{label}-{number}", subset, f"sha-{name}"))
     table = pd.DataFrame(rows, columns=["image_id", "label", "patient_id", "source_split", "sha256"])
     table["phash"] = rng.integers(0, 256, (len(table), 32)).astype(np.uint8).tolist()
     table["phash"] = table["phash"].map(lambda row: bytes(row).hex())  # 256 random bits are never near
@@ -56,7 +56,7 @@ def test_every_image_is_in_exactly_one_part_and_the_split_repeats_under_its_seed
         manifest.loc[:40, "source_split"] = "val"
     split = make_split(manifest, _config(method, 3))
     assert split["image_id"].tolist() == manifest["image_id"].tolist()
-    assert set(split["part"]) == {"train", "val", "test"}
+    assert set(split["subset"]) == {"train", "val", "test"}
     assert split_sha256(split) == split_sha256(make_split(manifest, _config(method, 3)))
     if method != "given":
         assert split_sha256(split) != split_sha256(make_split(manifest, _config(method, 4)))
@@ -80,26 +80,26 @@ def test_no_safe_split_ever_puts_one_group_in_two_parts_or_folds(data):
         split = make_split(manifest, config)
     except SplitError:
         return  # too few groups in a class, said by name
-    table = pd.DataFrame({"group": group, "part": split["part"], "fold": split["fold"]})
-    used = table[table["part"] != "unused"]
-    assert used.groupby("group")["part"].nunique().max() == 1
+    table = pd.DataFrame({"group": group, "subset": split["subset"], "fold": split["fold"]})
+    used = table[table["subset"] != "unused"]
+    assert used.groupby("group")["subset"].nunique().max() == 1
     assert find_leaks(manifest, split) == []
     if config.method == "kfold":
         assert used.groupby("group")["fold"].nunique().max() == 1
         assert set(split.loc[split["fold"] >= 0, "fold"]) == set(range(k))
-        assert (split.loc[split["part"] == "test", "fold"] == -1).all()
+        assert (split.loc[split["subset"] == "test", "fold"] == -1).all()
     if config.method == "official" or config.holdout == "folder":
-        assert config.method == "grouped" or ((split["part"] == "test") == (manifest["source_split"] == "test")).all()
+        assert config.method == "grouped" or ((split["subset"] == "test") == (manifest["source_split"] == "test")).all()
 
 
 def test_the_grouped_split_is_near_80_10_10_in_every_class_as_scikit_learn_would_cut_it():
     manifest = _manifest(300)
     split = make_split(manifest, _config("grouped"))
-    shares = pd.crosstab(manifest["label"], split["part"], normalize="index")
+    shares = pd.crosstab(manifest["label"], split["subset"], normalize="index")
     assert np.allclose(shares[["train", "val", "test"]], [0.8, 0.1, 0.1], atol=0.03)
     folds = StratifiedGroupKFold(10, shuffle=True, random_state=0).split(manifest, manifest["label"], groups(manifest))
     reference = [manifest["label"].iloc[rows].value_counts(normalize=True) for _, rows in folds]
-    ours = manifest["label"][split["part"] == "val"].value_counts(normalize=True)
+    ours = manifest["label"][split["subset"] == "val"].value_counts(normalize=True)
     worst = max((fold - fold.mean()).abs().max() for fold in reference)
     assert (ours - ours.mean()).abs().max() <= worst + 1e-12
 
@@ -109,8 +109,8 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
     manifest = pd.concat([manifest] * 2, ignore_index=True).iloc[:5855]
     manifest["image_id"] = [f"i{n}" for n in range(len(manifest))]
     split = make_split(manifest, _config("article"))
-    assert split["part"].value_counts().to_dict() == {"train": 4684, "val": 586, "test": 585}
-    leaks = {leak.part: leak for leak in find_leaks(manifest, split)}
+    assert split["subset"].value_counts().to_dict() == {"train": 4684, "val": 586, "test": 585}
+    leaks = {leak.subset: leak for leak in find_leaks(manifest, split)}
     assert set(leaks) == {"val", "test"}
     assert leaks["val"].fraction > 0.4
 
@@ -118,14 +118,14 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
 def test_the_official_split_leaves_the_test_folder_alone():
     manifest = _manifest()
     split = make_split(manifest, _config("official"))
-    assert ((split["part"] == "test") == (manifest["source_split"] == "test")).all()
-    rest = split["part"] != "test"
+    assert ((split["subset"] == "test") == (manifest["source_split"] == "test")).all()
+    rest = split["subset"] != "test"
     check_no_leak(manifest[rest].reset_index(drop=True), split[rest].reset_index(drop=True))
 
 
 def test_a_patient_in_two_parts_is_refused():
     manifest = pd.DataFrame({"patient_id": ["a", "a", "b"], "sha256": ["1", "2", "3"], "phash": ""})
-    split = pd.DataFrame({"image_id": ["x", "y", "z"], "part": ["train", "val", "test"]})
+    split = pd.DataFrame({"image_id": ["x", "y", "z"], "subset": ["train", "val", "test"]})
     with pytest.raises(SplitLeakageError, match=r"1 patients.*'a' in \['train', 'val'\].*split=grouped"):
         check_no_leak(manifest, split)
 
@@ -168,10 +168,10 @@ RARE = _of_sizes(NORMAL=[1] * 40, VIRUS=[1] * 40, BACTERIA=[1] * 3)
 
 
 def _patients(manifest: pd.DataFrame, split: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Patients of each class in each part."""
-    table = manifest.assign(part=split["part"].to_numpy())
+    """Patients of each class in each subset."""
+    table = manifest.assign(subset=split["subset"].to_numpy())
     return {
-        str(label): rows.groupby("part")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")
+        str(label): rows.groupby("subset")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")
     }
 
 
@@ -204,8 +204,8 @@ def test_a_patient_with_many_images_trains_and_leaves_the_shares_alone():
     manifest = _of_sizes(NORMAL=[30, *[1] * 30], VIRUS=[1] * 60, BACTERIA=[1] * 60)
     for seed in range(10):
         split = make_split(manifest, _config("grouped", seed))
-        assert set(split["part"][manifest["patient_id"] == "NORMAL-0"]) == {"train"}
-        shares = pd.crosstab(manifest["label"], split["part"], normalize="index")
+        assert set(split["subset"][manifest["patient_id"] == "NORMAL-0"]) == {"train"}
+        shares = pd.crosstab(manifest["label"], split["subset"], normalize="index")
         assert np.allclose(shares[["val", "test"]], 0.1, atol=0.02)
 
 
@@ -220,15 +220,15 @@ def test_shares_of_each_class_are_met_to_one_patient(data):
     split = make_split(manifest, _config("grouped", seed))
     assert split_sha256(split) == split_sha256(make_split(manifest, _config("grouped", seed)))
     assert find_leaks(manifest, split) == []
-    assert split.groupby(groups(manifest))["part"].nunique().max() == 1
+    assert split.groupby(groups(manifest))["subset"].nunique().max() == 1
     for label, counts in sizes.items():
-        inside = split["part"][(manifest["label"] == label).to_numpy()]
+        inside = split["subset"][(manifest["label"] == label).to_numpy()]
         images = inside.value_counts().reindex(["train", "val", "test"], fill_value=0)
         assert images["train"] > 0
         if len(counts) >= 3:
             largest = sorted(counts)[-2]  # of the patients that may be dealt to val or test
             assert all(
-                abs(images[part] - len(inside) / 10) <= max(largest, 0.15 * len(inside)) for part in ("val", "test")
+                abs(images[subset] - len(inside) / 10) <= max(largest, 0.15 * len(inside)) for subset in ("val", "test")
             )
             assert images["val"] > 0
             assert images["test"] > 0
@@ -243,10 +243,10 @@ def test_folds_spread_a_rare_class_and_always_train_on_it(data):
     holdout = data.draw(st.sampled_from(["tenth", "none"]))
     config = _config("kfold", data.draw(st.integers(0, 2**32 - 1)), k=k, fold=0, holdout=holdout)
     split = make_split(manifest, config)
-    folds, parts = split["fold"].to_numpy(), split["part"].to_numpy(dtype=object)
+    folds, subsets = split["fold"].to_numpy(), split["subset"].to_numpy(dtype=object)
     assert set(folds[folds >= 0]) == set(range(k))
     for fold in range(k):
-        trained = manifest["label"][parts_of_fold(parts, folds, fold) == "train"]
+        trained = manifest["label"][subsets_of_fold(subsets, folds, fold) == "train"]
         assert set(trained) == {"NORMAL", "VIRUS", "BACTERIA"}
 
 
@@ -255,15 +255,15 @@ def test_the_only_patient_of_a_class_trains_in_every_fold():
     for fold in range(5):
         split = make_split(manifest, _config("kfold", k=5, fold=fold))
         rare = split[(manifest["label"] == "BACTERIA").to_numpy()]
-        assert (set(rare["part"]), set(rare["fold"])) == ({"train"}, {-1})
+        assert (set(rare["subset"]), set(rare["fold"])) == ({"train"}, {-1})
 
 
 def test_a_small_fraction_is_not_all_of_a_patient_with_many_images():
     manifest = _of_sizes(NORMAL=[40, *[1] * 60], VIRUS=[1] * 100, BACTERIA=[1] * 100)
-    whole = (make_split(manifest, _config("grouped"))["part"] == "train").to_numpy()
+    whole = (make_split(manifest, _config("grouped"))["subset"] == "train").to_numpy()
     for seed in range(5):
         split = make_split(manifest, _config("grouped", seed, fraction=0.1))
-        normal = (split["part"] == "train") & (manifest["label"] == "NORMAL")
+        normal = (split["subset"] == "train") & (manifest["label"] == "NORMAL")
         assert 0 < normal.sum() <= 0.12 * (whole & (manifest["label"] == "NORMAL")).sum()
 
 
@@ -312,11 +312,11 @@ def test_splits_of_ordinary_data_stay_as_recorded(method, settings_, sha256):
 def test_each_fold_validates_once_and_the_test_part_is_that_of_the_grouped_split():
     manifest = _manifest(120)
     splits = [make_split(manifest, _config("kfold", 7, k=4, fold=fold)) for fold in range(4)]
-    held_out = make_split(manifest, _config("grouped", 7))["part"] == "test"
-    times = sum((split["part"] == "val").astype(int) for split in splits)
+    held_out = make_split(manifest, _config("grouped", 7))["subset"] == "test"
+    times = sum((split["subset"] == "val").astype(int) for split in splits)
     assert (times == (~held_out).astype(int)).all()
     for split in splits:
-        assert ((split["part"] == "test") == held_out).all()
+        assert ((split["subset"] == "test") == held_out).all()
         assert (split["fold"] == splits[0]["fold"]).all()
     assert len({split_sha256(split) for split in splits}) == 4
 
@@ -346,10 +346,10 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_leaves_val_and_test_alo
     before: set[str] = set()
     for fraction in (0.01, 0.1, 0.25, 0.5, 1.0):
         split = make_split(manifest, _config("grouped", fraction=fraction))
-        for part in ("val", "test"):
-            assert ((split["part"] == part) == (whole["part"] == part)).all()
-        rows = split["part"] == "train"
-        assert abs(rows.sum() / (whole["part"] == "train").sum() - fraction) < 0.03
+        for subset in ("val", "test"):
+            assert ((split["subset"] == subset) == (whole["subset"] == subset)).all()
+        rows = split["subset"] == "train"
+        assert abs(rows.sum() / (whole["subset"] == "train").sum() - fraction) < 0.03
         assert set(manifest["label"][rows]) == set(LABELS)
         assert before <= set(split["image_id"][rows])
         before = set(split["image_id"][rows])
@@ -358,18 +358,18 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_leaves_val_and_test_alo
 def test_rotating_folds_are_the_studys_and_leaky_to_the_last_image():
     manifest = _manifest(90)
     split = make_split(manifest, _config("rotating", k=10))
-    assert ((split["part"] == "test") == (make_split(manifest, _config("article"))["part"] == "test")).all()
+    assert ((split["subset"] == "test") == (make_split(manifest, _config("article"))["subset"] == "test")).all()
     sizes = split.loc[split["fold"] >= 0, "fold"].value_counts()
     assert sizes.max() - sizes.min() <= len(LABELS)
     leak = find_leaks(manifest, split, rotating=True)[0]
-    assert (leak.part, leak.images, leak.fraction) == ("val", sizes[0], 1.0)
+    assert (leak.subset, leak.images, leak.fraction) == ("val", sizes[0], 1.0)
 
 
 @pytest.mark.parametrize("method", ["article", "rotating", "given"])
 def test_what_leaks_without_being_named_leaky_is_refused(method):
     manifest = _manifest()
     manifest.loc[::3, "source_split"] = "val"
-    with pytest.raises(SplitLeakageError, match=r"stand in more than one part.*split.leaky=true"):
+    with pytest.raises(SplitLeakageError, match=r"stand in more than one subset.*split.leaky=true"):
         make_split(manifest, SplitConfig(method))
     assert find_leaks(manifest, make_split(manifest, SplitConfig(method, leaky=True)), rotating=method == "rotating")
 
@@ -381,7 +381,7 @@ def test_what_the_official_test_folder_shows_is_kept_out_of_training():
     manifest.loc[train, "sha256"] = manifest.loc[test, "sha256"]
     split = make_split(manifest, _config("official"))
     same_child = manifest["patient_id"] == manifest["patient_id"][train]
-    assert (split["part"][same_child] == "unused").all()
+    assert (split["subset"][same_child] == "unused").all()
     assert find_leaks(manifest, split) == []
 
 
@@ -401,7 +401,7 @@ def test_a_kept_split_is_read_back_for_any_fold_and_any_order_of_the_images(tmp_
 def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
     manifest = _manifest()
     path = write_split(make_split(manifest, _config("article")), tmp_path)
-    with pytest.raises(SplitLeakageError, match="stand in more than one part"):
+    with pytest.raises(SplitLeakageError, match="stand in more than one subset"):
         load_split(manifest, SplitConfig("given", file=str(path)))
     assert len(load_split(manifest, SplitConfig("given", file=str(path), leaky=True))) == len(manifest)
 
@@ -409,8 +409,8 @@ def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda split: split.drop(columns="part"), "is not a split file"),
-        (lambda split: split.assign(part="exam"), "parts that we do not know: exam"),
+        (lambda split: split.drop(columns="subset"), "is not a split file"),
+        (lambda split: split.assign(subset="exam"), "subsets that we do not know: exam"),
         (lambda split: split.iloc[1:], "1 images of the data are not in it, for example NORMAL-0-0"),
         (lambda split: pd.concat([split, split.iloc[:2]]), "2 images stand in it twice"),
         (lambda split: split.assign(image_id=split["image_id"] + "x"), "of its images are not in the data"),
@@ -426,7 +426,7 @@ def test_a_split_file_that_does_not_fit_says_how(spoil, message, tmp_path):
 def test_a_split_file_that_is_none_is_named(tmp_path):
     with pytest.raises(ManifestError, match="There is no split file"):
         read_split(tmp_path / "none.parquet", _manifest())
-    (tmp_path / "text.parquet").write_text("part")
+    (tmp_path / "text.parquet").write_text("subset")
     with pytest.raises(ManifestError, match="is not a split file"):
         read_split(tmp_path / "text.parquet", _manifest())
 

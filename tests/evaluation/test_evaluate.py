@@ -82,7 +82,7 @@ def test_a_folder_without_labels_says_what_it_needs(run, phantoms, cache_dir, tm
 
 def test_a_part_that_the_data_lack_is_named(run, phantoms, cache_dir, tmp_path):
     shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
-    with pytest.raises(SplitError, match=r"no image of the part 'val' \(they hold test \d+\)"):
+    with pytest.raises(SplitError, match=r"no image of the subset 'val' \(they hold test \d+\)"):
         evaluate(Request(run, "val", DataConfig("folder", str(tmp_path / "other")), cache_dir))
 
 

@@ -51,7 +51,7 @@ def _validation(run: Path):
     return probability.astype(np.float64), label
 
 
-def test_temperature_and_thresholds_are_those_of_the_validation_part(run, cache_dir):
+def test_temperature_and_thresholds_are_those_of_the_validation_subset(run, cache_dir):
     report = evaluate(Request(run, "test", cache_dir=cache_dir)).values
     probability, label = _validation(run)
     assert report["calibration"]["temperature"] == fit_temperature(probability, label).value
@@ -216,7 +216,7 @@ def test_folds_join_on_their_common_test_part_and_choose_on_images_that_each_had
 
 
 def test_members_that_have_no_common_images_are_refused(seeds, compose, cache_dir, tmp_path):
-    with pytest.raises(RunError, match=r"have other images in their part 'test'.*split=kfold on split=test"):
+    with pytest.raises(RunError, match=r"have other images in their subset 'test'.*split=kfold on split=test"):
         evaluate_ensemble([seeds[0], seeds[2]], Request(seeds[0], "test", cache_dir=cache_dir))
     with pytest.raises(RunError, match="two different finished runs or more"):
         evaluate_ensemble([seeds[0], seeds[0]], Request(seeds[0], "test", cache_dir=cache_dir))
@@ -393,7 +393,7 @@ def _change(path: Path, change) -> None:
     "change",
     [
         lambda split: split.iloc[:-5],
-        lambda split: split.assign(part=split["part"].map({"train": "test", "test": "train", "val": "val"})),
+        lambda split: split.assign(subset=split["subset"].map({"train": "test", "test": "train", "val": "val"})),
         lambda split: pd.concat([split, split.iloc[:1]]),
     ],
     ids=["shorter", "test and train swapped", "one twice"],

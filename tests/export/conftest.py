@@ -25,7 +25,7 @@ def bundle(bundle_dir: Path) -> Bundle:
 def evaluated(
     finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The report and the table that ``pneumonia evaluate`` writes of the validation part."""
+    """The report and the table that ``pneumonia evaluate`` writes of the validation split."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
     report = evaluate(Request(run, "val", cache_dir=cache_dir)).values
     return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")

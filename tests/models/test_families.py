@@ -26,8 +26,8 @@ FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 def two_batches(cache_dir, phantoms) -> dict[str, XRayData]:
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(images.manifest, SplitConfig())
-    train = np.flatnonzero(split["part"] == "train")
-    split.loc[train[64:], "part"] = "test"
+    train = np.flatnonzero(split["subset"] == "train")
+    split.loc[train[64:], "subset"] = "test"
     return {name: XRayData(images, split, task, 32, AugmentationConfig()) for name, task in TASKS.items()}
 
 

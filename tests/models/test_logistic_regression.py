@@ -142,8 +142,8 @@ def test_settings_that_it_would_not_heed_are_refused(word, compose):
         check_family(compose("model=logistic_regression", word))
 
 
-def test_a_training_part_that_changes_is_refused(compose):
-    with pytest.raises(ConfigError, match=r"split=rotating changes the training part.*Use split=kfold"):
+def test_a_training_split_that_changes_is_refused(compose):
+    with pytest.raises(ConfigError, match=r"split=rotating changes the training split.*Use split=kfold"):
         check_family(compose("model=logistic_regression", "split=rotating"))
 
 

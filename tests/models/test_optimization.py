@@ -169,7 +169,7 @@ def test_one_cycle_is_as_long_as_the_steps_taken(options, steps):
 def test_one_cycle_is_the_sum_of_rotating_folds(every, options):
     data = _few(23, batch_size=4, rotate_every=every)
     data.split["fold"] = np.repeat([0, 1, 2, 0, 1, 2], [2, 7, 14, 3, 4, 16])
-    data.split["part"] = np.where(data.split["fold"] == 0, "val", "train")
+    data.split["subset"] = np.where(data.split["fold"] == 0, "val", "train")
     trainer, rates = _fitted(data, 5, reload_dataloaders_every_n_epochs=1, **options)
     assert trainer.lr_scheduler_configs[0].scheduler.total_steps == trainer.global_step == len(rates)
     assert rates == pytest.approx(_closed_form(len(rates)), rel=1e-9)

@@ -46,7 +46,7 @@ def make_run(compose: Any) -> MakeRun:
         seed: int = 0,
         skill: float = 1.3,
         patients: int = 80,
-        part: str | None = "test",
+        subset: str | None = "test",
         manifest: str = "m" * 64,
         tables: dict[str, pd.DataFrame] | None = None,
         differs: dict[str, str] | None = None,
@@ -72,7 +72,7 @@ def make_run(compose: Any) -> MakeRun:
         folder.config.write_text(OmegaConf.to_yaml(OmegaConf.create(config)))
         split_sha = digest([manifest, config["split"]])
         rows = [(image, which) for which, table in tables.items() for image in table["image_id"]] + [("t0", "train")]
-        pd.DataFrame(rows, columns=["image_id", "part"]).assign(fold=-1).to_parquet(folder.split(split_sha))
+        pd.DataFrame(rows, columns=["image_id", "subset"]).assign(fold=-1).to_parquet(folder.split(split_sha))
         header = "epoch,lr,val/loss\n"
         folder.metrics.write_text(header + "".join(f"{k},0.1,{loss}\n" for k, loss in enumerate(losses, start=1)))
         folder.predictions("val").parent.mkdir()
@@ -100,8 +100,8 @@ def make_run(compose: Any) -> MakeRun:
                 "versions": versions(),
             },
         )
-        if part:
-            _evaluate(folder, tables[part], tables["val"], part, [run_id], config["tta"], task)
+        if subset:
+            _evaluate(folder, tables[subset], tables["val"], subset, [run_id], config["tta"], task)
         if differs is not None:
             _note_job(runs / name, run_id, differs | {"seed": str(seed)})
         return folder
@@ -139,7 +139,7 @@ def _evaluate(
     folder: RunFolder,
     table: Any,
     fitting: Any,
-    part: str,
+    subset: str,
     ids: list[str],
     tta: str,
     task: Any,
@@ -147,11 +147,11 @@ def _evaluate(
     views: str = "",
 ) -> None:
     """Write an evaluation: of the run's own data, or of ``other`` (a folder, whose name is its hash too)."""
-    found = assess(table, part, task, fitting)
+    found = assess(table, subset, task, fitting)
     about = (f"/data/{other}", other * 8) if other else (None, None)
     found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta, *about)}
     name = folder.name_of_data(Path(f"/data/{other}"), other * 8) if other else OWN
-    path = folder.evaluation(part, "json", name, views)
+    path = folder.evaluation(subset, "json", name, views)
     path.parent.mkdir(exist_ok=True)
     table.to_parquet(path.with_suffix(".parquet"))
     write_json(path, found)

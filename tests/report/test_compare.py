@@ -23,7 +23,7 @@ def test_a_better_configuration_is_called_better_and_an_equal_one_can_not_be_tol
         make_run(tmp_path, "s", "optimizer.lr=0.2", seed=seed + 10, skill=2.0, differs={"optimizer.lr": "0.2"})
         make_run(tmp_path, "s", "optimizer.lr=0.3", seed=seed, skill=0.8, differs={"optimizer.lr": "0.3"})
     (found,) = _all(tmp_path)
-    assert (found.part, found.kind, [one.trainings for one in found.candidates]) == ("test", "images", [3, 3, 3])
+    assert (found.subset, found.kind, [one.trainings for one in found.candidates]) == ("test", "images", [3, 3, 3])
     assert found.candidates[-1].label == "lr=0.3"
     verdicts = {(pair.first, pair.second): pair.verdict for pair in found.pairs}
     first, second = (one.label for one in found.candidates[:2])
@@ -46,12 +46,12 @@ def test_tasks_images_and_splits_are_never_mixed(make_run, tmp_path):
     make_run(tmp_path, "three", manifest="n" * 64)
     make_run(tmp_path, "four", "split=article")
     make_run(tmp_path, "five", "split.seed=7")
-    make_run(tmp_path, "six", part=None)
+    make_run(tmp_path, "six", subset=None)
     found = _all(tmp_path)
     assert len(found) == 6
     assert all(len(one.candidates) == 1 and one.pairs == [] for one in found)
     assert {one.split for one in found} == {"grouped", "article", "grouped split.seed=7"}
-    assert [one.part for one in found].count("val") == 1
+    assert [one.subset for one in found].count("val") == 1
 
 
 def test_runs_whose_test_images_differ_are_kept_apart_even_if_their_settings_agree(make_run, tmp_path):
@@ -63,8 +63,8 @@ def test_runs_whose_test_images_differ_are_kept_apart_even_if_their_settings_agr
 def test_folds_are_compared_by_nadeau_and_bengio(make_run, tmp_path):
     for fold in range(5):
         words = ("split=kfold", f"split.fold={fold}")
-        make_run(tmp_path, "a", *words, seed=fold, skill=1.5, part=None)
-        make_run(tmp_path, "b", *words, "optimizer.lr=0.5", seed=fold, skill=1.1, part=None)
+        make_run(tmp_path, "a", *words, seed=fold, skill=1.5, subset=None)
+        make_run(tmp_path, "b", *words, "optimizer.lr=0.5", seed=fold, skill=1.1, subset=None)
     (found,) = _all(tmp_path)
     assert found.kind == "folds"
     first, second = (
@@ -127,8 +127,8 @@ def test_unfinished_and_broken_runs_are_left_out_with_the_reason(make_run, tmp_p
     assert reasons["s: optimizer.lr=8"] == "this job of the sweep was not begun"
 
 
-def _change(run, part, change):
-    path = run.evaluation(part, "parquet")
+def _change(run, subset, change):
+    path = run.evaluation(subset, "parquet")
     change(pd.read_parquet(path)).to_parquet(path)
 
 
@@ -215,8 +215,8 @@ def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, eval
     assert len(found.entries) == 2
     made = comparisons([one for entry in found.entries for one in entry.everywhere], "f1_macro")
     assert [(one.other_data, len(one.candidates)) for one in made] == [(None, 2), ("x-xxxxxxxx", 2), ("y-yyyyyyyy", 1)]
-    assert "test part of other data, x-xxxxxxxx (trained with split=" in made[1].title
-    assert (bool(made[0].leaks), made[1].leaks) == (True, ""), "the split leaks on its own test part"
+    assert "test split of other data, x-xxxxxxxx (trained with split=" in made[1].title
+    assert (bool(made[0].leaks), made[1].leaks) == (True, ""), "the split leaks on its own test split"
     assert made[0].n > made[1].n
 
 

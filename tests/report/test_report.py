@@ -199,7 +199,7 @@ def _text(runs, out) -> str:
 
 
 def test_the_caption_speaks_of_dots_only_where_thresholds_are_drawn(make_run, tmp_path):
-    make_run(tmp_path / "val", "a", part=None)
+    make_run(tmp_path / "val", "a", subset=None)
     make_run(tmp_path / "test", "a")
     assert "Dot" not in _text(tmp_path / "val", tmp_path / "out-val")
     assert "Dashes: chance. Dot: the threshold for a sensitivity of 0.95" in _text(tmp_path / "test", tmp_path / "out")
@@ -239,7 +239,7 @@ def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_ru
     run = make_run(tmp_path / "runs", "a")
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
     text = _text(tmp_path / "runs", tmp_path / "out")
-    assert "test part of other data, x-xxxxxxxx (trained with split=grouped)" in text
+    assert "test split of other data, x-xxxxxxxx (trained with split=grouped)" in text
     assert "These images are not of the data that the models were trained on" in text
     assert "These runs differ in images or labels, so they are compared within 2 separate groups" in text
     card = text[text.index("Model card") :]

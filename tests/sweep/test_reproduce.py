@@ -63,10 +63,10 @@ def test_a_preset_goes_from_sweeps_to_a_report_and_a_second_call_trains_nothing(
 
 def test_the_best_of_a_family_is_that_of_the_best_validation_figure_with_all_its_seeds(make_run, tmp_path):
     for seed in range(2):
-        make_run(tmp_path, "good", seed=seed, skill=2.0, part=None)
-        make_run(tmp_path, "bad", "optimizer.lr=0.5", seed=seed, skill=0.5, part=None)
-    make_run(tmp_path, "other", "model=simple_cnn", skill=0.4, part=None)
-    make_run(tmp_path, "leaky", "split=article", skill=0.4, part=None)
+        make_run(tmp_path, "good", seed=seed, skill=2.0, subset=None)
+        make_run(tmp_path, "bad", "optimizer.lr=0.5", seed=seed, skill=0.5, subset=None)
+    make_run(tmp_path, "other", "model=simple_cnn", skill=0.4, subset=None)
+    make_run(tmp_path, "leaky", "split=article", skill=0.4, subset=None)
     chosen = [Path(entry.sweep).name for entry in best_of_families(gather([tmp_path]).entries)]
     assert sorted(chosen) == ["good", "good", "leaky", "other"]
 

@@ -70,7 +70,7 @@ def test_a_finished_run_holds_every_promised_file(finished):
         result["metrics"]["val"]["accuracy"]
     )
     split = pd.read_parquet(next(finished.glob("split-*.parquet")))
-    assert list(split.columns) == ["image_id", "part", "fold"]
+    assert list(split.columns) == ["image_id", "subset", "fold"]
     assert not list(finished.rglob("*.part"))
 
 
@@ -587,10 +587,10 @@ def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, 
 
 
 def _without_virus_in_validation(phantoms: Path, root: Path) -> list[str]:
-    """Overrides for data whose validation part has no image of class VIRUS."""
+    """Overrides for data whose validation split has no image of class VIRUS."""
     for path in phantoms.rglob("*.jpeg"):
-        part = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
-        target = root / part / path.relative_to(path.parent.parent)
+        subset = "val" if "virus" not in path.name and path.parent.parent.name == "test" else "train"
+        target = root / subset / path.relative_to(path.parent.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(path)
     return ["data=folder", f"data.root={root}", "split=given"]
@@ -622,7 +622,7 @@ def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
     images = load_images(data_config(config), 16, cache_dir)
     fold = np.where(images.manifest["label"] == "VIRUS", 0, np.arange(len(images.manifest)) % 2)
     split = pd.DataFrame(
-        {"image_id": images.manifest["image_id"], "part": np.where(fold, "train", "val"), "fold": fold}
+        {"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold}
     )
     data = XRayData(images, split, TASKS[config["task"]], 8, rotate_every=2)
     check_monitor({**config, "max_epochs": 2}, data)
@@ -707,13 +707,13 @@ def _split_of(result, runs: Path) -> Path:
     return next(_folder(result, runs).path.glob("split-*.parquet"))
 
 
-def test_cross_validation_is_one_run_a_fold_with_one_test_part(compose, tmp_path):
+def test_cross_validation_is_one_run_a_fold_with_one_test_subset(compose, tmp_path):
     words = ["split=kfold", "split.k=3", "max_epochs=1"]
     folders = [_folder(train(compose(*words, f"split.fold={fold}", runs_dir=tmp_path)), tmp_path) for fold in range(3)]
     splits = [pd.read_parquet(next(folder.path.glob("split-*.parquet"))) for folder in folders]
     validated = pd.concat([pd.read_parquet(folder.predictions("val"))["image_id"] for folder in folders])
     assert validated.is_unique
-    assert set(validated) == set(splits[0]["image_id"][splits[0]["part"] != "test"])
+    assert set(validated) == set(splits[0]["image_id"][splits[0]["subset"] != "test"])
     assert len({folder.path for folder in folders}) == 3
 
 
@@ -726,7 +726,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
     scaling = load_classifier(folder.best).setup_values.scaling
     images = load_images(data_config(config), config["image_size"], Path(config["cache_dir"]))
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
-    rows = images.rows[(split["part"] == "train").to_numpy()]
+    rows = images.rows[(split["subset"] == "train").to_numpy()]
     assert scaling == vars(fit_scaling(method, histogram(images.pixels, rows)))
     # `predict` decodes the file anew and must arrive at what validation saw.
     predictions = pd.read_parquet(folder.predictions("val"))
@@ -738,9 +738,9 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
 
 def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_path):
     whole = train(compose("max_epochs=1", runs_dir=tmp_path))
-    part = train(compose("max_epochs=1", "split.fraction=0.3", runs_dir=tmp_path))
-    assert part["data"]["train"] == pytest.approx(0.3 * whole["data"]["train"], abs=6)
-    names = [set(pd.read_parquet(_folder(r, tmp_path).predictions("val"))["image_id"]) for r in (whole, part)]
+    smaller = train(compose("max_epochs=1", "split.fraction=0.3", runs_dir=tmp_path))
+    assert smaller["data"]["train"] == pytest.approx(0.3 * whole["data"]["train"], abs=6)
+    names = [set(pd.read_parquet(_folder(r, tmp_path).predictions("val"))["image_id"]) for r in (whole, smaller)]
     assert names[0] == names[1]
 
 

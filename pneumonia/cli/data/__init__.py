@@ -12,10 +12,10 @@ from pneumonia.errors import ConfigError, nearest
 VERBS: Final = {
     "import": "recognises a release and writes its manifest: SOURCE [--out FILE] [--from kaggle|huggingface|medmnist]",
     "audit": "finds leaks, copies and shortcuts; writes audit.json and a page: SOURCE [--out DIR]; exit code 1 on a leak",
-    "split": "divides a manifest into parts and folds, and keeps the split: SOURCE [split=METHOD] [--out DIR]",
+    "split": "divides a manifest into subsets and folds, and keeps the split: SOURCE [split=METHOD] [--out DIR]",
     "push": "uploads a folder to Azure Blob Storage: FOLDER CONTAINER[/PREFIX]",
     "pull": "downloads blobs, only what is new, verified: CONTAINER[/PREFIX] FOLDER",
-    "show": "draws contact sheets by class and part, and of augmented images: SOURCE [--out DIR]",
+    "show": "draws contact sheets by class and subset, and of augmented images: SOURCE [--out DIR]",
 }
 USAGE: Final = """usage: pneumonia data VERB ...
 

@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     """Audits, prints tables, writes ``audit.json``, ``pairs.csv`` and ``index.html``.
 
     Returns:
-        1 where a patient or an X-ray stands in two parts; 0 otherwise.
+        1 where a patient or an X-ray stands in two subsets; 0 otherwise.
 
     Raises:
         PneumoniaError: With the name of what is wrong.
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
         "pneumonia data audit",
         usage="pneumonia data audit SOURCE [split=METHOD [split.KEY=VALUE ...]] [--split FILE] [--out DIR] [--json]",
         description="Holds a folder of X-rays, an archive or a manifest.parquet against what makes results false: patients or "
-        "copies of an image in two parts, labels that contradict each other, and what file format, a thumbnail or the part "
+        "copies of an image in two subsets, labels that contradict each other, and what file format, a thumbnail or the subset "
         "alone give away. Exit code 1 where there is a leak.",
         epilog="split=METHOD audits that split instead of the release's own folders; the words are those of `pneumonia data "
         "split`.",
@@ -60,7 +60,7 @@ def run(arguments: list[str]) -> int:
     split = None if plan is None else load_split(manifest, plan)
     name = "folders" if plan is None else plan.file or plan.method
     found = audit(
-        manifest, pixels, None if split is None else split["part"], name, None if split is None else split["fold"]
+        manifest, pixels, None if split is None else split["subset"], name, None if split is None else split["fold"]
     )
     found["skipped"] = problems
     _show(found)
@@ -127,17 +127,17 @@ def _show(found: dict[str, Any]) -> None:
     from pneumonia.system.console import say, table, warn
     from pneumonia.tasks import in_class_order
 
-    labels = in_class_order(label for part in found["parts"].values() for label in part["classes"])
+    labels = in_class_order(label for subset in found["subsets"].values() for label in subset["classes"])
     rows = [
         (
-            escape(name) or "no part",
-            *(str(part["classes"].get(label, 0)) for label in labels),
-            str(part["images"]),
-            str(part["patients"]) if found["patients_known"] else "unknown",
+            escape(name) or "no subset",
+            *(str(subset["classes"].get(label, 0)) for label in labels),
+            str(subset["images"]),
+            str(subset["patients"]) if found["patients_known"] else "unknown",
         )
-        for name, part in with_all(found).items()
+        for name, subset in with_all(found).items()
     ]
-    table("Parts and classes", ("part", *map(escape, labels), "images", "patients"), rows)
+    table("Subsets and classes", ("subset", *map(escape, labels), "images", "patients"), rows)
     counts = found["duplicates"]
     table("Copies", ("what", "count"), [(name.replace("_", " "), str(count)) for name, count in counts.items()])
     for task, title in TASKS.items():
@@ -155,7 +155,7 @@ def _show(found: dict[str, Any]) -> None:
         table(f"Without looking at lungs: {title}{beside}", ("from", "accuracy (95%)", "AUROC (95%)"), rows)
     rows = [
         (
-            escape(f"{' against '.join(entry['parts'])}, {kind}"),
+            escape(f"{' against '.join(entry['subsets'])}, {kind}"),
             *(("", escape(likeness(score))) if score["auroc"] is None else (ranged(score, "auroc"), likeness(score))),
         )
         for entry in found["shift"]
@@ -163,7 +163,7 @@ def _show(found: dict[str, Any]) -> None:
         if kind in KINDS
     ]
     if rows:
-        table("Telling parts apart: 0.5 is chance", ("parts, by", "AUROC (95%)", "they are"), rows)
+        table("Telling subsets apart: 0.5 is chance", ("subsets, by", "AUROC (95%)", "they are"), rows)
     for text in remarks(found):
         warn(text)
     kind, verdict = conclusion(found)

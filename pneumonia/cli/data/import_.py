@@ -108,27 +108,27 @@ def _import(source: Path, words: argparse.Namespace) -> None:
 
 
 def _show(title: str, manifest: "pd.DataFrame") -> None:
-    """Counts by part and class, patients, and the range of sizes."""
+    """Counts by subset and class, patients, and the range of sizes."""
     from pneumonia.system.console import table
     from pneumonia.tasks import LABELS, UNKNOWN_KIND
 
     labels = [label for label in (*LABELS, UNKNOWN_KIND) if (manifest["label"] == label).any()]
-    parts = [part for part in ("train", "val", "test", "") if (manifest["source_split"] == part).any()]
-    groups = [(part or "no part", manifest[manifest["source_split"] == part]) for part in parts]
+    subsets = [subset for subset in ("train", "val", "test", "") if (manifest["source_split"] == subset).any()]
+    groups = [(subset or "no subset", manifest[manifest["source_split"] == subset]) for subset in subsets]
     if len(groups) > 1:
         groups.append(("all", manifest))
     rows = [
         (
-            part,
+            subset,
             *(str(int((rows["label"] == label).sum())) for label in labels),
             str(len(rows)),
             _patients(rows["patient_id"]),
             _range(rows["width"]),
             _range(rows["height"]),
         )
-        for part, rows in groups
+        for subset, rows in groups
     ]
-    table(title, ["part", *labels, "images", "patients", "width px", "height px"], rows)
+    table(title, ["subset", *labels, "images", "patients", "width px", "height px"], rows)
 
 
 def _patients(ids: "pd.Series[str]") -> str:

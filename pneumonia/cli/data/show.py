@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> int:
     parser = Words(
         "pneumonia data show",
         description="Draws contact sheets of a folder of X-rays, an archive or a manifest.parquet: examples by class, by class "
-        "and part, and of one augmentation (rows: one image; columns: draws, as training would see them).",
+        "and subset, and of one augmentation (rows: one image; columns: draws, as training would see them).",
     )
     parser.add_argument("source", metavar="SOURCE", type=Path)
     parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     import numpy as np
 
     from pneumonia.cli.data.audit import images
-    from pneumonia.data.audit.contact_sheets import by_class, by_draw, by_part
+    from pneumonia.data.audit.contact_sheets import by_class, by_draw, by_subset
     from pneumonia.system.console import warn
     from pneumonia.system.files import replacing
 
@@ -58,9 +58,9 @@ def run(arguments: list[str]) -> int:
         warn(f"left out {path}: {reason}")
     count, seed = options.images, options.seed
     pages = {"classes": by_class(manifest, pixels, count, seed)}
-    part = manifest["source_split"].to_numpy(dtype=object)
-    if np.isin(part, ["train", "val", "test"]).any():
-        pages["parts"] = by_part(manifest, pixels, part, count, seed)
+    subset = manifest["source_split"].to_numpy(dtype=object)
+    if np.isin(subset, ["train", "val", "test"]).any():
+        pages["subsets"] = by_subset(manifest, pixels, subset, count, seed)
     pages[f"augmentation-{options.augmentation}"] = by_draw(
         manifest, pixels, strengths, options.augmentation, count, options.draws, seed
     )

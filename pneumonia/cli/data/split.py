@@ -1,4 +1,4 @@
-"""`pneumonia data split`: divides a manifest into parts and folds, and keeps the split as a file."""
+"""`pneumonia data split`: divides a manifest into subsets and folds, and keeps the split as a file."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ HELP = """
 usage: pneumonia data split SOURCE [split=METHOD] [split.KEY=VALUE ...] [--out DIR]
 
 Divides the images of a folder, archive or manifest.parquet into train, val and test, prints what stands where, and writes
-DIR/split-<hash>.parquet (image_id, part, fold). A split that leaks patients or copies is refused (exit code 2) unless its
+DIR/split-<hash>.parquet (image_id, subset, fold). A split that leaks patients or copies is refused (exit code 2) unless its
 method is named leaky. Train on it:
 
   pneumonia train data=folder data.root=SOURCE split=given split.file=DIR/split-<hash>.parquet
@@ -46,11 +46,10 @@ def run(arguments: list[str]) -> int:
     cache_dir = Path(settings.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
     from pneumonia.data.duplicates import groups
     from pneumonia.data.manifest import load_manifest
-    from pneumonia.data.splits.assign import PARTS
     from pneumonia.data.splits.files import load_split, write_split
     from pneumonia.data.splits.leaks import UNUSED, find_leaks
     from pneumonia.system.console import table, warn
-    from pneumonia.tasks import in_class_order
+    from pneumonia.tasks import SUBSETS, in_class_order
 
     manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
     bad = manifest[manifest["problem"] != ""]
@@ -61,12 +60,12 @@ def run(arguments: list[str]) -> int:
     split = load_split(manifest, plan, group)
     labels = in_class_order(manifest["label"].unique())
     rows = []
-    for part in (*PARTS, UNUSED):
-        inside = (split["part"] == part).to_numpy()
+    for subset in (*SUBSETS, UNUSED):
+        inside = (split["subset"] == subset).to_numpy()
         if inside.any():
             counts = [str((inside & (manifest["label"] == label)).sum()) for label in labels]
-            rows.append((part, *counts, str(inside.sum()), str(manifest["patient_id"][inside].nunique())))
-    table(f"Split {plan.method}, images by class", ("part", *labels, "all", "patients"), rows)
+            rows.append((subset, *counts, str(inside.sum()), str(manifest["patient_id"][inside].nunique())))
+    table(f"Split {plan.method}, images by class", ("subset", *labels, "all", "patients"), rows)
     if (split["fold"] >= 0).any():
         folds = split[split["fold"] >= 0].groupby("fold").size()
         counted = [
@@ -80,7 +79,7 @@ def run(arguments: list[str]) -> int:
         table("Folds, images by class", ("fold", *labels, "all"), counted)
     for leak in find_leaks(manifest, split, group, rotating=plan.method == "rotating"):
         warn(
-            f"LEAKY: {leak.images} of {leak.of} {leak.part} images ({leak.fraction:.0%}) show a patient of the training part."
+            f"LEAKY: {leak.images} of {leak.of} {leak.subset} images ({leak.fraction:.0%}) show a patient of the training split."
         )
     print(write_split(split, Path(out)))
     return 0

@@ -16,9 +16,8 @@ from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 from pneumonia.data.splits.leaks import UNUSED
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
-from pneumonia.tasks import in_class_order
+from pneumonia.tasks import SUBSETS, in_class_order
 
-PARTS: Final = ("train", "val", "test")
 QUANTITIES: Final = {
     "width": "width, pixels",
     "height": "height, pixels",
@@ -30,7 +29,7 @@ QUANTITIES: Final = {
 }
 PAIR: Final = (
     *("first", "second", "kind", "bits"),
-    *("first_patient", "second_patient", "first_label", "second_label", "first_part", "second_part"),
+    *("first_patient", "second_patient", "first_label", "second_label", "first_subset", "second_subset"),
 )
 POINTS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES: Final = 5
@@ -41,7 +40,7 @@ BLOCK: Final = 1024  # images measured at once
 def audit(
     manifest: pd.DataFrame,
     pixels: NDArray[np.uint8],
-    parts: pd.Series | None = None,
+    subsets: pd.Series | None = None,
     name: str = "folders",
     folds: pd.Series | None = None,
 ) -> dict[str, Any]:
@@ -50,21 +49,21 @@ def audit(
     Args:
         manifest: Readable images, one row each, with ``phash``.
         pixels: ``(N, S, S)`` uint8, the same images.
-        parts: ``(N,)`` part of each image; ``None`` takes the release's own folders.
-        name: What the parts come from, for the report.
+        subsets: ``(N,)`` subset of each image; ``None`` takes the release's own folders.
+        name: What the subsets come from, for the report.
         folds: ``(N,)`` fold of each image, -1 for none; the folds must not share anything either.
 
     Returns:
-        ``leaks`` is empty where no group stands in two parts; ``pairs`` holds the gravest ``MOST_PAIRS`` pairs of copies; the
+        ``leaks`` is empty where no group stands in two subsets; ``pairs`` holds the gravest ``MOST_PAIRS`` pairs of copies; the
         other keys are described where they are made.
     """
     manifest = manifest.reset_index(drop=True)
-    part = (manifest["source_split"] if parts is None else parts).to_numpy(dtype=object)
+    subset = (manifest["source_split"] if subsets is None else subsets).to_numpy(dtype=object)
     fold = np.full(len(manifest), -1) if folds is None else folds.to_numpy()
     group = groups(manifest)
-    pairs = copies(manifest, part)
+    pairs = copies(manifest, subset)
     unknown = manifest["patient_id"].str.startswith(UNKNOWN_PATIENT)
-    named = [name for name in in_order(part) if name not in {UNUSED, ""}]
+    named = [name for name in in_order(subset) if name not in {UNUSED, ""}]
     return {
         "manifest_sha256": manifest_sha256(manifest),
         "images": len(manifest),
@@ -76,23 +75,23 @@ def audit(
         "patients_known": not bool(unknown.all()),
         "images_without_patient": int(unknown.sum()),
         "groups": len(np.unique(group)),
-        "parts_from": name,
-        "parts": _parts(manifest, part),
-        "leaks": leaks(manifest, part, fold, group, pairs),
+        "subsets_from": name,
+        "subsets": _subsets(manifest, subset),
+        "leaks": leaks(manifest, subset, fold, group, pairs),
         "duplicates": _duplicates(manifest, pairs),
         "pairs": pairs.head(MOST_PAIRS).to_dict("records"),
         "quantities": _by_class(manifest, measured(manifest, pixels)),
         "modes": _modes(manifest),
-        **shortcuts(manifest, pixels, part, group, named, validate=parts is not None),
+        **shortcuts(manifest, pixels, subset, group, named, validate=subsets is not None),
     }
 
 
-def copies(manifest: pd.DataFrame, part: NDArray[np.object_]) -> pd.DataFrame:
+def copies(manifest: pd.DataFrame, subset: NDArray[np.object_]) -> pd.DataFrame:
     """Pairs of images that are one X-ray: byte-identical ones, and near ones within 24 of 256 bits.
 
     Returns:
         One row a pair: ``first``, ``second`` (image ids), ``kind`` (``exact``, ``near``), ``bits``, and under ``first_`` and
-        ``second_`` the ``patient``, ``label`` and ``part`` of both. The gravest are first: two labels, two parts, two
+        ``second_`` the ``patient``, ``label`` and ``subset`` of both. The gravest are first: two labels, two subsets, two
         patients, then the nearest.
     """
     found = near_pairs(manifest["phash"])
@@ -102,11 +101,11 @@ def copies(manifest: pd.DataFrame, part: NDArray[np.object_]) -> pd.DataFrame:
     kind = np.where(exact, "exact", "near").astype(object)
     pairs = pd.DataFrame({"first": image[first], "second": image[second], "kind": kind, "bits": found["bits"]})
     grave = {}
-    for key, column in (("label", manifest["label"]), ("part", part), ("patient", manifest["patient_id"])):
+    for key, column in (("label", manifest["label"]), ("subset", subset), ("patient", manifest["patient_id"])):
         values = np.asarray(column, dtype=object)
         pairs[f"first_{key}"], pairs[f"second_{key}"] = values[first], values[second]
         grave[key] = values[first] == values[second]
-    order = np.lexsort([found["bits"], *(grave[key] for key in ("patient", "part", "label"))])
+    order = np.lexsort([found["bits"], *(grave[key] for key in ("patient", "subset", "label"))])
     return pairs.iloc[order].reset_index(drop=True)[list(PAIR)]
 
 
@@ -131,17 +130,17 @@ def _quantisation(path: str) -> float:
     return float("nan") if step is None else step
 
 
-def in_order(part: NDArray[np.object_]) -> list[str]:
-    """The parts that occur: train, val, test, then what is in no part, then names of others."""
-    present = set(map(str, part))
-    return [name for name in (*PARTS, UNUSED, "") if name in present] + sorted(present - {*PARTS, UNUSED, ""})
+def in_order(subset: NDArray[np.object_]) -> list[str]:
+    """The subsets that occur: train, val, test, then what is in no subset, then names of others."""
+    present = set(map(str, subset))
+    return [name for name in (*SUBSETS, UNUSED, "") if name in present] + sorted(present - {*SUBSETS, UNUSED, ""})
 
 
-def _parts(manifest: pd.DataFrame, part: NDArray[np.object_]) -> dict[str, Any]:
-    """Images by class, and patients, of each part."""
+def _subsets(manifest: pd.DataFrame, subset: NDArray[np.object_]) -> dict[str, Any]:
+    """Images by class, and patients, of each subset."""
     found = {}
-    for name in in_order(part):
-        inside = manifest[part == name]
+    for name in in_order(subset):
+        inside = manifest[subset == name]
         counts = {label: int((inside["label"] == label).sum()) for label in in_class_order(inside["label"])}
         found[name] = {"images": len(inside), "patients": int(inside["patient_id"].nunique()), "classes": counts}
     return found
@@ -149,19 +148,19 @@ def _parts(manifest: pd.DataFrame, part: NDArray[np.object_]) -> dict[str, Any]:
 
 def leaks(
     manifest: pd.DataFrame,
-    part: NDArray[np.object_],
+    subset: NDArray[np.object_],
     fold: NDArray[np.int64],
     group: Groups,
     pairs: pd.DataFrame,
 ) -> list[dict[str, Any]]:
-    """For each two parts (or folds) that share a group: how much, by patient and by copy, with examples.
+    """For each two subsets (or folds) that share a group: how much, by patient and by copy, with examples.
 
-    ``images`` and ``share`` (of the part) count by part what stands in shared groups; ``patients`` are those in both;
+    ``images`` and ``share`` (of the subset) count by subset what stands in shared groups; ``patients`` are those in both;
     ``copies`` are pairs that cross.
     """
     where = dict(zip(manifest["image_id"], fold, strict=True))
     folds = pd.DataFrame({key: pairs[key].map(where).astype("int64") for key in ("first", "second")})
-    found = list(_shared(manifest, part, group, pairs["first_part"], pairs["second_part"], {UNUSED, ""}, ""))
+    found = list(_shared(manifest, subset, group, pairs["first_subset"], pairs["second_subset"], {UNUSED, ""}, ""))
     return found + list(_shared(manifest, fold, group, folds["first"], folds["second"], {"-1"}, "fold "))
 
 
@@ -185,7 +184,7 @@ def _shared(
         children = sorted(set(patient[place == one]) & set(patient[place == other]))
         crossing = ((ends[0] == one) & (ends[1] == other)) | ((ends[0] == other) & (ends[1] == one))
         yield {
-            "parts": list(counts),
+            "subsets": list(counts),
             "groups": len(shared),
             "images": counts,
             "share": {
@@ -200,14 +199,14 @@ def _shared(
 def _duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
     """Counts over all pairs; an exact group is a set of byte-identical files."""
     times = manifest["sha256"].value_counts()
-    used = ~(pairs["first_part"].isin([UNUSED, ""]) | pairs["second_part"].isin([UNUSED, ""]))
+    used = ~(pairs["first_subset"].isin([UNUSED, ""]) | pairs["second_subset"].isin([UNUSED, ""]))
     return {
         "exact_groups": int((times > 1).sum()),
         "exact_images": int(times[times > 1].sum()),
         "exact_pairs": int((pairs["kind"] == "exact").sum()),
         "near_pairs": int((pairs["kind"] == "near").sum()),
         "across_patients": int((pairs["first_patient"] != pairs["second_patient"]).sum()),
-        "across_parts": int((used & (pairs["first_part"] != pairs["second_part"])).sum()),
+        "across_subsets": int((used & (pairs["first_subset"] != pairs["second_subset"])).sum()),
         "label_conflicts": int((pairs["first_label"] != pairs["second_label"]).sum()),
     }
 

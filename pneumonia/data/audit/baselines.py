@@ -29,7 +29,7 @@ from pneumonia.tasks import TASKS, Task, in_class_order
 
 FOLDS: Final = 5
 RESAMPLES: Final = 1000
-FEWEST: Final = 20  # groups that a part must have before anything is said of its shift
+FEWEST: Final = 20  # groups that a subset must have before anything is said of its shift
 THUMBNAIL: Final = 16  # pixels a side
 FIGURES: Final = ("accuracy", "balanced_accuracy", "auroc")
 Features = NDArray[np.float64]
@@ -69,44 +69,44 @@ def linear() -> ClassifierMixin:
 def shortcuts(
     manifest: pd.DataFrame,
     pixels: NDArray[np.uint8],
-    part: NDArray[np.object_],
+    subset: NDArray[np.object_],
     group: Groups,
-    parts: Sequence[str],
+    subsets: Sequence[str],
     validate: bool,
 ) -> dict[str, Any]:
-    """How far file metadata and thumbnails alone tell the classes, and the parts.
+    """How far file metadata and thumbnails alone tell the classes, and the subsets.
 
     Args:
         manifest: Readable images.
         pixels: ``(N, S, S)`` uint8, the same images.
-        part: ``(N,)`` part of each image.
+        subset: ``(N,)`` subset of each image.
         group: ``(N,)`` from :func:`pneumonia.data.duplicates.groups`.
-        parts: Those to compare with each other.
+        subsets: Those to compare with each other.
         validate: Also fit on train and score on val.
 
     Returns:
         ``baselines``: by kind (``metadata``, ``thumbnail``) and task a ``Score`` by cross-validation, with ``on_val``: that of
-        the part val, or ``None``. Images of the part test are left out: only an evaluation may score on them.
-        ``shift``: for each two parts, under the same kinds, the ``Score`` of telling the one from the other.
+        the subset val, or ``None``. Images of the subset test are left out: only an evaluation may score on them.
+        ``shift``: for each two subsets, under the same kinds, the ``Score`` of telling the one from the other.
     """
     kinds: dict[str, tuple[Features, Model]] = {
         "metadata": (metadata_features(manifest), forest),
         "thumbnail": (thumbnail_features(pixels), linear),
     }
     label = manifest["label"].to_numpy(dtype=object)
-    duels = list(combinations(parts, 2))
+    duels = list(combinations(subsets, 2))
     baselines: dict[str, dict[str, Score]] = {kind: {} for kind in kinds}
-    shift: list[dict[str, Any]] = [{"parts": list(duel)} for duel in duels]
+    shift: list[dict[str, Any]] = [{"subsets": list(duel)} for duel in duels]
 
     def steps() -> Iterator[None]:
         for kind, (features, model) in kinds.items():
             for task in TASKS.values():
-                score = of_task(features, label, part, group, task, model)
-                on_val = of_val(features, label, part, group, task, model) if validate else None
+                score = of_task(features, label, subset, group, task, model)
+                on_val = of_val(features, label, subset, group, task, model) if validate else None
                 baselines[kind][task.name] = {**score, "on_val": on_val}
                 yield
             for number, duel in enumerate(duels):
-                shift[number][kind] = of_duel(features, part, group, duel, model)
+                shift[number][kind] = of_duel(features, subset, group, duel, model)
                 yield
 
     for _ in track(steps(), len(kinds) * (len(TASKS) + len(duels)), "Fitting baselines"):
@@ -115,12 +115,12 @@ def shortcuts(
 
 
 def of_task(
-    features: Features, label: NDArray[Any], part: NDArray[np.object_], group: Groups, task: Task, model: Model
+    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Groups, task: Task, model: Model
 ) -> Score:
-    """A task's score by cross-validation over all images that are not of the part test."""
-    rows = np.flatnonzero(part != "test")
+    """A task's score by cross-validation over all images that are not of the subset test."""
+    rows = np.flatnonzero(subset != "test")
     if not len(rows):
-        return unsaid("all images are of the part test, on which only an evaluation may score", 0)
+        return unsaid("all images are of the subset test, on which only an evaluation may score", 0)
     if reason := _foreign(label[rows], task):
         return unsaid(reason, len(rows))
     classes = np.array([task.groups[name] for name in label[rows]])
@@ -128,30 +128,30 @@ def of_task(
 
 
 def of_val(
-    features: Features, label: NDArray[Any], part: NDArray[np.object_], group: Groups, task: Task, model: Model
+    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Groups, task: Task, model: Model
 ) -> Score:
-    """A task's score on the part val of a model that was fitted on the part train, as a run would have it."""
-    train, val = np.flatnonzero(part == "train"), np.flatnonzero(part == "val")
+    """A task's score on the subset val of a model that was fitted on the subset train, as a run would have it."""
+    train, val = np.flatnonzero(subset == "train"), np.flatnonzero(subset == "val")
     if not len(train) or not len(val):
-        return unsaid("there is no part train or no part val", len(val))
+        return unsaid("there is no subset train or no subset val", len(val))
     if reason := _foreign(label[np.concatenate([train, val])], task):
         return unsaid(reason, len(val))
     seen, codes = np.unique([task.groups[name] for name in label[train]], return_inverse=True)
     wanted = np.array([task.groups[name] for name in label[val]])
     if len(seen) < 2 or not set(wanted) <= set(seen):
-        return unsaid(f"the part train holds the classes {some(in_class_order(seen))} alone", len(val))
+        return unsaid(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
     probability = _probability(model, features[train], codes, features[val], len(seen))
     return scored(np.searchsorted(seen, wanted), probability, group[val], seen.tolist())
 
 
-def of_duel(features: Features, part: NDArray[np.object_], group: Groups, duel: Sequence[str], model: Model) -> Score:
-    """How well two parts are told apart, by cross-validation; nothing is said of a part of fewer than ``FEWEST`` groups."""
-    rows = np.flatnonzero(np.isin(part, duel))
-    sizes = {name: len(np.unique(group[part == name])) for name in duel}
+def of_duel(features: Features, subset: NDArray[np.object_], group: Groups, duel: Sequence[str], model: Model) -> Score:
+    """How well two subsets are told apart, by cross-validation; nothing is said of a subset of fewer than ``FEWEST`` groups."""
+    rows = np.flatnonzero(np.isin(subset, duel))
+    sizes = {name: len(np.unique(group[subset == name])) for name in duel}
     least = min(sizes, key=lambda name: sizes[name])
     if sizes[least] < FEWEST:
         return unsaid(f"{least} has {sizes[least]} patients, and {FEWEST} are needed", len(rows))
-    return cross_validated(features[rows], part[rows].astype(str), group[rows], model)
+    return cross_validated(features[rows], subset[rows].astype(str), group[rows], model)
 
 
 def told_from(

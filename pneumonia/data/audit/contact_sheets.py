@@ -1,4 +1,4 @@
-"""Contact sheets: what the classes, the parts and the augmentation look like, in one picture each."""
+"""Contact sheets: what the classes, the subsets and the augmentation look like, in one picture each."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonia.config.schema import AugmentationConfig
+from pneumonia.data.splits.leaks import UNUSED
 from pneumonia.system.console import track
-from pneumonia.tasks import LABELS, UNKNOWN_KIND
+from pneumonia.tasks import LABELS, SUBSETS, UNKNOWN_KIND
 
 GAP: Final = 4  # pixels between images
 TEXT: Final = 16  # pixels of a line of text
 PAPER: Final = (255, 255, 255)
 INK: Final = (32, 32, 32)
-PARTS: Final = ("train", "val", "test", "unused", "")
 Grey = NDArray[np.uint8]
 
 
@@ -66,19 +66,19 @@ def by_class(manifest: pd.DataFrame, pixels: NDArray[np.uint8], count: int, seed
     return grid([list(row) for row in rows], names, "Examples by class")
 
 
-def by_part(
-    manifest: pd.DataFrame, pixels: NDArray[np.uint8], part: NDArray[np.object_], count: int, seed: int
+def by_subset(
+    manifest: pd.DataFrame, pixels: NDArray[np.uint8], subset: NDArray[np.object_], count: int, seed: int
 ) -> Image.Image:
-    """A row of examples for each class of each part: what differs between parts can be seen."""
+    """A row of examples for each class of each subset: what differs between subsets can be seen."""
     label = manifest["label"].to_numpy()
     rows, names = [], []
     for name in _present(label, (*LABELS, UNKNOWN_KIND)):
-        for where in _present(part, PARTS):
-            inside = np.flatnonzero((label == name) & (part == where))
+        for where in _present(subset, (*SUBSETS, UNUSED, "")):
+            inside = np.flatnonzero((label == name) & (subset == where))
             if len(inside):
                 rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
-                names.append(f"{name}, {where or 'no part'}")
-    return grid(rows, names, "Examples by class and part")
+                names.append(f"{name}, {where or 'no subset'}")
+    return grid(rows, names, "Examples by class and subset")
 
 
 def by_draw(

@@ -2,9 +2,8 @@
 
 from typing import Any, Final
 
-from pneumonia.data.audit.audit import PARTS
 from pneumonia.system.console import figure
-from pneumonia.tasks import in_class_order
+from pneumonia.tasks import SUBSETS, in_class_order
 
 SMALL: Final = 0.6  # AUROC up to which a difference is called small; 0.75 is half way from chance to always
 LARGE: Final = 0.75
@@ -18,18 +17,18 @@ KINDS: Final = {
 
 def conclusion(found: dict[str, Any]) -> tuple[str, str]:
     """``clean``, ``leak`` or ``unknown``, and one sentence that says so."""
-    named = [name for name in found["parts"] if name in PARTS]
+    named = [name for name in found["subsets"] if name in SUBSETS]
     if found["leaks"]:
         texts = []
         for leak in found["leaks"]:
-            one, other = leak["parts"]
+            one, other = leak["subsets"]
             who = "patient or X-ray stands" if leak["groups"] == 1 else "patients or X-rays stand"
             texts.append(
                 f"{leak['groups']} {who} in both {one} and {other} ({leak['share'][other]:.1%} of the images of {other})"
             )
-        return "leak", f"LEAK: {'; '.join(texts)}. Scores on these parts are optimistic."
+        return "leak", f"LEAK: {'; '.join(texts)}. Scores on these subsets are optimistic."
     if len(named) < 2:
-        return "unknown", "The data are not divided into parts, so nothing can leak yet; name a split to audit it."
+        return "unknown", "The data are not divided into subsets, so nothing can leak yet; name a split to audit it."
     known = "" if found["patients_known"] else " The data name no patients: only copies of images could be looked for."
     return "clean", f"No leak found between {', '.join(named[:-1])} and {named[-1]}.{known}"
 
@@ -67,7 +66,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
         if kinds:
             areas = " and ".join(f"by {kind} with AUROC {entry[kind]['auroc']:.2f}" for kind in kinds)
             said.append(
-                f"{entry['parts'][0]} and {entry['parts'][1]} can be told apart {areas} (0.5 is chance): a score on the one says "
+                f"{entry['subsets'][0]} and {entry['subsets'][1]} differ {areas} (0.5 is chance): a score on the one says "
                 "little about the other."
             )
     some_unknown = found["images_without_patient"] if found["patients_known"] else 0
@@ -81,7 +80,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
 
 
 def likeness(score: dict[str, Any]) -> str:
-    """What the score of telling two parts apart means; the reason where there is none."""
+    """What the score of telling two subsets apart means; the reason where there is none."""
     if score["auroc"] is None:
         return str(score["reason"])
     if at_least(score) <= 0.5:
@@ -103,10 +102,10 @@ def ranged(score: dict[str, Any], name: str = "accuracy") -> str:
 
 
 def with_all(found: dict[str, Any]) -> dict[str, Any]:
-    """Counts of each part, and of all parts together where there are several."""
-    parts: dict[str, Any] = found["parts"]
-    if len(parts) < 2:
-        return parts
-    labels = in_class_order(label for part in parts.values() for label in part["classes"])
-    counts = {label: sum(part["classes"].get(label, 0) for part in parts.values()) for label in labels}
-    return {**parts, "all": {"images": found["images"], "patients": found["patients"], "classes": counts}}
+    """Counts of each subset, and of all subsets together where there are several."""
+    subsets: dict[str, Any] = found["subsets"]
+    if len(subsets) < 2:
+        return subsets
+    labels = in_class_order(label for subset in subsets.values() for label in subset["classes"])
+    counts = {label: sum(subset["classes"].get(label, 0) for subset in subsets.values()) for label in labels}
+    return {**subsets, "all": {"images": found["images"], "patients": found["patients"], "classes": counts}}

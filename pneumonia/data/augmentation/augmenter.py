@@ -26,7 +26,7 @@ class Augmenter:
         self.pipeline = build(strengths) if kind == "albumentations" else None
 
     def __call__(self, images: NDArray[np.uint8], seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Changed copies ``(B, H, W)`` uint8 of images ``(B, H, W)`` uint8, whose places in their part are ``(B,)`` rows."""
+        """Changed copies ``(B, H, W)`` uint8 of images ``(B, H, W)`` uint8, whose places in their subset are ``(B,)`` rows."""
         if self.pipeline is not None:
             return augment(self.pipeline, images, image_seeds(seed, epoch, rows))
         keys = image_keys(seed, epoch, rows)

@@ -20,32 +20,32 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         cache_dir: The mirror lies in it, in a folder of its own for each account and set of places.
 
     Raises:
-        ConfigError: No place, no account, or one place inside another, so that parts would share images.
+        ConfigError: No place, no account, or one place inside another, so that subsets would share images.
         AccessError, BlobError, TransferError, StorageError: See :func:`pneumonia.storage.pull.pull`.
     """
     named = {"train": azure.train, "val": azure.validation, "test": azure.test}
-    places = {part: Place.parse(text) for part, text in named.items() if text is not None}
+    places = {subset: Place.parse(text) for subset, text in named.items() if text is not None}
     if not places:
         raise ConfigError(
             "data.azure names no container: train, validation and test are all null. Name at least train."
         )
     _check_apart(places)
     service = connect(azure.account_url, azure.workers)
-    key = digest([service.primary_hostname, {part: str(place) for part, place in places.items()}])[:16]
+    key = digest([service.primary_hostname, {subset: str(place) for subset, place in places.items()}])[:16]
     root = cache_dir / "azure" / key
-    for part, place in places.items():
-        done = pull(service, place, root / part, azure.workers)
+    for subset, place in places.items():
+        done = pull(service, place, root / subset, azure.workers)
         news = str(done) if done.moved or done.deleted else f"{done.listed} files, all unchanged"
         say(f"{escape(str(place))}: {news}")
-        warn_of_foreign_files(root / part)
+        warn_of_foreign_files(root / subset)
     return root
 
 
 def _check_apart(places: dict[str, Place]) -> None:
-    for part, place in places.items():
+    for subset, place in places.items():
         for other, wider in places.items():
-            if part != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
+            if subset != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
                 raise ConfigError(
-                    f"data.azure: the blobs of {part} ({place}) lie inside those of {other} ({wider}), so images would be in "
-                    "both parts, and scores too good. Name places that are apart."
+                    f"data.azure: the blobs of {subset} ({place}) lie inside those of {other} ({wider}), so images would be in "
+                    "both subsets, and scores too good. Name places that are apart."
                 )

@@ -1,4 +1,4 @@
-"""What the names of files and folders say: class, patient, part."""
+"""What the names of files and folders say: class, patient, subset."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ NAMES: Final = "person<N>_bacteria_<N>, person<N>_virus_<N>, IM-<N>-<N> or NORMA
 KAGGLE_PNEUMONIA: Final = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+(?:_\d+)*", re.IGNORECASE)
 KAGGLE_NORMAL: Final = re.compile(r"(?P<series>(?:NORMAL\d*-)?IM)-(?P<number>\d+)(?:-\d+)+", re.IGNORECASE)
 MENDELEY: Final = re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+", re.IGNORECASE)
-PARTS: Final = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
+SUBSET_FOLDERS: Final = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 CLASSES: Final = {name: name for name in (NORMAL, UNKNOWN_KIND, BACTERIA, VIRUS)}
 JUNK: Final = {"__MACOSX", "Icon\r", "Thumbs.db", "desktop.ini"}
 UNKNOWN_PATIENT: Final = "unknown-"  # before the image's own id, so that no two images share an unknown patient
@@ -49,9 +49,9 @@ def bare_name(path: Path) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES else path.name
 
 
-def part_of(folder: str) -> str:
-    """The part that a folder's name means (``train``, ``val``, ``test``), or ``""``."""
-    return PARTS.get(folder.lower(), "")
+def subset_of(folder: str) -> str:
+    """The subset that a folder's name means (``train``, ``val``, ``test``), or ``""``."""
+    return SUBSET_FOLDERS.get(folder.lower(), "")
 
 
 def class_of(folder: str) -> str:

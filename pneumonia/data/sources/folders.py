@@ -1,4 +1,4 @@
-"""Walks a data folder: which files lie in which part and class folder, and what was passed by."""
+"""Walks a data folder: which files lie in which subset and class folder, and what was passed by."""
 
 import os
 import stat
@@ -15,8 +15,8 @@ from pneumonia.data.sources.file_names import (
     bare_name,
     class_of,
     is_junk,
-    part_of,
     read_name,
+    subset_of,
 )
 from pneumonia.data.sources.phantom_detection import MARK
 from pneumonia.errors import UNPRINTABLE, LayoutError, printable
@@ -35,14 +35,14 @@ class Seen:
 
     Attributes:
         path: Where it is.
-        part: ``train``, ``val``, ``test`` or ``""``, from the folders above it.
+        subset: ``train``, ``val``, ``test`` or ``""``, from the folders above it.
         class_folder: ``NORMAL``, ``PNEUMONIA``, ``BACTERIA``, ``VIRUS`` or ``""``, from the folders above it.
-        name: The file's name without suffix, after the names of the folders that are neither part nor class.
+        name: The file's name without suffix, after the names of the folders that are neither subset nor class.
         kind: ``image``, ``DICOM`` or ``other``.
     """
 
     path: Path
-    part: str
+    subset: str
     class_folder: str
     name: str
     kind: str
@@ -54,9 +54,9 @@ class Tree:
 
     Attributes:
         top: Where it began.
-        files: In the order of parts, classes and names.
+        files: In the order of subsets, classes and names.
         junk: Files and folders that macOS or Windows left behind.
-        passed_by: Folders (and loose images) that are no part and no class.
+        passed_by: Folders (and loose images) that are no subset and no class.
         looped: Links to a folder that holds them.
         refused: Entries that can't be used and might hold images, with the reason.
     """
@@ -74,7 +74,7 @@ class _Place:
     """A folder that is still to be walked, with what the folders ``above`` say of it; they are ``depth`` below the top."""
 
     path: Path
-    part: str
+    subset: str
     class_folder: str
     between: tuple[str, ...]
     above: frozenset[Identity]
@@ -82,7 +82,7 @@ class _Place:
 
 
 def find_top(root: Path) -> Path | None:
-    """The folder that holds parts, classes or files with the names of a release: ``root``, or one up to two levels below.
+    """The folder that holds subsets, classes or files with the names of a release: ``root``, or one up to two levels below.
 
     Raises:
         LayoutError: There is none, and a folder where it might be can't be opened.
@@ -103,7 +103,7 @@ def find_top(root: Path) -> Path | None:
         for folder, entries in folders.items():
             if any(class_of(entry.name) for entry in entries):
                 return folder
-            if any(_is_part(Path(entry.path)) for entry in entries if part_of(entry.name)):
+            if any(_is_subset(Path(entry.path)) for entry in entries if subset_of(entry.name)):
                 return folder
         for folder in level:
             if _has_named_images(folder):
@@ -122,13 +122,13 @@ def walk(top: Path, everything: bool = False) -> Tree:
 
     Args:
         top: From :func:`find_top`.
-        everything: Also enter folders that are neither part nor class, as a table of labels needs it.
+        everything: Also enter folders that are neither subset nor class, as a table of labels needs it.
 
     Raises:
         LayoutError: A folder can't be opened, a link leads nowhere, a name is no printable text, or there is no end of it.
     """
     tree = Tree(top)
-    sorted_in = any(part_of(entry.name) or class_of(entry.name) for entry in _folders(top))
+    sorted_in = any(subset_of(entry.name) or class_of(entry.name) for entry in _folders(top))
     _walk(tree, everything, everything or not sorted_in)
     if tree.refused:
         lines = "\n".join(f"  {printable(path)}: {reason}" for path, reason in tree.refused.items())
@@ -137,7 +137,7 @@ def walk(top: Path, everything: bool = False) -> Tree:
             f"{len(tree.refused)} {noun} of {top} can't be used:\n{lines}\nImages that they hold or lead to would be missing "
             "without notice. Rename, repair or remove them."
         )
-    tree.files.sort(key=lambda item: (ORDER.index(item.part), item.class_folder, item.path.name, str(item.path)))
+    tree.files.sort(key=lambda item: (ORDER.index(item.subset), item.class_folder, item.path.name, str(item.path)))
     return tree
 
 
@@ -216,10 +216,10 @@ def _take(
     if is_junk(entry.name):
         tree.junk += entry.name != MARK
     elif _is_folder(entry):
-        its_part = "" if place.part else part_of(entry.name)
+        its_subset = "" if place.subset else subset_of(entry.name)
         its_class = class_of(entry.name) if agrees(class_of(entry.name), place.class_folder) else ""
-        inner = place.between if its_part or its_class else (*place.between, entry.name)
-        if not (its_part or its_class or place.class_folder or everything):
+        inner = place.between if its_subset or its_class else (*place.between, entry.name)
+        if not (its_subset or its_class or place.class_folder or everything):
             tree.passed_by.append(_below(tree, path))
         elif entry.is_symlink() and _identity(entry.stat()) in above:
             tree.looped.append(_below(tree, path))
@@ -229,14 +229,14 @@ def _take(
             tree.refused[_below(tree, path)] = f"lies more than {MAX_DEPTH} folders deep"
         else:
             its_class = its_class or place.class_folder
-            pending.append(_Place(path, place.part or its_part, its_class, inner, above, place.depth + 1))
+            pending.append(_Place(path, place.subset or its_subset, its_class, inner, above, place.depth + 1))
     elif (kind := _kind(path)) == "other" and (problem := _problem(entry)):
         tree.refused[_below(tree, path)] = problem
     elif kind != "other" and UNPRINTABLE.search(entry.name):
         tree.refused[_below(tree, path)] = UNPRINTABLE_NAME
     elif loose:
         name = "-".join((*place.between, bare_name(path)))
-        tree.files.append(Seen(path, place.part, place.class_folder, name, kind))
+        tree.files.append(Seen(path, place.subset, place.class_folder, name, kind))
     elif kind != "other":
         tree.passed_by.append(entry.name)
 
@@ -278,8 +278,8 @@ def _kind(path: Path) -> str:
     return "other"
 
 
-def _is_part(folder: Path) -> bool:
-    """Whether a folder named like a part holds classes, or images themselves; one that can't be opened may."""
+def _is_subset(folder: Path) -> bool:
+    """Whether a folder named like a subset holds classes, or images themselves; one that can't be opened may."""
     try:
         if any(class_of(entry.name) for entry in _folders(folder)):
             return True

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pneumonia.data.images.limits import read_regular_file
-from pneumonia.data.sources.file_names import PARTS, bare_name, part_of
+from pneumonia.data.sources.file_names import SUBSET_FOLDERS, bare_name, subset_of
 from pneumonia.errors import LabelError, some
 from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
 
@@ -21,7 +21,7 @@ FILE_COLUMNS: Final = ("path", "file", "filename", "file_name", "image", "image_
 LABEL_COLUMNS: Final = ("label", "class")
 YES_NO_COLUMNS: Final = ("pneumonia", "is_pneumonia")  # 0 or 1, which the header explains
 PATIENT_COLUMNS: Final = ("patient_id", "patient", "patientid")
-PART_COLUMNS: Final = ("split", "part", "source_split")
+SUBSET_COLUMNS: Final = ("split", "subset", "part", "source_split")
 WORDS: Final = {
     "normal": NORMAL,
     "virus": VIRUS,
@@ -55,7 +55,7 @@ class Row:
     file: str
     label: str
     patient_id: str
-    part: str
+    subset: str
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Columns:
     file: str
     label: str
     patient: str
-    part: str
+    subset: str
     words: dict[str, str]
 
 
@@ -82,31 +82,31 @@ def read_table(path: Path) -> list[Row]:
     """
     header, lines = _cells(path)
     columns = _columns(path, header)
-    rows, odd_labels, odd_parts, nameless = [], Counter[str](), Counter[str](), []
+    rows, odd_labels, odd_subsets, nameless = [], Counter[str](), Counter[str](), []
     for line, cells in lines:
         row = dict(zip(header, cells, strict=True))
         word = re.sub(r"[\s_-]+", " ", row[columns.label].strip().lower())
-        part = row.get(columns.part, "").strip()
+        subset = row.get(columns.subset, "").strip()
         name = row[columns.file].strip()
         if word not in columns.words:
             odd_labels[row[columns.label].strip()] += 1
-        elif part and not part_of(part):
-            odd_parts[part] += 1
+        elif subset and not subset_of(subset):
+            odd_subsets[subset] += 1
         elif not name:
             nameless.append(line)
         else:
             patient = row.get(columns.patient, "").strip()
-            rows.append(Row(line, name, columns.words[word], patient, part_of(part)))
+            rows.append(Row(line, name, columns.words[word], patient, subset_of(subset)))
     if odd_labels:
         numbers = f" {ADVICE}" if any(word.replace(".", "").isdigit() for word in odd_labels) else ""
         raise LabelError(
             f"{path}: {odd_labels.total()} rows have labels in the column '{columns.label}' that we do not know: "
             f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.words)}.{numbers}"
         )
-    if odd_parts:
+    if odd_subsets:
         raise LabelError(
-            f"{path}: {odd_parts.total()} rows have parts in the column '{columns.part}' that we do not know: "
-            f"{some(map(repr, odd_parts))}. Known are {', '.join(PARTS)}, or nothing."
+            f"{path}: {odd_subsets.total()} rows have subsets in the column '{columns.subset}' that we do not know: "
+            f"{some(map(repr, odd_subsets))}. Known are {', '.join(SUBSET_FOLDERS)}, or nothing."
         )
     if nameless:
         raise LabelError(f"{path}: {len(nameless)} rows name no image, for example line {nameless[0]}. Fill them in.")
@@ -280,7 +280,7 @@ def _columns(path: Path, header: list[str]) -> Columns:
             f"{path} has no column for {' and none for '.join(missing)}; it has {some(map(repr, header), 8)}. Rename the "
             "column that holds it."
         )
-    return Columns(file, label, only(PATIENT_COLUMNS), only(PART_COLUMNS), words)
+    return Columns(file, label, only(PATIENT_COLUMNS), only(SUBSET_COLUMNS), words)
 
 
 def _codes(path: Path, header: str) -> dict[str, str]:

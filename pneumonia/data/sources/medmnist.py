@@ -15,24 +15,23 @@ from pneumonia.data.sources.archives import named_damage, once
 from pneumonia.errors import ArchiveError, some
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
-from pneumonia.tasks import NORMAL, UNKNOWN_KIND
+from pneumonia.tasks import NORMAL, SUBSETS, UNKNOWN_KIND
 
-PARTS: Final = ("train", "val", "test")
 SIDES: Final = (28, 64, 128, 224)
 LABELS: Final = (NORMAL, UNKNOWN_KIND)  # 0 and 1 in the file
-MAX_IMAGES: Final = 10_000  # a part; PneumoniaMNIST has 5,856 in all
+MAX_IMAGES: Final = 10_000  # a subset; PneumoniaMNIST has 5,856 in all
 VERSION: Final = "1"  # raise it when the same file unpacks differently
 Images = NDArray[np.uint8]
 
 
 def unpack_medmnist(path: Path, cache_dir: Path) -> Path:
-    """The folder ``{train,val,test}/{NORMAL,PNEUMONIA}/medmnist-<part>-<number>.png`` of a ``.npz``; made on first use.
+    """The folder ``{train,val,test}/{NORMAL,PNEUMONIA}/medmnist-<subset>-<number>.png`` of a ``.npz``; made on first use.
 
     Numbers count from 0 in the order of the file, over both classes.
 
     Args:
         path: With ``{train,val,test}_images``, ``(N, S, S)`` or ``(N, S, S, 1)`` uint8, S one of 28, 64, 128 and 224,
-            and ``{train,val,test}_labels``, ``(N, 1)`` or ``(N,)`` of 0 and 1. Parts may be missing.
+            and ``{train,val,test}_labels``, ``(N, 1)`` or ``(N,)`` of 0 and 1. Subsets may be missing.
         cache_dir: Where to keep the folder.
 
     Raises:
@@ -43,19 +42,19 @@ def unpack_medmnist(path: Path, cache_dir: Path) -> Path:
 
 
 def _write(path: Path, folder: Path) -> None:
-    parts = _parts(path)
-    total = sum(count for _, count in parts)
+    subsets = _subsets(path)
+    total = sum(count for _, count in subsets)
 
     def work(item: tuple[Path, Images]) -> None:
         _write_png(*item)
 
     def files() -> Iterator[tuple[Path, Images]]:
-        for part, _ in parts:
-            images, labels = _arrays(path, part)
+        for subset, _ in subsets:
+            images, labels = _arrays(path, subset)
             for name in LABELS:
-                (folder / part / name).mkdir(parents=True, exist_ok=True)
+                (folder / subset / name).mkdir(parents=True, exist_ok=True)
             for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-                yield folder / part / LABELS[label] / f"medmnist-{part}-{number:05d}.png", image
+                yield folder / subset / LABELS[label] / f"medmnist-{subset}-{number:05d}.png", image
 
     for _ in track(in_threads(work, list(files())), total, f"Unpacking {path.name}"):
         pass
@@ -68,37 +67,39 @@ def _write_png(path: Path, image: Images) -> None:
     path.write_bytes(encoded.tobytes())
 
 
-def _parts(path: Path) -> list[tuple[str, int]]:
-    """The parts that a file holds and their numbers of images, from the headers alone: nothing is unpacked."""
+def _subsets(path: Path) -> list[tuple[str, int]]:
+    """The subsets that a file holds and their numbers of images, from the headers alone: nothing is unpacked."""
     headers = _headers(path)
-    parts = []
-    for part in PARTS:
-        pair = {f"{part}_images", f"{part}_labels"}
+    subsets = []
+    for subset in SUBSETS:
+        pair = {f"{subset}_images", f"{subset}_labels"}
         there = pair & set(headers)
         if not there:
             continue
         if there != pair:
             raise _wrong(path, f"it holds {', '.join(there)} without {', '.join(pair - there)}")
-        images, image_type = headers[f"{part}_images"]
-        labels, label_type = headers[f"{part}_labels"]
+        images, image_type = headers[f"{subset}_images"]
+        labels, label_type = headers[f"{subset}_labels"]
         side = images[1] if len(images) > 1 else 0
         if image_type != np.uint8 or images[1:] not in ((side, side), (side, side, 1)) or side not in SIDES:
             raise _wrong(
                 path,
-                f"{part}_images is {image_type} of shape {images}; grey images are uint8 of shape (N, S, S) with S one "
+                f"{subset}_images is {image_type} of shape {images}; grey images are uint8 of shape (N, S, S) with S one "
                 f"of {', '.join(map(str, SIDES))}",
             )
         if len(labels) not in (1, 2) or labels[1:] not in ((), (1,)) or label_type.kind not in "iu":
-            raise _wrong(path, f"{part}_labels is {label_type} of shape {labels}; one whole number an image is needed")
+            raise _wrong(
+                path, f"{subset}_labels is {label_type} of shape {labels}; one whole number an image is needed"
+            )
         if images[0] != labels[0]:
-            raise _wrong(path, f"{part} has {images[0]} images and {labels[0]} labels")
+            raise _wrong(path, f"{subset} has {images[0]} images and {labels[0]} labels")
         if images[0] > MAX_IMAGES:
-            raise _wrong(path, f"{part} has {images[0]:,} images, and PneumoniaMNIST has 5,856 in all (a zip bomb?)")
-        parts.append((part, images[0]))
-    if not sum(count for _, count in parts):
+            raise _wrong(path, f"{subset} has {images[0]:,} images, and PneumoniaMNIST has 5,856 in all (a zip bomb?)")
+        subsets.append((subset, images[0]))
+    if not sum(count for _, count in subsets):
         held = f"it holds {some(sorted(headers))}" if headers else "it is empty"
         raise _wrong(path, f"{held}; expected are train_images, train_labels and the same of val and test")
-    return parts
+    return subsets
 
 
 def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
@@ -125,13 +126,13 @@ def _headers(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     return headers
 
 
-def _arrays(path: Path, part: str) -> tuple[Images, NDArray[np.int64]]:
+def _arrays(path: Path, subset: str) -> tuple[Images, NDArray[np.int64]]:
     with named_damage(path, ".npz file"):
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"].reshape(-1).astype(np.int64)
+            images, labels = arrays[f"{subset}_images"], arrays[f"{subset}_labels"].reshape(-1).astype(np.int64)
     odd = sorted(set(labels.tolist()) - {0, 1})
     if odd:
-        raise _wrong(path, f"{part}_labels has the values {some(odd)} beside 0 (normal) and 1 (pneumonia)")
+        raise _wrong(path, f"{subset}_labels has the values {some(odd)} beside 0 (normal) and 1 (pneumonia)")
     return images.reshape(images.shape[:3]), labels
 
 

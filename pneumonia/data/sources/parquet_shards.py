@@ -1,4 +1,4 @@
-"""Unpacks the Parquet files that Hugging Face keeps image data sets in, byte for byte, into part and class folders."""
+"""Unpacks the Parquet files that Hugging Face keeps image data sets in, byte for byte, into subset and class folders."""
 
 import json
 import re
@@ -8,26 +8,26 @@ from typing import Any, Final
 
 from pneumonia.data.images.dicom import is_dicom
 from pneumonia.data.sources.archives import MAX_BYTES, named_damage, once
-from pneumonia.data.sources.file_names import CLASSES, bare_name, is_junk, part_of, read_name
+from pneumonia.data.sources.file_names import CLASSES, bare_name, is_junk, read_name, subset_of
 from pneumonia.errors import ArchiveError, some
 from pneumonia.system.console import track
 
-SHARD: Final = re.compile(r"(?P<part>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
+SHARD: Final = re.compile(r"(?P<subset>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
 ROWS: Final = 64  # of a batch: about 15 MB of the release's largest images
 MAGIC: Final = {b"\xff\xd8\xff": ".jpeg", b"\x89PNG": ".png", b"BM": ".bmp", b"II*\0": ".tif", b"MM\0*": ".tif"}
 VERSION: Final = "1"  # raise it when the same files unpack differently
 
 
 def shards_inside(root: Path) -> list[Path]:
-    """The Parquet files of a data set's folder (or of its ``data`` folder) that are named by their part."""
+    """The Parquet files of a data set's folder (or of its ``data`` folder) that are named by their subset."""
     files = [path for folder in (root, root / "data") for path in sorted(folder.glob("*.parquet"))]
-    return [path for path in files if path.is_file() and not is_junk(path.name) and _part(path)]
+    return [path for path in files if path.is_file() and not is_junk(path.name) and _subset(path)]
 
 
 def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
     """The folder ``{train,val,test}/{NORMAL,PNEUMONIA,...}/<file>``; made on first use.
 
-    Images keep the names of a release that we know; others are numbered by part, in the order of the rows.
+    Images keep the names of a release that we know; others are numbered by subset, in the order of the rows.
 
     Args:
         shards: Parquet files with a column of images, ``{bytes, path}``, and a column ``label`` of class names, or of
@@ -66,17 +66,17 @@ def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, byte
 
     numbers: dict[str, int] = {}
     for shard in shards:
-        part = _part(shard)
+        subset = _subset(shard)
         with pq.ParquetFile(shard) as file:
             image, classes = _columns(shard, file.schema_arrow)
             for batch in file.iter_batches(ROWS, columns=[image, "label"]):
                 for row in batch.to_pylist():
-                    number = numbers[part] = numbers.get(part, -1) + 1
+                    number = numbers[subset] = numbers.get(subset, -1) + 1
                     raw, label = (row[image] or {}).get("bytes"), classes.get(row["label"])
                     if not raw or label is None:
                         lacks = "no bytes" if label else f"the label {row['label']!r}"
-                        raise ArchiveError(f"{shard}: image {number} of {part} has {lacks}. Nothing was kept.")
-                    yield shard, folder / part / label / _name(row[image].get("path"), raw, part, number), raw
+                        raise ArchiveError(f"{shard}: image {number} of {subset} has {lacks}. Nothing was kept.")
+                    yield shard, folder / subset / label / _name(row[image].get("path"), raw, subset, number), raw
 
 
 def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
@@ -105,14 +105,14 @@ def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
     return images[0], classes
 
 
-def _name(path: str | None, raw: bytes, part: str, number: int) -> str:
+def _name(path: str | None, raw: bytes, subset: str, number: int) -> str:
     suffix = next((kind for magic, kind in MAGIC.items() if raw.startswith(magic)), ".dcm" if is_dicom(raw) else "")
     if not suffix:
-        raise ArchiveError(f"Image {number} of {part} is no JPEG, PNG, BMP, TIFF or DICOM. Nothing was kept.")
+        raise ArchiveError(f"Image {number} of {subset} is no JPEG, PNG, BMP, TIFF or DICOM. Nothing was kept.")
     known = bare_name(Path(path)) if path else ""
-    return f"{known if read_name(known) else f'huggingface-{part}-{number:05d}'}{suffix}"
+    return f"{known if read_name(known) else f'huggingface-{subset}-{number:05d}'}{suffix}"
 
 
-def _part(path: Path) -> str:
+def _subset(path: Path) -> str:
     match = SHARD.fullmatch(path.name)
-    return part_of(match["part"]) if match else ""
+    return subset_of(match["subset"]) if match else ""

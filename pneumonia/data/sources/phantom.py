@@ -111,13 +111,13 @@ def _films(patients: int, seed: int) -> Iterator[tuple[str, str, int, int]]:
     serial = 0
     for number in range(patients):
         label = LABELS[number % 3]
-        part = "test" if number % 30 >= 27 else "train"
+        subset = "test" if number % 30 >= 27 else "train"
         for take in range(int(rng.integers(1, 5))):
             serial += 1
             if label == NORMAL:
-                name = f"{part}/NORMAL/IM-{number:04d}-{take + 1:04d}.jpeg"
+                name = f"{subset}/NORMAL/IM-{number:04d}-{take + 1:04d}.jpeg"
             else:
-                name = f"{part}/PNEUMONIA/person{number}_{label.lower()}_{serial}.jpeg"
+                name = f"{subset}/PNEUMONIA/person{number}_{label.lower()}_{serial}.jpeg"
             yield name, label, seed * 1_000_003 + number, take
 
 

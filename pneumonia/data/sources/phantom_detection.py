@@ -11,7 +11,7 @@ from pneumonia.system.files import read_json
 
 INSIDE: Final = "chest_xray"
 MARK: Final = ".phantoms"  # a file in the folder of that name
-DEPTH: Final = 3  # folders above an image: class, part, and the one with the mark
+DEPTH: Final = 3  # folders above an image: class, subset, and the one with the mark
 RECORD: Final = "checksums.json"  # SHA-256 of every film, beside the folder
 NAME: Final = re.compile(r"phantom-[0-9a-f]{12}", re.ASCII)
 

@@ -9,10 +9,9 @@ from pneumonia.data.images.dicom import PREFIX
 from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 from pneumonia.data.sources.folders import Tree
 from pneumonia.errors import some
-from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
+from pneumonia.tasks import BACTERIA, NORMAL, SUBSETS, UNKNOWN_KIND, VIRUS
 
-PARTS: Final = ("train", "val", "test")
-FEW: Final = 100  # images of a part below which a score says little: its 95% interval is ten points wide or more
+FEW: Final = 100  # images of a subset below which a score says little: its 95% interval is ten points wide or more
 
 
 def notes_on_tree(tree: Tree, root: Path) -> list[str]:
@@ -22,7 +21,7 @@ def notes_on_tree(tree: Tree, root: Path) -> list[str]:
         notes.append(f"The release lies in {tree.top.relative_to(root)}.")
     if tree.passed_by:
         notes.append(
-            f"{_count(tree.passed_by, 'entry', 'entries')} that are no part and no class were left out: "
+            f"{_count(tree.passed_by, 'entry', 'entries')} that are no subset and no class were left out: "
             f"{some(tree.passed_by, 3)}."
         )
     if tree.looped:
@@ -34,15 +33,15 @@ def notes_on_tree(tree: Tree, root: Path) -> list[str]:
 
 
 def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[str]:
-    """What classes, patients and parts mean for training.
+    """What classes, patients and subsets mean for training.
 
     Args:
         kind: Of the release.
-        images: Label, patient and part of each image.
+        images: Label, patient and subset of each image.
     """
     rows = list(images)
     labels = Counter(label for label, _, _ in rows)
-    notes = [*_on_labels(labels), *_on_patients(rows), *_on_parts(rows, set(labels))]
+    notes = [*_on_labels(labels), *_on_patients(rows), *_on_subsets(rows, set(labels))]
     if kind == "MedMNIST":
         notes.append(
             "MedMNIST cut its val at random from the release's train, so one child may stand in both; no split can undo "
@@ -70,7 +69,7 @@ def _on_patients(rows: list[tuple[str, str, str]]) -> list[str]:
             "No image names its patient" if unknown == len(rows) else f"{unknown} of {len(rows)} images name no patient"
         )
         notes.append(
-            f"{whose}: each counts as a patient of its own, so a split may put one child into two parts and scores may be "
+            f"{whose}: each counts as a patient of its own, so a split may put one child into two subsets and scores may be "
             "optimistic."
         )
     if any(patient.startswith(PREFIX) for _, patient, _ in rows):
@@ -78,22 +77,22 @@ def _on_patients(rows: list[tuple[str, str, str]]) -> list[str]:
     return notes
 
 
-def _on_parts(rows: list[tuple[str, str, str]], labels: set[str]) -> list[str]:
+def _on_subsets(rows: list[tuple[str, str, str]], labels: set[str]) -> list[str]:
     notes = []
     advice = {
         "val": ", too little to choose by; split=grouped and split=official cut their own val",
         "test": ", too little for a score to mean much",
     }
-    for part in PARTS:
-        inside = Counter(label for label, _, its_part in rows if its_part == part)
+    for subset in SUBSETS:
+        inside = Counter(label for label, _, its_subset in rows if its_subset == subset)
         if not inside:
             continue
         absent = [label for label in (NORMAL, VIRUS, BACTERIA, UNKNOWN_KIND) if label in labels and not inside[label]]
-        few = inside.total() < FEW and part != "train" and len(rows) > 10 * inside.total()
+        few = inside.total() < FEW and subset != "train" and len(rows) > 10 * inside.total()
         if absent or few:
             lacks = f" and none of class {', '.join(absent)}" if absent else ""
             notes.append(
-                f"{part} has {_plural(inside.total(), 'image', 'images')}{lacks}{advice[part] if few else ''}."
+                f"{subset} has {_plural(inside.total(), 'image', 'images')}{lacks}{advice[subset] if few else ''}."
             )
     return notes
 

@@ -1,7 +1,7 @@
-"""Recognises a release by its layout and names, and says for each image its class, patient and part.
+"""Recognises a release by its layout and names, and says for each image its class, patient and subset.
 
 Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
-DICOM files; as a folder, or as one file that is unpacked first. Folders of parts are train, val (validation, valid) and
+DICOM files; as a folder, or as one file that is unpacked first. Folders of subsets are train, val (validation, valid) and
 test; folders of classes NORMAL and PNEUMONIA (BACTERIA, VIRUS); what neither says, the file names say.
 """
 
@@ -214,8 +214,8 @@ def _found(seen: Seen, label: str, patient: str, row: Row | None = None, name: s
     name = name or _name(seen)
     if not patient and seen.kind == "DICOM":
         patient = dicom_patient(seen.path) or ""
-    part = row.part if row and row.part else seen.part
-    return Found(seen.path, name, label, patient or UNKNOWN_PATIENT + name, part)
+    subset = row.subset if row and row.subset else seen.subset
+    return Found(seen.path, name, label, patient or UNKNOWN_PATIENT + name, subset)
 
 
 def _name(seen: Seen) -> str:

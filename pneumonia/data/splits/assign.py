@@ -15,9 +15,8 @@ from pneumonia.data.duplicates import Groups, groups
 from pneumonia.data.splits.leaks import UNUSED, check_no_leak
 from pneumonia.errors import ConfigError, SplitError, some
 from pneumonia.system.files import digest
-from pneumonia.tasks import in_class_order
+from pneumonia.tasks import SUBSETS, in_class_order
 
-PARTS: Final = ("train", "val", "test")
 TENTHS: Final = 10
 FEWEST: Final = 8  # patients of each class from which dealing into piles gives about the shares that were asked
 MOST: Final = 0.25  # of the images of a class in val, and in test: of a tenth that was asked, more is no tenth
@@ -26,7 +25,7 @@ NO_FOLD: Final = -1
 
 
 def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None = None) -> pd.DataFrame:
-    """Divides the images into parts, and refuses what leaks without being named leaky.
+    """Divides the images into subsets, and refuses what leaks without being named leaky.
 
     Args:
         manifest: One row per image; see :mod:`pneumonia.data.manifest`.
@@ -34,14 +33,14 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
         group: ``(N,)`` from :func:`pneumonia.data.duplicates.groups`; worked out where it is not given.
 
     Returns:
-        One row per image of the manifest, in its order: ``image_id`` (str), ``part`` (``train``, ``val``, ``test`` or
-        ``unused``) and ``fold`` (int; 0 to k-1 for ``kfold`` and ``rotating``; -1 for the test part, for the only patient of a
+        One row per image of the manifest, in its order: ``image_id`` (str), ``subset`` (``train``, ``val``, ``test`` or
+        ``unused``) and ``fold`` (int; 0 to k-1 for ``kfold`` and ``rotating``; -1 for the test split, for the only patient of a
         class, who always trains, and for other methods).
 
     Raises:
         ConfigError: ``split.fold`` is not one of the folds, or a setting does not go with the method.
         SplitError: The data lack the folders that the method needs, or are too few.
-        SplitLeakageError: Two parts share a patient or a copy of an image, and ``split.leaky`` is not set.
+        SplitLeakageError: Two subsets share a patient or a copy of an image, and ``split.leaky`` is not set.
     """
     manifest = manifest.reset_index(drop=True)
     group = groups(manifest) if group is None else group
@@ -49,16 +48,16 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
         raise ConfigError(
             f"split.fold={config.fold} is no fold of split.k={config.k}; the folds are 0 to {config.k - 1}."
         )
-    parts, folds = METHODS[config.method](manifest, group, config)
+    subsets, folds = METHODS[config.method](manifest, group, config)
     if config.method in FOLDED:
-        parts = parts_of_fold(parts, folds, config.fold)
+        subsets = subsets_of_fold(subsets, folds, config.fold)
     if config.fraction < 1:
         if config.method == "rotating":
             raise ConfigError(
-                "split.fraction does not go with split=rotating, whose training part changes. Use split=kfold."
+                "split.fraction does not go with split=rotating, whose training split changes. Use split=kfold."
             )
-        parts = _thinned(manifest, group, parts, config)
-    split = pd.DataFrame({"image_id": manifest["image_id"].to_numpy(), "part": parts, "fold": folds})
+        subsets = _thinned(manifest, group, subsets, config)
+    split = pd.DataFrame({"image_id": manifest["image_id"].to_numpy(), "subset": subsets, "fold": folds})
     check_split(manifest, split, config, group)
     return split
 
@@ -68,32 +67,32 @@ def check_split(manifest: pd.DataFrame, split: pd.DataFrame, config: SplitConfig
 
     Raises:
         SplitError: There is nothing to train or to validate on.
-        SplitLeakageError: Two parts share a patient or a copy of an image, and ``split.leaky`` is not set.
+        SplitLeakageError: Two subsets share a patient or a copy of an image, and ``split.leaky`` is not set.
     """
-    for part in ("train", "val"):
-        if not (split["part"] == part).any():
+    for subset in ("train", "val"):
+        if not (split["subset"] == subset).any():
             raise SplitError(
-                f"split={config.method} leaves no image in the part '{part}' ({len(manifest)} images, "
+                f"split={config.method} leaves no image in the subset '{subset}' ({len(manifest)} images, "
                 f"{manifest['patient_id'].nunique()} patients). Use another split, or more data."
             )
     if not config.leaky:
         check_no_leak(manifest, split, group)
 
 
-def parts_of_fold(parts: NDArray[np.object_], folds: NDArray[np.int64], fold: int) -> NDArray[np.object_]:
-    """The parts where ``fold`` validates and all other folds train; what has no fold stays where it is.
+def subsets_of_fold(subsets: NDArray[np.object_], folds: NDArray[np.int64], fold: int) -> NDArray[np.object_]:
+    """The subsets where ``fold`` validates and all other folds train; what has no fold stays where it is.
 
     Source: Kohavi (1995), A study of cross-validation and bootstrap for accuracy estimation and model selection.
     """
-    moved = parts.copy()
+    moved = subsets.copy()
     moved[folds != NO_FOLD] = "train"
     moved[folds == fold] = "val"
     return moved
 
 
 def split_sha256(split: pd.DataFrame) -> str:
-    """The identity of a split: which image is in which part and fold."""
-    rows = split.sort_values("image_id")[["image_id", "part", "fold"]]
+    """The identity of a split: which image is in which subset and fold."""
+    rows = split.sort_values("image_id")[["image_id", "subset", "fold"]]
     return digest(rows.astype(str).to_numpy().tolist())
 
 
@@ -102,17 +101,17 @@ def _grouped(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tupl
 
 
 def _official(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
-    """Source: Kermany et al. (2018); the official test folder stays the test part."""
+    """Source: Kermany et al. (2018); the official test folder stays the test split."""
     source = manifest["source_split"].to_numpy()
     if not np.isin(source, ["train", "val"]).any():
         raise SplitError("split=official needs the folders train (and val) of the release; the data have none.")
-    parts, rest = _held_out_folder(manifest, group)
-    parts[rest] = _deal(manifest[rest].reset_index(drop=True), group[rest], ("val",), config)
-    return parts, _no_folds(manifest)
+    subsets, rest = _held_out_folder(manifest, group)
+    subsets[rest] = _deal(manifest[rest].reset_index(drop=True), group[rest], ("val",), config)
+    return subsets, _no_folds(manifest)
 
 
 def _article(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
-    """The study's: 80/10/10 of the images at random, stratified by class. One patient may stand in all parts."""
+    """The study's: 80/10/10 of the images at random, stratified by class. One patient may stand in all subsets."""
     rows, label = np.arange(len(manifest)), manifest["label"].to_numpy()
     try:
         train, rest = train_test_split(
@@ -123,15 +122,15 @@ def _article(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tupl
         raise SplitError(
             f"split={config.method} can not divide {len(rows)} images by class: {error} Use more data."
         ) from error
-    parts = np.empty(len(rows), dtype=object)
+    subsets = np.empty(len(rows), dtype=object)
     for name, chosen in (("train", train), ("val", val), ("test", test)):
-        parts[chosen] = name
-    return parts, _no_folds(manifest)
+        subsets[chosen] = name
+    return subsets, _no_folds(manifest)
 
 
 def _given(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
     source = manifest["source_split"].to_numpy(dtype=object)
-    missing = [part for part in ("train", "val") if part not in source]
+    missing = [subset for subset in ("train", "val") if subset not in source]
     if missing:
         raise SplitError(
             f"split=given takes the folders as they are, and the data have no folder {some(missing)}. Use split=grouped."
@@ -140,31 +139,31 @@ def _given(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[
 
 
 def _kfold(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
-    """Folds that keep groups together, balanced by class, after a test part was held out that no fold touches.
+    """Folds that keep groups together, balanced by class, after a test split was held out that no fold touches.
 
     Source: scikit-learn's StratifiedGroupKFold.
     """
     if config.holdout == "folder":
-        parts, rest = _held_out_folder(manifest, group)
-        if not (parts == "test").any():
+        subsets, rest = _held_out_folder(manifest, group)
+        if not (subsets == "test").any():
             raise SplitError(
                 "split.holdout=folder needs the release's folder test; the data have none. Use tenth or none."
             )
-    elif config.holdout == "tenth":  # the very test part of split=grouped with this seed, so that runs compare
-        parts = _deal(manifest, group, ("val", "test"), config)
-        rest = parts != "test"
-        parts[rest] = "train"
+    elif config.holdout == "tenth":  # the very test split of split=grouped with this seed, so that runs compare
+        subsets = _deal(manifest, group, ("val", "test"), config)
+        rest = subsets != "test"
+        subsets[rest] = "train"
     else:
-        parts, rest = np.full(len(manifest), "train", dtype=object), np.ones(len(manifest), dtype=bool)
+        subsets, rest = np.full(len(manifest), "train", dtype=object), np.ones(len(manifest), dtype=bool)
     folds = _no_folds(manifest)
     folds[rest] = _piles(manifest[rest].reset_index(drop=True), group[rest], config.k, config)
-    return parts, folds
+    return subsets, folds
 
 
 def _rotating(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
-    """The study's folds: images at random, stratified by class, after the test part of its random split."""
-    parts, folds = _article(manifest, group, config)
-    rest = np.flatnonzero(parts != "test")
+    """The study's folds: images at random, stratified by class, after the test split of its random split."""
+    subsets, folds = _article(manifest, group, config)
+    rest = np.flatnonzero(subsets != "test")
     label = manifest["label"].to_numpy()[rest]
     fewest = int(pd.Series(label).value_counts().min())
     if fewest < config.k:
@@ -175,7 +174,7 @@ def _rotating(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tup
     dealer = StratifiedKFold(config.k, shuffle=True, random_state=config.seed)
     for number, (_, rows) in enumerate(dealer.split(label, label)):
         folds[rest[rows]] = number
-    return parts, folds
+    return subsets, folds
 
 
 def _no_folds(manifest: pd.DataFrame) -> Groups:
@@ -183,12 +182,12 @@ def _no_folds(manifest: pd.DataFrame) -> Groups:
 
 
 def _held_out_folder(manifest: pd.DataFrame, group: Groups) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
-    """The release's folder test as test part; what else shows its patients or images is left out of training."""
+    """The release's folder test as test split; what else shows its patients or images is left out of training."""
     test = (manifest["source_split"] == "test").to_numpy()
-    parts = np.full(len(manifest), "train", dtype=object)
-    parts[np.isin(group, np.unique(group[test]))] = UNUSED
-    parts[test] = "test"
-    return parts, parts == "train"
+    subsets = np.full(len(manifest), "train", dtype=object)
+    subsets[np.isin(group, np.unique(group[test]))] = UNUSED
+    subsets[test] = "test"
+    return subsets, subsets == "train"
 
 
 def _deal(manifest: pd.DataFrame, group: Groups, tenths: Sequence[str], config: SplitConfig) -> NDArray[np.object_]:
@@ -201,23 +200,23 @@ def _deal(manifest: pd.DataFrame, group: Groups, tenths: Sequence[str], config: 
     fewest = int(pd.Series(group).groupby(label).nunique().min()) if len(label) else 0
     if fewest >= FEWEST:
         piles = _piles(manifest, group, min(TENTHS, fewest), config)
-        parts = np.full(len(manifest), "train", dtype=object)
-        for number, part in enumerate(tenths):
-            parts[piles == number] = part
-        shares = pd.crosstab(label, parts, normalize="index").reindex(columns=list(tenths), fill_value=0.0).to_numpy()
+        subsets = np.full(len(manifest), "train", dtype=object)
+        for number, subset in enumerate(tenths):
+            subsets[piles == number] = subset
+        shares = pd.crosstab(label, subsets, normalize="index").reindex(columns=list(tenths), fill_value=0.0).to_numpy()
         if (shares > 0).all() and (shares <= MOST).all():
-            return parts
+            return subsets
     return _dealt_by_class(label, group, tenths, config)
 
 
 def _dealt_by_class(
     label: NDArray[np.object_], group: Groups, tenths: Sequence[str], config: SplitConfig
 ) -> NDArray[np.object_]:
-    """Deal the groups of each class on its own: the largest trains, then each part has one, then shares are filled.
+    """Deal the groups of each class on its own: the largest trains, then each subset has one, then shares are filled.
 
     A group that shows several classes counts as one of the rarest of them.
     """
-    parts = np.full(len(label), "train", dtype=object)
+    subsets = np.full(len(label), "train", dtype=object)
     counts = pd.crosstab(group, label)  # images of each class in each group
     rarest_first = (counts > 0).sum().sort_values(kind="stable").index
     home = pd.Series([next(name for name in rarest_first if row[name]) for _, row in counts.iterrows()], counts.index)
@@ -227,28 +226,28 @@ def _dealt_by_class(
         left = [int(number) for number in rng.permutation(np.array(sizes.index))]
         if left:
             left.remove(int(sizes.idxmax()))
-        for place, part in enumerate(tenths, 1):
+        for place, subset in enumerate(tenths, 1):
             filled, wanted = 0, counts[name].sum() / TENTHS
-            kept_back = min(len(tenths) - place, max(len(left) - 1, 0))  # one for each part that is still to come
+            kept_back = min(len(tenths) - place, max(len(left) - 1, 0))  # one for each subset that is still to come
             fitting = iter(list(left))
             while len(left) > kept_back:
                 number = next((one for one in fitting if filled + sizes[one] / 2 <= wanted), None)
                 if number is None and filled:
                     break
                 number = min(left, key=lambda one: sizes[one]) if number is None else number
-                parts[group == number] = part
+                subsets[group == number] = subset
                 filled += int(sizes[number])
                 left.remove(number)
     for name in rarest_first:  # all its groups may show a rarer class too, and none of them be the largest there
-        if not ((label == name) & (parts == "train")).any():
-            parts[group == counts[name].idxmax()] = "train"
-    empty = [part for part in tenths if not (parts == part).any()]
+        if not ((label == name) & (subsets == "train")).any():
+            subsets[group == counts[name].idxmax()] = "train"
+    empty = [subset for subset in tenths if not (subsets == subset).any()]
     if empty:
         raise SplitError(
-            f"split={config.method} leaves no image in the part '{empty[0]}'. It needs a class with {len(tenths) + 1} patients "
+            f"split={config.method} leaves no image in the subset '{empty[0]}'. It needs a class with {len(tenths) + 1} patients "
             f"or more; the data have {_patients(label, group)}. Use more data."
         )
-    return parts
+    return subsets
 
 
 def _patients(label: NDArray[np.object_], group: Groups) -> str:
@@ -276,7 +275,7 @@ def _piles(manifest: pd.DataFrame, group: Groups, count: int, config: SplitConfi
                 piles[rows[chosen]] = number
     if set(piles[rows]) != set(range(count)):
         raise SplitError(
-            f"split={config.method} needs {count} patients or more of one class, one for each part or fold; the data have "
+            f"split={config.method} needs {count} patients or more of one class, one for each subset or fold; the data have "
             f"{_patients(label, group)}. Use more data{', or a smaller split.k' if config.method == 'kfold' else ''}."
         )
     for name in table.columns:  # a class that is all in one pile would be missing where the others train
@@ -294,22 +293,27 @@ def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
         manifest: One row per image.
         split: One row per row of the manifest.
     """
-    used = split["part"] != UNUSED
+    used = split["subset"] != UNUSED
     table = pd.DataFrame(
-        {"label": manifest["label"], "part": split["part"], "fold": split["fold"], "patient": manifest["patient_id"]}
+        {
+            "label": manifest["label"],
+            "subset": split["subset"],
+            "fold": split["fold"],
+            "patient": manifest["patient_id"],
+        }
     )[used.to_numpy()]
-    parts = [part for part in PARTS if (table["part"] == part).any()]
+    subsets = [subset for subset in SUBSETS if (table["subset"] == subset).any()]
     folds = int(split["fold"].max()) + 1
     found = []
     for name in in_class_order(table["label"].unique()):
         own = table[table["label"] == name]
         patients = own["patient"].nunique()
-        by_part = own.groupby("part")["patient"].nunique().reindex(parts, fill_value=0)
-        absent = [part for part in parts if not by_part[part]]
+        by_subset = own.groupby("subset")["patient"].nunique().reindex(subsets, fill_value=0)
+        absent = [subset for subset in subsets if not by_subset[subset]]
         absent_folds = folds - own.loc[own["fold"] >= 0, "fold"].nunique()
         if patients >= FEWEST and not absent and not absent_folds:
             continue
-        counts = ", ".join(f"{part} {by_part[part]}" for part in parts)
+        counts = ", ".join(f"{subset} {by_subset[subset]}" for subset in subsets)
         text = f"{name} has {patients} patients ({counts}), with {len(own)} images."
         if patients < FEWEST:
             text += " They are too few for the shares of the split, so metrics of this class are uncertain."
@@ -322,15 +326,15 @@ def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
 
 
 def _thinned(
-    manifest: pd.DataFrame, group: Groups, parts: NDArray[np.object_], config: SplitConfig
+    manifest: pd.DataFrame, group: Groups, subsets: NDArray[np.object_], config: SplitConfig
 ) -> NDArray[np.object_]:
-    """Keeps a fraction of the training part, whole groups, class by class; a smaller fraction lies within a larger one.
+    """Keeps a fraction of the training split, whole groups, class by class; a smaller fraction lies within a larger one.
 
     A group that is a large share of its class comes last, since a small fraction would be all of it.
     """
     order = np.random.default_rng([config.seed, 1]).permutation(int(group.max()) + 1)  # a place for each group
-    thinned = parts.copy()
-    trains = parts == "train"
+    thinned = subsets.copy()
+    trains = subsets == "train"
     for label in np.unique(manifest["label"].to_numpy()[trains]):
         rows = np.flatnonzero(trains & (manifest["label"] == label).to_numpy())
         huge = np.bincount(group[rows], minlength=len(order))[group[rows]] > HUGE * len(rows)

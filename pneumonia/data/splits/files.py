@@ -10,25 +10,25 @@ from pneumonia.data.duplicates import Groups
 from pneumonia.data.splits.assign import (
     FOLDED,
     NO_FOLD,
-    PARTS,
     check_split,
     make_split,
-    parts_of_fold,
     rare_classes,
     split_sha256,
+    subsets_of_fold,
 )
 from pneumonia.data.splits.leaks import UNUSED
 from pneumonia.errors import ConfigError, ManifestError, some
 from pneumonia.system.console import warn
 from pneumonia.system.files import replacing
+from pneumonia.tasks import SUBSETS
 
-COLUMNS: Final = ("image_id", "part", "fold")
+COLUMNS: Final = ("image_id", "subset", "fold")
 
 
 def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None = None) -> pd.DataFrame:
     """The split that a config names: read from ``split.file`` where there is one, made otherwise.
 
-    A file's parts stand as they are, but for ``kfold`` and ``rotating``, where ``split.fold`` says which fold validates.
+    A file's subsets stand as they are, but for ``kfold`` and ``rotating``, where ``split.fold`` says which fold validates.
     Warns of classes with too few patients for the split.
 
     Raises:
@@ -50,7 +50,7 @@ def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
                 f"split.fold={config.fold} is no fold of {config.file}, which has {folds.max() + 1}. Choose another one, or "
                 f"make the file with `pneumonia data split SOURCE split={config.method}`."
             )
-        split["part"] = parts_of_fold(split["part"].to_numpy(dtype=object), folds, config.fold)
+        split["subset"] = subsets_of_fold(split["subset"].to_numpy(dtype=object), folds, config.fold)
     check_split(manifest, split, config, group)
     return split
 
@@ -59,21 +59,21 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
     """The rows of a split file in the order of the manifest.
 
     Raises:
-        ManifestError: Missing, no parquet, columns or parts that are not ours, or images that do not match.
+        ManifestError: Missing, no parquet, columns or subsets that are not ours, or images that do not match.
     """
     check_split_file(path)
     try:
         split = pd.read_parquet(path, columns=list(COLUMNS))
-        split = split.astype({"image_id": "str", "part": "str", "fold": "int64"})
+        split = split.astype({"image_id": "str", "subset": "str", "fold": "int64"})
     except Exception as error:
         raise ManifestError(
             f"{path} is not a split file: it must be parquet with the columns {', '.join(COLUMNS)} ({error}). "
             "`pneumonia data split SOURCE` writes one."
         ) from error
-    strange = sorted(set(split["part"]) - {*PARTS, UNUSED})
+    strange = sorted(set(split["subset"]) - {*SUBSETS, UNUSED})
     if strange:
         raise ManifestError(
-            f"{path} has parts that we do not know: {some(strange)}. They must be {', '.join(PARTS)} or {UNUSED}."
+            f"{path} has subsets that we do not know: {some(strange)}. They must be {', '.join(SUBSETS)} or {UNUSED}."
         )
     twice = split["image_id"][split["image_id"].duplicated()]
     ours, theirs = set(manifest["image_id"]), set(split["image_id"])
