@@ -12,10 +12,11 @@ from PIL import Image
 from pneumonia.data.datamodule import Images
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.error_gallery import Case, choose
-from pneumonia.evaluation.explanations import contributions, diverging
+from pneumonia.evaluation.explanations import contributions
 from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
 from pneumonia.metrics.classification import PREFIX
 from pneumonia.models.base import Classifier
+from pneumonia.models.weight_images import diverging
 from pneumonia.system.console import track
 from pneumonia.tasks import Task
 

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from pneumonia.config.schema import max_time_s
 from pneumonia.errors import TimeLimitReached
-from pneumonia.evaluation.explanations import weights_picture
 from pneumonia.models.base import Classifier
+from pneumonia.models.weight_images import weights_picture
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.system.console import CONSOLE, figure, quiet, say, warn
 from pneumonia.system.files import replacing, write_json

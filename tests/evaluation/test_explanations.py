@@ -8,9 +8,10 @@ from PIL import Image
 from pneumonia.cli.predict import predict, run
 from pneumonia.data.images.decode import decode
 from pneumonia.errors import ConfigError
-from pneumonia.evaluation.explanations import HIGH, LOW, contributions, diverging, weights_picture
+from pneumonia.evaluation.explanations import contributions
 from pneumonia.models.base import Setup
 from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.weight_images import HIGH, LOW, diverging, weights_picture
 from pneumonia.training.train import train
 
 
