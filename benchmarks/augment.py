@@ -18,7 +18,7 @@ from torchvision.transforms import InterpolationMode, v2
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import SIDE, World
 from pneumonia.config.schema import AugmentationConfig
-from pneumonia.data.datamodule import XRayData
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.system.parallel import available_cores
 
 BATCH: Final = 50
@@ -100,7 +100,7 @@ def gathered(loader: DataLoader) -> torch.Tensor:  # type: ignore[type-arg]
     return torch.cat([batch["image"] if isinstance(batch, dict) else batch for batch in loader])[:, 0]
 
 
-def guard(data: XRayData, loader: DataLoader[torch.Tensor]) -> str:
+def guard(data: XRayDataModule, loader: DataLoader[torch.Tensor]) -> str:
     """Draws are random, so what must agree is how they are spread."""
     ours, theirs = gathered(data.loader("train", 0)).double(), gathered(loader).double()
     if len(ours) != len(theirs):

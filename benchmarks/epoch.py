@@ -19,7 +19,7 @@ from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.ingest import sample
 from benchmarks.world import SIDE, World, by_hand
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.datamodule import XRayData, load_images
+from pneumonia.data.datamodule import XRayDataModule, load_images
 
 BATCH: Final = 50
 EPOCHS: Final = 10  # of ours and the limit, which are over in a blink
@@ -53,7 +53,7 @@ def rows(world: World) -> list[Row]:
     return [found]
 
 
-def ours(data: XRayData) -> None:
+def ours(data: XRayDataModule) -> None:
     """Batches as a training step is given them, scaled."""
     loader = data.loader("train", 0)
     for epoch in range(EPOCHS):
@@ -68,7 +68,7 @@ def all_of(loader: DataLoader[tuple[Tensor, Tensor]]) -> None:
         pass
 
 
-def limit(data: XRayData) -> Callable[[], None]:
+def limit(data: XRayDataModule) -> Callable[[], None]:
     """No loader at all."""
     pixels = np.array(data.images.pixels[data.rows("train")])
 
@@ -81,7 +81,7 @@ def limit(data: XRayData) -> Callable[[], None]:
     return work
 
 
-def guard(world: World, data: XRayData) -> str:
+def guard(world: World, data: XRayDataModule) -> str:
     """Ours gives the files that were resized beforehand, pixel by pixel, and nearly what PIL makes of those at full size."""
     mine: dict[str, Tensor] = {}
     for batch in data.loader("train"):

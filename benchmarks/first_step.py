@@ -17,7 +17,7 @@ from benchmarks.fits import FirstBatch, Loop, ready
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.world import World, classifier
 from pneumonia.cli.data.split import composed
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.training.train import train
 
 FRESH: Final = """
@@ -32,7 +32,7 @@ print(json.dumps([first.at, first.loss]))
 
 def rows(world: World) -> list[Row]:
     """The arms over the study's network."""
-    shelf, seeds = Shelf(), count()
+    data_cache, seeds = RunDataCache(), count()
     batches, _ = ready(world.subset(100, 50), classifier())
     loop = Loop(classifier())
 
@@ -41,7 +41,7 @@ def rows(world: World) -> list[Row]:
 
     def guard() -> str:
         config = settings(world, seeds, "guard")
-        mine, theirs = inside(config, shelf)[1], outside({**config, "name": "guard_fresh"})[1]
+        mine, theirs = inside(config, data_cache)[1], outside({**config, "name": "guard_fresh"})[1]
         if mine != theirs:
             raise Differs(f"the first step has a loss of {mine} in this process and of {theirs} in a fresh one")
         return f"the first step has the same loss in both, {mine:.5f}"
@@ -52,7 +52,7 @@ def rows(world: World) -> list[Row]:
         items=1,
         unit="jobs",
         arms={
-            "ours": Arm(lambda: inside(settings(world, seeds, "inside"), shelf)[0], timed=True),
+            "ours": Arm(lambda: inside(settings(world, seeds, "inside"), data_cache)[0], timed=True),
             "process": Arm(lambda: outside(settings(world, seeds, "outside"))[0], timed=True),
             "limit": Arm(limit),
         },
@@ -71,11 +71,11 @@ def settings(world: World, seeds: Iterator[int], name: str) -> dict[str, Any]:
     )
 
 
-def inside(config: dict[str, Any], shelf: Shelf) -> tuple[float, float]:
+def inside(config: dict[str, Any], data_cache: RunDataCache) -> tuple[float, float]:
     """Seconds to the first step, and its loss."""
     first, begun = FirstBatch(), time.perf_counter()
     with unheard():
-        train(config, shelf=shelf, callbacks=[first])
+        train(config, data_cache=data_cache, callbacks=[first])
     return first.at - begun, first.loss
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from benchmarks.world import SGD, classifier
-from pneumonia.data.datamodule import XRayData
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.models.base import Classifier
 from pneumonia.models.optimization import build_optimizer
 from pneumonia.runs.folder import RunFolder, read_metrics
@@ -53,7 +53,7 @@ class FirstBatch(Callback):
             self.loss = float(outputs["loss"])
 
 
-def fit(data: XRayData, model: Classifier | None = None) -> Fit:
+def fit(data: XRayDataModule, model: Classifier | None = None) -> Fit:
     """One epoch of `Trainer.fit` with our metrics, validation and checkpoints."""
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place))
@@ -113,7 +113,7 @@ class Loop:
         return loss.detach()
 
 
-def ready(data: XRayData, model: Classifier) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
+def ready(data: XRayDataModule, model: Classifier) -> tuple[list[tuple[Tensor, Tensor]], list[Tensor]]:
     """The training batches of the first epoch and the images of the validation batches, scaled, in memory."""
     batches = [(model.prepare(batch["image"]), batch["label"]) for batch in data.loader("train", data.seed)]
     return batches, [model.prepare(batch["image"]) for batch in data.loader("val")]

@@ -200,10 +200,10 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
 
 def _data(config: dict[str, Any]) -> Any:
-    from pneumonia.data.run_data_cache import Shelf
+    from pneumonia.data.run_data_cache import RunDataCache
     from pneumonia.training.prepare import prepare_run
 
-    return prepare_run(config, Shelf()).data
+    return prepare_run(config, RunDataCache()).data
 
 
 @contextlib.contextmanager

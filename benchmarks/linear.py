@@ -27,7 +27,7 @@ from sklearn.metrics import log_loss
 
 from pneumonia.cli.data.split import composed
 from pneumonia.config.schema import SplitConfig
-from pneumonia.data.datamodule import Images, load_images
+from pneumonia.data.datamodule import DecodedImages, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import RunFolder
@@ -65,7 +65,7 @@ def _run(root: Path, *words: str) -> tuple[dict[str, Any], RunFolder, float]:
     return result, RunFolder(Path(folder) / result["name"] / result["run_id"]), result["cost"]["fit_s"]
 
 
-def _subset(root: Path, size: int) -> tuple[Images, np.ndarray, np.ndarray]:
+def _subset(root: Path, size: int) -> tuple[DecodedImages, np.ndarray, np.ndarray]:
     config = composed({"data": "folder", "data.root": str(root), "image_size": str(size)})
     images = load_images(data_config(config), size, Path(config["cache_dir"]))
     subset = make_split(images.manifest, SplitConfig("article", leaky=True))["subset"].to_numpy()

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import conditions, unheard
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.models.factory import family_of
 from pneumonia.sweep.plan import make_plan
 from pneumonia.sweep.sweep_files import sweep_names
@@ -121,18 +121,18 @@ class Meter:
     def __init__(self, scratch: Path, rates: dict[str, float]) -> None:
         self.scratch = scratch
         self.rates = rates
-        self.shelf = Shelf()
+        self.data_cache = RunDataCache()
         self.known: dict[str, tuple[float, float]] = {}  # images a second, and FLOP of an image's way forward
 
     def add(self, config: dict[str, Any], bill: Bill) -> None:
         """Adds a job to a sweep's bill."""
         with unheard():
-            prepared = prepare_run(config, self.shelf)
+            prepared = prepare_run(config, self.data_cache)
         images = len(prepared.data.positions("train")) * config["max_epochs"]
         family = family_of(config["model"])
         name = family.__name__ + (f" {config['model']['name']}" if "name" in config["model"] else "")
         what = f"{name}, {config['image_size']} px, {config['batch_size']}"
-        own = bool(family.own_rule)
+        own = bool(family.training_rule)
         if own:
             what += f", settings {digest([config['model'], config['scheduler'], config['max_epochs']])[:6]}"
         if what not in self.known:
@@ -170,11 +170,11 @@ class Meter:
         }
         short = {**config, "trainer": trainer, "max_epochs": 1, "force": True, "name": "tried", "swa": None}
         with unheard():
-            return float(train(short, shelf=self.shelf)["cost"]["images_per_s"])
+            return float(train(short, data_cache=self.data_cache)["cost"]["images_per_s"])
 
     def _whole(self, config: dict[str, Any]) -> float:
         with unheard():
-            result = train({**config, "force": True, "name": "tried"}, shelf=self.shelf)
+            result = train({**config, "force": True, "name": "tried"}, data_cache=self.data_cache)
         return float(result["data"]["train"] * config["max_epochs"] / result["cost"]["fit_s"])
 
 

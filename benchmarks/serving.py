@@ -92,7 +92,7 @@ def eager(run: Path) -> Callable[[bytes], list[float]]:
     """The usual way from bytes to probabilities."""
     folder, _, config = open_run(run)
     classifier = load_classifier(folder.best, config["task"])
-    scaling = classifier.setup_values.scaling
+    scaling = classifier.options.scaling
     mean, std = float(scaling["shift"]) / 255, float(scaling["scale"]) / 255
     prepare = transforms.Compose(
         [

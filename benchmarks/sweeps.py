@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from pneumonia.cli.data.split import composed
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.system.console import say
 from pneumonia.training.train import train
 
@@ -50,14 +50,14 @@ def main() -> None:
 
 def _wandb(words: dict[str, str], rounds: int) -> dict[str, Any]:
     os.environ.pop("WANDB_API_KEY", None)
-    shelf, plain, followed = Shelf(), [], []
+    data_cache, plain, followed = RunDataCache(), [], []
     base = {**words, "model": "mlp", "image_size": "64", "max_epochs": "3", "trainer.limit_train_batches": "5"}
     for number in range(rounds + 1):
         seconds, metrics = {}, []
         for logger in ("csv", "wandb"):
             config = composed({**base, "seed": str(number), "logger": logger, "name": logger})
             begun = time.perf_counter()
-            metrics.append(train(config, shelf=shelf)["metrics"])
+            metrics.append(train(config, data_cache=data_cache)["metrics"])
             seconds[logger] = time.perf_counter() - begun
         assert metrics[0] == metrics[1]
         if number:

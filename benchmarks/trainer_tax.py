@@ -19,7 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from benchmarks.fits import DEVICE, FirstBatch, Fit, fit, plain, ready
 from benchmarks.harness import Arm, Differs, Goal, Row
 from benchmarks.world import SGD, SIDE, World, classifier
-from pneumonia.data.datamodule import XRayData
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.models.optimization import build_optimizer
 from pneumonia.system.console import quiet
 
@@ -51,7 +51,7 @@ def rows(world: World) -> list[Row]:
     return [found]
 
 
-def guard(data: XRayData) -> str:
+def guard(data: XRayDataModule) -> str:
     """All three end with the same mean loss."""
     losses = [fit(data).loss, defaults(data).loss, plain(*ready(data, classifier()), classifier()).loss]
     if max(losses) - min(losses) > CLOSE:
@@ -91,7 +91,7 @@ class Tutorial(LightningModule):
         return build_optimizer(self.parameters(), SGD)
 
 
-def defaults(data: XRayData) -> Fit:
+def defaults(data: XRayDataModule) -> Fit:
     """One epoch of it."""
     with tempfile.TemporaryDirectory() as place, warnings.catch_warnings():
         warnings.simplefilter("ignore")

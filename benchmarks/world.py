@@ -13,10 +13,10 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
-from pneumonia.data.datamodule import Images, XRayData, load_images
+from pneumonia.data.datamodule import DecodedImages, XRayDataModule, load_images
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.data.splits.assign import make_split
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.factory import build_classifier
 from pneumonia.system.parallel import available_cores
 from pneumonia.tasks import SUBTYPE
@@ -70,23 +70,25 @@ class World:
             return self.originals
         return load_phantoms(self.patients, 0, self.cache_dir) if self.root is None else self.root
 
-    def images(self, side: int = SIDE) -> Images:
+    def images(self, side: int = SIDE) -> DecodedImages:
         """All images, decoded."""
         return load_images(self.config, side, self.cache_dir)
 
-    def data(self, side: int = SIDE, batch_size: int = 50, augmentation: AugmentationConfig | None = None) -> XRayData:
+    def data(
+        self, side: int = SIDE, batch_size: int = 50, augmentation: AugmentationConfig | None = None
+    ) -> XRayDataModule:
         """Batches of the study's split."""
         images = self.images(side)
         split = make_split(images.manifest, SplitConfig("article", leaky=True))
-        return XRayData(images, split, SUBTYPE, batch_size, augmentation)
+        return XRayDataModule(images, split, SUBTYPE, batch_size, augmentation)
 
-    def subset(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayData:
+    def subset(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayDataModule:
         """The same with only so many images in training and validation."""
         data = self.data(side, batch_size)
         left = np.full(len(data.split), "unused", dtype=object)
         for subset, count in (("train", train), ("val", validation)):
             left[data.positions(subset)[:: max(1, len(data.positions(subset)) // count)][:count]] = subset
-        return XRayData(data.images, data.split.assign(subset=left), SUBTYPE, batch_size)
+        return XRayDataModule(data.images, data.split.assign(subset=left), SUBTYPE, batch_size)
 
     @cached_property
     def by_class(self) -> Path:
@@ -138,4 +140,4 @@ def by_hand(tree: Path, side: int, batch_size: int, images: int | None = None) -
 def classifier(side: int = SIDE, network: dict[str, str] | None = None) -> Classifier:
     """An untrained network, always with the same weights."""
     torch.manual_seed(0)
-    return build_classifier(network or NETWORK, Setup("subtype", image_size=side, optimizer=SGD))
+    return build_classifier(network or NETWORK, ClassifierOptions("subtype", image_size=side, optimizer=SGD))

@@ -20,7 +20,7 @@ from lightning import Trainer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import quiet
 from pneumonia.tasks import TASKS
@@ -45,9 +45,9 @@ def killed_in(epoch: int, batch: int = 0) -> Iterator[None]:
         yield
 
 
-def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: object) -> Trainer:
+def quick_fit(classifier: Classifier, data: XRayDataModule, epochs: int, **words: object) -> Trainer:
     """Lightning's own loop without any of our callbacks, on the CPU."""
-    data.whole_train = classifier.whole_part
+    data.whole_train = classifier.full_batch
     quiet()
     trainer = Trainer(
         max_epochs=epochs,
@@ -64,7 +64,7 @@ def quick_fit(classifier: Classifier, data: XRayData, epochs: int, **words: obje
     return trainer
 
 
-def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", **words: object) -> XRayData:
+def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", **words: object) -> XRayDataModule:
     """A data module of these images ``(N, H, W)`` uint8, all in the training split and all in val."""
     twice = np.concatenate([pixels, pixels])
     count = len(pixels)
@@ -72,8 +72,8 @@ def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", *
     manifest["patient_id"] = manifest["image_id"]
     subset = ["train"] * count + ["val"] * count
     split = pd.DataFrame({"image_id": manifest["image_id"], "subset": subset, "fold": -1})
-    images = Images(manifest, twice, np.arange(2 * count), {})
-    return XRayData(images, split, TASKS[task], **{"batch_size": count, **words})
+    images = DecodedImages(manifest, twice, np.arange(2 * count), {})
+    return XRayDataModule(images, split, TASKS[task], **{"batch_size": count, **words})
 
 
 def tree(root: Path, files: dict[str, bytes]) -> Path:

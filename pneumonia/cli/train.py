@@ -157,7 +157,9 @@ def _job(config: DictConfig) -> float | None:
             stack.enter_context(backed_up(folder.path, plain["backup"], f"{plain['name']}/{folder.path.name}"))
 
         result = train(plain, opened=opened)
-    stage, _, metric = str(plain["monitor"] or family_of(plain["model"], own_targets(plain)).best_by).partition("/")
+    stage, _, metric = str(plain["monitor"] or family_of(plain["model"], own_targets(plain)).default_monitor).partition(
+        "/"
+    )
     value = result["metrics"][stage].get(metric)
     return None if value is None else float(value)
 

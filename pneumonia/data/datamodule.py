@@ -15,7 +15,7 @@ from pneumonia.config.schema import AugmentationConfig, DataConfig
 from pneumonia.data.augmentation.augmenter import augmenter
 from pneumonia.data.augmentation.batch import augmented
 from pneumonia.data.cache import Shape, load_cache
-from pneumonia.data.dataset import Batch, Batches, XRays
+from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
 from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.data.splits.assign import subsets_of_fold
@@ -26,7 +26,7 @@ WITHOUT_GRADIENTS: Final = 4  # as many times the images fit into memory where n
 
 
 @dataclass(frozen=True)
-class Images:
+class DecodedImages:
     """Readable images with their decoded pixels, row by row.
 
     Attributes:
@@ -54,7 +54,7 @@ class Images:
         vars(self).update(state)
 
 
-def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
+def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> DecodedImages:
     """Everything readable that a data config names, decoded.
 
     Raises:
@@ -75,10 +75,10 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> Images:
     if cache.problems and data.on_bad_image == "error":
         raise broken(cache.problems)
     rows = np.flatnonzero(~manifest["path"].isin(list(cache.problems)).to_numpy())
-    return Images(manifest.iloc[rows].reset_index(drop=True), cache.pixels, rows, cache.problems)
+    return DecodedImages(manifest.iloc[rows].reset_index(drop=True), cache.pixels, rows, cache.problems)
 
 
-class XRayData(LightningDataModule):
+class XRayDataModule(LightningDataModule):
     """Batches of the subsets of a split.
 
     Args:
@@ -96,7 +96,7 @@ class XRayData(LightningDataModule):
 
     def __init__(
         self,
-        images: Images,
+        images: DecodedImages,
         split: pd.DataFrame,
         task: Task,
         batch_size: int,
@@ -142,11 +142,11 @@ class XRayData(LightningDataModule):
     def train_batches(self, epoch: int = 0) -> int:
         """Training batches of an epoch; epochs differ only where folds rotate."""
         images = len(self.positions("train", epoch))
-        return len(Batches(images, self._train_size(images), self.seed))
+        return len(BatchSampler(images, self._train_size(images), self.seed))
 
     def val_batches(self, epoch: int = 0) -> int:
         """Validation batches of an epoch."""
-        return len(Batches(len(self.positions("val", epoch)), self.validation_size, None))
+        return len(BatchSampler(len(self.positions("val", epoch)), self.validation_size, None))
 
     @property
     def validation_size(self) -> int:
@@ -156,7 +156,7 @@ class XRayData(LightningDataModule):
     def _train_size(self, images: int) -> int:
         return images if self.whole_train else self.batch_size
 
-    def dataset(self, subset: str, epoch: int = 0, fitting: bool = False) -> XRays:
+    def dataset(self, subset: str, epoch: int = 0, fitting: bool = False) -> XRayDataset:
         """One subset, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
         chosen = self.positions(subset, epoch)
         if not len(chosen):
@@ -167,7 +167,7 @@ class XRayData(LightningDataModule):
         later = fitting and changes is not None and self.on_device
         classes = len(self.task.classes) if fitting and self._place()[1] > 1 else None
         rows = self.images.rows[chosen]
-        return XRays(self.images.pixels, rows, self.labels[chosen], changes, self.seed, later, classes)
+        return XRayDataset(self.images.pixels, rows, self.labels[chosen], changes, self.seed, later, classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", self.seed, self._epoch(), fitting=True)
@@ -205,7 +205,7 @@ class XRayData(LightningDataModule):
                 f"Subset '{subset}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Use fewer."
             )
         size = self.validation_size if seed is None else self._train_size(len(dataset))
-        batches = Batches(len(dataset), size, seed, rank, world)
+        batches = BatchSampler(len(dataset), size, seed, rank, world)
         batches.set_epoch(epoch)
         return DataLoader(
             dataset,

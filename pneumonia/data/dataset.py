@@ -26,7 +26,7 @@ class Key(NamedTuple):
     whole: NDArray[np.int64]
 
 
-class Batches(Sampler[Key]):
+class BatchSampler(Sampler[Key]):
     """The positions of each batch of an epoch, shuffled by (seed, epoch).
 
     No image is left out. The last batch may be smaller; in training, a last batch of one image joins the batch before it, because
@@ -66,7 +66,7 @@ class Batches(Sampler[Key]):
         return full + (left > 0 and not joins)
 
 
-class XRays(Dataset[Batch]):
+class XRayDataset(Dataset[Batch]):
     """The images of one subset.
 
     Args:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from pneumonia.config.schema import DataConfig, SplitConfig
-from pneumonia.data.datamodule import Images, load_images
+from pneumonia.data.datamodule import DecodedImages, load_images
 from pneumonia.data.duplicates import Groups, groups
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.splits.assign import split_sha256
@@ -25,14 +25,14 @@ class Divided:
 
 
 @dataclass
-class Shelf:
+class RunDataCache:
     """Remembers what it has loaded; it takes the files not to change while it lives."""
 
-    _images: dict[str, tuple[Images, str]] = field(default_factory=dict)
+    _images: dict[str, tuple[DecodedImages, str]] = field(default_factory=dict)
     _groups: dict[str, Groups] = field(default_factory=dict)
     _divided: dict[str, Divided] = field(default_factory=dict)
 
-    def images(self, config: DataConfig, size: int, cache_dir: Path) -> tuple[Images, str]:
+    def images(self, config: DataConfig, size: int, cache_dir: Path) -> tuple[DecodedImages, str]:
         """As :func:`pneumonia.data.datamodule.load_images`, with the hash of images and labels."""
         key = digest([asdict(config), size, str(cache_dir)])
         if key not in self._images:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.data.datamodule import Images
+from pneumonia.data.datamodule import DecodedImages
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.error_gallery import Case, choose
 from pneumonia.evaluation.explanations import contributions
@@ -33,7 +33,7 @@ Pixels = NDArray[np.uint8]
 
 
 def draw_cases(
-    table: pd.DataFrame, images: Images, classifiers: Sequence[Classifier], task: Task
+    table: pd.DataFrame, images: DecodedImages, classifiers: Sequence[Classifier], task: Task
 ) -> tuple[list[Case], str]:
     """The images of an evaluation that are worth looking at, each with its picture.
 

@@ -11,8 +11,8 @@ import torch
 
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.audit.baselines import told_from
-from pneumonia.data.datamodule import Images, XRayData
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.files import as_trained, row_by_row
 from pneumonia.errors import PneumoniaError, RunError, SplitError, some
@@ -62,7 +62,7 @@ class Request:
 class Desk:
     """What the evaluations of one process share: images, and the baselines of a split."""
 
-    shelf: Shelf = field(default_factory=Shelf)
+    data_cache: RunDataCache = field(default_factory=RunDataCache)
     baselines: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
@@ -95,12 +95,12 @@ class _Told:
     folder: RunFolder
     result: dict[str, Any]
     classifier: Classifier
-    module: XRayData
+    module: XRayDataModule
     table: pd.DataFrame
     fitting: pd.DataFrame | None
     without: str
     trained_on: set[str]
-    own: XRayData | None
+    own: XRayDataModule | None
     own_missing: str
     manifest_sha256: str
     foreign: bool
@@ -159,7 +159,7 @@ def _tell(request: Request, desk: Desk) -> _Told:
     data = data_config(config)
     if request.data is not None:
         data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
-    images, manifest_hash = desk.shelf.images(data, config["image_size"], request.cache_dir)
+    images, manifest_hash = desk.data_cache.images(data, config["image_size"], request.cache_dir)
     is_own = manifest_hash == result["data"]["manifest_sha256"]
     if request.data is None and not is_own:
         raise RunError(
@@ -169,7 +169,7 @@ def _tell(request: Request, desk: Desk) -> _Told:
     sha256 = result["data"]["split_sha256"]
     trained_on = as_trained(read_split(folder, result), sha256, folder.split(sha256))
     split = row_by_row(trained_on, images.manifest) if is_own else _by_folders(images, request.subset)
-    module = XRayData(images, split, task, batch_size=64)
+    module = XRayDataModule(images, split, task, batch_size=64)
     if not len(module.positions(request.subset)):
         have = ", ".join(f"{subset} {count}" for subset, count in split["subset"].value_counts().items())
         raise SplitError(
@@ -178,9 +178,9 @@ def _tell(request: Request, desk: Desk) -> _Told:
     classifier = load_classifier(folder.best, config["task"])
     check_checkpoint(classifier, config, folder.best)
     classifier = classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    views = request.tta or classifier.setup_values.tta
-    changed = views != classifier.setup_values.tta
-    classifier.setup_values = replace(classifier.setup_values, tta=views)
+    views = request.tta or classifier.options.tta
+    changed = views != classifier.options.tta
+    classifier.options = replace(classifier.options, tta=views)
     table = predict_subset(classifier, module, request.subset)
     own, own_missing = (module, "") if is_own else _own_data(result, trained_on, request, desk)
     fitting, without = _fitting(folder, result, classifier, own, own_missing, changed)
@@ -205,26 +205,26 @@ def _tell(request: Request, desk: Desk) -> _Told:
 
 def _own_data(
     result: dict[str, Any], trained_on: pd.DataFrame, request: Request, desk: Desk
-) -> tuple[XRayData | None, str]:
+) -> tuple[XRayDataModule | None, str]:
     """The data of a run that is evaluated on others, or why they can't be had."""
     config = result["config"]
     data = data_config(config)
     if data.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
     try:
-        images, sha256 = desk.shelf.images(data, config["image_size"], request.cache_dir)
+        images, sha256 = desk.data_cache.images(data, config["image_size"], request.cache_dir)
     except PneumoniaError as error:
         return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
     if sha256 != result["data"]["manifest_sha256"]:
         return None, f"the run's own images or labels in {data.root} have changed since it was trained"
-    return XRayData(images, row_by_row(trained_on, images.manifest), TASKS[config["task"]], batch_size=64), ""
+    return XRayDataModule(images, row_by_row(trained_on, images.manifest), TASKS[config["task"]], batch_size=64), ""
 
 
 def _fitting(
     folder: RunFolder,
     result: dict[str, Any],
     classifier: Classifier,
-    own: XRayData | None,
+    own: XRayDataModule | None,
     own_missing: str,
     changed: bool,
 ) -> tuple[pd.DataFrame | None, str]:
@@ -256,7 +256,7 @@ def _finish(
     report = assess(table, request.subset, task, fitting, without)
     report["baselines"] = _baselines(first, table, task, request, desk)
     report["trained_on"] = int(table["image_id"].isin(set().union(*(one.trained_on for one in told))).sum())
-    tta = first.classifier.setup_values.tta
+    tta = first.classifier.options.tta
     name: str = OWN
     about: tuple[str | None, str | None] = (None, None)
     if first.foreign and request.data is not None:
@@ -312,7 +312,7 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
     return found
 
 
-def _by_folders(images: Images, subset: str) -> pd.DataFrame:
+def _by_folders(images: DecodedImages, subset: str) -> pd.DataFrame:
     """Foreign data are divided by their folders; without such folders they are the subset that was asked for."""
     source = images.manifest["source_split"]
     subsets = source.where(source != "", subset)

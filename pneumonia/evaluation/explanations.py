@@ -46,7 +46,7 @@ def check_explainable(classifier: Classifier) -> None:
         ConfigError: With what has.
     """
     if not classifier.weight_images():
-        last_map(classifier, (classifier.setup_values.image_size,) * 2)
+        last_map(classifier, (classifier.options.image_size,) * 2)
 
 
 def draw_explanations(

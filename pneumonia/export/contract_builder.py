@@ -21,7 +21,7 @@ from pneumonia.export.ood_detector import SIDE, Fitted
 from pneumonia.metrics.calibration import fit_temperature, scaled
 from pneumonia.metrics.classification import arrays
 from pneumonia.metrics.thresholds import SENSITIVITY, positives, risk_by_coverage, threshold_for
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.tasks import Task
@@ -41,9 +41,9 @@ def model_facts(result: dict[str, Any]) -> ModelFacts:
     return ModelFacts(result["name"], result["run_id"], family, int(result["seed"]), int(result["best_epoch"]))
 
 
-def image_facts(setup: Setup) -> ImageFacts:
+def image_facts(options: ClassifierOptions) -> ImageFacts:
     """How a file becomes what the graph takes."""
-    return ImageFacts(setup.image_size, setup.resize, DECODER, setup.channels, dict(setup.scaling), setup.tta)
+    return ImageFacts(options.image_size, options.resize, DECODER, options.channels, dict(options.scaling), options.tta)
 
 
 def chosen(

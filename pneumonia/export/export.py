@@ -17,8 +17,8 @@ import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.datamodule import Images, XRayData
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.splits.files import as_trained, row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
 from pneumonia.export.contract import (
@@ -99,7 +99,7 @@ class _Run:
     result: dict[str, Any]
     task: Task
     classifier: Classifier
-    module: XRayData
+    module: XRayDataModule
     recorded: pd.DataFrame
 
 
@@ -245,16 +245,16 @@ def _open(order: ExportOptions) -> _Run:
     sha256 = result["data"]["split_sha256"]
     split = row_by_row(as_trained(read_split(folder, result), sha256, folder.split(sha256)), images.manifest)
     every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
-    module = XRayData(images, split, task, batch_size=16, rotate_every=every)
+    module = XRayDataModule(images, split, task, batch_size=16, rotate_every=every)
     classifier = load_classifier(folder.best, config["task"])
     check_checkpoint(classifier, config, folder.best)
     recorded = read_predictions(folder.predictions("val"), task, RETRAIN)
     return _Run(folder, result, task, classifier, module, recorded)
 
 
-def _images(data: DataConfig, size: int, order: ExportOptions, folder: RunFolder) -> tuple[Images, str]:
+def _images(data: DataConfig, size: int, order: ExportOptions, folder: RunFolder) -> tuple[DecodedImages, str]:
     try:
-        return Shelf().images(data, size, order.cache_dir)
+        return RunDataCache().images(data, size, order.cache_dir)
     except (LayoutError, BrokenImagesError, ManifestError) as error:
         raise RunError(
             f"The images of {folder.path} are not at hand, and a bundle is compared on its validation images. Say data.root=DIR "
@@ -262,7 +262,7 @@ def _images(data: DataConfig, size: int, order: ExportOptions, folder: RunFolder
         ) from error
 
 
-def _patients(images: Images, positions: Any) -> list[str]:
+def _patients(images: DecodedImages, positions: Any) -> list[str]:
     return [str(name) for name in images.manifest["patient_id"].to_numpy()[positions]]
 
 
@@ -293,7 +293,7 @@ def _promise(
         task=run.task.name,
         classes=run.task.classes,
         model=model_facts(result),
-        image=image_facts(run.classifier.setup_values),
+        image=image_facts(run.classifier.options),
         calibration=calibration,
         operating_points=points,
         abstention=abstention,

@@ -28,7 +28,7 @@ class Deployed(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(B, K)`` of grey levels ``(B, 1, H, W)`` uint8: normalisation and views are inside."""
         classifier = self._classifier[0]
-        views = VIEWS[classifier.setup_values.tta](image.float())
+        views = VIEWS[classifier.options.tta](image.float())
         return mean_of_views([self.network(classifier.prepare(view)) for view in views])
 
 
@@ -48,7 +48,7 @@ def export_graph(classifier: Classifier) -> tuple[bytes, int]:
         raise BundleError(
             f"The exporter needs onnx and onnxscript ({error}). pip install 'pneumonia[export]'"
         ) from error
-    size = classifier.setup_values.image_size
+    size = classifier.options.image_size
     sample = torch.zeros((2, 1, size, size), dtype=torch.uint8)
     any_batch = ({0: torch.export.Dim("batch", min=1, max=MOST)},)
     family = type(classifier).__name__
@@ -68,7 +68,7 @@ def export_graph(classifier: Classifier) -> tuple[bytes, int]:
                 verbose=False,
             )
     except Exception as error:
-        views = classifier.setup_values.tta
+        views = classifier.options.tta
         raise BundleError(
             f"{family} ({_words(classifier)}, tta={views}) can't be written as an ONNX graph: {_reason(error)}. Nothing was "
             "exported. Export a run with another model, activation or tta."

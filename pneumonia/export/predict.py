@@ -108,7 +108,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     _warn(warnings_of(result), classifier.caveat, images)
     if explain is not None:
         check_explainable(classifier)
-    setup, classes = classifier.setup_values, classifier.task.classes
+    options, classes = classifier.options, classifier.task.classes
     calibration, points = chosen_for_run(folder, result, classifier.task)
     if calibration.temperature is None:
         say(f"The probabilities are not calibrated: {calibration.reason}.")
@@ -116,7 +116,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     drawn: list[tuple[Path, Any, str, Found]] = []
     for path in track(images, len(images), "Predicting"):
         try:
-            pixels = decode(read_image_file(path), setup.image_size, setup.resize)
+            pixels = decode(read_image_file(path), options.image_size, options.resize)
         except UnreadableImageError as error:
             answers.append({"image": str(path), "error": str(error)})
             continue

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError, nearest
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.system.console import say
 
 NESTED: Final = (
@@ -42,7 +42,7 @@ class Backbone(Classifier):
 
     def __init__(
         self,
-        setup: Setup,
+        options: ClassifierOptions,
         *,
         name: str = "resnet18",
         pretrained: bool = False,
@@ -54,7 +54,7 @@ class Backbone(Classifier):
         layer_decay: float = 1.0,
         head_lr: float = 1.0,
     ) -> None:
-        super().__init__(setup)
+        super().__init__(options)
         _check(drop_path, frozen_epochs, unfreeze_every, layer_decay, head_lr)
         if pretrained and weights is not None:
             raise ConfigError(
@@ -67,13 +67,13 @@ class Backbone(Classifier):
             )
         self.frozen_epochs, self.unfreeze_every = frozen_epochs, unfreeze_every
         self.layer_decay, self.head_lr = layer_decay, head_lr
-        words: dict[str, Any] = {"num_classes": len(self.task.classes), "in_chans": setup.channels}
+        words: dict[str, Any] = {"num_classes": len(self.task.classes), "in_chans": options.channels}
         words |= {"drop_rate": dropout} if dropout else {}
         words |= {"drop_path_rate": drop_path} if drop_path else {}
         if _described(name).fixed_input_size:
-            words["img_size"] = setup.image_size
+            words["img_size"] = options.image_size
         drawn = torch.get_rng_state()
-        self.network = _create(name, words, setup.image_size)
+        self.network = _create(name, words, options.image_size)
         self._try(name)
         if weights is not None or pretrained:
             torch.set_rng_state(drawn)  # what no weights replace is then drawn again, and can be told
@@ -103,7 +103,7 @@ class Backbone(Classifier):
         """One group a stage where their rates differ, with the head last."""
         if self.layer_decay == 1 and self.head_lr == 1:
             return self.network.parameters()
-        rate, last = float(self.setup_values.optimizer["lr"]), len(self.stages) - 1
+        rate, last = float(self.options.optimizer["lr"]), len(self.stages) - 1
         rates = [rate * self.layer_decay ** (last - depth) for depth in range(last)] + [rate * self.head_lr]
         return [{"params": stage, "lr": lr} for stage, lr in zip(self.stages, rates, strict=True)]
 
@@ -155,7 +155,7 @@ class Backbone(Classifier):
 
     def _try(self, name: str) -> None:
         """One image through the network, so that a size it can't take is found before any training."""
-        side, channels = self.setup_values.image_size, self.setup_values.channels
+        side, channels = self.options.image_size, self.options.channels
         own = _described(name).input_size[-1]
         patch = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
         if patch and side % patch[0]:

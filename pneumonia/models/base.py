@@ -27,7 +27,7 @@ CHECKPOINT_KEY: Final = "pneumonia"
 
 
 @dataclass(frozen=True)
-class Setup:
+class ClassifierOptions:
     """What every family is given, in plain values, so that a checkpoint that holds it loads with ``weights_only``.
 
     Attributes:
@@ -54,7 +54,7 @@ class Setup:
     scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
     seed: int = 0
     optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})
-    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.models.optimization.constant"})
+    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.training.schedulers.constant"})
     label_smoothing: float = 0.0
     class_weights: list[float] | None = None
     mixup: float = 0.0
@@ -75,10 +75,10 @@ class Classifier(LightningModule):
 
     Attributes:
         tasks: Those that the family can be set.
-        own_rule: How the family learns, where the optimiser's steps are not what teaches it; a run says so as it starts.
-        refuses: Config keys that the family would not heed; a run with other than their neutral values is refused.
-        best_by: The metric by which epochs of the family are compared, unless ``monitor`` names another.
-        whole_part: Whether one training batch is the whole training split.
+        training_rule: How the family learns, where the optimiser's steps are not what teaches it; a run says so as it starts.
+        unsupported_options: Config keys that the family would not heed; a run with other than their neutral values is refused.
+        default_monitor: The metric by which epochs of the family are compared, unless ``monitor`` names another.
+        full_batch: Whether one training batch is the whole training split.
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
         converged: Whether the family has found its optimum, and ends the training.
@@ -86,25 +86,25 @@ class Classifier(LightningModule):
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
-    own_rule: ClassVar[str] = ""
-    refuses: ClassVar[tuple[str, ...]] = ()
-    whole_part: ClassVar[bool] = False
-    best_by: ClassVar[str] = "val/loss"
+    training_rule: ClassVar[str] = ""
+    unsupported_options: ClassVar[tuple[str, ...]] = ()
+    full_batch: ClassVar[bool] = False
+    default_monitor: ClassVar[str] = "val/loss"
     caveat: ClassVar[str] = ""
     note: str = ""
     converged: bool = False
     max_steps: int = -1
     network: nn.Module
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, options: ClassifierOptions) -> None:
         super().__init__()
-        if setup.task not in self.tasks:
+        if options.task not in self.tasks:
             raise ConfigError(
-                f"task={setup.task} has {len(TASKS[setup.task].classes)} classes, and {type(self).__name__} tells only two "
+                f"task={options.task} has {len(TASKS[options.task].classes)} classes, and {type(self).__name__} tells only two "
                 f"apart. Say task={self.tasks[0]}, or take another model."
             )
-        self.setup_values = setup
-        self.task: Task = TASKS[setup.task]
+        self.options = options
+        self.task: Task = TASKS[options.task]
         self.model_config: dict[str, Any] = {}
         self.own_targets: Collection[str] = ()  # see pneumonia.config.targets
         self.averaged: AveragedModel | None = None
@@ -114,8 +114,8 @@ class Classifier(LightningModule):
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
         self.train_metrics = collection(self.task, ranking=False)
         self.val_metrics = collection(self.task)
-        weights = None if setup.class_weights is None else torch.tensor(setup.class_weights)
-        self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=setup.label_smoothing)
+        weights = None if options.class_weights is None else torch.tensor(options.class_weights)
+        self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing)
 
     @classmethod
     def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
@@ -136,7 +136,7 @@ class Classifier(LightningModule):
             logits: Tensor = self.network(self.prepare(image))
             return logits
         network = self.evaluated_network()
-        return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.setup_values.tta](image)])
+        return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.options.tta](image)])
 
     def trained_logits(self, image: Tensor) -> Tensor:
         """Logits ``(B, K)`` in a training step, where a process may have no image of a batch that several share."""
@@ -148,18 +148,18 @@ class Classifier(LightningModule):
 
     def prepare(self, image: Tensor) -> Tensor:
         """What the network is given: ``(B, C, H, W)``, scaled, the grey channel repeated as often as it has channels."""
-        return self.scale(image).expand(-1, self.setup_values.channels, -1, -1)
+        return self.scale(image).expand(-1, self.options.channels, -1, -1)
 
     def scale(self, image: Tensor) -> Tensor:
         """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
-        scaling = self.setup_values.scaling
+        scaling = self.options.scaling
         shift, scale = float(scaling["shift"]), float(scaling["scale"])
         return (image.to(next(self.network.parameters()).dtype) - shift) / scale
 
     def follow_weights(self) -> None:
-        """Lets a copy of the network follow it, where the setup asks for averaged weights; call it once it is built."""
-        if self.setup_values.ema is not None or self.setup_values.swa is not None:
-            self.averaged = averaged_copy(self.network, self.setup_values.ema)
+        """Lets a copy of the network follow it, where the options asks for averaged weights; call it once it is built."""
+        if self.options.ema is not None or self.options.swa is not None:
+            self.averaged = averaged_copy(self.network, self.options.ema)
 
     def parameter_groups(self) -> Iterable[Any]:
         """What the optimiser trains: parameters, or groups of them with settings of their own."""
@@ -175,9 +175,9 @@ class Classifier(LightningModule):
 
     def first_averaged_epoch(self) -> int:
         """The epoch whose figures are the first of the averaged weights, where ``swa`` averages them; else 0."""
-        if self.setup_values.swa is None:
+        if self.options.swa is None:
             return 0
-        return first_averaged_epoch(self.setup_values.swa, self.trainer.max_epochs or 1)
+        return first_averaged_epoch(self.options.swa, self.trainer.max_epochs or 1)
 
     def check_single_images(self) -> None:
         """Refuse training batches of one image where batch normalisation can't take them.
@@ -187,7 +187,7 @@ class Classifier(LightningModule):
         """
         if not has_batch_norm(self.network):
             return
-        side = self.setup_values.image_size
+        side = self.options.image_size
         norms = single_valued_norms(self.network, self.prepare(torch.zeros(1, 1, side, side, device=self.device)))
         if norms:
             raise ConfigError(
@@ -203,13 +203,13 @@ class Classifier(LightningModule):
         # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
         if batch_idx == 0:
             self._epoch.clear()
-            torch.manual_seed(self.setup_values.seed * 100_003 + self.current_epoch + self.global_rank * 1_000_003)
+            torch.manual_seed(self.options.seed * 100_003 + self.current_epoch + self.global_rank * 1_000_003)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, target = batch["image"], batch["label"], batch["label"]
-        if self.setup_values.mixup > 0:
-            seed = (self.setup_values.seed, self.current_epoch, batch_idx)
-            image, target = mixup(image, label, len(self.task.classes), self.setup_values.mixup, seed)
+        if self.options.mixup > 0:
+            seed = (self.options.seed, self.current_epoch, batch_idx)
+            image, target = mixup(image, label, len(self.task.classes), self.options.mixup, seed)
             label = target.argmax(dim=1)  # of a blend, the class that prevails
         logits = self.trained_logits(image)
         if "counts" in batch:
@@ -221,7 +221,7 @@ class Classifier(LightningModule):
     def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         """The training loss of logits as it is reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
         weight = self.criterion.weight
-        options = {"reduction": reduction, "label_smoothing": self.setup_values.label_smoothing}
+        options = {"reduction": reduction, "label_smoothing": self.options.label_smoothing}
         return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)
 
     def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
@@ -230,7 +230,7 @@ class Classifier(LightningModule):
         Torch averages gradients over processes, which is right only where all have as many images of the same weight.
         """
         weight = counts if self.criterion.weight is None else counts * self.criterion.weight
-        smoothing = self.setup_values.label_smoothing
+        smoothing = self.options.label_smoothing
         total = nn.functional.cross_entropy(
             logits, label, self.criterion.weight, reduction="sum", label_smoothing=smoothing
         )
@@ -251,7 +251,7 @@ class Classifier(LightningModule):
         if not self.automatic_optimization:  # Lightning then leaves to us what follows a step
             self._average_step()
             self._advance_schedules("step")
-        if self.setup_values.swa is not None and self.trainer.is_last_batch:
+        if self.options.swa is not None and self.trainer.is_last_batch:
             self._average_epoch()
 
     def on_train_epoch_end(self) -> None:
@@ -308,9 +308,10 @@ class Classifier(LightningModule):
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameter_groups(), self.setup_values.optimizer, self.own_targets)
+        optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, self.own_targets)
         epochs = self.trainer.max_epochs or 1
-        schedule = build_schedule(optimizer, self.setup_values.scheduler, epochs, self._optimizer_steps(epochs))
+        steps = self._optimizer_steps(epochs)
+        schedule = build_schedule(optimizer, self.options.scheduler, epochs, steps, self.own_targets)
         if not self.automatic_optimization:
             schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -328,7 +329,7 @@ class Classifier(LightningModule):
         return min([steps, *(limit for limit in (self.max_steps, trainer.max_steps) if limit != -1)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "setup": asdict(self.setup_values)}
+        checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "options": asdict(self.options)}
 
     def _advance_schedules(self, interval: str) -> None:
         """Steps plateaus, and where a family optimises by hand all schedules of that interval."""
@@ -341,7 +342,7 @@ class Classifier(LightningModule):
 
     def _average_step(self) -> None:
         """The moving average of the weights follows each step."""
-        if self.averaged is not None and self.setup_values.ema is not None:
+        if self.averaged is not None and self.options.ema is not None:
             self.averaged.update_parameters(self.network)
 
     def evaluated_network(self) -> nn.Module:
@@ -356,7 +357,7 @@ class Classifier(LightningModule):
         if self.averaged is None or self.current_epoch < self.first_averaged_epoch():
             return
         self.averaged.update_parameters(self.network)
-        loader = self.trainer.datamodule.loader("train", self.setup_values.seed, self.current_epoch)  # type: ignore[attr-defined]
+        loader = self.trainer.datamodule.loader("train", self.options.seed, self.current_epoch)  # type: ignore[attr-defined]
         remeasure(self.averaged, self.network, (self.prepare(batch["image"].to(self.device)) for batch in loader))
 
     def _log_summary(self, stage: str, values: dict[str, float]) -> None:

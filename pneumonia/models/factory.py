@@ -11,7 +11,7 @@ from torch import nn
 from pneumonia.config.targets import check_allowed, check_class, imported, target_of
 from pneumonia.config.validation import RANGES
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
-from pneumonia.models.base import CHECKPOINT_KEY, Classifier, Setup
+from pneumonia.models.base import CHECKPOINT_KEY, Classifier, ClassifierOptions
 from pneumonia.models.components.batch_norm import has_batch_norm
 from pneumonia.models.components.test_time_augmentation import VIEWS
 from pneumonia.models.signature_checks import check_kinds, is_kind, kind_words
@@ -38,12 +38,12 @@ NEUTRAL: dict[str, Any] = {
 }
 
 
-def build_classifier(model: Mapping[str, Any], setup: Setup, own: Collection[str] = ()) -> Classifier:
+def build_classifier(model: Mapping[str, Any], options: ClassifierOptions, own: Collection[str] = ()) -> Classifier:
     """The family that a config node names, with its keys.
 
     Args:
         model: The node.
-        setup: What every family is given.
+        options: What every family is given.
         own: Targets of the user's own config, which may lie in any package.
 
     Raises:
@@ -54,8 +54,8 @@ def build_classifier(model: Mapping[str, Any], setup: Setup, own: Collection[str
     family = family_of(settings, own)
     del settings["_target_"]
     check_kinds(family, settings)
-    torch.manual_seed(setup.seed)
-    classifier: Classifier = family(setup, **settings)
+    torch.manual_seed(options.seed)
+    classifier: Classifier = family(options, **settings)
     classifier.model_config, classifier.own_targets = dict(model), tuple(own)
     if _may_use_channels_last(classifier.network):
         classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
@@ -92,7 +92,7 @@ def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str 
 
 def own_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
     """The targets that a user's own config names, which may lie in any package."""
-    return tuple(str(config[key].get("_target_")) for key in ("model", "optimizer"))
+    return tuple(str(config[key].get("_target_")) for key in ("model", "optimizer", "scheduler"))
 
 
 def check_family(config: Mapping[str, Any]) -> None:
@@ -102,10 +102,10 @@ def check_family(config: Mapping[str, Any]) -> None:
         ConfigError: With the setting and what to do.
     """
     family = family_of(config["model"], own_targets(config))
-    if family.whole_part and config["split"]["method"] == "rotating":
+    if family.full_batch and config["split"]["method"] == "rotating":
         raise ConfigError(
-            f"split=rotating changes the training split from epoch to epoch, and {family.__name__} learns {family.own_rule}. "
-            "Use split=kfold, where each fold is a run of its own."
+            f"split=rotating changes the training split from epoch to epoch, and {family.__name__} learns "
+            f"{family.training_rule}. Use split=kfold, where each fold is a run of its own."
         )
     swa, patience = config["swa"], config["early_stopping"]["patience"]
     if swa is not None and patience is not None:
@@ -113,7 +113,7 @@ def check_family(config: Mapping[str, Any]) -> None:
             f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
             "early_stopping.patience=null, or ema=0.99 in place of swa."
         )
-    for key in family.refuses:
+    for key in family.unsupported_options:
         if key == "augmentation":
             value = next((f"{name}={part}" for name, part in config[key].items() if part), None)
             wrong, shown, neutral = value is not None, f"augmentation.{value}", "augmentation=none"
@@ -122,7 +122,7 @@ def check_family(config: Mapping[str, Any]) -> None:
             wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
         if wrong:
             raise ConfigError(
-                f"{shown} is nothing that {family.__name__} heeds: it learns {family.own_rule}. "
+                f"{shown} is nothing that {family.__name__} heeds: it learns {family.training_rule}. "
                 f"Say {neutral}, or take another model."
             )
 
@@ -142,8 +142,8 @@ def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
         why = f"asks for more GPUs than the {gpus} that are seen here"
     elif not gpus and devices > max(2, available_cores()):
         why = f"are more processes than the {available_cores()} cores here, and each wants one"
-    elif classifier.own_rule:
-        why = f"is of no use to {type(classifier).__name__}, which learns {classifier.own_rule}"
+    elif classifier.training_rule:
+        why = f"is of no use to {type(classifier).__name__}, which learns {classifier.training_rule}"
     elif config["mixup"]:
         why = f"does not go with mixup={config['mixup']}: each process would blend only its own images"
     elif config["model"].get("frozen_epochs"):
@@ -199,21 +199,21 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         held = saved[CHECKPOINT_KEY]
-        known = {item.name for item in fields(Setup)}
-        setup = Setup(**{key: value for key, value in held["setup"].items() if key in known})
+        known = {item.name for item in fields(ClassifierOptions)}
+        options = ClassifierOptions(**{key: value for key, value in held["options"].items() if key in known})
         model, weights = dict(held["model"]), dict(saved["state_dict"])
     except Exception as error:
         raise CheckpointError(
             f"{path} is not a checkpoint that pneumonia wrote, or it is damaged ({type(error).__name__}). {RETRAIN}"
         ) from error
-    if task is not None and setup.task != task:
+    if task is not None and options.task != task:
         raise CheckpointError(
-            f"{path} was trained for task={setup.task}, and task={task} was asked: its outputs are other classes. "
-            f"Say task={setup.task}, or name another run."
+            f"{path} was trained for task={options.task}, and task={task} was asked: its outputs are other classes. "
+            f"Say task={options.task}, or name another run."
         )
-    _check_setup(setup, path)
+    _check_options(options, path)
     family = family_of(model, own, f"{path}: {MODEL}")
-    classifier = build_classifier(family.as_restored(model), setup, own)
+    classifier = build_classifier(family.as_restored(model), options, own)
     classifier.model_config = model
     try:
         classifier.load_state_dict(weights)
@@ -228,11 +228,11 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
     return classifier.eval()
 
 
-def _check_setup(setup: Setup, path: Path) -> None:
+def _check_options(options: ClassifierOptions, path: Path) -> None:
     """Refuses what no run has written into its checkpoint, and what would fail later without a reason."""
-    values, hints = dict(vars(setup)), get_type_hints(Setup)
-    if isinstance(setup.scaling, dict):
-        values |= {f"scaling.{name}": setup.scaling.get(name) for name in ("shift", "scale")}
+    values, hints = dict(vars(options)), get_type_hints(ClassifierOptions)
+    if isinstance(options.scaling, dict):
+        values |= {f"scaling.{name}": options.scaling.get(name) for name in ("shift", "scale")}
     for name, value in values.items():
         hint = hints.get(name, float)
         if not is_kind(value, hint):
@@ -259,9 +259,9 @@ def check_checkpoint(classifier: Classifier, config: dict[str, Any], path: Path)
     Raises:
         CheckpointError: With the first setting that differs.
     """
-    setup = asdict(classifier.setup_values)
+    options = asdict(classifier.options)
     family = str(classifier.model_config.get("_target_"))
-    held = {"model": family, **{key: setup[key] for key in OF_THE_RUN}}
+    held = {"model": family, **{key: options[key] for key in OF_THE_RUN}}
     wanted = {"model": str(config["model"]["_target_"]), **{key: config[key] for key in OF_THE_RUN}}
     for key, value in held.items():
         if value != wanted[key]:

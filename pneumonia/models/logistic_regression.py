@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
 from pneumonia.metrics.epoch_metrics import LEAST_LOG_PROBABILITY
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.components.proximal import ProximalGradient
 from pneumonia.system.console import warn
 
@@ -63,8 +63,8 @@ class LogisticRegression(Classifier):
     Source: Hastie, Tibshirani and Friedman (2009), The Elements of Statistical Learning, 4.4; Liu and Nocedal (1989) for L-BFGS.
     """
 
-    own_rule = "by solving one fixed problem to its optimum: of the optimiser and the scheduler nothing is used"
-    refuses = (
+    training_rule = "by solving one fixed problem to its optimum: of the optimiser and the scheduler nothing is used"
+    unsupported_options = (
         "mixup",
         "label_smoothing",
         "ema",
@@ -74,12 +74,12 @@ class LogisticRegression(Classifier):
         "trainer.accumulate_grad_batches",
         "trainer.limit_train_batches",
     )
-    whole_part = True
-    best_by = "train/objective"  # the optimum is the model; epochs before it are not
+    full_batch = True
+    default_monitor = "train/objective"  # the optimum is the model; epochs before it are not
 
     def __init__(
         self,
-        setup: Setup,
+        options: ClassifierOptions,
         *,
         C: float = 1.0,  # the name that scikit-learn made standard
         penalty: str = "l2",
@@ -88,7 +88,7 @@ class LogisticRegression(Classifier):
         max_iter: int = 1000,
         tolerance: float = 1e-4,
     ) -> None:
-        super().__init__(setup)
+        super().__init__(options)
         _check(C, penalty, l1_ratio, solver, max_iter, tolerance)
         ratio = {"l1": 1.0, "elasticnet": l1_ratio}.get(penalty, 0.0)
         strength = 0.0 if penalty == "none" else 1 / C
@@ -96,7 +96,7 @@ class LogisticRegression(Classifier):
         self.smooth = solver == "lbfgs" or (solver == "auto" and self.l1 == 0)
         self.max_iter, self.tolerance = max_iter, tolerance
         self.automatic_optimization = False
-        self.linear = CentredLinear(setup.channels * setup.image_size**2, len(self.task.classes))
+        self.linear = CentredLinear(options.channels * options.image_size**2, len(self.task.classes))
         self.network = self.linear
 
     def configure_optimizers(self) -> Any:
@@ -137,8 +137,8 @@ class LogisticRegression(Classifier):
 
     def weight_images(self) -> dict[str, Tensor]:
         """The weights of each class, the channels added up."""
-        side = self.setup_values.image_size
-        weights = self.linear.weight.detach().reshape(-1, self.setup_values.channels, side, side).sum(dim=1)
+        side = self.options.image_size
+        weights = self.linear.weight.detach().reshape(-1, self.options.channels, side, side).sum(dim=1)
         return dict(zip(self.task.classes, weights, strict=True))
 
     def weight_offsets(self) -> dict[str, float]:
@@ -170,7 +170,7 @@ class _Problem:
         self.rows = max(1, NUMBERS_AT_ONCE // self.linear.weight.shape[1])
         self.label = label
         self.truth = nn.functional.one_hot(label, len(model.task.classes)).to(model.dtype)
-        by_class = model.setup_values.class_weights
+        by_class = model.options.class_weights
         weights = torch.ones(len(label)) if by_class is None else torch.tensor(by_class)[label.cpu()]
         self.total = float(weights.sum())
         self.share = (weights / self.total).to(self.linear.weight)
@@ -244,7 +244,7 @@ class _Problem:
             offset = self.offset - self.linear.centre if centred else self.offset
             for start in range(0, len(self.image), self.rows):
                 part = slice(start, start + self.rows)
-                levels = self.image[part].expand(-1, self.model.setup_values.channels, -1, -1).flatten(1)
+                levels = self.image[part].expand(-1, self.model.options.channels, -1, -1).flatten(1)
                 yield part, torch.add(offset, levels.to(offset.dtype), alpha=self.gain)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation as activation_of
 
 SHOWN = 16  # hidden neurons whose weights are drawn
@@ -20,15 +20,20 @@ class MLP(Classifier):
     """
 
     def __init__(
-        self, setup: Setup, *, hidden: Sequence[int] = (8,), dropout: float = 0.0, activation: str = "relu"
+        self,
+        options: ClassifierOptions,
+        *,
+        hidden: Sequence[int] = (8,),
+        dropout: float = 0.0,
+        activation: str = "relu",
     ) -> None:
-        super().__init__(setup)
+        super().__init__(options)
         for width in hidden:
             if not (isinstance(width, int) and 1 <= width <= 65536):
                 raise ConfigError(
                     f"model.hidden={list(hidden)} holds {width}: each hidden layer has from 1 to 65536 neurons."
                 )
-        inputs = setup.channels * setup.image_size**2
+        inputs = options.channels * options.image_size**2
         layers: list[nn.Module] = [nn.Flatten()]
         for width in hidden:
             layers += [nn.Linear(inputs, width), activation_of(activation), nn.Dropout(dropout)]
@@ -38,8 +43,8 @@ class MLP(Classifier):
     def weight_images(self) -> dict[str, Tensor]:
         """The weights of each neuron of the first layer, the channels added up, for up to sixteen neurons."""
         first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
-        side = self.setup_values.image_size
-        weights = first.weight.detach().reshape(-1, self.setup_values.channels, side, side).sum(dim=1)
+        side = self.options.image_size
+        weights = first.weight.detach().reshape(-1, self.options.channels, side, side).sum(dim=1)
         return dict(zip(self._units(), weights, strict=False))
 
     def weight_offsets(self) -> dict[str, float]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 
 Floats = NDArray[np.float32]
 
@@ -52,10 +52,10 @@ class Perceptron(Classifier):
     """
 
     tasks = ("pneumonia",)
-    best_by = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
+    default_monitor = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
     caveat = "A perceptron has no probabilities: these are its distances from a hyperplane, put between 0 and 1."
-    own_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimiser's settings only lr is used"
-    refuses = (
+    training_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimiser's settings only lr is used"
+    unsupported_options = (
         "mixup",
         "label_smoothing",
         "class_weights",
@@ -63,10 +63,10 @@ class Perceptron(Classifier):
         "trainer.accumulate_grad_batches",
     )
 
-    def __init__(self, setup: Setup, *, online: bool = True) -> None:
-        plain = {"_target_": "torch.optim.SGD", "lr": setup.optimizer["lr"]}
-        super().__init__(replace(setup, optimizer=plain))
-        self.unit = ThresholdUnit(setup.channels * setup.image_size**2)
+    def __init__(self, options: ClassifierOptions, *, online: bool = True) -> None:
+        plain = {"_target_": "torch.optim.SGD", "lr": options.optimizer["lr"]}
+        super().__init__(replace(options, optimizer=plain))
+        self.unit = ThresholdUnit(options.channels * options.image_size**2)
         self.network = self.unit
         self.automatic_optimization = not online
 
@@ -85,7 +85,7 @@ class Perceptron(Classifier):
 
     def weight_images(self) -> dict[str, Tensor]:
         """The weights of the pixels, the channels added up, under the class that they speak for."""
-        side = self.setup_values.image_size
+        side = self.options.image_size
         return {self.task.classes[1]: self.unit.weight.detach().reshape(-1, side, side).sum(dim=0)}
 
     def weight_offsets(self) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation
 
 DOUBLINGS = 3
@@ -74,7 +74,13 @@ class PseudoResNet(Classifier):
     """The residual network as a classifier; the keys are those of ``conf/model/pseudo_resnet.yaml``."""
 
     def __init__(
-        self, setup: Setup, *, width: int = 32, depth: int = 1, dropout: float = 0.2, activation: str = "relu"
+        self,
+        options: ClassifierOptions,
+        *,
+        width: int = 32,
+        depth: int = 1,
+        dropout: float = 0.2,
+        activation: str = "relu",
     ) -> None:
-        super().__init__(setup)
-        self.network = ResidualNetwork(setup.channels, len(self.task.classes), width, depth, dropout, activation)
+        super().__init__(options)
+        self.network = ResidualNetwork(options.channels, len(self.task.classes), width, depth, dropout, activation)

@@ -3,7 +3,7 @@
 from torch import nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation as activation_of
 
 
@@ -14,18 +14,24 @@ class SimpleCNN(Classifier):
     """
 
     def __init__(
-        self, setup: Setup, *, width: int = 32, dense: int = 64, dropout: float = 0.0, activation: str = "relu"
+        self,
+        options: ClassifierOptions,
+        *,
+        width: int = 32,
+        dense: int = 64,
+        dropout: float = 0.0,
+        activation: str = "relu",
     ) -> None:
-        super().__init__(setup)
-        side = setup.image_size // 2 // 2
+        super().__init__(options)
+        side = options.image_size // 2 // 2
         if side < 1:
             raise ConfigError(
-                f"image_size={setup.image_size} is too small for two poolings: SimpleCNN needs 4 or more."
+                f"image_size={options.image_size} is too small for two poolings: SimpleCNN needs 4 or more."
             )
         if not 1 <= dense <= 65536:
             raise ConfigError(f"model.dense={dense} is out of range: it must be a number of neurons from 1 to 65536.")
         self.network = nn.Sequential(
-            nn.Conv2d(setup.channels, width, 3, padding=1),
+            nn.Conv2d(options.channels, width, 3, padding=1),
             activation_of(activation),
             nn.MaxPool2d(2),
             nn.Conv2d(width, 2 * width, 3, padding=1),

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import TimeLimitReached
 from pneumonia.runs.folder import RunFolder
 from pneumonia.sweep.plan import Job
@@ -33,7 +33,7 @@ class Pruned(Exception):
 def attempt(
     job: Job,
     ledger: Ledger,
-    shelf: Shelf,
+    data_cache: RunDataCache,
     timeout_min: float | None = None,
     opened: Callable[[RunFolder], None] | None = None,
     callbacks: Sequence[Any] = (),
@@ -43,7 +43,7 @@ def attempt(
     Args:
         job: What to train.
         ledger: Of its sweep.
-        shelf: What the jobs of this process share.
+        data_cache: What the jobs of this process share.
         timeout_min: After which the job is broken off; its finished epochs are kept.
         opened: Is told the run's folder before its training goes on.
         callbacks: Of Lightning's, for the training.
@@ -70,7 +70,7 @@ def attempt(
         with output_to(ledger.log(job.key)):
             try:
                 with _limited(timeout_min):
-                    train(job.config, label=job.label, shelf=shelf, opened=found, callbacks=callbacks)
+                    train(job.config, label=job.label, data_cache=data_cache, opened=found, callbacks=callbacks)
             except KeyboardInterrupt:
                 raise
             except Pruned:
@@ -86,11 +86,11 @@ def attempt(
     return True
 
 
-def rehearsed(job: Job, shelf: Shelf, log: Path) -> BaseException | None:
+def rehearsed(job: Job, data_cache: RunDataCache, log: Path) -> BaseException | None:
     """What a job would raise in its first two batches."""
     with output_to(log):
         try:
-            rehearse(job.config, shelf)
+            rehearse(job.config, data_cache)
         except KeyboardInterrupt:
             raise
         except Exception as error:
@@ -104,7 +104,7 @@ def attempt_alone(job: Job, folder: str, timeout_min: float | None, threads: int
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
     try:
-        done = attempt(job, Ledger(Path(folder)), Shelf(), timeout_min)
+        done = attempt(job, Ledger(Path(folder)), RunDataCache(), timeout_min)
     except KeyboardInterrupt:
         sys.exit(130)
     sys.exit(0 if done else BUSY)
@@ -114,7 +114,7 @@ def attempt_there(job: Job, folder: str, timeout_min: float | None, threads: int
     """Does a job as a task of a scheduler; False where another process is doing it."""
     torch.set_num_threads(threads)
     try:
-        return attempt(job, Ledger(Path(folder)), Shelf(), timeout_min)
+        return attempt(job, Ledger(Path(folder)), RunDataCache(), timeout_min)
     except KeyboardInterrupt:  # the scheduler was asked to end it
         return True
 
@@ -130,9 +130,9 @@ def rehearse_alone(jobs: list[Job], folder: str, threads: int, gpu: str | None) 
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     torch.set_num_threads(threads)
-    ledger, shelf = Ledger(Path(folder)), Shelf()
+    ledger, data_cache = Ledger(Path(folder)), RunDataCache()
     for job in jobs:
-        error = rehearsed(job, shelf, ledger.log(job.key))
+        error = rehearsed(job, data_cache, ledger.log(job.key))
         if error is not None:
             ledger.raised(job, error)
 

@@ -19,7 +19,7 @@ from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.loggers.wandb_account import without_run_id
 
 if TYPE_CHECKING:
-    from pneumonia.data.run_data_cache import Shelf
+    from pneumonia.data.run_data_cache import RunDataCache
     from pneumonia.sweep.launchers.local import Engine
 
 
@@ -58,12 +58,12 @@ def _conduct(plan: Plan, ledger: Ledger) -> int:
     todo = [job for job in plan.jobs if force or ledger.standing(job).state not in ENDED]
     if todo:
         announce_loading()
-        from pneumonia.data.run_data_cache import Shelf  # heavy: only where there is work
+        from pneumonia.data.run_data_cache import RunDataCache  # heavy: only where there is work
         from pneumonia.sweep.launchers.local import engine_of
 
-        shelf = Shelf()
-        engine = engine_of(plan.common["launcher"], ledger, shelf)
-        prepare_run(todo, plan.common["launcher"]["kind"], shelf)
+        data_cache = RunDataCache()
+        engine = engine_of(plan.common["launcher"], ledger, data_cache)
+        prepare_run(todo, plan.common["launcher"]["kind"], data_cache)
         with board.live():
             _work(todo, plan.common, ledger, board, engine)
     return 1 if any(standing.state not in ENDED for _, standing in board.summary()) else 0
@@ -79,7 +79,7 @@ def show_status(folder: Path) -> None:
     Board(ledger.jobs(), ledger).status()
 
 
-def prepare_run(todo: list[Job], launcher: str, shelf: "Shelf") -> None:
+def prepare_run(todo: list[Job], launcher: str, data_cache: "RunDataCache") -> None:
     """Refuses what no job can take, then reads the images of all jobs once, where a person sees how far it is.
 
     Raises:
@@ -92,7 +92,7 @@ def prepare_run(todo: list[Job], launcher: str, shelf: "Shelf") -> None:
         sources = _by(lambda job: digest([job.config["data"], job.config["image_size"]]), todo)
 
         def read(job: Job) -> None:
-            shelf.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
+            data_cache.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
 
         _refuse_if_none(list(sources), read)
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
 from pneumonia.config.validation import MONITORS
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.sweep.job import Pruned, attempt
@@ -87,23 +87,25 @@ def search(plan: Search, again: Callable[[Job], str]) -> int:
         left = max(0, settings["trials"] - done)
         wanted = "lower" if direction(monitor) == "min" else "higher"
         say(f"{settings['trials']} trials: {done} done, {left} to do; better is a {wanted} {monitor}")
-        shelf = Shelf()
+        data_cache = RunDataCache()
         with board.live():
             for trial in _trials(study, settings, axes):
-                if _one(trial, plan, study, board, shelf, monitor) in BROKEN and plan.common["fail_fast"]:
+                if _one(trial, plan, study, board, data_cache, monitor) in BROKEN and plan.common["fail_fast"]:
                     say("Stopped at the first failure, as fail_fast=true says.")
                     break
         return _conclude(plan, study, board, again)
 
 
-def _one(trial: Trial, plan: Search, study: optuna.Study, board: Board, shelf: Shelf, monitor: str) -> State:
+def _one(
+    trial: Trial, plan: Search, study: optuna.Study, board: Board, data_cache: RunDataCache, monitor: str
+) -> State:
     """Does a trial and tells Optuna; how it ended."""
     job = plan.job({key: word_of(value) for key, value in trial.params.items()})
     if job.key not in {known.key for known in board.jobs}:
         board.jobs = [*board.jobs, job]
         board.ledger.keep(plan, board.jobs)
     follower = Follower(trial, monitor, job.config["max_epochs"])
-    attempt(job, board.ledger, shelf, plan.common["launcher"]["timeout_min"], follower.opened, [follower])
+    attempt(job, board.ledger, data_cache, plan.common["launcher"]["timeout_min"], follower.opened, [follower])
     standing = board.ended(job)
     if standing.result is not None:
         value = standing.result["metrics"]["val"].get(monitor.removeprefix("val/"))

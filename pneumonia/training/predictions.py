@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from pneumonia.data.datamodule import XRayData
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.metrics.classification import PREFIX, arrays
 from pneumonia.metrics.epoch_metrics import summary_of
 from pneumonia.models.base import Classifier
@@ -13,7 +13,7 @@ from pneumonia.system.console import track
 from pneumonia.tasks import Task
 
 
-def predict_subset(classifier: Classifier, data: XRayData, subset: str, epoch: int = 0) -> pd.DataFrame:
+def predict_subset(classifier: Classifier, data: XRayDataModule, subset: str, epoch: int = 0) -> pd.DataFrame:
     """Predictions for one subset; the epoch matters only where folds rotate.
 
     Returns:

@@ -20,14 +20,14 @@ from pneumonia.config.schema import (
     shortening,
 )
 from pneumonia.config.validation import MEANS_OVER_CLASSES
-from pneumonia.data.datamodule import Images, XRayData
+from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.releases import check_classes
 from pneumonia.data.splits.files import check_split_file
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import ConfigError, some
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.factory import build_classifier, check_family, check_processes, family_of, own_targets
 from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
@@ -43,18 +43,18 @@ class PreparedRun:
     """All that a run needs before its first step."""
 
     classifier: Classifier
-    data: XRayData
+    data: XRayDataModule
     split: pd.DataFrame
     leaks: list[Leak]
     hashes: dict[str, str]
 
 
-def prepare_run(config: dict[str, Any], shelf: Shelf) -> PreparedRun:
+def prepare_run(config: dict[str, Any], data_cache: RunDataCache) -> PreparedRun:
     """Load and check all that a run needs before its first step.
 
     Args:
         config: Resolved and checked; see :mod:`pneumonia.config.validation`.
-        shelf: Holds what earlier runs of this process have loaded.
+        data_cache: Holds what earlier runs of this process have loaded.
 
     Raises:
         PneumoniaError: Bad data, or a setting that the data or the family can't take.
@@ -67,17 +67,17 @@ def prepare_run(config: dict[str, Any], shelf: Shelf) -> PreparedRun:
     plan = SplitConfig(**config["split"])
     if plan.file is not None:
         check_split_file(Path(plan.file))
-    images, manifest_hash = shelf.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+    images, manifest_hash = data_cache.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
     task = TASKS[config["task"]]
     check_classes(task.counts(images.manifest["label"].tolist()), task.classes, "The data")
-    divided = shelf.divided(images.manifest, manifest_hash, plan)
+    divided = data_cache.divided(images.manifest, manifest_hash, plan)
     data = _data_module(config, images, divided.split)
     trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
     check_classes(trained_on, task.classes, f"The training split of split={plan.method}")
     _check_limits(config, data)
     check_monitor(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
-    classifier = build_classifier(config["model"], _setup(config, data), own_targets(config))
+    classifier = build_classifier(config["model"], _classifier_options(config, data), own_targets(config))
     if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
     return PreparedRun(classifier, data, divided.split, divided.leaks, hashes)
@@ -93,14 +93,15 @@ def check_settings(config: dict[str, Any]) -> None:
     check_device(config["trainer"])
     check_family(config)
     own = own_targets(config)
-    classifier = build_classifier(config["model"], _setup(config), own)
+    classifier = build_classifier(config["model"], _classifier_options(config), own)
     check_processes(classifier, config)
-    if config["batch_size"] == 1 and not classifier.whole_part:
+    if config["batch_size"] == 1 and not classifier.full_batch:
         classifier.check_single_images()
-    build_schedule(build_optimizer(classifier.parameter_groups(), config["optimizer"], own), config["scheduler"], 1, 1)
+    optimizer = build_optimizer(classifier.parameter_groups(), config["optimizer"], own)
+    build_schedule(optimizer, config["scheduler"], 1, 1, own)
 
 
-def check_monitor(config: dict[str, Any], data: XRayData) -> None:
+def check_monitor(config: dict[str, Any], data: XRayDataModule) -> None:
     """Refuses a ``monitor`` that the validation images of an epoch leave undefined: it could choose no epoch.
 
     Raises:
@@ -125,7 +126,7 @@ def check_monitor(config: dict[str, Any], data: XRayData) -> None:
             )
 
 
-def _check_limits(config: dict[str, Any], data: XRayData) -> None:
+def _check_limits(config: dict[str, Any], data: XRayDataModule) -> None:
     """Refuses a fraction of the batches that leaves none.
 
     Raises:
@@ -152,7 +153,7 @@ def data_config(config: dict[str, Any]) -> DataConfig:
     return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"]), "azure": AzureConfig(**node["azure"])})
 
 
-def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
+def _classifier_options(config: dict[str, Any], data: XRayDataModule | None = None) -> ClassifierOptions:
     weights, scaling = None, Scaling()
     if data is not None:
         rows = data.rows("train") if config["normalisation"] in FITTED else data.rows("train")[:0]
@@ -160,7 +161,7 @@ def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
         if config["class_weights"] == "balanced":
             counts = data.counts("train").astype(np.float64)
             weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
-    return Setup(
+    return ClassifierOptions(
         task=config["task"],
         channels=config["channels"],
         image_size=config["image_size"],
@@ -178,8 +179,8 @@ def _setup(config: dict[str, Any], data: XRayData | None = None) -> Setup:
     )
 
 
-def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) -> XRayData:
-    return XRayData(
+def _data_module(config: dict[str, Any], images: DecodedImages, split: pd.DataFrame) -> XRayDataModule:
+    return XRayDataModule(
         images,
         split,
         TASKS[config["task"]],
@@ -188,6 +189,6 @@ def _data_module(config: dict[str, Any], images: Images, split: pd.DataFrame) ->
         config["seed"],
         config["num_workers"],
         config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
-        family_of(config["model"], own_targets(config)).whole_part,
+        family_of(config["model"], own_targets(config)).full_batch,
         config["augmenter"],
     )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pneumonia.data.datamodule import XRayData
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.assign import FOLDED
 from pneumonia.data.splits.leaks import Leak
@@ -16,7 +16,7 @@ from pneumonia.tasks import SUBSETS
 
 
 def announce(
-    config: dict[str, Any], classifier: Classifier, data: XRayData, leaks: list[Leak], folder: RunFolder
+    config: dict[str, Any], classifier: Classifier, data: XRayDataModule, leaks: list[Leak], folder: RunFolder
 ) -> None:
     """What a run is about to do, and what must be known of its data."""
     counts = {subset: data.counts(subset) for subset in SUBSETS}
@@ -38,13 +38,13 @@ def announce(
         warn(f"left out {path}: {reason}")
     if classifier.note:
         say(classifier.note)
-    if classifier.own_rule:
-        say(f"{type(classifier).__name__} learns {classifier.own_rule}")
+    if classifier.training_rule:
+        say(f"{type(classifier).__name__} learns {classifier.training_rule}")
     if config["model"].get("activation") == "binary_step":
         say(
             "The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)"
         )
-    batches = "the whole subset at once" if classifier.whole_part else f"batches of {config['batch_size']}"
+    batches = "the whole subset at once" if classifier.full_batch else f"batches of {config['batch_size']}"
     say(f"Training {folder.path.name}: {config['max_epochs']} epochs, {batches}")
 
 

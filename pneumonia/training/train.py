@@ -19,8 +19,8 @@ from pneumonia.config.schema import (
     shortening,
 )
 from pneumonia.data.audit.contact_sheets import by_draw
-from pneumonia.data.datamodule import XRayData
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import CheckpointError, DivergenceError, PneumoniaError, RunError
@@ -65,7 +65,7 @@ def train(
     config: dict[str, Any],
     *,
     label: str = "",
-    shelf: Shelf | None = None,
+    data_cache: RunDataCache | None = None,
     opened: Callable[[RunFolder], None] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def train(
     Args:
         config: Resolved and checked; see :mod:`pneumonia.config.validation`.
         label: What tells the run from the others of its sweep.
-        shelf: Holds what earlier runs of this process have loaded.
+        data_cache: Holds what earlier runs of this process have loaded.
         opened: Is told the run's folder as soon as it is known.
         callbacks: Of Lightning's, beside ours.
 
@@ -87,7 +87,7 @@ def train(
         TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
     """
     writable(Path(config["runs_dir"]))
-    run = prepare_run(config, shelf or Shelf())
+    run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(_known(config), **run.hashes)
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / run_id)
     if opened is not None:
@@ -165,13 +165,13 @@ def _shortened_by(config: dict[str, Any], recorder: Recorder) -> list[str]:
     return [*shortening(config["trainer"]), *([f"trainer.max_steps={steps}"] if recorder.out_of_steps else [])]
 
 
-def rehearse(config: dict[str, Any], shelf: Shelf) -> None:
+def rehearse(config: dict[str, Any], data_cache: RunDataCache) -> None:
     """Trains on two batches and validates on two, and keeps nothing: what can't work fails now, not after hours.
 
     Raises:
         Exception: Whatever the run itself would raise.
     """
-    run = prepare_run(config, shelf)
+    run = prepare_run(config, data_cache)
     one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
     words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
     trainer = _trainer(words, config, [_OneEpoch()])
@@ -193,7 +193,7 @@ def _known(config: dict[str, Any]) -> dict[str, Any]:
     return identity({**config, "model": model})
 
 
-def _drawn(config: dict[str, Any], data: XRayData) -> Any:
+def _drawn(config: dict[str, Any], data: XRayDataModule) -> Any:
     """What training sees of some images."""
     rows = data.rows("train")
     manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
@@ -206,12 +206,12 @@ def _drawn(config: dict[str, Any], data: XRayData) -> Any:
 def _fit(
     config: dict[str, Any],
     classifier: Classifier,
-    data: XRayData,
+    data: XRayDataModule,
     folder: RunFolder,
     mirror: Mirror | None,
     more: Sequence[Any],
 ) -> Recorder:
-    monitor = config["monitor"] or classifier.best_by
+    monitor = config["monitor"] or classifier.default_monitor
     classifier.max_steps = config["trainer"].get("max_steps", -1)
     recorder = Recorder(folder, monitor, classifier.max_steps)
     callbacks: list[Any] = [recorder, WeightPictures(folder)]
@@ -314,7 +314,7 @@ def _recall(folder: RunFolder, recorder: Recorder) -> int:
 def _result(
     config: dict[str, Any],
     run_id: str,
-    data: XRayData,
+    data: XRayDataModule,
     leaks: list[Leak],
     hashes: dict[str, str],
     recorder: Recorder,

@@ -17,15 +17,15 @@ from pneumonia.errors import ConfigError
 FAMILY = '''
 import os, signal, time
 from torch import nn
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 
 class Troubled(Classifier):
     """Softmax regression that raises or dies in its first batch."""
 
-    def __init__(self, setup: Setup, *, trouble: str = "none") -> None:
-        super().__init__(setup)
+    def __init__(self, options: ClassifierOptions, *, trouble: str = "none") -> None:
+        super().__init__(options)
         self.trouble = trouble
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(setup.image_size**2, len(self.task.classes)))
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(options.image_size**2, len(self.task.classes)))
 
     def training_step(self, batch, batch_idx):
         if self.trouble == "raise":

@@ -13,7 +13,7 @@ import torch
 from pneumonia.cli import main
 from pneumonia.config.targets import ALLOW
 from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, TargetError
-from pneumonia.models.base import CHECKPOINT_KEY, Setup
+from pneumonia.models.base import CHECKPOINT_KEY, ClassifierOptions
 from pneumonia.models.factory import build_classifier, family_of, load_classifier
 from pneumonia.models.optimization import build_optimizer
 
@@ -38,7 +38,7 @@ FOREIGN = [
     "pneumonia.models.factory.nn",
     "pneumonia.models.factory.Classifier",
     "pneumonia.models.base.Classifier",
-    "pneumonia.models.factory.Setup",
+    "pneumonia.models.factory.ClassifierOptions",
     "pneumonia.models.factory._check_setup",
     "pneumonia.models.factory.build_classifier",
     "pneumonia.models.mlp",
@@ -111,7 +111,7 @@ def _code(monkeypatch, capsys, *words: object) -> tuple[int, str]:
 def test_a_family_from_a_file_is_a_class_of_ours(target):
     before = set(sys.modules)
     with pytest.raises(TargetError, match="_target_"):
-        build_classifier({"_target_": target}, Setup("subtype"))
+        build_classifier({"_target_": target}, ClassifierOptions("subtype"))
     assert {name for name in set(sys.modules) - before if not name.startswith("pneumonia.models.")} == set()
 
 
@@ -122,7 +122,7 @@ def test_a_family_from_a_file_is_a_class_of_ours(target):
         *("torch.optim.lr_scheduler.StepLR", "torch.optim._functional.adam", "torch.optim.lr_scheduler", "torch.optim"),
         *(
             "torch.optim.swa_utils.AveragedModel",
-            "pneumonia.models.optimization.cosine",
+            "pneumonia.training.schedulers.cosine",
             "own_optimizers.Steady",
             "",
             None,
@@ -192,7 +192,7 @@ def test_a_setting_that_is_no_list_of_names_is_refused(value, monkeypatch):
         family_of({"_target_": "os.system"})
 
 
-@pytest.mark.parametrize("key", ["_partial_", "_args_", "_recursive_", "_convert_", "setup"])
+@pytest.mark.parametrize("key", ["_partial_", "_args_", "_recursive_", "_convert_", "options"])
 def test_other_keys_of_hydra_are_no_settings(key, foreign):
     run = foreign("pneumonia.models.pseudo_resnet.PseudoResNet", **{key: {"_target_": "os.getcwd"}})
     with pytest.raises(ConfigError, match=rf"model\.{key} is no setting"):
@@ -202,11 +202,11 @@ def test_other_keys_of_hydra_are_no_settings(key, foreign):
 def test_the_optimizer_of_a_checkpoint_is_not_imported(finished, own_package, tmp_path):
     path = tmp_path / "best.ckpt"
     saved = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
-    saved[CHECKPOINT_KEY]["setup"]["optimizer"] = {"_target_": "own_optimizers.Steady", "lr": 0.1}
+    saved[CHECKPOINT_KEY]["options"]["optimizer"] = {"_target_": "own_optimizers.Steady", "lr": 0.1}
     torch.save(saved, path)
     classifier = load_classifier(path)
     with pytest.raises(TargetError, match="was not imported"):
-        build_optimizer(classifier.parameters(), classifier.setup_values.optimizer, classifier.own_targets)
+        build_optimizer(classifier.parameters(), classifier.options.optimizer, classifier.own_targets)
     assert "own_optimizers" not in sys.modules
 
 
@@ -222,7 +222,7 @@ def test_the_optimizer_of_a_checkpoint_is_not_imported(finished, own_package, tm
 def test_a_checkpoint_with_an_impossible_setting_is_refused(name, value, finished, tmp_path):
     path = tmp_path / "best.ckpt"
     saved = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
-    saved[CHECKPOINT_KEY]["setup"][name] = value
+    saved[CHECKPOINT_KEY]["options"][name] = value
     torch.save(saved, path)
     with pytest.raises(CheckpointError, match=f"holds {name}[=.]"):
         load_classifier(path)

@@ -29,7 +29,7 @@ from pneumonia.data.augmentation.batch import (
     image_keys,
     uniforms,
 )
-from pneumonia.data.datamodule import XRayData, load_images
+from pneumonia.data.datamodule import XRayDataModule, load_images
 from pneumonia.data.sources.phantom import draw
 from pneumonia.data.splits.assign import make_split
 from pneumonia.tasks import BACTERIA, NORMAL, SUBTYPE, VIRUS
@@ -196,7 +196,7 @@ def test_nothing_switched_on_is_no_augmenter():
 def test_changes_on_the_device_are_those_of_the_loader(kind, cache_dir, phantoms):
     found = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(found.manifest, SplitConfig())
-    data = XRayData(found, split, SUBTYPE, 16, CLINICAL, seed=5, augmenter=kind)
+    data = XRayDataModule(found, split, SUBTYPE, 16, CLINICAL, seed=5, augmenter=kind)
     at_once = list(data.loader("train", 5))
     data.on_device = kind == "batch"  # as where there is a GPU
     later = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]

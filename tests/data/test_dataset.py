@@ -4,8 +4,8 @@ import torch
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.augmentation.pipelines import augment, build, image_seeds
-from pneumonia.data.datamodule import XRayData, load_images
-from pneumonia.data.dataset import Batches
+from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.data.dataset import BatchSampler
 from pneumonia.data.splits.assign import make_split
 from pneumonia.tasks import TASKS
 
@@ -17,8 +17,8 @@ def module(cache_dir, phantoms):
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(images.manifest, SplitConfig())
 
-    def make(workers: int = 0, augmentation: AugmentationConfig = CLINICAL, seed: int = 5) -> XRayData:
-        return XRayData(images, split, TASKS["subtype"], 16, augmentation, seed, workers)
+    def make(workers: int = 0, augmentation: AugmentationConfig = CLINICAL, seed: int = 5) -> XRayDataModule:
+        return XRayDataModule(images, split, TASKS["subtype"], 16, augmentation, seed, workers)
 
     return make
 
@@ -46,15 +46,15 @@ def test_an_epoch_shows_every_training_image_once_and_the_last_batch_is_kept(mod
 
 @pytest.mark.parametrize(("images", "batch_size"), [(n, size) for size in (1, 2, 3, 5, 8) for n in range(1, 18)])
 def test_last_batch_of_one_is_merged(images, batch_size):
-    batches = list(Batches(images, batch_size, seed=3))
+    batches = list(BatchSampler(images, batch_size, seed=3))
     sizes = [len(key.positions) for key in batches]
     assert sorted(np.concatenate([key.positions for key in batches])) == list(range(images))
-    assert len(Batches(images, batch_size, seed=3)) == len(sizes)
+    assert len(BatchSampler(images, batch_size, seed=3)) == len(sizes)
     assert sizes[:-1] == [batch_size] * (len(sizes) - 1)
     if batch_size > 1 and images > 1:
         assert 1 < sizes[-1] <= batch_size + 1
         assert (sizes[-1] == batch_size + 1) == (images % batch_size == 1)
-    in_order = [len(key.positions) for key in Batches(images, batch_size, seed=None)]
+    in_order = [len(key.positions) for key in BatchSampler(images, batch_size, seed=None)]
     assert in_order == [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 

@@ -9,7 +9,7 @@ from pneumonia.cli.predict import predict, run
 from pneumonia.data.images.decode import decode
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.explanations import contributions
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, load_classifier
 from pneumonia.models.weight_images import HIGH, LOW, diverging, weights_picture
 from pneumonia.training.train import train
@@ -61,7 +61,7 @@ def test_what_the_pixels_add_and_the_bias_are_the_excitation(perceptron_run, ima
 
 def test_what_the_pixels_add_for_each_class_is_the_logit_of_logistic_regression_without_centring():
     node = {"_target_": "pneumonia.models.logistic_regression.LogisticRegression"}
-    classifier = build_classifier(node, Setup("subtype", image_size=8)).eval()
+    classifier = build_classifier(node, ClassifierOptions("subtype", image_size=8)).eval()
     torch.nn.init.normal_(classifier.linear.weight)
     torch.nn.init.normal_(classifier.linear.centre)
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
@@ -74,7 +74,7 @@ def test_what_the_pixels_add_for_each_class_is_the_logit_of_logistic_regression_
 
 def test_without_a_hidden_layer_the_units_of_an_mlp_are_the_classes():
     node = {"_target_": "pneumonia.models.mlp.MLP", "hidden": []}
-    classifier = build_classifier(node, Setup("pneumonia", image_size=8)).eval()
+    classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=8)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
     added = {name: part.sum() for name, part in contributions(classifier, pixels).items()}
     logits = classifier(torch.from_numpy(pixels)[None, None])[0].tolist()

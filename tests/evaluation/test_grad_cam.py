@@ -8,7 +8,7 @@ from torch import nn
 
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
 
 CONVOLUTIONAL = [
@@ -27,7 +27,7 @@ def _named(node: dict) -> str:
 
 def _classifier(node: dict, size: int = 64, **words: object):
     torch.manual_seed(0)
-    return build_classifier(node, Setup("subtype", image_size=size, **words)).eval()
+    return build_classifier(node, ClassifierOptions("subtype", image_size=size, **words)).eval()
 
 
 def _pixels(count: int, size: int = 64) -> np.ndarray:
@@ -70,7 +70,8 @@ def test_heat_lies_where_the_class_is():
     for number in range(1, 60, 2):
         pixels[number, corners[number] + 4 : corners[number] + 12, 4:12] = 250
     classifier = build_classifier(
-        CONVOLUTIONAL[0], Setup("pneumonia", image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
+        CONVOLUTIONAL[0],
+        ClassifierOptions("pneumonia", image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3}),
     )
     quick_fit(classifier, few_images(pixels, labels, batch_size=20), 12)
     classifier.eval()

@@ -26,7 +26,7 @@ from pneumonia.export.export import ExportOptions, check_place, export
 from pneumonia.export.onnx_graph import export_graph
 from pneumonia.export.parity import check_parity, measure_parity
 from pneumonia.export.runtime import Bundle
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.tasks import SUBTYPE
@@ -99,7 +99,7 @@ def test_the_contract_says_what_it_was_trained_on_and_how_good_it_is(bundle, fin
 )
 def test_a_family_is_the_same_network_as_a_graph_for_any_number_of_images(family, tta, ema):
     node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{family}.yaml")) | TINY.get(family, {})
-    setup = Setup(
+    setup = ClassifierOptions(
         task="pneumonia", image_size=33, tta=tta, ema=ema, scaling={"method": "zscore", "shift": 101.0, "scale": 47.0}
     )
     classifier = build_classifier(node, setup).eval()
@@ -127,7 +127,7 @@ def test_a_network_that_onnx_can_not_hold_is_refused_by_name():
             return torch.linalg.eigvals(image[:, 0]).real[:, :2]
 
     node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / "mlp.yaml"))
-    classifier = build_classifier(node, Setup(task="pneumonia", image_size=16)).eval()
+    classifier = build_classifier(node, ClassifierOptions(task="pneumonia", image_size=16)).eval()
     classifier.network = Strange()
     with pytest.raises(BundleError, match=r"MLP .* can't be written as an ONNX graph"):
         export_graph(classifier)

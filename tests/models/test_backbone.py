@@ -11,7 +11,7 @@ from torch.nn import Dropout
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, load_classifier
 from pneumonia.tasks import LABELS
 
@@ -24,7 +24,7 @@ def _node(name="resnet18", **words):
 
 
 def _setup(**words):
-    return Setup(
+    return ClassifierOptions(
         **{"task": "subtype", "image_size": 32, "optimizer": {"_target_": "torch.optim.SGD", "lr": 0.1}, **words}
     )
 

@@ -7,10 +7,10 @@ import yaml
 from builders import few_images, killed_in, quick_fit
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
-from pneumonia.data.datamodule import XRayData, load_images
+from pneumonia.data.datamodule import XRayDataModule, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.components.activations import ACTIVATIONS
 from pneumonia.models.components.batch_norm import has_batch_norm
 from pneumonia.models.factory import build_classifier, family_of, load_classifier
@@ -23,12 +23,12 @@ FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
-def two_batches(cache_dir, phantoms) -> dict[str, XRayData]:
+def two_batches(cache_dir, phantoms) -> dict[str, XRayDataModule]:
     images = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(images.manifest, SplitConfig())
     train = np.flatnonzero(split["subset"] == "train")
     split.loc[train[64:], "subset"] = "test"
-    return {name: XRayData(images, split, task, 32, AugmentationConfig()) for name, task in TASKS.items()}
+    return {name: XRayDataModule(images, split, task, 32, AugmentationConfig()) for name, task in TASKS.items()}
 
 
 def _cases() -> list[tuple[str, str]]:
@@ -41,7 +41,7 @@ def _cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_family_returns_one_logit_per_class(family, task, channels, compose):
     config = compose(f"model={family}", f"task={task}", f"channels={channels}")
-    classifier = build_classifier(config["model"], Setup(task, channels=channels, image_size=32)).eval()
+    classifier = build_classifier(config["model"], ClassifierOptions(task, channels=channels, image_size=32)).eval()
     assert classifier(torch.zeros(4, 1, 32, 32)).shape == (4, len(TASKS[task].classes))
 
 
@@ -50,7 +50,7 @@ def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_
     node = compose(f"model={family}")["model"]
     node |= {key: value for key, value in {"dropout": 0, "C": 1e6}.items() if key in node}  # nothing that holds it back
     task = family_of(node).tasks[0]
-    setup = Setup(task, image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
+    setup = ClassifierOptions(task, image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
     classifier = build_classifier(node, setup)
     trainer = quick_fit(classifier, two_batches[task], 40)
     batch = next(iter(two_batches[task].loader("train")))
@@ -91,21 +91,23 @@ def test_last_batch_of_one_image_trains(family, every, compose):
     node, side = _single(family, compose)
     pixels = np.random.default_rng(0).integers(0, 256, (9, side, side)).astype(np.uint8)
     data = few_images(pixels, ["NORMAL", "VIRUS", "BACTERIA"] * 3, batch_size=4)
-    classifier = build_classifier(node, Setup("pneumonia", image_size=side, mixup=0.0 if _own_rule(node) else 0.2))
+    classifier = build_classifier(
+        node, ClassifierOptions("pneumonia", image_size=side, mixup=0.0 if _own_rule(node) else 0.2)
+    )
     trainer = quick_fit(classifier, data, 2, accumulate_grad_batches=1 if _own_rule(node) else every)
-    assert trainer.num_training_batches == (1 if classifier.whole_part else 2)
+    assert trainer.num_training_batches == (1 if classifier.full_batch else 2)
     assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
 
 
 def _own_rule(node) -> bool:
-    return bool(family_of(node).own_rule)
+    return bool(family_of(node).training_rule)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
     node, side = _single(family, compose)
     pixels = np.random.default_rng(0).integers(0, 256, (3, side, side)).astype(np.uint8)
-    classifier = build_classifier(node, Setup("pneumonia", image_size=side))
+    classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=side))
     data = few_images(pixels, ["NORMAL", "VIRUS", "VIRUS"], batch_size=1)
     config = compose(f"model={family}", "task=pneumonia", f"image_size={side}", "batch_size=1")
     if has_batch_norm(classifier.network):
@@ -119,7 +121,7 @@ def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
 
 
 def test_a_training_set_of_one_image_is_refused_by_name(compose):
-    classifier = build_classifier(compose()["model"], Setup("pneumonia", image_size=8))
+    classifier = build_classifier(compose()["model"], ClassifierOptions("pneumonia", image_size=8))
     with pytest.raises(ConfigError, match="A training batch has one image"):
         quick_fit(classifier, few_images(np.zeros((1, 8, 8), np.uint8), ["VIRUS"]), 1)
 
@@ -134,7 +136,7 @@ def test_one_image_a_batch_trains_on_maps_of_several_pixels(compose):
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
 def test_a_share_of_no_image_adds_zero_gradients(name):
     node = {"_target_": "pneumonia.models.backbone.Backbone", "name": name}
-    classifier = build_classifier(node, Setup("subtype", image_size=32))
+    classifier = build_classifier(node, ClassifierOptions("subtype", image_size=32))
     logits = classifier.trained_logits(torch.zeros(0, 1, 32, 32, dtype=torch.uint8))
     assert logits.shape == (0, 3)
     logits.sum().backward()
@@ -146,14 +148,16 @@ def test_a_share_of_no_image_adds_zero_gradients(name):
 def test_a_family_trains_at_other_precisions(family, precision, compose, two_batches):
     node = compose(f"model={family}")["model"]
     task = family_of(node).tasks[0]
-    classifier = build_classifier(node, Setup(task, image_size=32))
+    classifier = build_classifier(node, ClassifierOptions(task, image_size=32))
     trainer = quick_fit(classifier, two_batches[task], 1, precision=precision, limit_val_batches=1.0)
     assert np.isfinite(float(trainer.callback_metrics["val/loss"]))
 
 
 def test_the_training_loss_weighs_and_smooths_and_the_validation_loss_does_not(compose):
     config = compose()
-    weighted = build_classifier(config["model"], Setup("subtype", class_weights=[1.0, 2.0, 3.0], label_smoothing=0.1))
+    weighted = build_classifier(
+        config["model"], ClassifierOptions("subtype", class_weights=[1.0, 2.0, 3.0], label_smoothing=0.1)
+    )
     logits, label = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     reference = torch.nn.functional.cross_entropy(logits, label, torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
     assert torch.equal(weighted.criterion(logits, label), reference)
@@ -172,7 +176,7 @@ def test_the_networks_channels_double_at_each_of_three_stages():
 @pytest.mark.parametrize("width", [8, 16])
 def test_batches_of_changing_size_train_at_widths_that_torch_can_and_can_not_lay_out_fast(width, compose):
     # Widths that are no multiple of 16 corrupt memory in torch 2.15's channels-last backward pass; see models/base.py.
-    classifier = build_classifier({**compose()["model"], "width": width}, Setup("subtype", image_size=32))
+    classifier = build_classifier({**compose()["model"], "width": width}, ClassifierOptions("subtype", image_size=32))
     for size in (32, 32, 27, 5, 32, 9):
         loss = classifier.criterion(classifier(torch.randn(size, 1, 32, 32)), torch.randint(0, 3, (size,)))
         loss.backward()
@@ -194,4 +198,4 @@ def test_a_checkpoint_of_another_task_or_of_nobody_is_refused(finished, tmp_path
 
 def test_a_checkpoint_can_not_call_what_is_no_family():
     with pytest.raises(TargetError, match="was not imported"):
-        build_classifier({"_target_": "subprocess.Popen", "args": ["true"]}, Setup("subtype"))
+        build_classifier({"_target_": "subprocess.Popen", "args": ["true"]}, ClassifierOptions("subtype"))

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, check_family
 from pneumonia.tasks import LABELS
 from pneumonia.training.train import train
@@ -34,7 +34,7 @@ def features():
 def _solve(features, task="subtype", epochs=10, **words):
     pixels, names, *_ = features
     weights = words.pop("class_weights", None)
-    setup = Setup(task, image_size=SIDE, class_weights=weights)
+    setup = ClassifierOptions(task, image_size=SIDE, class_weights=weights)
     classifier = build_classifier({**NODE, "max_iter": 20_000, **words}, setup)
     trainer = quick_fit(classifier, few_images(pixels, names, task), epochs)
     return classifier, {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -96,7 +96,7 @@ def test_without_a_penalty_the_loss_is_that_of_scikit_learn(features):
     reference = Reference(C=np.inf, tol=1e-7, max_iter=20_000)
     inputs = (few.reshape(len(few), -1) - 127.5) / 127.5
     reference.fit(inputs, noisy)
-    setup = Setup("subtype", image_size=3)
+    setup = ClassifierOptions("subtype", image_size=3)
     classifier = build_classifier({**NODE, "penalty": "none", "max_iter": 5000, "tolerance": 1e-5}, setup)
     trainer = quick_fit(classifier, few_images(few, [LABELS[n] for n in noisy], "subtype"), 5)
     loss = float(trainer.callback_metrics["train/loss"])
@@ -133,7 +133,7 @@ def test_steps_are_shared_out_among_epochs_without_a_difference_to_the_optimum(f
 )
 def test_bad_settings_are_refused(words, message):
     with pytest.raises(ConfigError, match=message):
-        build_classifier({**NODE, **words}, Setup("subtype", image_size=SIDE))
+        build_classifier({**NODE, **words}, ClassifierOptions("subtype", image_size=SIDE))
 
 
 @pytest.mark.parametrize("word", ["augmentation=normal", "ema=0.9", "swa=0.5", "trainer.limit_train_batches=0.5"])

@@ -5,9 +5,9 @@ import pytest
 import torch
 from builders import few_images, quick_fit
 
-from pneumonia.data.dataset import Batches
+from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, check_family
 
 DYADIC = {"method": "minmax", "shift": 0.0, "scale": 256.0}  # every sum of such inputs is exact in float32
@@ -39,7 +39,7 @@ def _draw(count=40, side=4, seed=0):
 @pytest.mark.parametrize(("online", "batch_size"), [(True, 40), (True, 7), (True, 1), (False, 1)])
 def test_it_equals_the_textbook_loop_exactly(online, batch_size):
     pixels, label, names = _draw()
-    setup = Setup("pneumonia", image_size=4, scaling=DYADIC, optimizer=SGD)
+    setup = ClassifierOptions("pneumonia", image_size=4, scaling=DYADIC, optimizer=SGD)
     classifier = build_classifier({**NODE, "online": online}, setup)
     quick_fit(classifier, few_images(pixels, names, batch_size=batch_size, seed=3), 5)
     order = [np.random.default_rng([3, epoch]).permutation(len(pixels)) for epoch in range(5)]
@@ -51,11 +51,11 @@ def test_it_equals_the_textbook_loop_exactly(online, batch_size):
 
 def test_in_batches_it_follows_the_gradient_of_the_perceptron_criterion():
     pixels, label, names = _draw()
-    setup = Setup("pneumonia", image_size=4, scaling=DYADIC, optimizer=SGD)
+    setup = ClassifierOptions("pneumonia", image_size=4, scaling=DYADIC, optimizer=SGD)
     classifier = build_classifier({**NODE, "online": False}, setup)
     quick_fit(classifier, few_images(pixels, names, batch_size=16, seed=3), 4)
     weight, bias = torch.zeros(16), torch.zeros(1)
-    batches = Batches(len(pixels), 16, 3)
+    batches = BatchSampler(len(pixels), 16, 3)
     for epoch in range(4):
         batches.set_epoch(epoch)
         for _, positions, _ in batches:
@@ -81,7 +81,7 @@ def _logic(truth):
 def _learnt(node, truth, epochs, **setup):
     pixels, names = _logic(truth)
     minmax = {"method": "minmax", "shift": 0.0, "scale": 255.0}
-    classifier = build_classifier(node, Setup("pneumonia", image_size=2, scaling=minmax, **setup))
+    classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=2, scaling=minmax, **setup))
     data = few_images(pixels, names)
     quick_fit(classifier, data, epochs)
     batch = next(iter(data.loader("train")))
@@ -103,7 +103,7 @@ def test_an_mlp_learns_xor():
 
 
 def test_its_probabilities_do_not_depend_on_the_scale_of_the_weights():
-    classifier = build_classifier(NODE, Setup("pneumonia", image_size=2)).eval()
+    classifier = build_classifier(NODE, ClassifierOptions("pneumonia", image_size=2)).eval()
     image = torch.randint(0, 256, (5, 1, 2, 2), dtype=torch.uint8)
     torch.nn.init.normal_(classifier.unit.weight)
     before = classifier(image)
@@ -118,7 +118,7 @@ def test_it_is_refused_three_classes():
     with pytest.raises(
         ConfigError, match=r"task=subtype has 3 classes, and Perceptron tells only two apart. Say task=pneu"
     ):
-        build_classifier(NODE, Setup("subtype"))
+        build_classifier(NODE, ClassifierOptions("subtype"))
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pneumonia.models.base import Setup
+from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, decay_at, first_averaged_epoch
@@ -45,8 +45,8 @@ def test_mixup_shares_are_drawn_from_the_beta_distribution():
 
 
 def test_mixup_is_in_the_training_loss_and_not_in_the_validation_loss(data):
-    classifier = build_classifier(MLP, Setup("pneumonia", image_size=8, optimizer=SGD, mixup=5.0))
-    plain = build_classifier(MLP, Setup("pneumonia", image_size=8, optimizer=SGD))
+    classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, mixup=5.0))
+    plain = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD))
     losses = []
     for model in (classifier, plain):
         trainer = quick_fit(model, data, 30, limit_val_batches=1.0)
@@ -73,7 +73,7 @@ def test_the_moving_average_has_the_values_of_its_closed_form():
 
 
 def test_a_run_with_a_moving_average_evaluates_it_and_keeps_training_the_weights(data, tmp_path):
-    classifier = build_classifier(MLP, Setup("pneumonia", image_size=8, optimizer=SGD, ema=0.9))
+    classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, ema=0.9))
     followed = averaged_copy(classifier.network, 0.9)
     steps = []
 
@@ -96,7 +96,7 @@ def test_a_run_with_a_moving_average_evaluates_it_and_keeps_training_the_weights
 
 
 def test_stochastic_weight_averaging_is_the_mean_of_the_last_epochs_with_batch_norm_measured_anew(data):
-    classifier = build_classifier(RESNET, Setup("pneumonia", image_size=8, optimizer=SGD, swa=0.5))
+    classifier = build_classifier(RESNET, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, swa=0.5))
     weights = []
     plain = classifier.on_train_batch_end
 
@@ -119,7 +119,7 @@ def test_stochastic_weight_averaging_is_the_mean_of_the_last_epochs_with_batch_n
 
 
 def test_before_its_first_epoch_a_stochastic_average_leaves_the_weights_alone():
-    classifier = build_classifier(MLP, Setup("pneumonia", image_size=8, swa=0.5)).eval()
+    classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, swa=0.5)).eval()
     image = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8)
     assert torch.equal(classifier(image), classifier.network(classifier.prepare(image)))
     assert [first_averaged_epoch(start, 10) for start in (0.0, 0.5, 0.75, 0.999)] == [0, 5, 8, 9]
@@ -127,7 +127,7 @@ def test_before_its_first_epoch_a_stochastic_average_leaves_the_weights_alone():
 
 @pytest.mark.parametrize(("name", "count"), [("none", 1), ("flip", 2), ("shift", 5)])
 def test_test_time_views_average_probabilities(name, count):
-    classifier = build_classifier(MLP, Setup("subtype", image_size=32, tta=name)).eval()
+    classifier = build_classifier(MLP, ClassifierOptions("subtype", image_size=32, tta=name)).eval()
     image = torch.randint(0, 256, (4, 1, 32, 32), dtype=torch.uint8)
     views = VIEWS[name](image)
     assert len(views) == count

@@ -14,15 +14,15 @@ import pytest
 FAMILY = '''
 import os, signal, time
 from torch import nn
-from pneumonia.models.base import Classifier, Setup
+from pneumonia.models.base import Classifier, ClassifierOptions
 
 class Troubled(Classifier):
     """Softmax regression that raises, dies or stalls in its second epoch, or raises in its first."""
 
-    def __init__(self, setup: Setup, *, trouble: str = "none") -> None:
-        super().__init__(setup)
+    def __init__(self, options: ClassifierOptions, *, trouble: str = "none") -> None:
+        super().__init__(options)
         self.trouble = "none" if os.environ.get("TROUBLE") == "over" else trouble
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(setup.image_size**2, len(self.task.classes)))
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(options.image_size**2, len(self.task.classes)))
 
     def training_step(self, batch, batch_idx):
         if self.trouble == "at_once":

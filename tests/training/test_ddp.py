@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pneumonia.config.validation import check_values
-from pneumonia.data.dataset import Batches
+from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import RunFolder, read_metrics
@@ -204,8 +204,8 @@ def _after_the_first_epoch(work):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_each_batch_without_loss_or_repetition(world):
-    shares = [list(Batches(34, 11, seed=4, rank=rank, world=world)) for rank in range(world)]
-    alone = list(Batches(34, 11, seed=4))
+    shares = [list(BatchSampler(34, 11, seed=4, rank=rank, world=world)) for rank in range(world)]
+    alone = list(BatchSampler(34, 11, seed=4))
     for whole, *parts in zip(alone, *shares, strict=True):
         assert sorted(np.concatenate([part.positions for part in parts])) == sorted(whole.positions)
         assert all(np.array_equal(part.whole, whole.positions) for part in parts)

@@ -24,8 +24,8 @@ from sklearn.metrics import confusion_matrix
 from pneumonia.cli.predict import predict
 from pneumonia.config.schema import identity
 from pneumonia.config.validation import RUN_SETS_IN_TRAINER, check_values
-from pneumonia.data.datamodule import XRayData, load_images
-from pneumonia.data.dataset import XRays
+from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.data.dataset import XRayDataset
 from pneumonia.data.normalization import fit_scaling, histogram
 from pneumonia.errors import (
     CheckpointError,
@@ -624,7 +624,7 @@ def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
     split = pd.DataFrame(
         {"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold}
     )
-    data = XRayData(images, split, TASKS[config["task"]], 8, rotate_every=2)
+    data = XRayDataModule(images, split, TASKS[config["task"]], 8, rotate_every=2)
     check_monitor({**config, "max_epochs": 2}, data)
     with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined in epoch 3: .*no image of VIRUS"):
         check_monitor({**config, "max_epochs": 3}, data)
@@ -661,13 +661,13 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
 
 def test_in_each_epoch_all_folds_but_the_validating_one_train(compose, tmp_path, monkeypatch):
     seen: dict[tuple[int, int], set[int]] = {}
-    plain = XRays.__getitem__
+    plain = XRayDataset.__getitem__
 
     def recorded(self, key):
         seen.setdefault((key[0], len(self)), set()).update(self.rows[key[1]].tolist())
         return plain(self, key)
 
-    monkeypatch.setattr(XRays, "__getitem__", recorded)
+    monkeypatch.setattr(XRayDataset, "__getitem__", recorded)
     result = train(compose(*ROTATING, "split.every=2", runs_dir=tmp_path))
     split = pd.read_parquet(next(_folder(result, tmp_path).path.glob("split-*.parquet")))
     folds = split["fold"].to_numpy()
@@ -723,7 +723,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
 ):
     config = compose(f"normalisation={method}", "max_epochs=1", runs_dir=tmp_path)
     folder = _folder(train(config), tmp_path)
-    scaling = load_classifier(folder.best).setup_values.scaling
+    scaling = load_classifier(folder.best).options.scaling
     images = load_images(data_config(config), config["image_size"], Path(config["cache_dir"]))
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     rows = images.rows[(split["subset"] == "train").to_numpy()]

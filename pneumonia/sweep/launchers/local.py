@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 import joblib
 import torch
 
-from pneumonia.data.run_data_cache import Shelf
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.job import BUSY, attempt, attempt_alone, rehearse_alone, rehearsed
 from pneumonia.sweep.plan import Job
@@ -41,14 +41,14 @@ class Engine(Protocol):
 class Local:
     """One job after the other in this process, which pays for imports, decoded images and splits once."""
 
-    def __init__(self, settings: dict[str, Any], ledger: Ledger, shelf: Shelf) -> None:
+    def __init__(self, settings: dict[str, Any], ledger: Ledger, data_cache: RunDataCache) -> None:
         self.ledger = ledger
         self.timeout_min = settings["timeout_min"]
-        self.shelf = shelf
+        self.data_cache = data_cache
 
     def rehearse(self, jobs: Sequence[Job], ended: Callable[[Job], None]) -> None:
         for job in jobs:
-            error = rehearsed(job, self.shelf, self.ledger.log(job.key))
+            error = rehearsed(job, self.data_cache, self.ledger.log(job.key))
             if error is not None:
                 self.ledger.raised(job, error)
             ended(job)
@@ -65,7 +65,7 @@ class Local:
         while left:
             others = []
             for job in left:
-                mine = attempt(job, self.ledger, self.shelf, self.timeout_min)
+                mine = attempt(job, self.ledger, self.data_cache, self.timeout_min)
                 gc.collect()  # a trainer and its network hold each other, a few MiB a job
                 if mine:
                     ended(job)
@@ -184,13 +184,13 @@ def _cards(asked: list[int] | None) -> list[str]:
     return [names[number] for number in numbers]
 
 
-def engine_of(settings: dict[str, Any], ledger: Ledger, shelf: Shelf) -> Engine:
+def engine_of(settings: dict[str, Any], ledger: Ledger, data_cache: RunDataCache) -> Engine:
     """The engine that ``launcher`` names.
 
     Args:
         settings: The ``launcher`` node.
         ledger: Of the sweep.
-        shelf: What this process has loaded already.
+        data_cache: What this process has loaded already.
 
     Raises:
         ConfigError: What it needs is not there.
@@ -204,4 +204,4 @@ def engine_of(settings: dict[str, Any], ledger: Ledger, shelf: Shelf) -> Engine:
         from pneumonia.sweep.launchers.ray import Ray
 
         return Ray(settings, ledger)
-    return Parallel(settings, ledger) if kind == "parallel" else Local(settings, ledger, shelf)
+    return Parallel(settings, ledger) if kind == "parallel" else Local(settings, ledger, data_cache)
