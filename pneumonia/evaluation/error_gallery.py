@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.metrics.classification import arrays
+from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.system.files import write_json
 from pneumonia.tasks import Task
 
@@ -67,7 +67,7 @@ def choose(table: pd.DataFrame, task: Task) -> list[Choice]:
 
     Examples of a cell of the confusion matrix are spread evenly from the surest to the least sure.
     """
-    probability, label = arrays(table, task.classes)
+    probability, label = prediction_arrays(table, task.classes)
     said, patient = probability.argmax(axis=1), table["patient_id"].to_numpy(dtype=object)
     sure, wrong = probability.max(axis=1), said != label
     ranked = np.sort(probability, axis=1)

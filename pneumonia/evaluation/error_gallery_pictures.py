@@ -14,7 +14,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.evaluation.error_gallery import Case, choose
 from pneumonia.evaluation.explanations import contributions
 from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
-from pneumonia.metrics.classification import PREFIX
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.models.base import Classifier
 from pneumonia.models.weight_images import diverging
 from pneumonia.system.console import track
@@ -93,5 +93,5 @@ def _jpeg(left: Pixels, right: Pixels | None) -> bytes:
 
 def _case(group: str, row: pd.Series, picture: bytes) -> Case:
     predicted, label = str(row["predicted"]), str(row["label"])
-    sure = float(row[f"{PREFIX}{predicted}"])
+    sure = float(row[f"{PROBABILITY_PREFIX}{predicted}"])
     return Case(group, str(row["image_id"]), str(row["patient_id"]), label, predicted, sure, picture)

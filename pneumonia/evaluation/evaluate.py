@@ -20,7 +20,7 @@ from pneumonia.evaluation.error_gallery import cases_file, write_cases
 from pneumonia.evaluation.error_gallery_pictures import draw_cases
 from pneumonia.evaluation.evaluate_predictions import assess, gain, with_intervals
 from pneumonia.evaluation.summary import show_evaluation
-from pneumonia.metrics.classification import PREFIX
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import check_checkpoint, load_classifier
 from pneumonia.runs.ensembles import check_images, check_members, described, ensemble_folder, mean_of
@@ -305,7 +305,7 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
                 own.labels[train],
                 len(task.classes),
             )
-            names = {f"{PREFIX}{name}": answers[:, number] for number, name in enumerate(task.classes)}
+            names = {f"{PROBABILITY_PREFIX}{name}": answers[:, number] for number, name in enumerate(task.classes)}
             desk.baselines[key] = table[["image_id", "patient_id", "label"]].assign(**names)
         baseline = desk.baselines[key]
         found[kind] = {"metrics": with_intervals(baseline, task), "gain": gain(table, baseline, task)}

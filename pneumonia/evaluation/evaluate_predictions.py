@@ -1,4 +1,4 @@
-"""What a table of predictions is worth: metrics, calibration, operating points, abstention; imports no torch."""
+"""Evaluate a table of predictions: metrics, calibration, thresholds, selective prediction; imports no torch."""
 
 from dataclasses import asdict
 from typing import Any
@@ -7,9 +7,16 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.metrics.bootstrap import bootstrap_intervals, paired_bootstrap
-from pneumonia.metrics.calibration import Temperature, calibration, fit_temperature, scaled
-from pneumonia.metrics.classification import arrays, confusion_counts, log_likelihood, nullable, weighted_metrics
-from pneumonia.metrics.thresholds import SENSITIVITY, abstention, at_threshold, positives, threshold_for
+from pneumonia.metrics.calibration import Temperature, apply_temperature, calibration_metrics, fit_temperature
+from pneumonia.metrics.classification import confusion_matrix, log_likelihood, nan_to_none, weighted_metrics
+from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.thresholds import (
+    TARGET_SENSITIVITY,
+    metrics_at_threshold,
+    one_vs_rest,
+    selective_prediction,
+    threshold_for,
+)
 from pneumonia.tasks import Task
 
 COMPARED = ("accuracy", "f1_macro", "auroc")  # of a model and a baseline
@@ -31,10 +38,10 @@ def assess(table: pd.DataFrame, subset: str, task: Task, fitting: pd.DataFrame |
         ``confusion``, ``calibration`` (as it is, and ``scaled`` by the temperature), ``operating_points``, ``abstention``. What
         is undefined is ``None``.
     """
-    probability, label = arrays(table, task.classes)
+    probability, label = prediction_arrays(table, task.classes)
     exact = probability.astype(np.float64)
     patient = table["patient_id"].to_numpy(dtype=object)
-    confusion = confusion_counts(exact.argmax(axis=1), label, len(task.classes))
+    confusion = confusion_matrix(exact.argmax(axis=1), label, len(task.classes))
     return {
         "split": subset,
         "n": len(table),
@@ -43,49 +50,49 @@ def assess(table: pd.DataFrame, subset: str, task: Task, fitting: pd.DataFrame |
         "confusion": {"classes": list(task.classes), "counts": confusion.tolist()},
         "calibration": _calibrated(table, task, fitting, without, subset),
         "operating_points": _operating_points(table, task, fitting, without),
-        "abstention": abstention(exact, label, patient),
+        "abstention": selective_prediction(exact, label, patient),
     }
 
 
 def with_intervals(table: pd.DataFrame, task: Task) -> Found:
     """Every metric of a table of predictions as ``{name: {"value", "low", "high"}}``."""
-    probability, label = arrays(table, task.classes)
+    probability, label = prediction_arrays(table, task.classes)
     exact = probability.astype(np.float64)
     values = weighted_metrics(exact, label, np.ones((1, len(label))), task)
     found = bootstrap_intervals(exact, label, table["patient_id"].to_numpy(dtype=object), task)
     return {
-        name: nullable({"value": float(value[0]), "low": found[name][0], "high": found[name][1]})
+        name: nan_to_none({"value": float(value[0]), "low": found[name][0], "high": found[name][1]})
         for name, value in values.items()
     }
 
 
 def gain(model: pd.DataFrame, baseline: pd.DataFrame, task: Task) -> Found:
     """By how much a model is better than a baseline on the same images, with 95% bounds and p."""
-    (first, label), (second, _) = arrays(model, task.classes), arrays(baseline, task.classes)
+    (first, label), (second, _) = prediction_arrays(model, task.classes), prediction_arrays(baseline, task.classes)
     patient = model["patient_id"].to_numpy(dtype=object)
     gaps = paired_bootstrap(first.astype(np.float64), second.astype(np.float64), label, patient, task)
-    return {name: nullable(asdict(gaps[name])) for name in COMPARED}
+    return {name: nan_to_none(asdict(gaps[name])) for name in COMPARED}
 
 
 def _calibrated(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | None, without: str, subset: str) -> Found:
     """Calibration before and after the temperature that the validation images ask for."""
-    probability, label = arrays(table, task.classes)
+    probability, label = prediction_arrays(table, task.classes)
     exact = probability.astype(np.float64)
     temperature = Temperature(None, without)
     if fitting is not None:
-        answers, truth = arrays(fitting, task.classes)
+        answers, truth = prediction_arrays(fitting, task.classes)
         temperature = fit_temperature(answers.astype(np.float64), truth)
     same = subset == "val" and fitting is not None and bool(table["image_id"].isin(fitting["image_id"]).all())
-    found = calibration(exact, label) | {
+    found = calibration_metrics(exact, label) | {
         "temperature": temperature.value,
         "reason": temperature.reason or None,
         "fitted_on": None if fitting is None else {"part": "val", "n": len(fitting), "same_images": same},
         "scaled": None,
     }
     if temperature.value is not None:
-        mended = scaled(exact, temperature)
+        mended = apply_temperature(exact, temperature)
         loss = float(-log_likelihood(mended, label).mean())
-        found["scaled"] = calibration(mended, label) | {"loss": loss}
+        found["scaled"] = calibration_metrics(mended, label) | {"loss": loss}
     return found
 
 
@@ -95,7 +102,7 @@ def _operating_points(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | N
     chosen_on = {} if fitting is None else _questions(fitting, task)
     points = []
     for name, (score, positive) in _questions(table, task).items():
-        point: Found = {"positive": name, "wanted": {"sensitivity": SENSITIVITY}, "chosen_on": "val"}
+        point: Found = {"positive": name, "wanted": {"sensitivity": TARGET_SENSITIVITY}, "chosen_on": "val"}
         threshold = None
         if name in chosen_on:
             threshold = threshold_for(*chosen_on[name])
@@ -103,11 +110,11 @@ def _operating_points(table: pd.DataFrame, task: Task, fitting: pd.DataFrame | N
             reason = without or f"no validation image shows {name}"
             points.append(point | {"threshold": None, "reason": reason, "metrics": None})
             continue
-        found = at_threshold(score, positive, threshold, patient)
+        found = metrics_at_threshold(score, positive, threshold, patient)
         points.append(point | {"threshold": threshold, "reason": None, "metrics": found})
     return points
 
 
 def _questions(table: pd.DataFrame, task: Task) -> dict[str, Any]:
-    probability, label = arrays(table, task.classes)
-    return positives(probability.astype(np.float64), label, task)
+    probability, label = prediction_arrays(table, task.classes)
+    return one_vs_rest(probability.astype(np.float64), label, task)

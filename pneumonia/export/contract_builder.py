@@ -18,9 +18,9 @@ from pneumonia.export.contract import (
     OperatingPoint,
 )
 from pneumonia.export.ood_detector import SIDE, Fitted
-from pneumonia.metrics.calibration import fit_temperature, scaled
-from pneumonia.metrics.classification import arrays
-from pneumonia.metrics.thresholds import SENSITIVITY, positives, risk_by_coverage, threshold_for
+from pneumonia.metrics.calibration import apply_temperature, fit_temperature
+from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.thresholds import TARGET_SENSITIVITY, one_vs_rest, risk_coverage_curve, threshold_for
 from pneumonia.models.base import ClassifierOptions
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.prediction_tables import read_predictions
@@ -60,22 +60,22 @@ def chosen(
         without: Why nothing may be chosen on these images; empty where it may.
     """
     if without:
-        none = tuple(OperatingPoint(name, SENSITIVITY, None, without) for name in task.questions)
+        none = tuple(OperatingPoint(name, TARGET_SENSITIVITY, None, without) for name in task.questions)
         return CalibrationFacts(None, without, 0), none, AbstentionFacts(coverage, None, None, None, without)
-    probability, label = arrays(table, task.classes)
+    probability, label = prediction_arrays(table, task.classes)
     exact = probability.astype(np.float64)
     temperature = fit_temperature(exact, label)
-    stated = scaled(exact, temperature)
+    stated = apply_temperature(exact, temperature)
     points = []
-    for name, (score, positive) in positives(stated, label, task).items():
+    for name, (score, positive) in one_vs_rest(stated, label, task).items():
         threshold = threshold_for(score, positive)
         reason = None if threshold is not None else f"no validation image shows {name}"
-        points.append(OperatingPoint(name, SENSITIVITY, threshold, reason))
+        points.append(OperatingPoint(name, TARGET_SENSITIVITY, threshold, reason))
     confidence = np.sort(stated.max(axis=1))[::-1]
     last = max(int(np.ceil(coverage * len(label) - 1e-9)), 1) - 1
     least = float(confidence[last])
     given = int((confidence >= least).sum())
-    risk = float(risk_by_coverage(stated, label)[1][given - 1])
+    risk = float(risk_coverage_curve(stated, label)[1][given - 1])
     abstention = AbstentionFacts(coverage, least, given / len(label), risk, None)
     return CalibrationFacts(temperature.value, temperature.reason or None, len(label)), tuple(points), abstention
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pneumonia.metrics.calibration import TEMPERATURES
+from pneumonia.metrics.calibration import TEMPERATURE_RANGE
 from pneumonia.tasks import TASKS
 
 LONGEST: Final = 10_000  # characters of a text
@@ -133,7 +133,7 @@ FIELDS: Final[Mapping[str, Any]] = {
         },
         "views": one_of(*VIEWS),
     },
-    "calibration": {"temperature": or_null(number(*TEMPERATURES)), "reason": REASON, "images": whole(0)},
+    "calibration": {"temperature": or_null(number(*TEMPERATURE_RANGE)), "reason": REASON, "images": whole(0)},
     "operating_points": Each(
         {"positive": text(), "sensitivity": SOME, "threshold": or_null(SHARE), "reason": REASON}, 1
     ),

@@ -50,7 +50,7 @@ from pneumonia.export.ood_detector import fit_ood_detector
 from pneumonia.export.parity import check_parity, measure_parity
 from pneumonia.export.reproducible_archive import reproducible_tar_gz
 from pneumonia.export.runtime import Bundle
-from pneumonia.metrics.classification import arrays
+from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import check_checkpoint, load_classifier
 from pneumonia.runs.folder import RunFolder, open_run, read_split, writable
@@ -277,7 +277,7 @@ def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
     recorded = by_id.loc[trained["image_id"]].reset_index()
     rows = run.module.positions("val", run.result["best_epoch"] - 1)
     files = [Path(path) for path in run.module.images.manifest["path"].to_numpy()[rows]]
-    now, then = (arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
+    now, then = (prediction_arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
     return files, now, then
 
 

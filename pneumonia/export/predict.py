@@ -99,7 +99,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     from pneumonia.evaluation.explanations import check_explainable, draw_explanations
     from pneumonia.export.contract_builder import chosen_for_run
     from pneumonia.export.runtime import decide
-    from pneumonia.metrics.calibration import Temperature, scaled
+    from pneumonia.metrics.calibration import Temperature, apply_temperature
     from pneumonia.models.factory import load_classifier
     from pneumonia.runs.model_warnings import warnings_of
     from pneumonia.training.predictions import classify
@@ -121,7 +121,10 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
             answers.append({"image": str(path), "error": str(error)})
             continue
         raw = classify(classifier, torch.from_numpy(pixels)[None, None]).astype(np.float64)
-        shown, label = scaled(raw, Temperature(calibration.temperature))[0].tolist(), classes[int(raw[0].argmax())]
+        shown, label = (
+            apply_temperature(raw, Temperature(calibration.temperature))[0].tolist(),
+            classes[int(raw[0].argmax())],
+        )
         found: Found = {
             "image": str(path),
             "label": label,

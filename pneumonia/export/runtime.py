@@ -25,7 +25,7 @@ from pneumonia.export.contract import (
 )
 from pneumonia.export.onnx_header import opset_of
 from pneumonia.export.ood_detector import SIDE, OodDetector
-from pneumonia.metrics.calibration import Temperature, scaled
+from pneumonia.metrics.calibration import Temperature, apply_temperature
 from pneumonia.tasks import NORMAL, UNKNOWN_KIND
 
 NOISE: Final = (
@@ -159,7 +159,7 @@ class Bundle:
 
     def calibrate(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Raw probabilities ``(B, K)`` after the temperature."""
-        return scaled(raw, self._temperature)
+        return apply_temperature(raw, self._temperature)
 
     def predict(self, data: bytes, max_pixels: int = MAX_PIXELS) -> Prediction:
         """What the bundle says of one image file.

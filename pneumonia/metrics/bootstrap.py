@@ -1,4 +1,8 @@
-"""Intervals and tests that respect patients: several images of one child are one observation, not several."""
+"""Compute 95% intervals and paired differences by resampling patients, since images of one patient are not independent.
+
+Arguments: ``probability`` of shape ``(N, K)``, class indices ``label`` ``(N,)``, ``patient`` ``(N,)`` of each image; ``task``
+selects the metrics; ``seed`` is that of the resampling.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,42 +14,36 @@ from numpy.typing import NDArray
 from scipy.special import expit, logit
 from scipy.stats import norm, t
 
-from pneumonia.metrics.classification import weighted_metrics
+from pneumonia.metrics.classification import Metric, metrics_of, weighted_metrics
+from pneumonia.metrics.predictions import Bools, Floats, Ints, Names
 from pneumonia.tasks import Task
 
 RESAMPLES: Final = 2000
 LEVEL: Final = 0.95
-DEFINED: Final = 0.95  # of the resamples, or nothing is said
-BLOCK: Final = 2**22  # numbers worked on at once while resampling: 32 MiB
-OF_ANSWERS: Final = ("loss", "auroc")  # the metrics that follow from probabilities; the others from the told classes
-Floats = NDArray[np.float64]
+MIN_DEFINED: Final = 0.95  # proportion of resamples in which a value must be defined
+BLOCK_SIZE: Final = 2**22  # numbers in memory while resampling: 32 MiB
+NAN: Final = float("nan")
+Variances = Sequence[tuple[float, float]]  # components of a variance, each with its degrees of freedom
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First less second.
-
-    Attributes:
-        value: The difference.
-        low: Lower bound, 95%; NaN where undefined.
-        high: Upper bound.
-        p: Two-sided, of no difference; 1 where the two are one.
-    """
+    """A difference, first minus second, with its 95% interval (NaN where undefined) and two-sided p-value."""
 
     value: float
-    low: float
-    high: float
-    p: float
+    low: float = NAN
+    high: float = NAN
+    p: float = NAN
 
 
 @dataclass(frozen=True)
-class Sampled:
+class ResampledMetric:
     """One metric of one configuration.
 
     Attributes:
-        values: ``(S,)``, of each of its trainings.
-        resampled: ``(R,)``, their mean over each resample of the patients.
-        patients: How many there are.
+        values: ``(S,)``, one for each of its trainings.
+        resampled: ``(R,)``, their mean on each resample of the patients.
+        patients: Number of patients.
     """
 
     values: Floats
@@ -53,19 +51,10 @@ class Sampled:
     patients: int
 
 
-def bootstrap(
-    probability: Floats, label: NDArray[np.int64], patient: NDArray[np.object_], task: Task, seed: int = 0
-) -> dict[str, Floats]:
-    """Every metric on ``RESAMPLES`` draws of whole patients with replacement (the cluster bootstrap).
+def bootstrap(probability: Floats, label: Ints, patient: Names, task: Task, seed: int = 0) -> dict[str, Floats]:
+    """Compute every metric on ``RESAMPLES`` draws of whole patients with replacement (cluster bootstrap).
 
-    Equal images and an equal seed give equal draws, so that two models are resampled together.
-
-    Args:
-        probability: ``(N, K)``.
-        label: ``(N,)`` class numbers.
-        patient: ``(N,)`` patient of each image.
-        task: Decides which metrics there are.
-        seed: Of the resampling.
+    Equal images and seeds give equal draws, so that two models are resampled together.
 
     Returns:
         ``(R,)`` values of each metric; NaN where a resample leaves it undefined.
@@ -73,82 +62,106 @@ def bootstrap(
     Source: Field and Welsh (2007), Bootstrapping clustered data; Efron (1979), Bootstrap methods.
     """
     codes = pd.factorize(pd.Series(patient))[0]
-    parts = [
+    blocks = [
         weighted_metrics(probability, label, times[:, codes].astype(np.float64), task)
-        for times in draws(int(codes.max()) + 1, len(codes), seed)
+        for times in resample_counts(int(codes.max()) + 1, len(codes), seed)
     ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
 
 
-def draws(clusters: int, images: int, seed: int = 0, resamples: int = RESAMPLES) -> Iterator[NDArray[np.int64]]:
-    """How often each cluster is drawn in each resample, ``(r, G)`` at a time, so that ``r * images`` stays small."""
-    times = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
-    yield from np.array_split(times, max(1, -(-resamples * images // BLOCK)))
+def resample_counts(clusters: int, images: int, seed: int = 0) -> Iterator[Ints]:
+    """Yield how often each cluster is drawn in each resample, ``(r, G)`` at a time, so that ``r * images`` stays small."""
+    times = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=RESAMPLES)
+    yield from np.array_split(times, max(1, -(-RESAMPLES * images // BLOCK_SIZE)))
 
 
 def bootstrap_intervals(
-    probability: Floats, label: NDArray[np.int64], patient: NDArray[np.object_], task: Task, seed: int = 0
+    probability: Floats, label: Ints, patient: Names, task: Task, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """95% intervals of every metric of one model; arguments as of :func:`bootstrap`.
+    """Compute 95% bounds of every metric of one model; NaN if it is undefined in more than one resample in twenty.
 
-    Returns:
-        Lower and upper bound for each metric; NaN where it is undefined in more than one resample in twenty. Where every image
-        is told right, or none, shares get the bounds of :func:`share_bounds`, since such a figure is no certainty; other
-        metrics get NaN.
+    Proportions of exactly 0 or 1 have the bounds of :func:`wilson_interval`, since such a value is no certainty; other
+    metrics then have NaN.
     """
-    patients = len(pd.unique(pd.Series(patient)))
-    whole = weighted_metrics(probability, label, np.ones((1, len(label))), task)
-    told = probability.argmax(axis=1)
-    return {
-        name: bounds(whole[name][0], values, patients, name, _asked(name, label, told, task), patient)
-        for name, values in bootstrap(probability, label, patient, task, seed).items()
-    }
+    patients, metrics = len(pd.unique(pd.Series(patient))), metrics_of(task)
+    values = weighted_metrics(probability, label, np.ones((1, len(label))), task)
+    found = {}
+    for name, resampled in bootstrap(probability, label, patient, task, seed).items():
+        images = _images_of(metrics[name], label, probability.argmax(axis=1))
+        found[name] = interval(values[name][0], resampled, patients, name, images, patient)
+    return found
 
 
-def bounds(
+def _images_of(metric: Metric, label: Ints, predicted: Ints) -> Bools | None:
+    """Return the images ``(N,)`` of which a metric is a proportion."""
+    if metric.images is None:
+        return None
+    kind, k = metric.images
+    return np.ones(len(label), dtype=bool) if kind == "all" else (label if kind == "label" else predicted) == k
+
+
+def interval(
     value: float,
     resampled: Floats,
     patients: int,
     metric: str = "",
-    asked: NDArray[np.bool_] | None = None,
-    patient: NDArray[np.object_] | None = None,
+    images: Bools | None = None,
+    patient: Names | None = None,
 ) -> tuple[float, float]:
-    """95% bounds of a figure from its values over resamples of patients.
+    """Compute 95% bounds of a value from its values over resamples of patients.
 
-    The resamples give the standard error, which is laid off on the scale of log odds (for a loss, of logarithms) by Student's t.
-    Percentiles of the resamples themselves are known to cover too seldom near 0 and 1: in our simulations of 100 patients and
-    an AUROC of 0.996, 80% of the time instead of 95%.
+    The resamples give the standard error of a t-interval on the scale of log odds. Percentiles of the resamples cover too
+    seldom near 0 and 1: in simulations of 100 patients and an AUROC of 0.996, 80% of the time instead of 95%.
 
     Args:
-        value: The figure itself.
+        value: The value on all images.
         resampled: ``(R,)``.
-        patients: G.
-        metric: Its name; ``loss`` has no upper limit, all others lie between 0 and 1.
-        asked: ``(N,)`` which images a share is taken of; ``None`` for what is no share.
-        patient: ``(N,)``, needed with ``asked``.
+        patients: Number of patients.
+        metric: Key of the metric; ``loss`` has no upper limit, all others lie between 0 and 1.
+        images: ``(N,)`` the images that a proportion is taken of; ``None`` for what is no proportion.
+        patient: ``(N,)``, needed with ``images``.
 
     Source: Efron and Tibshirani (1993), An introduction to the bootstrap, on transformed standard intervals; Agresti (2013),
     Categorical data analysis, for log odds.
     """
+    variance = _over_patients(resampled, patients)
+    if not np.isfinite(value) or variance is None:
+        return NAN, NAN
+    if value in (0.0, 1.0) and images is not None and patient is not None:
+        sizes = pd.Series(patient[images]).value_counts().to_numpy()
+        return wilson_interval(value * sizes.astype(np.float64), sizes)[1:]
+    return t_interval(value, [variance], metric)
+
+
+def _over_patients(resampled: Floats, patients: int) -> tuple[float, float] | None:
+    """Return variance and degrees of freedom of resamples ``(R,)``; ``None`` with too few patients or defined values.
+
+    The bootstrap's own variance is too small by (G - 1) / G.
+    """
     known = resampled[np.isfinite(resampled)]
-    if not np.isfinite(value) or len(known) < DEFINED * len(resampled) or patients < 2:
-        return float("nan"), float("nan")
-    if value in (0.0, 1.0) and asked is not None and patient is not None:
-        sizes = pd.Series(patient[asked]).value_counts().to_numpy()
-        return share_bounds(value * sizes.astype(np.float64), sizes)[1:]
-    return laid_off(value, [_of_patients(known, patients)], metric)
-
-
-def _of_patients(known: Floats, patients: int) -> tuple[float, float]:
-    """Variance and degrees of freedom from resamples; the bootstrap's own variance is too small by (G - 1) / G."""
+    if len(known) < MIN_DEFINED * len(resampled) or patients < 2:
+        return None
     return float(known.var()) * patients / (patients - 1), patients - 1
 
 
-def laid_off(value: float, parts: Sequence[tuple[float, float]], metric: str) -> tuple[float, float]:
-    """Student's interval on the scale of log odds, or of logarithms, of a variance in parts with their degrees of freedom."""
-    error, freedom = _error(parts)
+def _over_trainings(values: Floats) -> Variances:
+    """Return the variance of a mean over trainings ``(S,)`` and its degrees of freedom; nothing for a single training."""
+    return [(float(values.var(ddof=1)) / len(values), len(values) - 1)] if len(values) > 1 else []
+
+
+def _standard_error(variances: Variances) -> tuple[float, float]:
+    """Return standard error and degrees of freedom of a sum of variances. Source: Satterthwaite (1946); Welch (1947)."""
+    total = sum(variance for variance, _ in variances)
+    if total <= 0:
+        return 0.0, 1.0
+    return float(np.sqrt(total)), total**2 / sum(variance**2 / degrees for variance, degrees in variances)
+
+
+def t_interval(value: float, variances: Variances, metric: str) -> tuple[float, float]:
+    """Compute Student's 95% bounds of an estimate on the scale of log odds; for a loss, of logarithms."""
+    error, freedom = _standard_error(variances)
     if error == 0 or value <= 0 or (value >= 1 and metric != "loss"):
-        return float("nan"), float("nan")
+        return NAN, NAN
     reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
     if metric == "loss":
         return float(value * np.exp(-reach / value)), float(value * np.exp(reach / value))
@@ -156,26 +169,16 @@ def laid_off(value: float, parts: Sequence[tuple[float, float]], metric: str) ->
     return float(expit(odds - reach)), float(expit(odds + reach))
 
 
-def _error(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Standard error and degrees of freedom of a sum of variances. Source: Satterthwaite (1946); Welch (1947)."""
-    variance = sum(part for part, _ in parts)
-    if variance <= 0:
-        return 0.0, 1.0
-    return float(np.sqrt(variance)), variance**2 / sum(part**2 / degrees for part, degrees in parts)
+def t_test(value: float, error: float, freedom: float) -> Difference:
+    """Test a difference with its standard error and degrees of freedom by Student's t-test; no error leaves no doubt."""
+    if error == 0:
+        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
+    reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
+    return Difference(value, value - reach, value + reach, float(2 * t.sf(abs(value) / error, freedom)))
 
 
-def _asked(name: str, label: NDArray[np.int64], told: NDArray[np.int64], task: Task) -> NDArray[np.bool_] | None:
-    """The images that a share is taken of; ``None`` for metrics that are no share."""
-    shares = {"accuracy": np.ones(len(label), dtype=bool)}
-    if task.name == "pneumonia":
-        shares |= dict.fromkeys(("specificity", "fpr"), label == 0) | dict.fromkeys(("sensitivity", "fnr"), label == 1)
-    for k, kind in enumerate(task.classes):
-        shares |= {f"recall_{kind.lower()}": label == k, f"precision_{kind.lower()}": told == k}
-    return shares.get(name)
-
-
-def share_bounds(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, float, float]:
-    """A share with Wilson's 95% bounds at the effective number of images.
+def wilson_interval(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, float, float]:
+    """Return a proportion with Wilson's 95% bounds at the effective number of images.
 
     Args:
         hits: ``(G,)`` images of each patient that count.
@@ -185,7 +188,7 @@ def share_bounds(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, float
     """
     count, images, share = len(sizes), int(sizes.sum()), float(hits.sum() / sizes.sum())
     spread = float(((hits - share * sizes) ** 2).sum()) * count / max(count - 1, 1) / images**2
-    # Where all are right or all wrong nothing is known of how a patient's images agree: each patient then counts once.
+    # If all or none count, the correlation within a patient is unknown: each patient then counts once.
     effective = min(share * (1 - share) / spread, images) if spread > 0 else count
     z = float(norm.ppf((1 + LEVEL) / 2))
     middle = (share + z**2 / (2 * effective)) / (1 + z**2 / effective)
@@ -193,106 +196,72 @@ def share_bounds(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, float
     return share, float(max(middle - half, 0)), float(min(middle + half, 1))
 
 
-def sampled(
-    trainings: Sequence[Floats], label: NDArray[np.int64], patient: NDArray[np.object_], task: Task, seed: int = 0
-) -> dict[str, Sampled]:
-    """Every metric of a configuration over its trainings, whose predictions are of the same images.
-
-    Args:
-        trainings: S arrays ``(N, K)``.
-        label: ``(N,)``.
-        patient: ``(N,)``.
-        task: Decides which metrics there are.
-        seed: Of the resampling.
-    """
-    patients = len(pd.unique(pd.Series(patient)))
-    once = np.ones((1, len(label)))
+def resampled_metrics(
+    trainings: Sequence[Floats], label: Ints, patient: Names, task: Task, seed: int = 0
+) -> dict[str, ResampledMetric]:
+    """Resample every metric of a configuration whose S trainings, each ``(N, K)``, predict the same images."""
+    patients, once = len(pd.unique(pd.Series(patient))), np.ones((1, len(label)))
     values = [weighted_metrics(probability, label, once, task) for probability in trainings]
     resampled = [bootstrap(probability, label, patient, task, seed) for probability in trainings]
     return {
-        name: Sampled(
+        name: ResampledMetric(
             np.array([one[name][0] for one in values]), np.mean([one[name] for one in resampled], axis=0), patients
         )
         for name in values[0]
     }
 
 
-def estimate(of: Sampled, metric: str) -> tuple[float, float, float]:
-    """A configuration's mean over its trainings with 95% bounds for both chances: which patients, which seed.
+def estimate(of: ResampledMetric, metric: str) -> tuple[float, float, float]:
+    """Return the mean of a metric over trainings with 95% bounds for both sources of chance: patients and seeds.
 
     The variance over the patients and that over the trainings, ``s² / S`` with S - 1 degrees of freedom, add up; two or three
-    trainings so count for as little as they are. One training says nothing of the second chance, and the bounds are then those
-    of its patients alone.
-
-    Args:
-        of: Of one metric.
-        metric: Its name.
+    trainings thus count for little. With one training, the bounds cover the chance of the patients alone.
     """
-    value = float(of.values.mean())
-    known = of.resampled[np.isfinite(of.resampled)]
-    if not np.isfinite(value) or len(known) < DEFINED * len(of.resampled) or of.patients < 2:
-        return value, float("nan"), float("nan")
-    parts = [_of_patients(known, of.patients), *_of_trainings(of.values)]
-    return value, *laid_off(value, parts, metric)
+    value, variance = float(of.values.mean()), _over_patients(of.resampled, of.patients)
+    if not np.isfinite(value) or variance is None:
+        return value, NAN, NAN
+    return value, *t_interval(value, [variance, *_over_trainings(of.values)], metric)
 
 
-def _of_trainings(values: Floats) -> list[tuple[float, float]]:
-    """The variance of the mean over trainings with its degrees of freedom; nothing where there is one."""
-    return [(float(values.var(ddof=1)) / len(values), len(values) - 1)] if len(values) > 1 else []
-
-
-def compare(first: Sampled, second: Sampled, differing: int | None = None) -> Difference:
-    """The paired difference of a metric between two configurations, by resampling the same patients for both.
+def paired_difference(first: ResampledMetric, second: ResampledMetric, differing: int | None = None) -> Difference:
+    """Test the difference of a metric between two configurations, resampled on the same patients.
 
     The bootstrap's variance of the difference and the two variances over trainings add up; the test is Student's with the
-    degrees of freedom of Welch and Satterthwaite. Where only some patients are told differently by the two, these alone carry
-    information, as in McNemar's test, and their number less one is the degrees of freedom of the first variance.
+    degrees of freedom of Welch and Satterthwaite. If the predicted classes differ for some patients only, these alone carry
+    information, as in McNemar's test, and their number minus one is the degrees of freedom of the first variance.
 
     Args:
         first: Of a configuration.
         second: Of another, on the same images with the same draws.
-        differing: Patients for whom the two do not say the same; ``None`` for all.
+        differing: Number of patients whose predictions differ; ``None`` for all.
 
     Returns:
-        Not a number throughout where the difference is undefined in more than one resample in twenty.
+        NaN throughout if the difference is undefined in more than one resample in twenty.
 
     Source: Efron and Tibshirani (1993), An introduction to the bootstrap; Satterthwaite (1946) for the sum of variances.
     """
-    gaps = first.resampled - second.resampled
-    known = gaps[np.isfinite(gaps)]
+    found = _over_patients(first.resampled - second.resampled, first.patients)
     value = float(first.values.mean() - second.values.mean())
-    if not np.isfinite(value) or len(known) < DEFINED * len(gaps) or first.patients < 2:
-        return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
-    variance, _ = _of_patients(known, first.patients)
-    told_apart = first.patients if differing is None else differing
-    parts = [(variance, max(told_apart - 1, 1)), *_of_trainings(first.values), *_of_trainings(second.values)]
-    error, freedom = _error(parts)
-    if error == 0:
-        return Difference(value, value, value, 1.0 if value == 0 else 0.0)
-    half = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return Difference(value, value - half, value + half, float(2 * t.sf(abs(value) / error, freedom)))
+    if not np.isfinite(value) or found is None:
+        return Difference(NAN)
+    patients = first.patients if differing is None else differing
+    variances = [(found[0], max(patients - 1, 1)), *_over_trainings(first.values), *_over_trainings(second.values)]
+    return t_test(value, *_standard_error(variances))
 
 
 def paired_bootstrap(
-    first: Floats, second: Floats, label: NDArray[np.int64], patient: NDArray[np.object_], task: Task, seed: int = 0
+    first: Floats, second: Floats, label: Ints, patient: Names, task: Task, seed: int = 0
 ) -> dict[str, Difference]:
-    """Every metric of one model less that of another on the same images; see :func:`compare`.
-
-    Args:
-        first: ``(N, K)`` probabilities.
-        second: ``(N, K)``.
-        label: ``(N,)``.
-        patient: ``(N,)``.
-        task: Decides which metrics there are.
-        seed: Of the resampling.
-    """
-    one, other = (sampled([each], label, patient, task, seed) for each in (first, second))
-    apart = differing_patients([first], [second], patient)
-    return {name: compare(one[name], other[name], None if name in OF_ANSWERS else apart) for name in one}
+    """Test every metric of two models, each ``(N, K)``, on the same images; see :func:`paired_difference`."""
+    one, other = (resampled_metrics([each], label, patient, task, seed) for each in (first, second))
+    differing, metrics = differing_patients([first], [second], patient), metrics_of(task)
+    return {
+        name: paired_difference(one[name], other[name], differing if metrics[name].compute else None) for name in one
+    }
 
 
-def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: NDArray[np.object_]) -> int:
-    """Patients of whom some image is told differently by two configurations, each of some trainings ``(N, K)``."""
+def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: Names) -> int:
+    """Count patients with an image that two configurations, each of some trainings ``(N, K)``, predict differently."""
     votes = [
         np.mean([np.eye(one.shape[1])[one.argmax(axis=1)] for one in trainings], axis=0)
         for trainings in (first, second)

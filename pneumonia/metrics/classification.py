@@ -1,120 +1,178 @@
-"""Figures of predictions in plain numpy, and the table that holds predictions. Undefined is never 0."""
+"""Define and compute the classification metrics. To add a metric, add it to one of the tables below.
+
+Training, evaluation, intervals, tests and reports read these tables. Undefined values are NaN, never 0.
+"""
 
 import math
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from pneumonia.metrics.calibration import LEAST_PROBABILITY
+from pneumonia.metrics.calibration import MIN_PROBABILITY
+from pneumonia.metrics.predictions import Bools, Floats, Ints
 from pneumonia.tasks import Task
 
-PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
-Floats = NDArray[np.float64]
+Images = Literal["all", "label", "predicted"]
 
 
-def from_confusion(confusion: NDArray[np.generic], task: Task) -> dict[str, NDArray[np.float64]]:
-    """Metrics that follow from confusion matrices.
+class ClassRates:
+    """Rates of each class, of shape ``(..., K)``.
 
     Args:
         confusion: ``(..., K, K)`` counts, true class by predicted class.
-        task: ``pneumonia`` is binary, with pneumonia being positive; the others give figures by class.
-
-    Returns:
-        ``accuracy``, ``f1_macro``, ``recall_macro``; for the binary task ``f1``, ``sensitivity`` = TP / (TP + FN),
-        ``specificity`` = TN / (TN + FP), ``fpr`` = FP / (FP + TN) and ``fnr`` = FN / (FN + TP); for others
-        ``recall_<class>`` and ``precision_<class>``. Each ``(...)``. NaN where undefined: the precision of a class that is
-        never predicted; a mean over classes of which one has no image.
     """
-    counts = confusion.astype(np.float64)
-    hit = np.diagonal(counts, axis1=-2, axis2=-1)
-    actual, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        recall = hit / actual
-        precision = hit / predicted
-        f1 = np.where(actual > 0, 2 * hit / (actual + predicted), np.nan)
-        values = {
-            "accuracy": hit.sum(axis=-1) / actual.sum(axis=-1),
-            "f1_macro": f1.mean(axis=-1),
-            "recall_macro": recall.mean(axis=-1),
-        }
+
+    def __init__(self, confusion: NDArray[np.generic]) -> None:
+        counts = confusion.astype(np.float64)
+        self.correct = np.diagonal(counts, axis1=-2, axis2=-1)
+        self.actual, self.predicted = counts.sum(axis=-1), counts.sum(axis=-2)
+        self.recall = self.correct / self.actual
+        self.precision = self.correct / self.predicted
+        self.f1 = np.where(self.actual > 0, 2 * self.correct / (self.actual + self.predicted), np.nan)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric, and what intervals, tests and reports need to know about it.
+
+    Attributes:
+        label: Name in tables and plots.
+        compute: Its values ``(...)`` from rates ``(..., K)``; ``None`` for a metric of probabilities, which
+            :func:`weighted_metrics` computes.
+        images: Images of which a proportion is taken, for its interval at 0 and 1: all, those of a class, or those predicted
+            as a class. ``None`` for a metric that is no proportion.
+        lower_is_better: Whether smaller values are better.
+    """
+
+    label: str
+    compute: Callable[[ClassRates], Floats] | None = None
+    images: tuple[Images, int] | None = None
+    lower_is_better: bool = False
+
+
+ALL_TASKS: Final = {
+    "loss": Metric("cross-entropy", lower_is_better=True),
+    "accuracy": Metric("accuracy", lambda of: of.correct.sum(axis=-1) / of.actual.sum(axis=-1), ("all", 0)),
+    "f1_macro": Metric("macro F1", lambda of: of.f1.mean(axis=-1)),
+    "recall_macro": Metric("macro recall", lambda of: of.recall.mean(axis=-1)),
+}
+BINARY: Final = {  # normal is class 0, pneumonia is class 1 and positive
+    "f1": Metric("F1", lambda of: of.f1[..., 1]),
+    "sensitivity": Metric("sensitivity", lambda of: of.recall[..., 1], ("label", 1)),
+    "specificity": Metric("specificity", lambda of: of.recall[..., 0], ("label", 0)),
+    "fpr": Metric("FPR", lambda of: 1 - of.recall[..., 0], ("label", 0), lower_is_better=True),
+    "fnr": Metric("FNR", lambda of: 1 - of.recall[..., 1], ("label", 1), lower_is_better=True),
+}
+BY_CLASS: Final[dict[str, Images]] = {"recall": "label", "precision": "predicted"}  # tasks of three classes and more
+RANKING: Final = {"auroc": Metric("AUROC")}
+AT_THRESHOLD: Final = {"ppv": Metric("PPV"), "npv": Metric("NPV")}  # see pneumonia.metrics.thresholds
+NAMED: Final = ALL_TASKS | BINARY | RANKING | AT_THRESHOLD
+
+
+def metrics_of(task: Task) -> dict[str, Metric]:
+    """Return every metric of a task by its key, in the order of result files."""
     if task.name == "pneumonia":
-        specificity, sensitivity = recall[..., 0], recall[..., 1]
-        values |= {"f1": f1[..., 1], "sensitivity": sensitivity, "specificity": specificity}
-        return values | {"fpr": 1 - specificity, "fnr": 1 - sensitivity}
-    for name, values_by_class in (("recall", recall), ("precision", precision)):
-        values |= {by_class(name, label): values_by_class[..., k] for k, label in enumerate(task.classes)}
+        return ALL_TASKS | BINARY | RANKING
+    by_class: dict[str, Metric] = {}
+    for rate, images in BY_CLASS.items():
+        for k, name in enumerate(task.classes):
+            by_class[class_metric(rate, name)] = Metric(f"{rate} of {name}", partial(_class_rate, rate, k), (images, k))
+    return ALL_TASKS | by_class | RANKING
+
+
+def _class_rate(name: str, k: int, rates: ClassRates) -> Floats:
+    values: Floats = getattr(rates, name)[..., k]
     return values
 
 
-def by_class(name: str, label: str) -> str:
-    """The key of a figure for one class: ``recall_virus``."""
+def class_metric(name: str, label: str) -> str:
+    """Return the key of a metric of one class, for example ``recall_virus``."""
     return f"{name}_{label.lower()}"
 
 
-def confusion_counts(predicted: NDArray[np.int64], label: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Images by true class (rows) and predicted class (columns), ``(K, K)``, of class numbers ``(N,)``."""
+def lower_is_better(metric: str) -> bool:
+    """Return whether smaller values of a metric are better."""
+    return metric in NAMED and NAMED[metric].lower_is_better
+
+
+def metric_label(metric: str) -> str:
+    """Return the name of a metric in tables and plots: ``macro F1``, ``recall of VIRUS``."""
+    if metric in NAMED:
+        return NAMED[metric].label
+    name, separator, label = metric.partition("_")
+    return f"{name} of {label.upper()}" if separator else metric
+
+
+def metrics_from_confusion(confusion: NDArray[np.generic], task: Task) -> dict[str, Floats]:
+    """Compute the metrics that follow from confusion matrices.
+
+    Args:
+        confusion: ``(..., K, K)`` counts, true class by predicted class.
+        task: Selects the metrics; see :func:`metrics_of`.
+
+    Returns:
+        Values ``(...)`` of each metric. NaN where undefined: the precision of a class that is never predicted; a mean over
+        classes of which one has no image.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rates = ClassRates(confusion)
+        return {name: of.compute(rates) for name, of in metrics_of(task).items() if of.compute}
+
+
+def confusion_matrix(predicted: Ints, label: Ints, classes: int) -> Ints:
+    """Count images by true class (rows) and predicted class (columns), ``(K, K)``, of class indices ``(N,)``."""
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (label, predicted), 1)
     return counts
 
 
-def log_likelihood(probability: NDArray[np.floating], label: NDArray[np.int64]) -> Floats:
-    """The logarithm of each image's probability of its true class, ``(N,)``; cross-entropy is minus its mean.
+def log_likelihood(probability: NDArray[np.floating], label: Ints) -> Floats:
+    """Return the log probability of each image's true class, ``(N,)``; cross-entropy is minus its mean.
 
     Args:
-        probability: ``(N, K)``; what is below :data:`LEAST_PROBABILITY` counts as that, as in every loss that is reported.
-        label: ``(N,)`` class numbers.
+        probability: ``(N, K)``; values below :data:`MIN_PROBABILITY` count as that, as in every reported loss.
+        label: ``(N,)`` class indices.
     """
     likelihood: Floats = probability[np.arange(len(label)), label].astype(np.float64)
-    return np.log(np.maximum(likelihood, LEAST_PROBABILITY))
+    return np.log(np.maximum(likelihood, MIN_PROBABILITY))
 
 
-def nullable(values: dict[str, float]) -> dict[str, float | None]:
-    """The same with ``None`` for what is undefined, for JSON."""
+def nan_to_none(values: dict[str, float]) -> dict[str, float | None]:
+    """Replace undefined values by ``None``, for JSON."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
-def arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """``(N, K)`` probabilities and ``(N,)`` class numbers of a table of predictions."""
-    probability = np.array(table[[f"{PREFIX}{name}" for name in classes]], dtype=np.float32)
-    number = {name: index for index, name in enumerate(classes)}
-    return probability, np.array(table["label"].map(number), dtype=np.int64)
-
-
-def by_probability(probability: NDArray[np.floating], classes: tuple[str, ...]) -> NDArray[np.str_]:
-    """The name of the likeliest class of each row ``(N, K)``; the first of equals."""
-    named: NDArray[np.str_] = np.array(classes)[probability.argmax(axis=1)]
-    return named
-
-
-def weighted_metrics(probability: Floats, label: NDArray[np.int64], weight: Floats, task: Task) -> dict[str, Floats]:
-    """Every metric for each of R weightings of the images.
+def weighted_metrics(probability: Floats, label: Ints, weight: Floats, task: Task) -> dict[str, Floats]:
+    """Compute every metric for each of R weightings of the images.
 
     Args:
         probability: ``(N, K)``.
-        label: ``(N,)`` class numbers.
-        weight: ``(R, N)``, for example how often each image was drawn.
-        task: Decides which metrics there are.
+        label: ``(N,)`` class indices.
+        weight: ``(R, N)``, for example how often each image is drawn in a bootstrap resample.
+        task: Selects the metrics.
 
     Returns:
         ``(R,)`` values of each metric; NaN where undefined.
     """
     images, classes = probability.shape
-    loss = -log_likelihood(probability, label)
     cell = np.zeros((images, classes * classes))
     cell[np.arange(images), label * classes + probability.argmax(axis=1)] = 1
     confusion = (weight @ cell).reshape(-1, classes, classes)
-    values = {"loss": weight @ loss / weight.sum(axis=1), **from_confusion(confusion, task)}
-    wanted = range(1, 2) if classes == 2 else range(classes)  # of two classes, the one's area is the other's
-    values["auroc"] = np.mean([weighted_auroc(probability[:, k], label == k, weight) for k in wanted], axis=0)
-    return values
+    loss = weight @ -log_likelihood(probability, label) / weight.sum(axis=1)
+    positives = range(1, 2) if classes == 2 else range(classes)  # of two classes, both have the same area
+    auroc = np.mean([weighted_auroc(probability[:, k], label == k, weight) for k in positives], axis=0)
+    return {"loss": loss, **metrics_from_confusion(confusion, task), "auroc": auroc}
 
 
-def weighted_auroc(score: Floats, positive: NDArray[np.bool_], weight: Floats) -> Floats:
-    """Area under the ROC curve for each weighting ``(R, N)``: ``(R,)``; ties count half, NaN where a side is empty.
+def weighted_auroc(score: Floats, positive: Bools, weight: Floats) -> Floats:
+    """Compute the area under the ROC curve for each weighting ``(R, N)``: ``(R,)``.
+
+    Ties count half; NaN where there is no positive or no negative image.
 
     Source: Hanley and McNeil (1982), The meaning and use of the area under a ROC curve.
     """

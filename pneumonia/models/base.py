@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from pneumonia.data.dataset import Batch
 from pneumonia.data.normalization import Scaling
 from pneumonia.errors import ConfigError
-from pneumonia.metrics.epoch_metrics import collection, cross_entropy, summary
+from pneumonia.metrics.epoch_metrics import build_epoch_metrics, compute_epoch_metrics, cross_entropy
 from pneumonia.models.components.batch_norm import has_batch_norm, single_valued_norms
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
@@ -112,8 +112,8 @@ class Classifier(LightningModule):
         self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
         self._widened: dict[str, Tensor] = {}  # during validation, the weights of 16 bits as float32
         self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
-        self.train_metrics = collection(self.task, ranking=False)
-        self.val_metrics = collection(self.task)
+        self.train_metrics = build_epoch_metrics(self.task, auroc=False)
+        self.val_metrics = build_epoch_metrics(self.task)
         weights = None if options.class_weights is None else torch.tensor(options.class_weights)
         self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing)
 
@@ -261,7 +261,7 @@ class Classifier(LightningModule):
         self.train_metrics.update(torch.cat(answers), label)
         total, images = torch.stack(losses).double().sum(), torch.tensor(len(label), device=self.device)
         loss = self._over_processes(total) / self._over_processes(images)
-        self._log_summary("train", {"loss": float(loss), **summary(self.train_metrics, self.task)})
+        self._log_summary("train", {"loss": float(loss), **compute_epoch_metrics(self.train_metrics, self.task)})
         self.train_metrics.reset()
         self._advance_schedules("epoch")
 
@@ -304,7 +304,7 @@ class Classifier(LightningModule):
         # Lightning's own mean over processes takes a whole number of images for each.
         total, images = (torch.stack(values).double().sum() for values in zip(*self._validation, strict=True))
         loss = self._over_processes(total) / self._over_processes(images)
-        self._log_summary("val", {"loss": float(loss), **summary(self.val_metrics, self.task)})
+        self._log_summary("val", {"loss": float(loss), **compute_epoch_metrics(self.val_metrics, self.task)})
         self.val_metrics.reset()
 
     def configure_optimizers(self) -> Any:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
-from pneumonia.metrics.epoch_metrics import LEAST_LOG_PROBABILITY
+from pneumonia.metrics.epoch_metrics import MIN_LOG_PROBABILITY
 from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.components.proximal import ProximalGradient
 from pneumonia.system.console import warn
@@ -208,7 +208,7 @@ class _Problem:
         weight.grad, bias.grad = slope.add_(weight, alpha=ridge), bias_slope
         uncentred = weight.grad + bias_slope[:, None] * self.linear.centre
         self.gradient = max(float(uncentred.abs().max()), float(bias_slope.abs().max()))
-        self.loss = float(each.clamp_max(-LEAST_LOG_PROBABILITY).mean())
+        self.loss = float(each.clamp_max(-MIN_LOG_PROBABILITY).mean())
         self.objective = smooth + self.model.l1 / self.total * float(weight.abs().sum())
         return smooth
 

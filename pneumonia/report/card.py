@@ -3,9 +3,10 @@
 from importlib.metadata import version
 from typing import Any
 
+from pneumonia.metrics.classification import metric_label
 from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
-from pneumonia.report.formatting import bounded, count, name_of, number, seconds
+from pneumonia.report.formatting import bounded, count, number, seconds
 from pneumonia.report.render.document import Block, Heading, Table, Text
 from pneumonia.runs.model_warnings import trained_on_phantoms
 
@@ -48,7 +49,8 @@ def card(comparison: Comparison) -> list[Block]:
         (
             _of_how_many("Metrics", best.trainings),
             "; ".join(
-                f"{name_of(metric)} {bounded(*best.estimates[metric])}" for metric in ("accuracy", "f1_macro", "auroc")
+                f"{metric_label(metric)} {bounded(*best.estimates[metric])}"
+                for metric in ("accuracy", "f1_macro", "auroc")
             ),
         ),
         (_of_how_many("By class", best.trainings), _by_class(best.estimates)),
@@ -81,7 +83,7 @@ def _by_class(estimates: dict[str, tuple[float, float, float]]) -> str:
         "sensitivity",
         "specificity",
     ]
-    return "; ".join(f"{name_of(name)} {bounded(*estimates[name])}" for name in names)
+    return "; ".join(f"{metric_label(name)} {bounded(*estimates[name])}" for name in names)
 
 
 def _limits(comparison: Comparison, phantom: bool) -> str:
@@ -193,7 +195,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "23",
             "Performance with intervals",
-            f"{name_of(comparison.metric)} {bounded(*best.estimates[comparison.metric])}; all figures above",
+            f"{metric_label(comparison.metric)} {bounded(*best.estimates[comparison.metric])}; all figures above",
         ),
         (
             "24",
@@ -217,4 +219,4 @@ def tripod(comparison: Comparison) -> list[Block]:
 
 
 def _metrics(estimates: dict[str, Any]) -> str:
-    return ", ".join(name_of(name) for name in ("accuracy", "f1_macro", "auroc", "loss") if name in estimates)
+    return ", ".join(metric_label(name) for name in ("accuracy", "f1_macro", "auroc", "loss") if name in estimates)

@@ -9,16 +9,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.metrics.bootstrap import (
-    OF_ANSWERS,
     Difference,
-    Sampled,
-    compare,
+    ResampledMetric,
     differing_patients,
     estimate,
-    sampled,
+    paired_difference,
+    resampled_metrics,
 )
-from pneumonia.metrics.classification import arrays
-from pneumonia.metrics.significance import delong, folds_difference, folds_estimate, holm, mcnemar
+from pneumonia.metrics.classification import lower_is_better, metrics_of
+from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
 from pneumonia.report.entries import EVALUATED, Entry
 from pneumonia.report.naming import labels_of
 from pneumonia.runs.folder import OWN
@@ -28,7 +28,6 @@ from pneumonia.tasks import TASKS, Task
 
 LEVEL: Final = 0.05  # of the corrected p below which two are called different
 ALL_PAIRS: Final = 12  # candidates; of more, each is held against the best alone
-LOWER_IS_BETTER: Final = ("loss", "fpr", "fnr")
 APART: Final = "can't be told apart"
 Kind = Literal["images", "folds"]
 Bounded = tuple[float, float, float]
@@ -49,7 +48,7 @@ class Candidate:
     entries: list[Entry]
     estimates: dict[str, Bounded]
     typical: Entry
-    _sampled: dict[str, Sampled] = field(default_factory=dict, repr=False)
+    _sampled: dict[str, ResampledMetric] = field(default_factory=dict, repr=False)
 
     @property
     def trainings(self) -> int:
@@ -199,7 +198,7 @@ def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comp
         make(label, found, subset, TASKS[task], metric)
         for label, found in zip(labels, by_configuration.values(), strict=True)
     ]
-    sign = 1 if metric in LOWER_IS_BETTER else -1
+    sign = 1 if lower_is_better(metric) else -1
     candidates.sort(key=lambda one: (np.isnan(one.estimates[metric][0]), sign * one.estimates[metric][0], one.label))
     tables = [entry.tables[subset] for entry in entries]
     ids = pd.concat([table[["image_id", "patient_id"]] for table in tables]).drop_duplicates("image_id")
@@ -227,22 +226,22 @@ def _leak(entry: Entry, subset: str) -> tuple[str, str]:
 
 
 def _over_images(label: str, entries: list[Entry], subset: str, task: Task, metric: str) -> Candidate:
-    found = resampled_metrics(entries, subset, task)
+    found = _resampled(entries, subset, task)
     mean = found[metric].values.mean()
     typical = entries[int(np.abs(found[metric].values - mean).argmin())]
     return Candidate(label, entries, {name: estimate(one, name) for name, one in found.items()}, typical, found)
 
 
-def resampled_metrics(entries: Sequence[Entry], subset: str, task: Task) -> dict[str, Sampled]:
+def _resampled(entries: Sequence[Entry], subset: str, task: Task) -> dict[str, ResampledMetric]:
     """Every metric of a configuration whose trainings told the same images."""
     table = entries[0].tables[subset]
     told = [_probability(entry, subset, task) for entry in entries]
-    label = arrays(table, task.classes)[1]
-    return sampled(told, label, table["patient_id"].to_numpy(dtype=object), task)
+    label = prediction_arrays(table, task.classes)[1]
+    return resampled_metrics(told, label, table["patient_id"].to_numpy(dtype=object), task)
 
 
 def _probability(entry: Entry, subset: str, task: Task) -> NDArray[np.float64]:
-    return arrays(entry.tables[subset], task.classes)[0].astype(np.float64)
+    return prediction_arrays(entry.tables[subset], task.classes)[0].astype(np.float64)
 
 
 def _over_folds(label: str, entries: list[Entry], subset: str, task: Task, metric: str) -> Candidate:
@@ -257,8 +256,8 @@ def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
     images = {tuple(entry.tables[subset]["image_id"]) for entry in entries}
     if len(images) > 1:
         values = fold_metrics(entries, subset)
-        return {name: folds_estimate(values[name], *_sizes(entries, subset), name) for name in values}
-    found = resampled_metrics(entries, subset, TASKS[entries[0].result["task"]])
+        return {name: estimate_over_folds(values[name], *_sizes(entries, subset), name) for name in values}
+    found = _resampled(entries, subset, TASKS[entries[0].result["task"]])
     return {name: estimate(one, name) for name, one in found.items()}
 
 
@@ -290,7 +289,7 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
     corrected = holm([gap.p for *_, gap in found])
     made = []
     for (first, second, gap), p in zip(found, corrected, strict=True):
-        better = gap.value < 0 if metric in LOWER_IS_BETTER else gap.value > 0
+        better = gap.value < 0 if lower_is_better(metric) else gap.value > 0
         verdict = ("better" if better else "worse") if p < LEVEL else APART
         if np.isnan(p):
             verdict = "undefined"
@@ -301,11 +300,11 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
 
 def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
     apart = None
-    if metric not in OF_ANSWERS:
+    if metrics_of(task)[metric].compute:
         patient = first.entries[0].tables[subset]["patient_id"].to_numpy(dtype=object)
         told = [[_probability(entry, subset, task) for entry in one.entries] for one in (first, second)]
         apart = differing_patients(told[0], told[1], patient)
-    return compare(first._sampled[metric], second._sampled[metric], apart)
+    return paired_difference(first._sampled[metric], second._sampled[metric], apart)
 
 
 def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
@@ -318,13 +317,13 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> 
     if not shared:
         return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
     gaps = [float("nan") if None in (by_fold[0][k], by_fold[1][k]) else by_fold[0][k] - by_fold[1][k] for k in shared]
-    found = folds_difference(gaps, *_sizes(first.entries, subset))
+    found = difference_over_folds(gaps, *_sizes(first.entries, subset))
     return found
 
 
 def _typical_tests(first: Candidate, second: Candidate, subset: str, task: Task) -> tuple[float, float]:
     table = first.typical.tables[subset]
-    label = arrays(table, task.classes)[1]
+    label = prediction_arrays(table, task.classes)[1]
     told = [_probability(one.typical, subset, task) for one in (first, second)]
     right = [one.argmax(axis=1) == label for one in told]
     patient = table["patient_id"].to_numpy(dtype=object)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import date
 from typing import Any
 
+from pneumonia.metrics.classification import metric_label
 from pneumonia.report.card import card, tripod
 from pneumonia.report.collect import Gathered
 from pneumonia.report.compare import Comparison
 from pneumonia.report.factors import sweep_sections
-from pneumonia.report.formatting import bounded, count, name_of, number
+from pneumonia.report.formatting import bounded, count, number
 from pneumonia.report.quality import looks
 from pneumonia.report.ranking import comparison_section, in_short
 from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
@@ -180,7 +181,7 @@ def _study(comparisons: Sequence[Comparison]) -> list[Block]:
         column = f"ours, split={one.comparison.split}, {one.subset}"
         for metric, theirs in one.row.study.items():
             said = theirs if isinstance(theirs, str) else number(theirs)
-            key = one.row.name, one.candidate.label, name_of(metric), said
+            key = one.row.name, one.candidate.label, metric_label(metric), said
             estimate = one.estimates.get(metric)
             tables.setdefault(one.row.table, {}).setdefault(key, {})[column] = bounded(*estimate) if estimate else "–"
         if one.row.note:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pneumonia.metrics.classification import metric_label
 from pneumonia.report.compare import Bounded, estimates_on
 from pneumonia.report.entries import Entry
-from pneumonia.report.formatting import bounded, interval_words, name_of, number, seconds, sentence
+from pneumonia.report.formatting import bounded, interval_words, number, seconds, sentence
 from pneumonia.report.naming import labels_of
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
@@ -74,9 +75,9 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     order = sorted(groups, key=lambda label: -np.nan_to_num(found[label][metric][0], nan=-1))
     if len(order) <= 40:
         values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
-        drawn = figures.intervals(order, values, lows, highs, f"{name_of(metric)}, validation split")
+        drawn = figures.intervals(order, values, lows, highs, f"{metric_label(metric)}, validation split")
         shown_bounds = interval_words([found[label][metric] for label in order])
-        caption = f"{sentence(name_of(metric))} of the best epoch, {shown_bounds}."
+        caption = f"{sentence(metric_label(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
     blocks.append(_results(name, groups, found, order))
     blocks.append(_costs(name, groups))
@@ -101,7 +102,7 @@ def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bou
             losses = [_losses(entry)[0 if column == "loss_first_epoch" else -1] for entry in group]
             row += [number(float(np.mean(losses))), number(values.get(_value(group, key)))]
         rows.append(row)
-    head = ["", "trainings", *(name_of(metric) for metric in metrics), "best epoch"]
+    head = ["", "trainings", *(metric_label(metric) for metric in metrics), "best epoch"]
     for column in study:
         when = "first" if column == "loss_first_epoch" else "last"
         head += [f"loss, {when} epoch", f"study, {when} epoch"]

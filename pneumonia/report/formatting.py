@@ -3,27 +3,6 @@
 import math
 from collections.abc import Sequence
 
-NAMES = {
-    "accuracy": "accuracy",
-    "f1_macro": "macro F1",
-    "f1": "F1",
-    "recall_macro": "macro recall",
-    "auroc": "AUROC",
-    "loss": "cross-entropy",
-    "fpr": "FPR",
-    "fnr": "FNR",
-    "ppv": "PPV",
-    "npv": "NPV",
-}
-
-
-def name_of(metric: str) -> str:
-    """``f1_macro`` as ``macro F1``, ``recall_virus`` as ``recall of VIRUS``."""
-    if metric in NAMES:
-        return NAMES[metric]
-    kind, found, label = metric.partition("_")
-    return f"{kind} of {label.upper()}" if found else metric
-
 
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or a dash for what is undefined."""

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumonia.evaluation.error_gallery import cases_file, read_cases
-from pneumonia.metrics.classification import arrays
-from pneumonia.metrics.thresholds import positives, risk_by_coverage
+from pneumonia.metrics.classification import metric_label
+from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.thresholds import one_vs_rest, risk_coverage_curve
 from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
 from pneumonia.report.evaluation_page import gallery_blocks
-from pneumonia.report.formatting import bounded, listed, name_of, number
+from pneumonia.report.formatting import bounded, listed, number
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.tasks import TASKS
@@ -56,7 +57,7 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _told(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    probability, label = arrays(entry.tables[subset], TASKS[entry.result["task"]].classes)
+    probability, label = prediction_arrays(entry.tables[subset], TASKS[entry.result["task"]].classes)
     return probability.astype(np.float64), label
 
 
@@ -102,7 +103,9 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
 def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     task = TASKS[entry.result["task"]]
     probability, label = _told(entry, subset)
-    asked = {name: pair for name, pair in positives(probability, label, task).items() if 0 < pair[1].sum() < len(label)}
+    asked = {
+        name: pair for name, pair in one_vs_rest(probability, label, task).items() if 0 < pair[1].sum() < len(label)
+    }
     if not asked:
         return []
     points = {
@@ -188,7 +191,7 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         f"Thresholds chosen on the validation split{_same_images(found)} for a sensitivity of 0.95, and what they give here; "
         "PPV and NPV at this share of positives"
     )
-    return [Table(("positive", "threshold", *map(name_of, names)), rows, caption, 1, f"thresholds-{number_}")]
+    return [Table(("positive", "threshold", *map(metric_label, names)), rows, caption, 1, f"thresholds-{number_}")]
 
 
 def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
@@ -202,7 +205,7 @@ def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
             rows.append(
                 [
                     words,
-                    name_of(metric),
+                    metric_label(metric),
                     bounded(value["value"], value["low"], value["high"]),
                     bounded(gain["value"], gain["low"], gain["high"]),
                 ]
@@ -213,7 +216,7 @@ def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
 
 def _abstention(comparison: Comparison, number_: int) -> list[Block]:
     chosen = comparison.candidates[:5]
-    curves = {one.label: risk_by_coverage(*_told(one.typical, comparison.subset)) for one in chosen}
+    curves = {one.label: risk_coverage_curve(*_told(one.typical, comparison.subset)) for one in chosen}
     caption = "How often the surest answers are wrong, if the others are left to a person."
     if any(one.trainings > 1 for one in chosen):
         caption += " Of each configuration the training nearest to its mean."

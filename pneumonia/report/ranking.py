@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from pneumonia.metrics.classification import metric_label
 from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
 from pneumonia.report.formatting import (
     bounded,
@@ -11,7 +12,6 @@ from pneumonia.report.formatting import (
     count,
     interval_words,
     listed,
-    name_of,
     number,
     seconds,
     sentence,
@@ -31,10 +31,10 @@ def in_short(comparison: Comparison) -> str:
     best, metric = comparison.candidates[0], comparison.metric
     figure = bounded(*best.estimates[metric])
     if len(comparison.candidates) == 1:
-        return f"**{best.label}** alone: {name_of(metric)} {figure}; there is nothing to compare it with."
+        return f"**{best.label}** alone: {metric_label(metric)} {figure}; there is nothing to compare it with."
     beaten = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == "better"]
     equal = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == APART]
-    text = f"**{best.label}** stands first with {name_of(metric)} {figure}."
+    text = f"**{best.label}** stands first with {metric_label(metric)} {figure}."
     if equal:
         text += f" It can't be told apart from {_few(equal)}."
     if beaten:
@@ -87,10 +87,10 @@ def _costs(comparison: Comparison, number_: int) -> list[Block]:
         times,
         [one.estimates[metric][0] for one in alone],
         "mean training time, seconds",
-        name_of(metric),
+        metric_label(metric),
     )
     fastest = alone[int(np.argmin(times))].label
-    caption = f"Mean training time against {name_of(metric)}."
+    caption = f"Mean training time against {metric_label(metric)}."
     return [Figure(f"costs-{number_}", svg, caption, f"{fastest} trains in the least time, {min(times):.1f} s.")]
 
 
@@ -107,8 +107,10 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
         for rank, candidate in enumerate(comparison.candidates, 1)
     ]
     patients = count(comparison.patients, "patient")
-    caption = f"Ranked by {name_of(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
-    head = ["", "configuration", "trainings", *(name_of(metric) for metric in metrics), "mean training time"]
+    caption = (
+        f"Ranked by {metric_label(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
+    )
+    head = ["", "configuration", "trainings", *(metric_label(metric) for metric in metrics), "mean training time"]
     return Table(head, rows, caption, 2, f"ranking-{number_}")
 
 
@@ -142,10 +144,10 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     candidates = comparison.candidates[:30]
     names = [candidate.label for candidate in candidates]
     values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
-    svg = figures.intervals(names, values, lows, highs, name_of(comparison.metric))
+    svg = figures.intervals(names, values, lows, highs, metric_label(comparison.metric))
     single = sum(candidate.once for candidate in comparison.candidates)
     drawn = interval_words([candidate.estimates[comparison.metric] for candidate in candidates])
-    caption = f"{sentence(name_of(comparison.metric))}, {drawn}"
+    caption = f"{sentence(metric_label(comparison.metric))}, {drawn}"
     if not np.isfinite(lows).any():
         caption += "."
     elif comparison.kind == "folds":
@@ -177,7 +179,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         ]
         for pair in comparison.pairs
     ]
-    head = ["", "is", "", f"difference in {name_of(metric)}", "p", "p, corrected"]
+    head = ["", "is", "", f"difference in {metric_label(metric)}", "p", "p, corrected"]
     head += [] if folds else ["McNemar, p", "DeLong, p"]
     how = (
         "The difference over the folds, by the corrected resampled t-test of Nadeau and Bengio (2003)."

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.errors import RunError
-from pneumonia.metrics.classification import PREFIX, by_probability
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.files import digest
 from pneumonia.tasks import Task
@@ -56,11 +56,11 @@ def check_images(members: Sequence[tuple[Path, pd.DataFrame]], subset: str) -> N
 
 def mean_of(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
     """One row an image: the mean probabilities over the tables that hold it, in the order of their first appearance."""
-    columns = [f"{PREFIX}{name}" for name in task.classes]
+    columns = [f"{PROBABILITY_PREFIX}{name}" for name in task.classes]
     rows = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(columns, np.float64))
     grouped = rows.groupby("image_id", sort=False)
     mean = pd.concat([grouped[["patient_id", "label"]].first(), grouped[columns].mean()], axis=1).reset_index()
-    mean.insert(3, "predicted", by_probability(mean[columns].to_numpy(), task.classes))
+    mean.insert(3, "predicted", predicted_classes(mean[columns].to_numpy(), task.classes))
     return mean.astype(dict.fromkeys(columns, np.float32))
 
 

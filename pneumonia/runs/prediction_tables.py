@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from pneumonia.errors import RunError, some
-from pneumonia.metrics.classification import PREFIX
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.tasks import Task
 
 SLACK = 1e-3  # of a sum of float32 probabilities
@@ -37,7 +37,7 @@ def read_predictions(path: Path, task: Task, remedy: str) -> pd.DataFrame:
 
 def _wrong(table: pd.DataFrame, task: Task) -> str:
     """What is wrong with a table, or nothing."""
-    columns = [f"{PREFIX}{name}" for name in task.classes]
+    columns = [f"{PROBABILITY_PREFIX}{name}" for name in task.classes]
     missing = [name for name in ("image_id", "patient_id", "label", *columns) if name not in table]
     if missing:
         return f"lacks the columns {some(missing)}"

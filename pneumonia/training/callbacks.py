@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from pneumonia.config.schema import max_time_s
 from pneumonia.errors import TimeLimitReached
+from pneumonia.metrics.classification import lower_is_better
 from pneumonia.models.base import Classifier
 from pneumonia.models.weight_images import weights_picture
 from pneumonia.runs.folder import RunFolder, read_metrics
@@ -319,7 +320,8 @@ def better(value: float, best: float, monitor: str) -> bool:
 
 def direction(monitor: str) -> Literal["min", "max"]:
     """``min`` for losses and error rates, which are better when lower; else ``max``."""
-    return "min" if monitor.rpartition("/")[2] in {"loss", "objective", "fpr", "fnr"} else "max"
+    metric = monitor.rpartition("/")[2]
+    return "min" if metric == "objective" or lower_is_better(metric) else "max"
 
 
 def reset_peak_memory() -> None:

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from pneumonia.data.datamodule import XRayDataModule
-from pneumonia.metrics.classification import PREFIX, arrays
-from pneumonia.metrics.epoch_metrics import summary_of
+from pneumonia.metrics.epoch_metrics import metrics_of_predictions
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX, prediction_arrays
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import track
 from pneumonia.tasks import Task
@@ -37,7 +37,7 @@ def predict_subset(classifier: Classifier, data: XRayDataModule, subset: str, ep
         "label": classes[data.labels[rows]],
         "predicted": classes[probability.argmax(axis=1)],
     }
-    columns = {f"{PREFIX}{name}": probability[:, number] for number, name in enumerate(classes)}
+    columns = {f"{PROBABILITY_PREFIX}{name}": probability[:, number] for number, name in enumerate(classes)}
     return pd.DataFrame({**table, **columns})
 
 
@@ -50,5 +50,5 @@ def classify(classifier: Classifier, pixels: torch.Tensor) -> NDArray[np.float32
 
 def table_metrics(table: pd.DataFrame, task: Task) -> dict[str, float]:
     """Loss and every metric of a table of predictions; NaN where undefined."""
-    probability, label = arrays(table, task.classes)
-    return summary_of(torch.from_numpy(probability), torch.from_numpy(label), task)
+    probability, label = prediction_arrays(table, task.classes)
+    return metrics_of_predictions(torch.from_numpy(probability), torch.from_numpy(label), task)

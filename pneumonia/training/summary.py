@@ -7,7 +7,7 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.assign import FOLDED
 from pneumonia.data.splits.leaks import Leak
-from pneumonia.metrics.classification import by_class
+from pneumonia.metrics.classification import class_metric
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
@@ -52,7 +52,7 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
     """The tables at the end of a run."""
     trained, validated = result["metrics"]["train"], result["metrics"]["val"]
     classes = result["confusion"]["classes"]
-    apart = {by_class(name, label) for name in ("recall", "precision") for label in classes}
+    apart = {class_metric(name, label) for name in ("recall", "precision") for label in classes}
     names = [name for name in {**validated, **trained} if name not in apart]
     rows = [
         (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
@@ -61,7 +61,11 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
     title = f"{family}, best epoch {result['best_epoch']} of {result['epochs']}"
     table(title, ("metric", "train", "val"), rows)
     shown = [
-        (label, *(figure(validated.get(by_class(name, label))) for name in ("recall", "precision")), *map(str, counts))
+        (
+            label,
+            *(figure(validated.get(class_metric(name, label))) for name in ("recall", "precision")),
+            *map(str, counts),
+        )
         for label, counts in zip(classes, result["confusion"]["counts"], strict=True)
     ]
     if len(classes) > 2:

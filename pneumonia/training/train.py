@@ -24,7 +24,8 @@ from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import CheckpointError, DivergenceError, PneumoniaError, RunError
-from pneumonia.metrics.classification import arrays, confusion_counts, nullable
+from pneumonia.metrics.classification import confusion_matrix, nan_to_none
+from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import (
     family_of,
@@ -325,8 +326,8 @@ def _result(
     predictions = predict_subset(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
-    probability, label = arrays(predictions, data.task.classes)
-    confusion = confusion_counts(probability.argmax(axis=1), label, len(data.task.classes))
+    probability, label = prediction_arrays(predictions, data.task.classes)
+    confusion = confusion_matrix(probability.argmax(axis=1), label, len(data.task.classes))
     price = config["usd_per_hour"]
     history = read_metrics(folder)
     row = history[recorder.best_epoch - 1]
@@ -352,7 +353,7 @@ def _result(
         },
         "epochs": len(history),
         "best_epoch": recorder.best_epoch,
-        "metrics": {"train": nullable(trained), "val": nullable(table_metrics(predictions, data.task))},
+        "metrics": {"train": nan_to_none(trained), "val": nan_to_none(table_metrics(predictions, data.task))},
         "confusion": {"classes": list(data.task.classes), "counts": confusion.tolist()},
         "cost": {
             "device": name_of(device),

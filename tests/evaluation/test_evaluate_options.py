@@ -14,8 +14,8 @@ from pneumonia.config.schema import DataConfig
 from pneumonia.errors import CheckpointError, ManifestError, RunError, StorageError
 from pneumonia.evaluation.evaluate import Request, evaluate, evaluate_ensemble
 from pneumonia.metrics.calibration import fit_temperature
-from pneumonia.metrics.classification import arrays
-from pneumonia.metrics.thresholds import positives, threshold_for
+from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.thresholds import one_vs_rest, threshold_for
 from pneumonia.report.evaluation_page import write_evaluation_page
 from pneumonia.runs.folder import RunFolder, is_evaluated
 from pneumonia.tasks import TASKS
@@ -47,7 +47,7 @@ def _command(monkeypatch, capsys, *words: str):
 
 
 def _validation(run: Path):
-    probability, label = arrays(pd.read_parquet(RunFolder(run).predictions("val")), TASK.classes)
+    probability, label = prediction_arrays(pd.read_parquet(RunFolder(run).predictions("val")), TASK.classes)
     return probability.astype(np.float64), label
 
 
@@ -57,7 +57,7 @@ def test_temperature_and_thresholds_are_those_of_the_validation_subset(run, cach
     assert report["calibration"]["temperature"] == fit_temperature(probability, label).value
     assert report["calibration"]["fitted_on"] == {"part": "val", "n": len(label), "same_images": False}
     for point in report["operating_points"]:
-        assert point["threshold"] == threshold_for(*positives(probability, label, TASK)[point["positive"]])
+        assert point["threshold"] == threshold_for(*one_vs_rest(probability, label, TASK)[point["positive"]])
         assert point["metrics"]["sensitivity"]["value"] is not None
 
 

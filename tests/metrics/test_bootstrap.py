@@ -6,14 +6,14 @@ from scipy.stats import ttest_rel
 from simulated_predictions import world
 
 from pneumonia.metrics.bootstrap import (
-    Sampled,
+    ResampledMetric,
     bootstrap_intervals,
-    compare,
     differing_patients,
     estimate,
     paired_bootstrap,
-    sampled,
-    share_bounds,
+    paired_difference,
+    resampled_metrics,
+    wilson_interval,
 )
 from pneumonia.tasks import TASKS
 
@@ -52,7 +52,7 @@ def test_wilsons_bounds_are_those_of_statsmodels_where_images_are_independent():
     from statsmodels.stats.proportion import proportion_confint
 
     hits = np.array([1.0] * 37 + [0.0] * 13)
-    share, low, high = share_bounds(hits, np.ones(50, dtype=int))
+    share, low, high = wilson_interval(hits, np.ones(50, dtype=int))
     assert share == 0.74
     # The effective number has the spread over G - 1, statsmodels' the spread over G.
     assert (low, high) == pytest.approx(proportion_confint(37 * 49 / 50, 49, method="wilson"), abs=1e-9)
@@ -88,21 +88,24 @@ def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_wor
 
 def test_the_chance_of_training_widens_an_interval_and_a_test():
     (told, other), label, patient = world(150, np.random.default_rng(2), skill=1.4)
-    once = sampled([told], label, patient, TASK)["accuracy"]
-    spread = Sampled(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
-    equal = Sampled(np.repeat(once.values, 3), once.resampled, once.patients)
+    once = resampled_metrics([told], label, patient, TASK)["accuracy"]
+    spread = ResampledMetric(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
+    equal = ResampledMetric(np.repeat(once.values, 3), once.resampled, once.patients)
     width = {
         name: np.subtract(*estimate(one, "accuracy")[:0:-1]) for name, one in (("spread", spread), ("equal", equal))
     }
     assert width["equal"] == pytest.approx(np.subtract(*estimate(once, "accuracy")[:0:-1]), rel=1e-9)
     assert width["spread"] > 1.5 * width["equal"]
-    rival = sampled([other], label, patient, TASK)["accuracy"]
-    assert compare(spread, rival).p > compare(equal, rival).p or compare(equal, rival).p > 0.9
+    rival = resampled_metrics([other], label, patient, TASK)["accuracy"]
+    assert (
+        paired_difference(spread, rival).p > paired_difference(equal, rival).p
+        or paired_difference(equal, rival).p > 0.9
+    )
 
 
 def test_the_interval_of_a_mean_over_trainings_alone_is_students():
     values = np.array([0.80, 0.82, 0.87])
-    still = Sampled(values, np.full(2000, values.mean()), 10_000)
+    still = ResampledMetric(values, np.full(2000, values.mean()), 10_000)
     _, low, high = estimate(still, "accuracy")
     mean, error = values.mean(), values.std(ddof=1) / np.sqrt(3)
     odds, reach = np.log(mean / (1 - mean)), 4.302653 * error / (mean * (1 - mean))

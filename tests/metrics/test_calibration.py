@@ -1,11 +1,17 @@
-"""Temperature, calibration, thresholds and abstention against closed forms and scikit-learn."""
+"""Temperature, calibration, thresholds and selective prediction against closed forms and scikit-learn."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
-from pneumonia.metrics.calibration import Temperature, calibration, fit_temperature, scaled
-from pneumonia.metrics.thresholds import abstention, at_threshold, positives, risk_by_coverage, threshold_for
+from pneumonia.metrics.calibration import Temperature, apply_temperature, calibration_metrics, fit_temperature
+from pneumonia.metrics.thresholds import (
+    metrics_at_threshold,
+    one_vs_rest,
+    risk_coverage_curve,
+    selective_prediction,
+    threshold_for,
+)
 from pneumonia.tasks import TASKS
 
 
@@ -24,16 +30,16 @@ def test_the_temperature_of_a_model_that_is_too_sure_undoes_just_that(sharpness)
     said, label = _told(sharpness=sharpness)
     found = fit_temperature(said, label)
     assert found.value == pytest.approx(sharpness, rel=0.08)
-    mended = scaled(said, found)
-    assert calibration(mended, label)["ece"] < 0.03
+    mended = apply_temperature(said, found)
+    assert calibration_metrics(mended, label)["ece"] < 0.03
     best = log_loss(label, mended)
     for other in (0.9, 1.1):
-        assert best < log_loss(label, scaled(said, Temperature(found.value * other)))
+        assert best < log_loss(label, apply_temperature(said, Temperature(found.value * other)))
 
 
 def test_a_temperature_changes_no_answer():
     said, label = _told(200, 3.0)
-    mended = scaled(said, fit_temperature(said, label))
+    mended = apply_temperature(said, fit_temperature(said, label))
     assert (mended.argmax(axis=1) == said.argmax(axis=1)).all()
     assert mended.sum(axis=1) == pytest.approx(1)
 
@@ -41,8 +47,8 @@ def test_a_temperature_changes_no_answer():
 @pytest.mark.parametrize(
     ("said", "label", "reason"),
     [
-        (np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]), "every image .* is told right"),
-        (np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), "says 0 or 1 alone"),
+        (np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]), "every image .* is predicted correctly"),
+        (np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), "all probabilities are 0 or 1"),
         (np.zeros((0, 3)), np.zeros(0, dtype=int), "no image"),
     ],
 )
@@ -52,12 +58,12 @@ def test_a_temperature_that_can_not_be_fitted_says_why_and_changes_nothing(said,
     import re
 
     assert re.search(reason, found.reason)
-    assert scaled(said, found) is said
+    assert apply_temperature(said, found) is said
 
 
 def test_brier_is_that_of_scikit_learn_and_the_bins_hold_every_image_once():
     said, label = _told(500)
-    found = calibration(said, label)
+    found = calibration_metrics(said, label)
     assert found["brier"] == pytest.approx(brier_score_loss(label, said, labels=[0, 1, 2]))
     assert sum(one["n"] for one in found["reliability"]) == 500
     ece = sum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in found["reliability"]) / 500
@@ -76,31 +82,31 @@ def test_a_threshold_is_the_highest_that_keeps_the_sensitivity():
 def test_what_a_threshold_gives_is_counted_by_hand():
     score = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.3])
     positive = np.array([True, True, True, False, False, False])
-    found = at_threshold(score, positive, 0.7, np.arange(6).astype(object))
+    found = metrics_at_threshold(score, positive, 0.7, np.arange(6).astype(object))
     values = {name: entry["value"] for name, entry in found.items()}
     assert values == pytest.approx(
         {"sensitivity": 2 / 3, "specificity": 2 / 3, "ppv": 2 / 3, "npv": 2 / 3, "flagged": 1 / 2}
     )
-    nothing = at_threshold(score, positive, 2.0, np.arange(6).astype(object))
+    nothing = metrics_at_threshold(score, positive, 2.0, np.arange(6).astype(object))
     assert nothing["ppv"] == {"value": None, "low": None, "high": None}
 
 
 def test_pneumonia_is_all_that_is_not_normal():
     said, label = np.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]]), np.array([2, 0])
-    asked = positives(said, label, TASKS["subtype"])
+    asked = one_vs_rest(said, label, TASKS["subtype"])
     assert list(asked) == ["PNEUMONIA", "VIRUS", "BACTERIA"]
     assert asked["PNEUMONIA"][0] == pytest.approx([0.8, 0.3])
     assert asked["PNEUMONIA"][1].tolist() == [True, False]
-    assert list(positives(said[:, :2], np.array([1, 0]), TASKS["pneumonia"])) == ["PNEUMONIA"]
+    assert list(one_vs_rest(said[:, :2], np.array([1, 0]), TASKS["pneumonia"])) == ["PNEUMONIA"]
 
 
 def test_the_risk_at_a_coverage_is_the_share_of_wrong_among_the_surest():
     said = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     label = np.array([0, 1, 0, 1])
-    coverage, risk = risk_by_coverage(said, label)
+    coverage, risk = risk_coverage_curve(said, label)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    found = abstention(said, label, np.arange(4).astype(object))
+    found = selective_prediction(said, label, np.arange(4).astype(object))
     assert found["aurc"] == pytest.approx(np.mean(risk))
     assert [point["risk"]["value"] for point in found["points"] if point["asked"] in (1.0, 0.5)] == [0.5, 0.5]
 
@@ -108,4 +114,4 @@ def test_the_risk_at_a_coverage_is_the_share_of_wrong_among_the_surest():
 def test_equal_confidences_are_answered_together_whatever_their_order():
     said = np.array([[0.8, 0.2]] * 4)
     for label in ([0, 0, 1, 1], [1, 1, 0, 0]):
-        assert risk_by_coverage(said, np.array(label))[1] == pytest.approx([0.5] * 4)
+        assert risk_coverage_curve(said, np.array(label))[1] == pytest.approx([0.5] * 4)

@@ -8,9 +8,14 @@ import torch
 from sklearn import metrics as sk
 
 from pneumonia.metrics.bootstrap import bootstrap_intervals
-from pneumonia.metrics.calibration import calibration
-from pneumonia.metrics.classification import LEAST_PROBABILITY, confusion_counts, nullable, weighted_metrics
-from pneumonia.metrics.epoch_metrics import collection, cross_entropy, summary, summary_of
+from pneumonia.metrics.calibration import MIN_PROBABILITY, calibration_metrics
+from pneumonia.metrics.classification import confusion_matrix, nan_to_none, weighted_metrics
+from pneumonia.metrics.epoch_metrics import (
+    build_epoch_metrics,
+    compute_epoch_metrics,
+    cross_entropy,
+    metrics_of_predictions,
+)
 from pneumonia.tasks import TASKS
 
 
@@ -52,24 +57,26 @@ def _reference(probability, label, task):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_metric_equals_scikit_learns(task):
     probability, label = _draw(task)
-    ours = summary_of(torch.from_numpy(probability), torch.from_numpy(label), TASKS[task])
+    ours = metrics_of_predictions(torch.from_numpy(probability), torch.from_numpy(label), TASKS[task])
     assert ours == pytest.approx(_reference(probability, label, task), abs=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_metrics_over_batches_equal_metrics_at_once(task):
     probability, label = map(torch.from_numpy, _draw(task))
-    metrics = collection(TASKS[task])
+    metrics = build_epoch_metrics(TASKS[task])
     for start in range(0, len(label), 37):
         metrics.update(probability[start : start + 37], label[start : start + 37])
-    whole = summary_of(probability, label, TASKS[task])
-    assert summary(metrics, TASKS[task]) == pytest.approx({k: v for k, v in whole.items() if k != "loss"})
+    whole = metrics_of_predictions(probability, label, TASKS[task])
+    assert compute_epoch_metrics(metrics, TASKS[task]) == pytest.approx({k: v for k, v in whole.items() if k != "loss"})
 
 
 def test_what_is_undefined_is_null_and_never_zero():
     probability, label = _draw("subtype")
     keep = label != 1
-    values = nullable(summary_of(torch.from_numpy(probability[keep]), torch.from_numpy(label[keep]), TASKS["subtype"]))
+    values = nan_to_none(
+        metrics_of_predictions(torch.from_numpy(probability[keep]), torch.from_numpy(label[keep]), TASKS["subtype"])
+    )
     assert {name for name, value in values.items() if value is None} == {
         "f1_macro",
         "recall_macro",
@@ -77,8 +84,10 @@ def test_what_is_undefined_is_null_and_never_zero():
         "recall_virus",
     }
     probability, label = _draw("pneumonia")
-    values = nullable(
-        summary_of(torch.from_numpy(probability[label == 1]), torch.from_numpy(label[label == 1]), TASKS["pneumonia"])
+    values = nan_to_none(
+        metrics_of_predictions(
+            torch.from_numpy(probability[label == 1]), torch.from_numpy(label[label == 1]), TASKS["pneumonia"]
+        )
     )
     assert {name for name, value in values.items() if value is None} >= {"fpr", "specificity", "auroc"}
     assert values["fnr"] is not None
@@ -86,7 +95,7 @@ def test_what_is_undefined_is_null_and_never_zero():
 
 def test_the_precision_of_a_class_that_is_never_predicted_is_undefined():
     sure = torch.eye(3)[torch.tensor([0, 0, 2])]
-    values = nullable(summary_of(sure, torch.tensor([0, 1, 2]), TASKS["subtype"]))
+    values = nan_to_none(metrics_of_predictions(sure, torch.tensor([0, 1, 2]), TASKS["subtype"]))
     assert values["precision_virus"] is None
     assert values["recall_virus"] == 0
     assert values["precision_normal"] == 0.5
@@ -95,7 +104,7 @@ def test_the_precision_of_a_class_that_is_never_predicted_is_undefined():
 def test_confusion_counts_are_scikit_learns():
     probability, label = _draw("subtype")
     predicted = probability.argmax(axis=1)
-    assert (confusion_counts(predicted, label, 3) == sk.confusion_matrix(label, predicted)).all()
+    assert (confusion_matrix(predicted, label, 3) == sk.confusion_matrix(label, predicted)).all()
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -139,7 +148,7 @@ def test_an_accuracy_interval_is_near_the_closed_form():
 def test_calibration_by_hand_and_brier_as_scikit_learn():
     probability = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.6, 0.4]])
     label = np.array([0, 1, 1, 0])
-    found = calibration(probability, label)
+    found = calibration_metrics(probability, label)
     assert found["ece"] == pytest.approx((abs(0.9 - 0.5) * 2 + abs(0.7 - 1) + abs(0.6 - 1)) / 4)
     assert found["brier"] == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]))
 
@@ -152,11 +161,11 @@ def test_loss_of_logits_is_the_loss_of_their_probabilities(scale):
     target = torch.from_numpy(label)
     loss = float(cross_entropy(logits, target))
     exact = torch.nn.functional.cross_entropy(logits.double(), target, reduction="none").numpy()
-    assert loss == pytest.approx(np.minimum(exact, -math.log(LEAST_PROBABILITY)).mean(), rel=1e-5)
+    assert loss == pytest.approx(np.minimum(exact, -math.log(MIN_PROBABILITY)).mean(), rel=1e-5)
     probability = logits.softmax(dim=1)
     from_table = weighted_metrics(probability.numpy().astype(float), label, np.ones((1, 200)), TASKS["subtype"])
     assert from_table["loss"][0] == pytest.approx(loss, rel=1e-5)
-    assert summary_of(probability, target, TASKS["subtype"])["loss"] == pytest.approx(loss, rel=1e-5)
+    assert metrics_of_predictions(probability, target, TASKS["subtype"])["loss"] == pytest.approx(loss, rel=1e-5)
     if scale <= 30:  # no probability is below the bound
         assert loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, target)), rel=1e-6)
     if scale <= 10:  # scikit-learn bounds them at 2.2e-16

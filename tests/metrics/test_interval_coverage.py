@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from simulated_predictions import world
 
-from pneumonia.metrics.bootstrap import OF_ANSWERS, bootstrap_intervals, compare, differing_patients, sampled
-from pneumonia.metrics.classification import weighted_metrics
+from pneumonia.metrics.bootstrap import bootstrap_intervals, differing_patients, paired_difference, resampled_metrics
+from pneumonia.metrics.classification import metrics_of, weighted_metrics
 from pneumonia.metrics.significance import holm
 from pneumonia.tasks import TASKS
 
@@ -34,12 +34,14 @@ def test_three_equal_models_are_called_different_in_at_most_5_of_100_worlds():
     false_claims = dict.fromkeys(("f1_macro", "accuracy", "auroc"), 0)
     for seed in range(WORLDS):
         told, label, patient = world(300, rng, models=3)
-        found = [sampled([one], label, patient, TASK, seed) for one in told]
+        found = [resampled_metrics([one], label, patient, TASK, seed) for one in told]
         duels = ((0, 1), (0, 2), (1, 2))
         apart = [differing_patients([told[i]], [told[j]], patient) for i, j in duels]
         for metric in false_claims:
             p = [
-                compare(found[i][metric], found[j][metric], None if metric in OF_ANSWERS else known).p
+                paired_difference(
+                    found[i][metric], found[j][metric], known if metrics_of(TASK)[metric].compute else None
+                ).p
                 for (i, j), known in zip(duels, apart, strict=True)
             ]
             false_claims[metric] += min(holm(p)) < 0.05

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binomtest, ttest_1samp
 from sklearn.metrics import roc_auc_score
 
-from pneumonia.metrics.significance import delong, folds_difference, folds_estimate, holm, mcnemar
+from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
 
 
 def test_mcnemar_is_the_binomial_test_of_the_images_that_only_one_tells_right():
@@ -87,22 +87,22 @@ def test_holm_by_hand():
 
 def test_the_folds_test_without_overlap_is_the_t_test_and_with_it_is_wider_by_nadeau_and_bengio():
     gaps = [0.02, 0.05, 0.01, 0.04, 0.03]
-    plain = folds_difference(gaps, train=1, test=0)
+    plain = difference_over_folds(gaps, train=1, test=0)
     theirs = ttest_1samp(gaps, 0)
     assert plain.p == pytest.approx(theirs.pvalue)
     assert (plain.low, plain.high) == pytest.approx(tuple(theirs.confidence_interval()))
-    folds = folds_difference(gaps, train=80, test=20)
+    folds = difference_over_folds(gaps, train=80, test=20)
     assert (folds.high - folds.low) / (plain.high - plain.low) == pytest.approx(np.sqrt((1 / 5 + 1 / 4) / (1 / 5)))
     assert folds.p > plain.p
-    assert np.isnan(folds_difference([0.1], 80, 20).p)
-    assert folds_difference([0, 0, 0], 80, 20).p == 1
+    assert np.isnan(difference_over_folds([0.1], 80, 20).p)
+    assert difference_over_folds([0, 0, 0], 80, 20).p == 1
 
 
 def test_the_interval_over_folds_stays_within_what_a_metric_can_be_and_is_near_students_in_the_middle():
-    value, low, high = folds_estimate([0.2, 0.6], 80, 20, "f1_macro")
+    value, low, high = estimate_over_folds([0.2, 0.6], 80, 20, "f1_macro")
     assert value == pytest.approx(0.4)
     assert 0 < low < value < high < 1
-    near = folds_estimate([0.50, 0.51, 0.49, 0.505], 80, 20, "f1_macro")
-    plain = folds_difference([0.50, 0.51, 0.49, 0.505], 80, 20)
+    near = estimate_over_folds([0.50, 0.51, 0.49, 0.505], 80, 20, "f1_macro")
+    plain = difference_over_folds([0.50, 0.51, 0.49, 0.505], 80, 20)
     assert near[1:] == pytest.approx((plain.low, plain.high), abs=1e-4)
-    assert np.isnan(folds_estimate([0.5], 80, 20, "accuracy")[1:]).all()
+    assert np.isnan(estimate_over_folds([0.5], 80, 20, "accuracy")[1:]).all()

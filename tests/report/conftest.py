@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from simulated_predictions import world
 
 from pneumonia.evaluation.evaluate_predictions import assess
-from pneumonia.metrics.classification import PREFIX, by_probability, weighted_metrics
+from pneumonia.metrics.classification import weighted_metrics
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
 from pneumonia.runs.ensembles import described, ensemble_folder, mean_of
 from pneumonia.runs.folder import OWN, RunFolder, evaluation_identity, versions
 from pneumonia.system.files import digest, write_json
@@ -25,12 +26,12 @@ def table_of(told: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str
     """A table of predictions."""
     classes = TASKS[task].classes
     probability = told.astype(np.float32)
-    columns = {f"{PREFIX}{name}": probability[:, k] for k, name in enumerate(classes)}
+    columns = {f"{PROBABILITY_PREFIX}{name}": probability[:, k] for k, name in enumerate(classes)}
     about = {
         "image_id": [f"{prefix}{number:05d}" for number in range(len(label))],
         "patient_id": [f"{prefix}-{name}" for name in patient],
         "label": np.array(classes)[label],
-        "predicted": by_probability(probability, classes),
+        "predicted": predicted_classes(probability, classes),
     }
     return pd.DataFrame(about | columns)
 
@@ -129,7 +130,7 @@ def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
 
 
 def _metrics(table: pd.DataFrame, task: Any) -> dict[str, float | None]:
-    told = table[[f"{PREFIX}{name}" for name in task.classes]].to_numpy(float)
+    told = table[[f"{PROBABILITY_PREFIX}{name}" for name in task.classes]].to_numpy(float)
     label = table["label"].map({name: k for k, name in enumerate(task.classes)}).to_numpy()
     values = weighted_metrics(told, label, np.ones((1, len(label))), task)
     return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in values.items()}

@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pneumonia.data.duplicates import Groups
 from pneumonia.errors import some
-from pneumonia.metrics.bootstrap import BLOCK, share_bounds
+from pneumonia.metrics.bootstrap import BLOCK_SIZE, wilson_interval
 from pneumonia.metrics.classification import weighted_auroc
 from pneumonia.system.console import track
 from pneumonia.system.parallel import available_cores
@@ -224,7 +224,7 @@ def scored(codes: NDArray[np.int64], probability: Features, group: Groups, class
     confusion = (times @ cell).reshape(-1, kinds, kinds)
     right, truth = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)
     wanted = range(1, 2) if kinds == 2 else range(kinds)  # of two classes, the one's area is the other's
-    blocks = np.array_split(times, -(-times.shape[0] * len(codes) // BLOCK))
+    blocks = np.array_split(times, -(-times.shape[0] * len(codes) // BLOCK_SIZE))
 
     def area(k: int, rows: NDArray[np.int64]) -> Features:
         return weighted_auroc(probability[:, k], codes == k, rows[:, cluster].astype(np.float64))
@@ -237,7 +237,7 @@ def scored(codes: NDArray[np.int64], probability: Features, group: Groups, class
     absent = [name for number, name in enumerate(classes) if not (codes == number).any()]
     score: Score = {"reason": f"there is no image of {some(absent)}" if absent else None, "n": len(codes)}
     hits = np.bincount(cluster, weights=codes == probability.argmax(axis=1)).astype(np.float64)
-    score["accuracy"], score["low"], score["high"] = share_bounds(hits, np.bincount(cluster))
+    score["accuracy"], score["low"], score["high"] = wilson_interval(hits, np.bincount(cluster))
     for name, resampled in values.items():
         score[name], score[f"{name}_low"], score[f"{name}_high"] = _bounded(resampled)
     score["largest_class"] = float(np.bincount(codes).max() / len(codes))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pneumonia.metrics.classification import PREFIX
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ def curves(predictions: Path, classes: list[str], samples: Samples | None = None
     import wandb
 
     table = pd.read_parquet(predictions)
-    probability = table[[f"{PREFIX}{name}" for name in classes]].to_numpy(dtype=np.float64)
+    probability = table[[f"{PROBABILITY_PREFIX}{name}" for name in classes]].to_numpy(dtype=np.float64)
     number = {name: index for index, name in enumerate(classes)}
     truth = np.array(table["label"].map(number), dtype=np.int64)
     said = probability.argmax(axis=1)
