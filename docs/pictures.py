@@ -1,6 +1,6 @@
-"""Draws the pictures of the README and the docs.
+"""Draw the pictures of the README and the docs.
 
-.venv/bin/python docs/pictures.py phantoms|activations
+.venv/bin/python docs/pictures.py phantoms|activations|architecture
 .venv/bin/python docs/pictures.py training RUN
 .venv/bin/python docs/pictures.py weights RUN     a few of the pictures that a perceptron's run keeps, side by side
 """
@@ -22,7 +22,7 @@ from pneumonia.models.components.activations import ACTIVATIONS
 from pneumonia.tasks import LABELS
 
 COLUMNS = 6
-INK = {"train": "#0072B2", "val": "#D55E00"}  # Okabe and Ito: told apart by colour-blind readers
+INK = {"train": "#0072B2", "val": "#D55E00"}  # Okabe and Ito: distinguishable with colour blindness
 
 
 def phantoms(path: Path) -> None:
@@ -89,12 +89,55 @@ def weights(run: Path, path: Path) -> None:
     sheet.save(path)
 
 
+def architecture(path: Path) -> None:
+    """The packages in the order of the data flow, and the files between them."""
+    upper = ("storage", "data", "models", "training", "evaluation", "report")
+    between = ("folder", "manifest, split,\ncache", "classifier", "run folder", "evaluation/*.json")
+    figure, axis = plt.subplots(figsize=(12, 3.9))
+    axis.set(xlim=(0, 24), ylim=(0, 7.6))
+    axis.axis("off")
+
+    def box(x: float, y: float, text: str, colour: str = "#E8F1F8") -> None:
+        style = {"boxstyle": "round,pad=0.45", "facecolor": colour, "edgecolor": "#33576F"}
+        axis.text(x, y, text, ha="center", va="center", fontsize=10.5, family="monospace", bbox=style)
+
+    def arrow(start: tuple[float, float], end: tuple[float, float], text: str = "", above: float = 0.3) -> None:
+        axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#33576F", "lw": 1.2})
+        axis.text(
+            (start[0] + end[0]) / 2, start[1] + above, text, ha="center", va="bottom", fontsize=8, color="#444444"
+        )
+
+    places = [1.5 + 4.2 * number for number in range(len(upper))]
+    for number, name in enumerate(upper):
+        box(places[number], 5.2, name)
+        if number:
+            arrow((places[number - 1] + 1.25, 5.2), (places[number] - 1.25, 5.2), between[number - 1], 0.55)
+    box(places[3], 2.7, "export")
+    box(places[4], 2.7, "serving")
+    box(places[5], 2.7, "sweep")
+    arrow((places[3], 4.8), (places[3], 3.1))
+    arrow((places[3] + 1.1, 2.7), (places[4] - 1.2, 2.7), "bundle")
+    axis.text(places[5], 3.35, "many runs from one file", ha="center", fontsize=8, color="#444444")
+    for number, name in enumerate(("config", "system", "metrics", "runs")):
+        box(places[number], 0.7, name, "#F4F4F4")
+    axis.text(places[4], 0.7, "used by all of the above", ha="left", va="center", fontsize=9, color="#444444")
+    box(places[1], 2.7, "cli", "#FBF3E4")
+    axis.text(places[1], 3.35, "one thin file a verb, over all packages", ha="center", fontsize=8, color="#444444")
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None}, bbox_inches="tight")
+
+
 def _wrapped(text: str, width: int = 34) -> str:
     return "\n".join(textwrap.wrap(text, width))
 
 
 if __name__ == "__main__":
     images = Path(__file__).parent / "images"
-    draws = {"phantoms": phantoms, "activations": activations, "training": curves, "weights": weights}
+    draws = {
+        "phantoms": phantoms,
+        "activations": activations,
+        "architecture": architecture,
+        "training": curves,
+        "weights": weights,
+    }
     kind, *runs = sys.argv[1:]
     draws[kind](*map(Path, runs), images / f"{kind}.png")
