@@ -1,9 +1,10 @@
-"""`pneumonia sweep NAME`: every job of sweeps/NAME.yaml. Finished jobs are recognised, cut ones go on."""
+"""`pneumonia sweep NAME`: run every job of sweeps/NAME.yaml; rerun it to resume."""
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.cli import wants_help
+from pneumonia.cli import key_values, wants_help
 from pneumonia.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -13,22 +14,23 @@ HELP = """
 usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES]
        pneumonia sweep NAME status [runs_dir=runs] [name=NAME]
 
-Every job of sweeps/NAME.yaml, into runs/NAME. First the plan, then two batches of each distinct configuration, then the work
-under one table; each failure is shown at once, the others go on. Run it again: finished jobs are recognised, cut ones go on.
-Exit code 1 where a job is not done. `status` shows the table from another terminal; runs/NAME/results.csv is kept current.
+Run every job of sweeps/NAME.yaml, into runs/NAME: print the plan, try two batches of each distinct configuration, run the jobs
+under a progress table. A failure is shown at once; the other jobs run. Safe to interrupt: rerun the command to skip finished
+jobs and resume interrupted ones. Exit code 1 if a job is not finished. `status` prints the table from another terminal;
+runs/NAME/results.csv is kept current.
 
-OVERRIDES are those of `pneumonia train`; one with several values is swept over too (seed=0,1,2), one of a key that the sweep
-has takes the place of its values (optimizer=sgd,adam). experiment=... puts the sweep on other settings. And:
+OVERRIDES are those of `pneumonia train`. One with several values is swept over too (seed=0,1,2); one of a swept key replaces
+its values (optimizer=sgd,adam); experiment=... changes the settings of all jobs. And:
 
-  search.trials=30    lets Optuna choose from ranges: optimizer.lr=tag(log,interval(1e-4,1e-1)); see docs/sweeps.md
+  search.trials=30    search ranges with Optuna: optimizer.lr=tag(log,interval(1e-4,1e-1)); see docs/sweeps.md
   launcher=local      one job after the other in one process (the default)
   launcher=parallel   several at once on this machine: launcher.n_jobs=2  launcher.gpus=[0,1]
-  launcher=slurm      tasks of SLURM: launcher.partition=gpu  launcher.gpus_per_job=1  launcher.mem_gb=16
-  launcher=ray        tasks of Ray: launcher.address=auto
-  backup.place=CONTAINER/PREFIX   keeps a copy in Blob Storage, from which another machine goes on
-  launcher.timeout_min=60   breaks a job off; its finished epochs are kept
-  fail_fast=true      stops at the first failure
-  rehearse=false      leaves the two batches out
+  launcher=slurm      SLURM tasks: launcher.partition=gpu  launcher.gpus_per_job=1  launcher.mem_gb=16
+  launcher=ray        Ray tasks: launcher.address=auto
+  backup.place=CONTAINER/PREFIX   keep a copy in Blob Storage, from which another machine can resume
+  launcher.timeout_min=60   stop a job after an hour; its finished epochs are kept
+  fail_fast=true      stop at the first failure
+  rehearse=false      skip the two batches
 
 Sweeps:
 {sweeps}
@@ -39,10 +41,10 @@ Example:
 
 
 def run(arguments: list[str]) -> int:
-    """Does what is missing of the named sweep, or shows how far it is.
+    """Run the unfinished jobs of a sweep, or print its status.
 
     Raises:
-        PneumoniaError: With the name of what is wrong, before any job has run.
+        PneumoniaError: Bad input, before any job has run.
     """
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
@@ -51,32 +53,32 @@ def run(arguments: list[str]) -> int:
     from pneumonia.sweep.plan import make_plan, open_search
     from pneumonia.sweep.sweep_files import sweep_names
 
-    name, words = arguments[0].removeprefix("sweep="), arguments[1:]
+    name, overrides = arguments[0].removeprefix("sweep="), arguments[1:]
     if name.startswith("-"):
-        refuse_option(name, words, "sweep")
+        refuse_option(name, overrides, "sweep")
     if "=" in name:
-        names = sweep_names()
-        raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {', '.join(names)}.")
-    for number, word in enumerate(words):
-        if word.startswith("-"):
-            refuse_option(word, words[number + 1 :], "sweep")
-        if word != "status" and "=" not in word and not word.startswith("~"):
+        names = ", ".join(sweep_names())
+        raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME {name} ...`, with one of {names}.")
+    for number, override in enumerate(overrides):
+        if override.startswith("-"):
+            refuse_option(override, overrides[number + 1 :], "sweep")
+        if override != "status" and "=" not in override and not override.startswith("~"):
             raise ConfigError(
-                f"{word} is not understood: after the name of a sweep come overrides, key=value, or status."
-                f"{nearest(word, ['status'])}"
+                f"{override} is neither an override (key=value) nor status, which may follow the name of a sweep."
+                f"{nearest(override, ['status'])}"
             )
-    if "status" in words:
-        return _status(name, [word for word in words if word != "status"])
-    with explained(), open_search(name, words) as wanted:
-        if wanted is not None:
-            return _search(wanted, name)
-        plan = make_plan(name, words)
-    from pneumonia.sweep.run_sweep import conduct
+    if "status" in overrides:
+        return _status(name, [override for override in overrides if override != "status"])
+    with explained(), open_search(name, overrides) as found:
+        if found is not None:
+            return _search(found, name)
+        plan = make_plan(name, overrides)
+    from pneumonia.sweep.run_sweep import run_sweep
 
-    return conduct(plan)
+    return run_sweep(plan)
 
 
-def _search(wanted: "Search", name: str) -> int:
+def _search(plan: "Search", name: str) -> int:
     from pneumonia.sweep.run_sweep import interruptible
     from pneumonia.system.console import announce_loading
 
@@ -91,44 +93,35 @@ def _search(wanted: "Search", name: str) -> int:
     from pneumonia.sweep.sweep_files import find_sweep
     from pneumonia.training.loggers.wandb_account import without_run_id
 
-    def again(job: "Job") -> str:
+    def command_of(job: "Job") -> str:
         if words_of(job.config) is not None:
             return commands_of([job.config])[0]
-        path = find_sweep(name)  # a family of one's own, which only the folder of the sweep file has
-        words = [*wanted.lines, *(f"{key}={value}" for key, value in job.differs.items())]
-        where = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
-        return shlex.join(["pneumonia", "train", *where, *words])
+        path = find_sweep(name)  # a model of one's own, which only the folder of the sweep file has
+        overrides = [*plan.overrides, *(f"{key}={value}" for key, value in job.differs.items())]
+        options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
+        return shlex.join(["pneumonia", "train", *options, *overrides])
 
-    backup = backed_up(wanted.folder, wanted.common["backup"], wanted.folder.name)
-    with interruptible(wanted.folder), backup, without_run_id("a search"):
-        return search(wanted, again)
+    backup = backed_up(plan.folder, plan.common["backup"], plan.folder.name)
+    with interruptible(plan.folder), backup, without_run_id("a search"):
+        return search(plan, command_of)
 
 
-def _status(name: str, words: list[str]) -> int:
-    from pathlib import Path
-
-    from pneumonia.cli import key_values
-    from pneumonia.sweep.run_sweep import show_status
+def _status(name: str, options: list[str]) -> int:
+    from pneumonia.sweep.run_sweep import print_status
     from pneumonia.sweep.sweep_files import find_sweep
 
-    said = key_values(words, ("runs_dir", "name"))
-    folder = Path(said.get("runs_dir", "runs")) / said.get("name", Path(name).stem)
+    given = key_values(options, ("runs_dir", "name"))
+    folder = Path(given.get("runs_dir", "runs")) / given.get("name", Path(name).stem)
     if not folder.is_dir():
         find_sweep(name)
-    show_status(folder)
+    print_status(folder)
     return 0
 
 
 def _help(arguments: list[str]) -> int:
-    from pathlib import Path
+    from pneumonia.sweep.sweep_files import find_sweep, question, sweep_names
 
-    package = Path(__file__).resolve().parent.parent
-    folder = package / "sweeps" if (package / "sweeps").is_dir() else package.parent / "sweeps"
-    lines = []
-    for path in sorted(folder.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        lines.append(f"  {path.stem:<24} {first.partition('   ')[0]}")
-    text = HELP.format(sweeps="\n".join(lines))
+    text = HELP.format(sweeps="\n".join(f"  {name:<24} {question(find_sweep(name))}" for name in sweep_names()))
     if not arguments:
         print(text.strip())
         return 2

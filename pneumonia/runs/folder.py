@@ -286,7 +286,7 @@ def label_of(folder: RunFolder) -> str:
 
 
 def how_broken(folder: RunFolder) -> str:
-    """How the job of a sweep that trained a run broke, as :class:`pneumonia.sweep.state.Ledger` notes it; else nothing."""
+    """How the job of a sweep that trained a run broke, as :class:`pneumonia.sweep.state.SweepState` notes it; else nothing."""
     job = _job_of(folder)
     return str(read_json(folder.path.parent / "jobs" / f"{job['key']}.broken.json").get("state", "")) if job else ""
 

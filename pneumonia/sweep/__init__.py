@@ -1,1 +1,1 @@
-"""Sweeps: many runs from one question, each done once, whatever is killed on the way."""
+"""Sweeps: plan many runs, run each once with any launcher, and resume after an interruption."""

@@ -1,4 +1,4 @@
-"""From a sweep file and overrides to the jobs, each with its whole checked config; imports neither torch nor pandas."""
+"""Plan a sweep: a sweep file and overrides to jobs, each with a checked config. Imports neither torch nor pandas."""
 
 import copy
 import itertools
@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pneumonia.config.schema import TrainConfig, conf_dir, identity, resolved
 from pneumonia.config.validation import check, check_root
 from pneumonia.errors import ConfigError
-from pneumonia.sweep.sweep_files import OF_THE_SWEEP, chosen_files, find_sweep, names_its_folder, question, swept_keys
+from pneumonia.sweep.sweep_files import SHARED_KEYS, chosen_files, find_sweep, question, sets_name, swept_keys
 from pneumonia.system.files import digest
 
-MOST_JOBS = 10_000
+MAX_JOBS = 10_000
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,9 @@ class Job:
     """One training run of a sweep.
 
     Attributes:
-        key: Twelve hexadecimal digits of all in the config that can change the result, and of where the data are.
-        differs: What tells the job from the others, key and value.
-        config: Resolved and checked.
+        key: Hash (12 hexadecimal digits) of everything in the config that can change the result, and of the data's place.
+        differs: Keys and values in which the jobs of the sweep differ.
+        config: Resolved and checked config.
     """
 
     key: str
@@ -41,7 +41,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """``optimizer=sgd seed=0``."""
+        """Name the job by its differences: ``optimizer=sgd seed=0``."""
         return " ".join(f"{key}={value}" for key, value in self.differs.items())
 
 
@@ -50,9 +50,10 @@ class Plan:
     """All jobs of a sweep, in order.
 
     Attributes:
-        name: Of the sweep file.
-        question: Its first line.
-        axes: The values that are swept over, by key.
+        name: Name of the sweep file.
+        question: First line of the sweep file.
+        axes: Swept values by key.
+        jobs: One job for each combination of them.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Plan:
 
     @property
     def common(self) -> dict[str, Any]:
-        """The config that all jobs share where it matters to the sweep: folders, launcher, what to do on failure."""
+        """Config of the first job, for the keys that all jobs share (:data:`pneumonia.sweep.sweep_files.SHARED_KEYS`)."""
         return self.jobs[0].config
 
     @property
@@ -72,21 +73,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Search:
-    """A sweep over ranges, whose jobs are not known before.
+    """A sweep over ranges, whose jobs Optuna proposes.
 
     Attributes:
-        question: Its first line.
-        swept: The overrides with several values or ranges.
-        base: The words that all trials share, as ``pneumonia train`` would take them.
-        lines: The overrides of the call that all trials share.
-        common: The config but for what is searched.
-        job: From what differs to a checked job.
+        question: First line of the sweep file.
+        swept: Overrides with several values or ranges.
+        base: Overrides that all trials share, those of the sweep file included.
+        overrides: Overrides of the call that all trials share.
+        common: Config without what is searched.
+        job: Composes and checks the job of some differences.
     """
 
     question: str
     swept: list[Override]
     base: list[str]
-    lines: list[str]
+    overrides: list[str]
     common: dict[str, Any]
     job: Callable[[dict[str, str]], Job]
 
@@ -96,13 +97,13 @@ class Search:
 
 
 @contextmanager
-def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
-    """A search, where the file is one (it says ``search.trials``); else nothing.
+def open_search(name: str, overrides: Sequence[str]) -> Iterator[Search | None]:
+    """Open a search, if the sweep sets ``search.trials``; else yield ``None``.
 
     Raises:
-        ConfigError: Unknown words, or values that no trial can take.
+        ConfigError: Unknown overrides, or values out of range.
     """
-    path, asked, fixed = _read(name, words)
+    path, asked, fixed = _read(name, overrides)
     swept = [override for override in asked if override.is_sweep_override()]
     lines = [*fixed, *(str(override.input_line) for override in asked if not override.is_sweep_override())]
     with _composer(path, lines) as config_of:
@@ -121,73 +122,73 @@ def open_search(name: str, words: Sequence[str]) -> Iterator[Search | None]:
         yield Search(question(path), swept, [*chosen, *kept], lines, common, job)
 
 
-def make_plan(name: str, words: Sequence[str]) -> Plan:
-    """Composes and checks every job of a sweep.
+def make_plan(name: str, overrides: Sequence[str]) -> Plan:
+    """Compose and check every job of a sweep.
 
     Args:
-        name: Of a file in ``sweeps``, or the path of one's own.
-        words: Overrides. One with several values (``seed=0,1,2``) is swept over too; one of a key that the file sweeps over
-            takes the place of the file's values.
+        name: Name of a packaged sweep, or path of another sweep file.
+        overrides: Overrides. One with several values (``seed=0,1,2``) is swept over too; one of a key that the file sweeps
+            over replaces the file's values.
 
     Raises:
-        ConfigError: Unknown words, values that a job can not take, a sweep over sweeps; before any job has run.
+        ConfigError: Unknown overrides, values out of range, a sweep over sweeps; before any job has run.
     """
-    path, swept, fixed = _read(name, words)
+    path, swept, fixed = _read(name, overrides)
     axes = {override.get_key_element().lstrip("+"): _values(override) for override in swept}
     count = 1
     for values in axes.values():
         count *= len(values)
-    if count > MOST_JOBS:
-        raise ConfigError(f"These are {count} jobs, and a sweep may have {MOST_JOBS}. Ask for fewer values.")
+    if count > MAX_JOBS:
+        raise ConfigError(f"The sweep has {count} jobs, and at most {MAX_JOBS} are allowed. Sweep over fewer values.")
     jobs: list[Job] = []
     with _composer(path, fixed) as config_of:
         for chosen in itertools.product(*axes.values()):
             differs = dict(zip(axes, chosen, strict=True))
             config = config_of(differs)
             jobs.append(Job(job_key(config), differs, config))
-    _refuse_twins(jobs)
+    _check_distinct(jobs)
     for root in {job.config["data"]["root"] for job in jobs} - {None}:
         check_root(Path(root).expanduser())
     return Plan(path.stem, question(path), axes, jobs)
 
 
-def _read(name: str, words: Sequence[str]) -> tuple[Path, list[Override], list[str]]:
-    """The file of a sweep, what its jobs may differ in, and the other overrides as they were written.
+def _read(name: str, overrides: Sequence[str]) -> tuple[Path, list[Override], list[str]]:
+    """Return the sweep file, the overrides that are swept over, and the other overrides as text.
 
-    A key that the file sweeps over keeps its place among the others when an override gives it other values, or a single one.
+    A key that the file sweeps over keeps its position when an override gives it other values, or a single one.
     """
     path = find_sweep(name)
     of_file = _without_globs(_parse(map(_line, swept_keys(path).items())), path)
     swept = {override.get_key_element(): override for override in of_file}
     fixed = []
-    for override in _without_globs(_parse(words), path):
-        key, said = override.get_key_element().lstrip("+"), str(override.input_line)
+    for override in _without_globs(_parse(overrides), path):
+        key, text = override.get_key_element().lstrip("+"), str(override.input_line)
         if key.lstrip("~").startswith("hydra"):
-            raise ConfigError(f"{said}: a sweep has no key of Hydra's own. Say launcher=... for where it runs.")
+            raise ConfigError(f"{text}: a sweep has no keys of Hydra. Set launcher=... to choose where it runs.")
         if override.is_delete() and key.lstrip("~") in swept:
-            del swept[key.lstrip("~")]  # the sweep leaves it as it is
+            del swept[key.lstrip("~")]
         elif override.is_delete():
-            fixed.append(said)
+            fixed.append(text)
         elif key in swept or override.is_sweep_override():
             swept[key] = override
         else:
-            fixed.append(said)
+            fixed.append(text)
     for key, override in swept.items():
-        if key.partition(".")[0] in OF_THE_SWEEP:
+        if key.partition(".")[0] in SHARED_KEYS:
             raise ConfigError(
                 f"{override.input_line}: all jobs of a sweep share {key.partition('.')[0]}, so it takes one value. "
-                "Call the sweep once for each."
+                "Run a sweep for each."
             )
-    if not names_its_folder(path) and not any(word.startswith("name=") for word in fixed):
+    if not sets_name(path) and not any(word.startswith("name=") for word in fixed):
         fixed.append(f"name={path.stem}")
     return path, list(swept.values()), fixed
 
 
 def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Override]:
-    """Overrides with the names of files in place of ``glob(...)``.
+    """Replace ``glob(...)`` by the names of files.
 
     Raises:
-        ConfigError: No file has such a name.
+        ConfigError: No file matches.
     """
     for override in overrides:
         value: object = override.value()
@@ -199,7 +200,7 @@ def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Overri
         names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
         found = value.filter(names)
         if not found:
-            there = f"there are {', '.join(names)}" if names else f"{key} is no group of files"
+            there = f"there are {', '.join(names)}" if names else f"{key} is not a config group"
             raise ConfigError(f"{override.input_line} has no value: {there}.")
         yield from _parse([f"{key}={','.join(found)}"])
 
@@ -209,25 +210,25 @@ def _line(item: tuple[str, Any]) -> str:
 
 
 def job_key(config: dict[str, Any]) -> str:
-    """Stands for a job before its data are read; a run's own id, which needs them, is found later."""
+    """Hash a job's config. The run id needs the data as well, and is known once they are read."""
     return digest([identity(config), config["data"], config["split"]["file"]])[:12]
 
 
-def _parse(words: Iterable[str]) -> list[Override]:
+def _parse(overrides: Iterable[str]) -> list[Override]:
     from hydra.core.plugins import Plugins
 
     Plugins.instance()
-    return OverridesParser.create().parse_overrides(list(words))
+    return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def _values(override: Override) -> list[str]:
-    """What an override stands for, each value as one would write it."""
+    """Return the values of an override, each as it is written in one."""
     if not override.is_sweep_override():
         return [override.get_value_element_as_str()]
     if override.is_interval_sweep():
         raise ConfigError(
-            f"{override.input_line} is a range without steps, which only a search can try. Name values with commas, or "
-            "range(low, high, step); or say search.trials=30."
+            f"{override.input_line} is a range without steps, which only a search can use. Name values with commas, or "
+            "range(low, high, step); or set search.trials=30."
         )
     values = list(override.sweep_string_iterator())
     if not values:
@@ -237,9 +238,9 @@ def _values(override: Override) -> list[str]:
 
 @contextmanager
 def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
-    """A function from what differs to a job's config.
+    """Yield a function that composes the config of some differences.
 
-    Hydra composes once for each set of chosen files, a quarter of a second each; plain values are then set as Hydra sets them.
+    Hydra composes once for each set of chosen files (0.25 s each); other values are then set as Hydra sets them.
     """
     ConfigStore.instance().store("schema", TrainConfig)
     GlobalHydra.instance().clear()
@@ -249,8 +250,8 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
     def config_of(differs: dict[str, str]) -> dict[str, Any]:
         files = tuple(f"{key}={value}" for key, value in differs.items() if key in groups)
         if files not in base:
-            words = [f"hydra.searchpath=[file://{conf_dir()},file://{own}]", *fixed, *files]
-            whole = compose(primary, words, return_hydra_config=True)
+            overrides = [f"hydra.searchpath=[file://{conf_dir()},file://{own}]", *fixed, *files]
+            whole = compose(primary, overrides, return_hydra_config=True)
             choices = {str(group): str(choice) for group, choice in whole.hydra.runtime.choices.items()}
             with open_dict(whole):
                 del whole["hydra"]
@@ -262,8 +263,8 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
         check(config, choices, [conf_dir(), path.parent])
         return resolved(config)
 
-    # Hydra takes any folder beside a config file for a group, and any file there for the one of its name in conf/. So it is
-    # shown the sweep file alone, and after conf/ the groups and the other files beside it.
+    # Hydra takes any folder beside a config file for a group, and any file there for the one of that name in conf/. So its
+    # search path has the sweep file alone, then conf/, then the groups and the other files beside the sweep file.
     packaged = {entry.stem for entry in conf_dir().glob("*.yaml")} | {"schema"}
     primary = "sweep_file" if path.stem in packaged else path.stem
     with TemporaryDirectory() as place:
@@ -278,12 +279,12 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
             yield config_of
 
 
-def _refuse_twins(jobs: list[Job]) -> None:
+def _check_distinct(jobs: list[Job]) -> None:
     seen: dict[str, Job] = {}
     for job in jobs:
         if job.key in seen:
             raise ConfigError(
-                f"{job.label} and {seen[job.key].label} are one and the same run: a value stands twice, or changes nothing. "
+                f"{job.label} and {seen[job.key].label} are the same run: a value is repeated, or changes nothing. "
                 "Leave one out."
             )
         seen[job.key] = job

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: its plan, its jobs while they run, each failure at once, the table at the end."""
+"""Show a sweep on the terminal: its plan, the running jobs, each failure at once, and the table at the end."""
 
 import sys
 import threading
@@ -12,93 +12,93 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from pneumonia.sweep.estimate import Statuses, duration, expected_s
 from pneumonia.sweep.plan import Job, Plan
-from pneumonia.sweep.state import BROKEN, Ledger, Standing
+from pneumonia.sweep.results_table import write_results
+from pneumonia.sweep.state import FAILED, FINISHED, OVER, PENDING, JobStatus, SweepState
 from pneumonia.system.files import read_json
 
-LOOK_S: Final = 1.0
-OVER: Final = ("done", "debug", "pruned")  # states that no call of the sweep changes
+POLL_S: Final = 1.0
 STYLES: Final = {
-    "done": "green",
-    "debug": "yellow",
-    "running": "cyan",
-    "failed": "red",
-    "killed": "red",
-    "out of time": "red",
-    "interrupted": "yellow",
-    "pruned": "yellow",
+    **{"done": "green", "debug": "yellow", "running": "cyan", "interrupted": "yellow", "pruned": "yellow"},
+    **dict.fromkeys(FAILED, "red"),
 }
+# Of many jobs, the live table shows the running ones first, then failures, then those that come next.
+ORDER: Final = {"running": 0, **dict.fromkeys(FAILED, 1), **dict.fromkeys(PENDING, 2), **dict.fromkeys(OVER, 3)}
+MAX_ROWS: Final = 30  # of the live table
 WIDTH: Final = 140  # of a table that goes to a file
-MOST_LINES: Final = 30  # of the live table; the jobs that matter now come first
 
 
-class Board:
-    """Reads the ledger, writes to the terminal and keeps ``results.csv`` current."""
+class ProgressTable:
+    """Show the state of a sweep and keep its ``results.csv`` current.
 
-    def __init__(self, jobs: list[Job], ledger: Ledger, kept: list[Job] | None = None, *, results: bool = True) -> None:
+    Args:
+        jobs: Jobs of this call.
+        state: State of the sweep.
+        all_jobs: All jobs in the sweep's folder, if ``jobs`` are some of them.
+        results: Write ``results.csv``.
+    """
+
+    def __init__(
+        self, jobs: list[Job], state: SweepState, all_jobs: list[Job] | None = None, *, results: bool = True
+    ) -> None:
         self.jobs = jobs
-        self.kept = kept  # all jobs of the sweep, where ``jobs`` are a part of them
-        self.ledger = ledger
-        self.at_once = int(jobs[0].config["launcher"].get("n_jobs") or 1) if jobs else 1
-        self.results = results
-        terminal = sys.stderr.isatty()
-        # This one stays, while a job's own output goes to its log.
-        self.console = Console(file=sys.stderr, width=None if terminal else WIDTH)
-        self._seen: list[tuple[Job, Standing]] = []
-        self._troubles: set[str] = set()
+        self.all_jobs = all_jobs
+        self.state = state
+        self.n_parallel = int(jobs[0].config["launcher"].get("n_jobs") or 1) if jobs else 1
+        self.results = state.folder / "results.csv" if results else None
+        # A console of its own keeps writing to the terminal while stderr is redirected to a job's log.
+        self.console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else WIDTH)
+        self._written: Statuses = []
+        self._warned: set[str] = set()
         self._lock = threading.Lock()
-        self.look()
+        self.refresh()
 
-    def look(self) -> list[tuple[Job, Standing]]:
-        """How far each job is now; ``results.csv`` follows."""
+    def refresh(self) -> Statuses:
+        """Read the status of each job, and update ``results.csv``."""
         with self._lock:
-            seen = [(job, self.ledger.standing(job)) for job in self.kept or self.jobs]
-            if self.results and seen and (seen != self._seen or not self.ledger.results.exists()):
-                self._seen = seen
-                self.ledger.write_results(seen)
-            if self.kept is None:
-                return seen
-            standings = {job.key: standing for job, standing in seen}
-            return [(job, standings[job.key]) for job in self.jobs]
+            jobs = self.jobs  # a search adds to them meanwhile
+            statuses = [(job, self.state.status(job)) for job in self.all_jobs or jobs]
+            if self.results and statuses and (statuses != self._written or not self.results.exists()):
+                self._written = statuses
+                write_results(self.results, statuses)
+            by_key = {job.key: status for job, status in statuses}
+            return [(job, by_key[job.key]) for job in jobs]
 
-    def show_plan(self, plan: Plan) -> None:
-        """Which jobs there are, what is done, and how long the rest may take."""
-        seen = self.look()
-        states = Counter(standing.state for _, standing in seen)
-        self._say(f"[bold]{escape(plan.question)}[/]")
+    def print_plan(self, plan: Plan) -> None:
+        """Print the swept values, how many jobs are finished, and how long the others may take."""
+        statuses = self.refresh()
+        states: Counter[str] = Counter(status.state for _, status in statuses)
+        self._print(f"[bold]{escape(plan.question)}[/]")
         for key, values in plan.axes.items():
-            self._say(f"  {escape(key)}: {escape(', '.join(values))}")
-        known = ", ".join(
-            f"{states[state]} {state}"
-            for state in ("done", "debug", "interrupted", *BROKEN, "running")
-            if states[state]
-        )
-        left = len(seen) - states["running"] - sum(states[state] for state in OVER)
-        self._say(f"{len(seen)} {_plural('job', len(seen))}" + (f": {known}" if known else "") + f"; {left} to do")
-        seconds = expected_s(seen)
+            self._print(f"  {escape(key)}: {escape(', '.join(values))}")
+        order = (*FINISHED, "interrupted", *FAILED, "running")
+        counts = ", ".join(f"{states[state]} {state}" for state in order if states[state])
+        left = len(statuses) - states["running"] - sum(states[state] for state in OVER)
+        self._print(f"{_jobs(len(statuses))}{f': {counts}' if counts else ''}; {left} to do")
+        seconds = expected_s(statuses)
         if left and seconds is not None:
-            basis = f"{states['done']} finished {_plural('job', states['done'])}"
-            self._say(f"About {duration(seconds / self.at_once)} left, judging by {basis}")
+            basis = _jobs(states["done"], "finished job")
+            self._print(f"About {duration(seconds / self.n_parallel)} left, estimated from {basis}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Keeps the table on the screen up to date; where no one watches, one line says that a job begins."""
-        over = threading.Event()
+        """Update the table on a terminal while the block runs; elsewhere print a line for each job that starts."""
+        stop = threading.Event()
         live = Live(console=self.console, auto_refresh=False, transient=True) if self.console.is_terminal else None
 
         def watch() -> None:
-            begun: set[str] = set()
-            while not over.wait(LOOK_S):
-                seen = self.look()
+            started: set[str] = set()
+            while not stop.wait(POLL_S):
+                statuses = self.refresh()
                 if live is not None:
-                    live.update(self.running_table(seen), refresh=True)
-                for job, standing in seen:
-                    if standing.state != "running":
-                        continue
-                    self._tell_trouble(standing)
-                    if job.key not in begun and live is None:
-                        begun.add(job.key)
-                        self._say(f"begun     {escape(self._number(job))}")
+                    live.update(self.running_table(statuses), refresh=True)
+                for job, status in statuses:
+                    if status.state == "running":
+                        self._warn_of_tracking(status)
+                        if job.key not in started and live is None:
+                            started.add(job.key)
+                            self._print(f"started   {escape(self._title(job))}")
 
         watcher = threading.Thread(target=watch, daemon=True)
         if live is not None:
@@ -107,184 +107,146 @@ class Board:
         try:
             yield
         finally:
-            over.set()
+            stop.set()
             watcher.join()
             if live is not None:
                 live.stop()
-            self.look()
+            self.refresh()
 
-    def ended(self, job: Job) -> Standing:
-        """Says how a job ended; where it broke, with why and where its log is."""
-        standing = self.ledger.standing(job)
-        self._tell_trouble(standing)
-        number = self._number(job)
-        if standing.state in BROKEN:
-            self._say(f"[bold red]{standing.state}[/]  {escape(number)}")
-            details = self.ledger.details(job)
-            for line in (details or standing.reason).rstrip().splitlines():
-                self._say(f"    {escape(line)}")
-            self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
-        elif standing.state == "pruned":
-            self._say(f"[yellow]pruned[/]    {escape(number)}  after {standing.epochs} epochs")
-        elif standing.result is not None:
-            metrics, cost = standing.result["metrics"]["val"], standing.result["cost"]
-            loss, accuracy = (f"{name} {_figure(metrics.get(name))}" for name in ("loss", "accuracy"))
-            state = f"[{STYLES[standing.state]}]{standing.state}[/]".ljust(16 + len(STYLES[standing.state]))
-            self._say(f"{state}{escape(number)}  val {loss}  {accuracy}  {duration(cost['fit_s'])}")
-        return standing
+    def print_end(self, job: Job) -> JobStatus:
+        """Print how a job ended; after a failure with its traceback and log."""
+        status = self.state.status(job)
+        self._warn_of_tracking(status)
+        title = escape(self._title(job))
+        if status.state in FAILED:
+            details = self.state.failure_details(job) or status.reason
+            self._print_failure(job, status, "".join(f"\n    {escape(line)}" for line in details.rstrip().splitlines()))
+        elif status.state == "pruned":
+            self._print(f"[yellow]pruned[/]    {title}  after {status.epochs} epochs")
+        elif status.result is not None:
+            metrics, seconds = status.result["metrics"]["val"], status.result["cost"]["fit_s"]
+            values = "  ".join(f"{name} {_cell(metrics.get(name))}" for name in ("loss", "accuracy"))
+            state = f"[{STYLES[status.state]}]{status.state:<10}[/]"
+            self._print(f"{state}{title}  val {values}  {duration(seconds)}")
+        return status
 
-    def running_table(
-        self, seen: list[tuple[Job, Standing]], most: int = MOST_LINES, at_once: int | None = None
-    ) -> Table:
-        """Every job as it stands; of many, the running and the broken ones and those that come next.
+    def running_table(self, statuses: Statuses, max_rows: int = MAX_ROWS, n_parallel: int | None = None) -> Table:
+        """Build the table of a sweep at work.
 
         Args:
-            seen: The jobs.
-            most: Lines of the table.
-            at_once: How many jobs run at a time, for the estimate; 0: none, so there is no estimate; ``None``: as many as
-                the launcher runs.
+            statuses: Status of each job.
+            max_rows: Rows of the table; a caption counts the other jobs.
+            n_parallel: Jobs at once, for the estimate; 0 for no estimate, ``None`` for those of the launcher.
         """
-        figures = ("epoch", "val loss", "accuracy", "images/s", "left")
-        rows: list[list[str]] = []
-        last = dict.fromkeys(OVER, 3)
-        order = {"running": 0, **dict.fromkeys(BROKEN, 1), "interrupted": 2, "to do": 2, **last}
-        numbered = list(enumerate(seen, start=1))
-        shown = sorted(sorted(numbered, key=lambda item: order[item[1][1].state])[:most])
-        for number, (job, standing) in shown:
-            best, progress = standing.best or {}, standing.progress or {}
-            total = int(job.config["max_epochs"])
-            left = ""
-            if standing.state == "running" and progress:
-                left = duration((total - standing.epochs) * float(progress["epoch_s"]))
-            speed = progress.get("images_per_s") or (standing.result or {}).get("cost", {}).get("images_per_s")
-            shares = [
-                f"{standing.epochs}/{total}",
-                _text(best.get("val/loss")),
-                _text(best.get("val/accuracy")),
-                "" if speed is None else f"{float(speed):.0f}",
-                left,
-            ]
-            rows.append([*self._named(number, job, standing), *shares])
-        grid = self._fitting(figures, rows, ("images/s", "accuracy", "left", "epoch"))
+        numbered = list(enumerate(statuses, start=1))
+        shown = sorted(sorted(numbered, key=lambda item: ORDER[item[1][1].state])[:max_rows])
+        rows = []
+        for number, (job, status) in shown:
+            best, progress, total = status.best_row or {}, status.progress or {}, int(job.config["max_epochs"])
+            running = status.state == "running" and progress
+            speed = progress.get("images_per_s") or (status.result or {}).get("cost", {}).get("images_per_s")
+            rows.append(
+                self._first_cells(number, job, status)
+                | {"epoch": f"{status.epochs}/{total}", "images/s": _cell(speed, 0)}
+                | {"val loss": _cell(best.get("val/loss")), "accuracy": _cell(best.get("val/accuracy"))}
+                | {"left": duration((total - status.epochs) * float(progress["epoch_s"])) if running else ""}
+            )
+        columns = ("epoch", "val loss", "accuracy", "images/s", "left")
+        table = self._fitting_table(columns, rows, optional=("images/s", "accuracy", "left", "epoch"))
         notes: list[str] = []
         if len(numbered) > len(shown):
-            hidden = Counter(standing.state for number, (_, standing) in numbered if number not in dict(shown))
+            hidden = Counter(status.state for number, (_, status) in numbered if number not in dict(shown))
             notes.append("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()))
-        at_once = self.at_once if at_once is None else at_once
-        seconds = expected_s(seen)
-        if seconds and at_once:
-            notes.append(f"about {duration(seconds / at_once)} left in all")
-        grid.caption = "; ".join(notes) or None
-        return grid
+        n_parallel = self.n_parallel if n_parallel is None else n_parallel
+        seconds = expected_s(statuses)
+        if seconds and n_parallel:
+            notes.append(f"about {duration(seconds / n_parallel)} left in all")
+        table.caption = "; ".join(notes) or None
+        return table
 
-    def status(self) -> None:
-        """The table as it stands now, all jobs of it; an estimate only while a job runs."""
-        seen = self.look()
-        running = sum(standing.state == "running" for _, standing in seen)
-        self.console.print(self.running_table(seen, len(self.jobs), running))
-        left = sum(standing.state not in OVER for _, standing in seen)
+    def print_status(self) -> None:
+        """Print the table of all jobs, with an estimate if a job is running."""
+        statuses = self.refresh()
+        running = sum(status.state == "running" for _, status in statuses)
+        self.console.print(self.running_table(statuses, len(self.jobs), running))
+        left = sum(status.state not in OVER for _, status in statuses)
         if left and not running:
-            self._say(
-                f"No job is running, and {left} of {len(seen)} are not done. The command of the sweep resumes it."
+            self._print(
+                f"No job is running, and {left} of {len(statuses)} are not finished. Run the sweep's command to resume it."
             )
 
-    def summary(self) -> list[tuple[Job, Standing]]:
-        """The table at the end, with what broke and why below it."""
-        seen = self.look()
-        priced = any(standing.result and standing.result["cost"]["usd"] is not None for _, standing in seen)
-        figures = ("best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds", *(["USD"] * priced))
-        rows: list[list[str]] = []
-        for number, (job, standing) in enumerate(seen, start=1):
-            row = self._named(number, job, standing)
-            if standing.result is not None:
-                result, cost = standing.result, standing.result["cost"]
-                metrics = result["metrics"]["val"]
-                row += [f"{result['best_epoch']}/{result['epochs']}"]
-                row += [_figure(metrics.get(name)) for name in ("loss", "accuracy", "f1_macro")]
-                row += [_figure(cost[name], 0) for name in ("images_per_s", "peak_memory_mib", "fit_s")]
-                row += [_figure(cost["usd"], 3)] * priced
+    def print_summary(self) -> Statuses:
+        """Print the table at the end, followed by the failures."""
+        statuses = self.refresh()
+        rows = []
+        for number, (job, status) in enumerate(statuses, start=1):
+            row = self._first_cells(number, job, status)
+            if status.result is not None:
+                metrics, cost = status.result["metrics"]["val"], status.result["cost"]
+                row["best epoch"] = f"{status.result['best_epoch']}/{status.result['epochs']}"
+                for column, key in (("val loss", "loss"), ("accuracy", "accuracy"), ("macro F1", "f1_macro")):
+                    row[column] = _cell(metrics.get(key))
+                for column, key in (("images/s", "images_per_s"), ("MiB", "peak_memory_mib"), ("seconds", "fit_s")):
+                    row[column] = _cell(cost[key], 0)
+                if cost["usd"] is not None:
+                    row["USD"] = _cell(cost["usd"], 3)
             rows.append(row)
-        self.console.print(
-            self._fitting(figures, rows, ("MiB", "images/s", "seconds", "best epoch", "macro F1", "USD"))
-        )
-        for job, standing in seen:
-            if standing.state in BROKEN:
-                self._say(
-                    f"[bold red]{standing.state}[/]  {escape(self._number(job))}: {escape(standing.reason.splitlines()[0])}"
-                )
-                self._say(f"    log: {escape(str(self.ledger.log(job.key)))}")
-        self._say(f"All of it as a table: [bold]{escape(str(self.ledger.results))}[/]")
-        return seen
+        columns = ["best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds"]
+        columns += ["USD"] if any("USD" in row for row in rows) else []
+        optional = ("MiB", "images/s", "seconds", "best epoch", "macro F1", "USD")
+        self.console.print(self._fitting_table(columns, rows, optional))
+        for job, status in statuses:
+            if status.state in FAILED:
+                self._print_failure(job, status, f": {escape(status.reason.splitlines()[0])}")
+        self._print(f"All results: [bold]{escape(str(self.state.folder / 'results.csv'))}[/]")
+        return statuses
 
-    def _named(self, number: int, job: Job, standing: Standing) -> list[str]:
-        """The first cells of a row: which job it is, and how it stands."""
-        state = f"[{STYLES.get(standing.state, 'default')}]{standing.state}[/]"
-        return [str(number), *(escape(job.differs.get(key, "")) for key in self._axes()), state]
+    def _print_failure(self, job: Job, status: JobStatus, text: str) -> None:
+        self._print(f"[bold red]{status.state}[/]  {escape(self._title(job))}{text}")
+        self._print(f"    log: {escape(str(self.state.log(job.key)))}")
 
-    def _fitting(self, figures: Sequence[str], rows: list[list[str]], spare: Sequence[str]) -> Table:
-        """A table without as many of its spare columns as the terminal is too narrow for."""
-        names = ("job", *self._axes(), "state", *figures)
-        for count in range(len(spare) + 1):
-            shown = [place for place, name in enumerate(names) if name not in spare[:count]]
-            grid = Table(title=f"{self.ledger.folder}", title_justify="left")
-            for place in shown:
-                cells = [names[place], *(row[place] for row in rows if place < len(row))]
-                if names[place] in figures:
-                    grid.add_column(names[place], justify="right", no_wrap=True, min_width=max(map(len, cells)))
+    def _first_cells(self, number: int, job: Job, status: JobStatus) -> dict[str, str]:
+        axes = {key: escape(job.differs.get(key, "")) for key in self._axes()}
+        return {"job": str(number), **axes, "state": f"[{STYLES.get(status.state, 'default')}]{status.state}[/]"}
+
+    def _fitting_table(self, columns: Sequence[str], rows: list[dict[str, str]], optional: Sequence[str]) -> Table:
+        """Build a table without as many of the optional columns as the terminal is too narrow for."""
+        for dropped in range(len(optional) + 1):
+            names = [name for name in ("job", *self._axes(), "state", *columns) if name not in optional[:dropped]]
+            table = Table(title=f"{self.state.folder}", title_justify="left")
+            for name in names:
+                if name in columns:
+                    width = max(len(cell) for cell in (name, *(row.get(name, "") for row in rows)))
+                    table.add_column(name, justify="right", no_wrap=True, min_width=width)
                 else:
-                    grid.add_column(names[place], overflow="fold")
+                    table.add_column(name, overflow="fold")
             for row in rows:
-                grid.add_row(*(row[place] for place in shown if place < len(row)))
+                table.add_row(*(row.get(name, "") for name in names))
             wide = self.console.options.update(max_width=10_000)
-            if self.console.measure(grid, options=wide).minimum <= self.console.width:
+            if self.console.measure(table, options=wide).minimum <= self.console.width:
                 break
-        return grid
+        return table
 
-    def _tell_trouble(self, standing: Standing) -> None:
-        """Shows once what a job could say in its log alone: that W&B is of no use."""
-        if standing.folder is None:
-            return
-        trouble = read_json(standing.folder.tracking).get("trouble")
-        if trouble and trouble not in self._troubles:
-            self._troubles.add(trouble)
-            self._say(f"[bold yellow]Warning[/] {escape(trouble)}")
+    def _warn_of_tracking(self, status: JobStatus) -> None:
+        """Print once why W&B fails, which the job itself writes to its log alone."""
+        trouble = "" if status.folder is None else read_json(status.folder.tracking).get("trouble")
+        if trouble and trouble not in self._warned:
+            self._warned.add(trouble)
+            self._print(f"[bold yellow]Warning[/] {escape(trouble)}")
 
     def _axes(self) -> list[str]:
         return list(self.jobs[0].differs) if self.jobs else []
 
-    def _number(self, job: Job) -> str:
+    def _title(self, job: Job) -> str:
         return f"{self.jobs.index(job) + 1}/{len(self.jobs)}  {job.label}"
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
 
 
-def expected_s(seen: list[tuple[Job, Standing]]) -> float | None:
-    """Seconds that the unfinished epochs would take one after the other, at the mean of the finished jobs'."""
-    finished = [standing.result for _, standing in seen if standing.result is not None]
-    epochs = sum(result["epochs"] for result in finished)
-    if not epochs:
-        return None
-    each = sum(result["cost"]["fit_s"] for result in finished) / epochs
-    left = [job.config["max_epochs"] - standing.epochs for job, standing in seen if standing.state not in OVER]
-    return float(each * sum(left))
+def _jobs(count: int, noun: str = "job") -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def duration(seconds: float) -> str:
-    """``3 h 20 min``, ``12 min``, ``40 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes >= 60:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min" if minutes >= 10 else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _plural(noun: str, count: int) -> str:
-    return noun if count == 1 else noun + "s"
-
-
-def _figure(value: float | None, digits: int = 4) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
-
-
-def _text(value: str | None) -> str:
-    return "" if value in {None, "", "nan"} else f"{float(str(value)):.4f}"
+def _cell(value: float | str | None, digits: int = 4) -> str:
+    return "" if value in {None, "", "nan"} else f"{float(value or 0):.{digits}f}"

@@ -1,4 +1,4 @@
-"""The whole study in one command: sweeps, the best of each family on the test split, the report. Call it again and it goes on."""
+"""Reproduce the study: run a preset's sweeps, evaluate the best of each family on the test split, write the report."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,37 +15,37 @@ from pneumonia.report.entries import Entry
 from pneumonia.report.formatting import count
 from pneumonia.system.console import say, warn
 
-Verb = Callable[[list[str]], int]
-METRIC = "f1_macro"  # of the validation split, by which the best of a family is chosen
+Command = Callable[[list[str]], int]
+METRIC = "f1_macro"  # on validation; chooses the best configuration of a family
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What to do.
+    """Sweeps to run.
 
     Attributes:
-        name: Of the file.
-        words: Overrides of every sweep.
-        sweeps: Overrides of each.
-        needs_data: Whether drawn phantoms will not do.
+        name: Name of the file in ``conf/reproduce``.
+        overrides: Overrides of all sweeps.
+        sweeps: Overrides of each sweep, by its name.
+        needs_data: Phantoms are refused.
     """
 
     name: str
-    words: list[str]
+    overrides: list[str]
     sweeps: dict[str, list[str]]
     needs_data: bool
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the package."""
+    """Return the names of the packaged presets."""
     return sorted(path.stem for path in (conf_dir() / "reproduce").glob("*.yaml"))
 
 
 def read_preset(name: str) -> Preset:
-    """A preset by its name.
+    """Read a preset.
 
     Raises:
-        ConfigError: There is none of that name.
+        ConfigError: There is no preset of that name.
     """
     known = preset_names()
     if name not in known:
@@ -54,55 +54,58 @@ def read_preset(name: str) -> Preset:
     return Preset(name, found["words"], found["sweeps"], found.get("needs_data", False))
 
 
-def reproduce(preset: Preset, words: Sequence[str], runs_dir: Path, out: Path, verbs: Mapping[str, Verb]) -> int:
-    """Does what is missing of a preset.
+def reproduce(
+    preset: Preset, overrides: Sequence[str], runs_dir: Path, out: Path, commands: Mapping[str, Command]
+) -> int:
+    """Run the unfinished steps of a preset.
 
     Args:
-        preset: What to do.
-        words: More overrides, of every sweep.
-        runs_dir: Where the sweeps go.
-        out: Where the report goes.
-        verbs: The command line's ``sweep``, ``evaluate`` and ``report``.
+        preset: Sweeps to run.
+        overrides: More overrides for every sweep.
+        runs_dir: Folder of the sweeps.
+        out: Folder of the report.
+        commands: The commands ``sweep``, ``evaluate`` and ``report``.
 
     Returns:
-        0, or 1 where a job or an evaluation failed; the report then says which.
+        The exit code: 0, or 1 if a job or an evaluation failed; the report lists it.
 
     Raises:
-        PneumoniaError: Overrides that no sweep can take, before anything has run.
+        PneumoniaError: The first sweep refuses the overrides; nothing has run.
     """
-    if preset.needs_data and not any(word.startswith("data=") for word in words):
+    if preset.needs_data and not any(override.startswith("data=") for override in overrides):
         raise ConfigError(
-            f"preset={preset.name} trains on X-rays, and drawn phantoms would say nothing. Say data=folder "
-            "data.root=DIR, or "
-            "preset=smoke to see it work."
+            f"preset={preset.name} needs X-rays, because results on phantoms mean nothing. Set data=folder data.root=DIR, or "
+            "use preset=smoke for a trial."
         )
-    failed = _sweep(preset, words, runs_dir, verbs["sweep"])
+    failed = _sweep(preset, overrides, runs_dir, commands["sweep"])
     folders = [runs_dir / name for name in preset.sweeps if (runs_dir / name).is_dir()]
     chosen = best_of_families(gather(folders).entries)
-    say(
-        f"\n[bold]Test split[/]: {count(len(chosen), 'run')} of the best configuration of each family, chosen by "
-        "validation"
-    )
-    code = verbs["evaluate"]([*(str(entry.folder.path) for entry in chosen), "split=test", *_cache(words)])
+    say(f"\n[bold]Test split[/]: the best configuration of each family by validation ({count(len(chosen), 'run')})")
+    cache = [override for override in overrides if override.startswith("cache_dir=")]
+    code = commands["evaluate"]([*(str(entry.folder.path) for entry in chosen), "split=test", *cache])
     say("\n[bold]Report[/]")
-    verbs["report"]([*map(str, folders), "--out", str(out), "--title", f"The study, re-done (preset {preset.name})"])
+    commands["report"](
+        [*map(str, folders), "--out", str(out), "--title", f"The study, reproduced (preset {preset.name})"]
+    )
     if failed:
-        say(f"Not all jobs are done in {', '.join(failed)}; the report lists them. The same command tries them again.")
+        say(
+            f"Some jobs of {', '.join(failed)} are not finished; the report lists them. Run the same command to try again."
+        )
     return 1 if failed or code else 0
 
 
-def _sweep(preset: Preset, words: Sequence[str], runs_dir: Path, sweep: Verb) -> list[str]:
-    """Does every sweep; the names of those that are not whole."""
+def _sweep(preset: Preset, overrides: Sequence[str], runs_dir: Path, sweep: Command) -> list[str]:
+    """Run every sweep; return the names of those with unfinished jobs."""
     failed = []
     for number, (name, own) in enumerate(preset.sweeps.items(), 1):
         say(f"\n[bold]Sweep {number} of {len(preset.sweeps)}: {name}[/]")
         try:
-            code = sweep([name, *preset.words, *own, *words, f"runs_dir={runs_dir}"])
+            code = sweep([name, *preset.overrides, *own, *overrides, f"runs_dir={runs_dir}"])
         except KeyboardInterrupt:
             raise
         except PneumoniaError as error:
             if number == 1:
-                raise  # bad input shows in the first sweep, and nothing has run
+                raise  # bad input; nothing has run
             warn(f"{type(error).__name__}: {error}")
             code = 1
         if code:
@@ -110,30 +113,18 @@ def _sweep(preset: Preset, words: Sequence[str], runs_dir: Path, sweep: Verb) ->
     return failed
 
 
-def _cache(words: Sequence[str]) -> list[str]:
-    return [word for word in words if word.startswith("cache_dir=")]
-
-
 def best_of_families(entries: Sequence[Entry]) -> list[Entry]:
-    """All trainings of the configuration with the best mean validation figure, for each family, task and kind of split."""
+    """Return all runs of the configuration with the best mean validation metric, per family, task, data and split method."""
     groups: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
     for entry in entries:
         split = entry.config["split"]
-        key = (
-            entry.result["task"],
-            entry.family,
-            entry.result["data"]["manifest_sha256"],
-            split["method"],
-            str(split["k"]),
-        )
+        data = entry.result["data"]["manifest_sha256"]
+        key = (entry.result["task"], entry.family, data, split["method"], str(split["k"]))
         if entry.members == 1:
             groups.setdefault(key, {}).setdefault(entry.configuration, []).append(entry)
-    best = []
-    for configurations in groups.values():
-        best += max(configurations.values(), key=_validated)
-    return best
+    return [entry for group in groups.values() for entry in max(group.values(), key=_mean_metric)]
 
 
-def _validated(entries: Iterable[Entry]) -> float:
+def _mean_metric(entries: Iterable[Entry]) -> float:
     values = [entry.result["metrics"]["val"][METRIC] for entry in entries]
     return float(np.mean([-1.0 if value is None else value for value in values]))

@@ -1,18 +1,19 @@
-"""A sweep from its plan to its table: what is missing is tried, then done; what is done stays."""
+"""Run a sweep: plan, dry run, jobs, table. Finished jobs are skipped; see :mod:`pneumonia.sweep.resume`."""
 
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pneumonia.config.schema import identity
 from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.runs.scheduled_backup import backed_up
 from pneumonia.sweep.launchers.checks import check_launcher
 from pneumonia.sweep.plan import Job, Plan
-from pneumonia.sweep.progress_table import Board
-from pneumonia.sweep.state import BROKEN, ENDED, Ledger
+from pneumonia.sweep.progress_table import ProgressTable
+from pneumonia.sweep.resume import check_same_sweep, record_plan, unfinished_jobs
+from pneumonia.sweep.state import FAILED, FINISHED, SweepState
 from pneumonia.system.console import announce_loading, say
 from pneumonia.system.files import digest
 from pneumonia.system.signals import sigterm_as_interrupt
@@ -20,138 +21,145 @@ from pneumonia.training.loggers.wandb_account import without_run_id
 
 if TYPE_CHECKING:
     from pneumonia.data.run_data_cache import RunDataCache
-    from pneumonia.sweep.launchers.local import Engine
+    from pneumonia.sweep.launchers.base import Launcher
 
 
 class Interrupted(PneumoniaError, KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the sweep; it can go on."""
+    """Ctrl-C or SIGTERM ended the sweep; the same command resumes it."""
 
 
-def conduct(plan: Plan) -> int:
-    """Does what is missing of a sweep.
+def run_sweep(plan: Plan) -> int:
+    """Run the unfinished jobs of a sweep.
 
     Returns:
-        The exit code: 0 where every job is done, 1 where one is not.
+        The exit code: 0 if every job is finished, 1 otherwise.
 
     Raises:
         RunError: The folder holds another sweep.
         Interrupted: Ctrl-C or SIGTERM.
     """
     check_launcher(plan.common["launcher"])
-    ledger = Ledger(plan.folder)
-    ledger.check(plan)
+    state = SweepState(plan.folder)
+    check_same_sweep(plan, state)
 
-    def belongs(fetched: Path, place: str) -> None:
-        Ledger(fetched).check(plan, f"The backup {place}")
+    def check_backup(fetched: Path, place: str) -> None:
+        check_same_sweep(plan, SweepState(fetched), f"The backup {place}")
 
-    own_ids = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
-    backup = backed_up(ledger.folder, plan.common["backup"], plan.common["name"], belongs)
-    with interruptible(ledger.folder), backup, own_ids:
-        return _conduct(plan, ledger)
-
-
-def _conduct(plan: Plan, ledger: Ledger) -> int:
-    ledger.adopt(plan)
-    board = Board(plan.jobs, ledger, ledger.jobs())
-    board.show_plan(plan)
-    force = plan.common["force"]
-    todo = [job for job in plan.jobs if force or ledger.standing(job).state not in ENDED]
-    if todo:
-        announce_loading()
-        from pneumonia.data.run_data_cache import RunDataCache  # heavy: only where there is work
-        from pneumonia.sweep.launchers.local import engine_of
-
-        data_cache = RunDataCache()
-        engine = engine_of(plan.common["launcher"], ledger, data_cache)
-        prepare_run(todo, plan.common["launcher"]["kind"], data_cache)
-        with board.live():
-            _work(todo, plan.common, ledger, board, engine)
-    return 1 if any(standing.state not in ENDED for _, standing in board.summary()) else 0
+    one_run_id_refused = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
+    backup = backed_up(state.folder, plan.common["backup"], plan.common["name"], check_backup)
+    with interruptible(state.folder), backup, one_run_id_refused:
+        record_plan(plan, state)
+        table = ProgressTable(plan.jobs, state, state.jobs())
+        table.print_plan(plan)
+        if jobs := unfinished_jobs(plan, state):
+            _run_jobs(jobs, plan, state, table)
+        return 1 if any(status.state not in FINISHED for _, status in table.print_summary()) else 0
 
 
-def show_status(folder: Path) -> None:
-    """How far a sweep is, from any terminal, while it runs or afterwards.
+def print_status(folder: Path) -> None:
+    """Print the progress of a sweep, while it runs or afterwards.
 
     Raises:
-        RunError: There is no sweep in the folder.
+        RunError: The folder holds no sweep.
     """
-    ledger = Ledger(folder)
-    Board(ledger.jobs(), ledger).status()
+    state = SweepState(folder)
+    ProgressTable(state.jobs(), state).print_status()
 
 
-def prepare_run(todo: list[Job], launcher: str, data_cache: "RunDataCache") -> None:
-    """Refuses what no job can take, then reads the images of all jobs once, where a person sees how far it is.
+def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTable) -> None:
+    announce_loading()
+    from pneumonia.data.run_data_cache import RunDataCache  # imports torch
+    from pneumonia.sweep.launchers.base import StopSweep, make_launcher
 
-    Raises:
-        PneumoniaError: What the first job says, where none could run.
-    """
-    from pneumonia.training.prepare import check_settings, data_config
-
-    _refuse_if_none(list(_by(_configuration, todo)), lambda job: check_settings(job.config))
-    if launcher in {"local", "parallel"}:  # else the jobs run elsewhere
-        sources = _by(lambda job: digest([job.config["data"], job.config["image_size"]]), todo)
-
-        def read(job: Job) -> None:
-            data_cache.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
-
-        _refuse_if_none(list(sources), read)
-
-
-def _by(key: Callable[[Job], str], jobs: list[Job]) -> Iterator[Job]:
-    """The first job of each kind."""
-    first: dict[str, Job] = {}
+    cache, settings = RunDataCache(), plan.common["launcher"]
+    launcher = make_launcher(settings, state, cache)
+    _check_jobs(jobs)
+    if settings["kind"] in {"local", "parallel"}:  # the others run elsewhere
+        _load_images(jobs, cache)
     for job in jobs:
-        first.setdefault(key(job), job)
-    yield from first.values()
+        state.clear_failure(job)
 
+    def on_end(job: Job) -> None:
+        if table.print_end(job).state in FAILED and plan.common["fail_fast"]:
+            raise StopSweep
 
-def _refuse_if_none(jobs: list[Job], attempt: Callable[[Job], None]) -> None:
-    """Tries each job; what fails for some alone is told of them later, what fails for all ends the sweep now."""
-    errors: list[PneumoniaError] = []
-    for job in jobs:
+    with table.live():
         try:
-            attempt(job)
+            if plan.common["rehearse"]:
+                jobs = _dry_run(jobs, launcher, state, on_end)
+            launcher.run(jobs, on_end)
+        except StopSweep:
+            say("Stopped at the first failure, because fail_fast=true.")
+
+
+def _dry_run(jobs: list[Job], launcher: "Launcher", state: SweepState, on_end: Callable[[Job], None]) -> list[Job]:
+    """Try two batches of each distinct configuration that has no finished epoch; return the jobs of those that work."""
+    by_configuration = _grouped(jobs, _configuration)
+    failed: set[str] = set()
+
+    def check(job: Job) -> None:
+        status = state.status(job)
+        if status.state not in FAILED:
+            return
+        for other in by_configuration[_configuration(job)]:
+            failed.add(other.key)
+            if other is not job:
+                state.record_failure(other, "failed", f"as {job.label}: {status.reason}")
+        on_end(job)
+
+    new = [group[0] for group in by_configuration.values() if not state.status(group[0]).epochs]
+    if new:
+        say(f"Trying two batches of {len(new)} configuration{'s' if len(new) > 1 else ''}")
+        launcher.run(new, check, dry_run=True)
+    return [job for job in jobs if job.key not in failed]
+
+
+def _check_jobs(jobs: list[Job]) -> None:
+    """Check the settings that need the model family.
+
+    Raises:
+        PneumoniaError: The error of the first job, if no job is valid.
+    """
+    from pneumonia.training.prepare import check_settings
+
+    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(job.config))
+
+
+def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
+    """Decode the images of all jobs once, with progress on the terminal.
+
+    Raises:
+        PneumoniaError: The error of the first job, if no job's images can be read.
+    """
+    from pneumonia.training.prepare import data_config
+
+    def load(job: Job) -> None:
+        cache.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
+
+    _raise_if_all_fail(_grouped(jobs, lambda job: digest([job.config["data"], job.config["image_size"]])), load)
+
+
+def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], None]) -> None:
+    """Check the first job of each group; jobs that fail while others don't report their error when they run."""
+    errors: list[PneumoniaError] = []
+    for group in groups.values():
+        try:
+            check(group[0])
         except PneumoniaError as error:
             errors.append(error)
-    if errors and len(errors) == len(jobs):
+    if errors and len(errors) == len(groups):
         raise errors[0]
 
 
-def _work(todo: list[Job], settings: dict[str, Any], ledger: Ledger, board: Board, engine: "Engine") -> None:
-    from pneumonia.sweep.launchers.local import Stop
-
-    alike: dict[str, list[Job]] = {}
-    for job in todo:
-        alike.setdefault(_configuration(job), []).append(job)
-    for job in todo:
-        ledger.begin(job)
-    refused: set[str] = set()
-
-    def ended(job: Job) -> None:
-        if board.ended(job).state in BROKEN and settings["fail_fast"]:
-            raise Stop
-
-    def tried(job: Job) -> None:
-        standing = ledger.standing(job)
-        if standing.state in BROKEN:
-            for other in alike[_configuration(job)]:
-                refused.add(other.key)
-                if other is not job:
-                    ledger.broke(other, "failed", f"as {job.label}: {standing.reason}")
-            ended(job)
-
-    try:
-        fresh = [jobs[0] for jobs in alike.values() if not ledger.standing(jobs[0]).epochs]
-        if settings["rehearse"] and fresh:
-            say(f"Trying two batches of {len(fresh)} configuration{'s' if len(fresh) > 1 else ''}")
-            engine.rehearse(fresh, tried)
-        engine.run([job for job in todo if job.key not in refused], ended)
-    except Stop:
-        say("Stopped at the first failure, as fail_fast=true says.")
+def _grouped(jobs: list[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return groups
 
 
 def _configuration(job: Job) -> str:
-    """Equal for jobs that differ in chance alone."""
+    """Return a hash that is equal for jobs that differ only in seeds and fold."""
     kept = copy.deepcopy(identity(job.config))
     del kept["seed"], kept["split"]["seed"], kept["split"]["fold"]
     return digest([kept, job.config["data"]])
@@ -159,20 +167,19 @@ def _configuration(job: Job) -> str:
 
 @contextmanager
 def interruptible(folder: Path) -> Iterator[None]:
-    """Turns Ctrl-C and SIGTERM into one sentence."""
+    """Turn Ctrl-C and SIGTERM into an ``Interrupted`` that counts the finished jobs."""
     try:
         with sigterm_as_interrupt():
             yield
     except KeyboardInterrupt as error:
-        raise Interrupted(f"Stopped. {_counted(folder)} Run the same command again to go on.") from error
+        raise Interrupted(f"Interrupted. {_progress(folder)} Run the same command again to resume.") from error
 
 
-def _counted(folder: Path) -> str:
-    """How much is done, as a sentence."""
-    ledger = Ledger(folder)
+def _progress(folder: Path) -> str:
+    state = SweepState(folder)
     try:
-        jobs = ledger.jobs()
+        jobs = state.jobs()
     except RunError:
-        return f"No job has begun in {folder}."
-    done = sum(ledger.standing(job).state in ENDED for job in jobs)
-    return f"{done} of {len(jobs)} job{'s' if len(jobs) > 1 else ''} done, kept in {folder}."
+        return f"No job has started in {folder}."
+    done = sum(state.status(job).state in FINISHED for job in jobs)
+    return f"{done} of {len(jobs)} job{'s' if len(jobs) > 1 else ''} finished, kept in {folder}."

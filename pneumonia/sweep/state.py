@@ -1,11 +1,13 @@
-"""A sweep's folder: which jobs it has, who works on which, and how far each is. What a run has done is read from the run."""
+"""State of a sweep on disk: its jobs, which process runs each, how far each is, and how it failed.
 
-import csv
+The run folders hold the results; ``jobs/`` beside them only notes which run each job is.
+"""
+
 import json
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,119 +15,73 @@ from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
-from pneumonia.config.schema import identity
-from pneumonia.errors import PneumoniaError, RunError, some
+from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.runs.folder import COMPLETED, RunFolder, read_metrics, shortened
-from pneumonia.sweep.plan import Job, Plan, Search
-from pneumonia.system.files import (
-    digest,
-    is_locked,
-    one_at_a_time,
-    read_json,
-    replacing,
-    translated_os_errors,
-    write_json,
-)
+from pneumonia.sweep.plan import Job
+from pneumonia.system.files import digest, is_locked, read_json, translated_os_errors, write_json
 
 State = Literal["to do", "running", "interrupted", "done", "debug", "pruned", "failed", "killed", "out of time"]
-ENDED: Final = ("done", "debug")  # nothing is left to train; debug: the trainer was told to leave something out
-BROKEN: Final = ("failed", "killed", "out of time")
-PATIENCE_S: Final = 1.0  # for a lock that someone only looks at
+FINISHED: Final = ("done", "debug")  # nothing is left to train; debug: shortened by settings of the trainer
+FAILED: Final = ("failed", "killed", "out of time")
+OVER: Final = (*FINISHED, "pruned")  # no further call of the sweep changes these states
+PENDING: Final = ("to do", "interrupted")  # no process runs the job, and no failure is recorded
+LOCK_TIMEOUT_S: Final = 1.0  # `is_locked` holds a lock for a moment
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a job is.
+class JobStatus:
+    """Progress of one job.
 
     Attributes:
-        state: ``to do`` was never started; ``interrupted`` was, and nobody works on it: the next call resumes it.
-        folder: Of its run, once known.
-        epochs: Finished ones.
-        row: The last row of its ``metrics.csv``.
-        best: The row of the lowest ``val/loss`` so far.
-        progress: How fast its epochs go.
-        result: Of a finished run.
-        reason: Why it broke, one line.
+        state: ``to do`` was never started; ``interrupted`` was, and no process runs it: the next call resumes it.
+        folder: Run folder, once known.
+        epochs: Finished epochs.
+        last_row: Last row of ``metrics.csv``.
+        best_row: Row of the best epoch; of the lowest ``val/loss`` so far, before the run is finished.
+        progress: Speed of the running epochs.
+        result: ``result.json`` of a finished run.
+        reason: One line on the failure.
     """
 
     state: State
     folder: RunFolder | None = None
     epochs: int = 0
-    row: dict[str, str] | None = None
-    best: dict[str, str] | None = None
+    last_row: dict[str, str] | None = None
+    best_row: dict[str, str] | None = None
     progress: dict[str, Any] | None = None
     result: dict[str, Any] | None = None
     reason: str = ""
 
 
-class Ledger:
-    """The files of a sweep beside its runs: ``sweep.json``, ``jobs/``, ``results.csv``."""
+class SweepState:
+    """Files of a sweep beside its run folders: ``sweep.json`` and ``jobs/``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.plan_file = folder / "sweep.json"
-        self.results = folder / "results.csv"
-        self._done: dict[str, tuple[int, Standing]] = {}
-        self._sources: dict[str, str] = {}
+        self._finished: dict[str, tuple[int, JobStatus]] = {}
+        self._fingerprints: dict[str, str] = {}
 
     def log(self, key: str) -> Path:
-        """What a job has printed, and its traceback."""
-        return self.folder / "jobs" / f"{key}.log"
+        """Return the file with the output of a job and its traceback."""
+        return self._file(key, "log")
 
-    def adopt(self, plan: Plan) -> None:
-        """Writes down what the sweep consists of.
-
-        Raises:
-            RunError: The folder holds another sweep, of which this one is neither a part nor an extension.
-        """
-        with one_at_a_time(self.folder / "sweep.lock", "opening this sweep"):
-            held = self.check(plan)
-            old, new = {job.key for job in held}, {job.key for job in plan.jobs}
-            jobs = plan.jobs if old <= new else held
-            if old != new or not held:
-                described = {"sweep": plan.name, "question": plan.question, "jobs": [asdict(job) for job in jobs]}
-                write_json(self.plan_file, described)
-
-    def check(self, plan: Plan, where: str | None = None) -> list[Job]:
-        """The jobs that the folder holds; none where no run of theirs has begun.
-
-        Args:
-            plan: What it is to hold.
-            where: What the message calls it, where the folder itself would say nothing.
-
-        Raises:
-            RunError: It holds another sweep, of which this one is neither a part nor an extension.
-        """
-        begun = where is not None or any(self.folder.glob("*/config.yaml"))
-        held = self.jobs() if self.plan_file.exists() and begun else []
-        old, new = {job.key for job in held}, {job.key for job in plan.jobs}
-        if held and not (old <= new or new <= old):
-            gone = [job.label for job in held if job.key not in new]
-            raise RunError(
-                f"{where or self.folder} holds a sweep of other jobs: {len(gone)} of its {len(old)} are not in this one "
-                f"({some(gone, 2)}), because {_differences(held, plan.jobs)}. One table "
-                "of both would compare what can't be compared. Say "
-                f"name={plan.common['name']}_2 for a folder of its own, or repeat the overrides of the first call."
-            )
-        return held
-
-    def keep(self, plan: Search, jobs: list[Job]) -> None:
-        """Writes down the trials of a search so far."""
-        described = {"sweep": "search", "question": plan.question, "jobs": [asdict(job) for job in jobs]}
-        write_json(self.plan_file, described)
+    def write_jobs(self, name: str, question: str, jobs: Sequence[Job]) -> None:
+        """Write ``sweep.json``."""
+        write_json(self.plan_file, {"sweep": name, "question": question, "jobs": [asdict(job) for job in jobs]})
 
     def jobs(self) -> list[Job]:
-        """All jobs of the sweep.
+        """Read the jobs of the sweep.
 
         Raises:
-            RunError: There is no sweep here, or its file is damaged.
+            RunError: The folder holds no sweep, or ``sweep.json`` is damaged.
         """
         if not self.plan_file.is_file():
-            raise RunError(f"{self.folder} holds no sweep yet. `pneumonia sweep NAME` begins one.")
+            raise RunError(f"{self.folder} holds no sweep yet. Start one with `pneumonia sweep NAME`.")
         try:
             jobs = [Job(**job) for job in json.loads(self.plan_file.read_text(encoding="utf-8"))["jobs"]]
             if not jobs:
-                raise ValueError("it names no job")
+                raise ValueError("it lists no job")
             return jobs
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(
@@ -133,14 +89,14 @@ class Ledger:
             ) from error
 
     @contextmanager
-    def claim(self, key: str) -> Iterator[bool]:
-        """Whether the job is this process's to do; while the block lasts, nobody else's. The kernel frees it after a kill."""
+    def lock(self, key: str) -> Iterator[bool]:
+        """Lock a job for this process; yield whether that worked. The kernel frees the lock of a killed process."""
         path = self._file(key, "lock")
         with translated_os_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             try:
-                lock.acquire(timeout=PATIENCE_S)
+                lock.acquire(timeout=LOCK_TIMEOUT_S)
             except Timeout:
                 yield False
                 return
@@ -149,98 +105,87 @@ class Ledger:
         finally:
             lock.release()
 
-    def begin(self, job: Job) -> None:
-        """Forgets how an earlier attempt broke."""
+    def clear_failure(self, job: Job) -> None:
+        """Delete the record of an earlier failure."""
         self._file(job.key, "broken.json").unlink(missing_ok=True)
 
-    def started(self, job: Job) -> None:
-        """Notes that work on a job has started: if nobody holds its lock later, it was interrupted."""
-        path = self._file(job.key, "json")
-        write_json(path, {**read_json(path), "started": time.time()})
+    def record_start(self, job: Job) -> None:
+        """Record that a job starts: without a process that holds its lock, it counts as interrupted from now on."""
+        self.clear_failure(job)
+        self._note(job, started=time.time())
 
-    def opened(self, job: Job, folder: RunFolder) -> None:
-        """Notes which run a job is, and on which files it was found."""
-        path = self._file(job.key, "json")
-        found = {"run": folder.path.name, "source": self._source(job.config["data"]["root"])}
-        write_json(path, {**read_json(path), **found})
+    def record_run(self, job: Job, folder: RunFolder) -> None:
+        """Record which run a job is, and the fingerprint of its data."""
+        self._note(job, run=folder.path.name, source=self._fingerprint(job))
 
-    def broke(self, job: Job, state: State, reason: str, details: str = "") -> None:
-        """Notes how a job broke; the details, such as a traceback, go to its log too."""
+    def record_failure(self, job: Job, state: State, reason: str, details: str = "") -> None:
+        """Record a failure; its details, such as a traceback, go to the job's log too."""
         log = self.log(job.key)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
             file.write(details or f"{state}: {reason}\n")
-        note = {"state": state, "reason": reason, "details": details, "at": time.time()}
-        write_json(self._file(job.key, "broken.json"), note)
+        failure = {"state": state, "reason": reason, "details": details, "at": time.time()}
+        write_json(self._file(job.key, "broken.json"), failure)
 
-    def raised(self, job: Job, error: BaseException) -> None:
-        """Notes the error that ended a job; one that we raise on purpose says enough without its traceback."""
-        reason = f"{type(error).__name__}: {error}".strip()
-        trace = "".join(traceback.format_exception(error))
-        self.broke(job, "failed", reason, "" if isinstance(error, PneumoniaError) else trace)
+    def record_error(self, job: Job, error: BaseException) -> None:
+        """Record the exception that ended a job, with its traceback unless it is one of our own."""
+        trace = "" if isinstance(error, PneumoniaError) else "".join(traceback.format_exception(error))
+        self.record_failure(job, "failed", f"{type(error).__name__}: {error}".strip(), trace)
 
-    def details(self, job: Job) -> str:
-        """What was noted when the job broke."""
+    def failure_details(self, job: Job) -> str:
+        """Return the details of a recorded failure."""
         return str(read_json(self._file(job.key, "broken.json")).get("details", ""))
 
-    def standing(self, job: Job) -> Standing:
-        """How far a job is, as the files say it; a result that has not changed since it was read is not read again."""
-        at, done = self._done.get(job.key, (0, None))
-        if done is not None and done.folder is not None and _changed(done.folder.result) == at:
-            return done
+    def status(self, job: Job) -> JobStatus:
+        """Read the progress of a job. An unchanged ``result.json`` is read once."""
+        modified, known = self._finished.get(job.key, (0, None))
+        if known is not None and known.folder is not None and _modified_ns(known.folder.result) == modified:
+            return known
         note, damage = read_json(self._file(job.key, "json")), ""
         folder = RunFolder(self.folder / str(note["run"])) if "run" in note else None
-        if folder is not None and note.get("source") == self._source(job.config["data"]["root"]):
+        rows = read_metrics(folder) if folder is not None else []
+        last = rows[-1] if rows else None
+        if folder is not None and note.get("source") == self._fingerprint(job):
             try:
                 result = folder.ended()
-            except RunError as error:  # costs this job alone
+            except RunError as error:  # fails this job alone
                 result, damage = None, f"{type(error).__name__}: {error}"
             if result is not None:
-                rows = read_metrics(folder)
                 best = rows[result["best_epoch"] - 1] if len(rows) >= result["best_epoch"] else None
-                full, row = result["status"] == COMPLETED, rows[-1] if rows else None
-                state: State = "done" if full else "debug"
-                reason = "" if full else shortened(result)
-                found = Standing(state, folder, result["epochs"], row, best, None, result, reason)
-                self._done[job.key] = _changed(folder.result), found
+                complete = result["status"] == COMPLETED
+                state: State = "done" if complete else "debug"
+                reason = "" if complete else shortened(result)
+                found = JobStatus(state, folder, result["epochs"], last, best, None, result, reason)
+                self._finished[job.key] = _modified_ns(folder.result), found
                 return found
-        rows = read_metrics(folder) if folder is not None else []
-        row, best = (rows[-1], min(rows, key=_loss)) if rows else (None, None)
-        broken = read_json(self._file(job.key, "broken.json"))
-        if self._held(job.key):
+        best = min(rows, key=_loss) if rows else None
+        failure = read_json(self._file(job.key, "broken.json"))
+        if is_locked(self._file(job.key, "lock")):
             progress = read_json(folder.progress) if folder is not None else None
-            return Standing("running", folder, len(rows), row, best, progress)
-        if broken:
-            return Standing(broken["state"], folder, len(rows), row, best, reason=broken["reason"])
+            return JobStatus("running", folder, len(rows), last, best, progress)
+        if failure:
+            return JobStatus(failure["state"], folder, len(rows), last, best, reason=failure["reason"])
         if damage:
-            return Standing("failed", folder, len(rows), row, best, reason=damage)
-        return Standing("interrupted" if note else "to do", folder, len(rows), row, best)
-
-    def write_results(self, seen: list[tuple[Job, Standing]]) -> None:
-        """``results.csv``: one row a job, with what differs, its state, metrics and cost."""
-        rows = [_result_row(job, standing) for job, standing in seen]
-        columns = list(dict.fromkeys(column for row in rows for column in row))
-        ordered = sorted(columns, key=lambda name: ("/" in name or name.startswith("cost."), name.startswith("cost.")))
-        with replacing(self.results) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=ordered, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+            return JobStatus("failed", folder, len(rows), last, best, reason=damage)
+        return JobStatus("interrupted" if note else "to do", folder, len(rows), last, best)
 
     def _file(self, key: str, suffix: str) -> Path:
         return self.folder / "jobs" / f"{key}.{suffix}"
 
-    def _source(self, root: str | None) -> str:
-        """Looked at once: a sweep takes its data not to change while it runs."""
-        if str(root) not in self._sources:
-            self._sources[str(root)] = source_state(root)
-        return self._sources[str(root)]
+    def _note(self, job: Job, **values: object) -> None:
+        path = self._file(job.key, "json")
+        write_json(path, {**read_json(path), **values})
 
-    def _held(self, key: str) -> bool:
-        return is_locked(self._file(key, "lock"))
+    def _fingerprint(self, job: Job) -> str:
+        """Fingerprint the job's data, once: a sweep assumes that its data do not change while it runs."""
+        root = job.config["data"]["root"]
+        if str(root) not in self._fingerprints:
+            self._fingerprints[str(root)] = data_fingerprint(root)
+        return self._fingerprints[str(root)]
 
 
-def source_state(root: str | None) -> str:
-    """A cheap stand-in for the content of the data: names, sizes and times of the files; empty where they have none."""
+def data_fingerprint(root: str | None) -> str:
+    """Hash the names, sizes and times of data files, much faster than their content; empty without a root."""
     if root is None:
         return ""
     path = Path(root).expanduser()
@@ -250,53 +195,18 @@ def source_state(root: str | None) -> str:
     return digest(sorted(_files(str(path), "")))
 
 
-def _files(folder: str, inside: str) -> Iterator[list[Any]]:
+def _files(folder: str, prefix: str) -> Iterator[list[Any]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir():
-                yield from _files(entry.path, f"{inside}{entry.name}/")
+                yield from _files(entry.path, f"{prefix}{entry.name}/")
             else:
                 stat = entry.stat()
-                yield [inside + entry.name, stat.st_size, stat.st_mtime_ns]
+                yield [prefix + entry.name, stat.st_size, stat.st_mtime_ns]
 
 
-def _differences(held: list[Job], new: list[Job]) -> str:
-    """Which settings two sweeps of one name don't share, for a message."""
-    by_label = {job.label: job for job in held}
-    pairs = [(by_label[job.label], job) for job in new if job.label in by_label] or [(held[0], new[0])]
-    before, now = ({**_flat(identity(job.config)), **_flat(job.config["data"], "data.")} for job in pairs[0])
-    swept = {*pairs[0][0].differs, *pairs[0][1].differs}
-    changed = [key for key in sorted({*before, *now} - swept) if before.get(key) != now.get(key)]
-    if not changed:
-        return "other values are swept over"
-    return some([f"{key} was {before.get(key)} and is {now.get(key)} now" for key in changed], 4)
-
-
-def _flat(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
-def _result_row(job: Job, standing: Standing) -> dict[str, Any]:
-    row: dict[str, Any] = {**job.differs, "state": standing.state, "epochs": standing.epochs}
-    row["run_id"] = standing.folder.path.name if standing.folder else ""
-    row["reason"] = standing.reason
-    if standing.result is not None:
-        result = standing.result
-        row["best_epoch"] = result["best_epoch"]
-        for part, metrics in result["metrics"].items():
-            row |= {f"{part}/{name}": "" if value is None else value for name, value in metrics.items()}
-        row |= {f"cost.{name}": "" if value is None else value for name, value in result["cost"].items()}
-    elif standing.best is not None:
-        row["best_epoch"] = standing.best["epoch"]
-        row |= {name: value for name, value in standing.best.items() if "/" in name}
-    return row
-
-
-def _changed(path: Path) -> int:
-    """When a file was last written; -1 where there is none."""
+def _modified_ns(path: Path) -> int:
+    """Return when a file was last written; -1 if it does not exist."""
     try:
         return path.stat().st_mtime_ns
     except OSError:

@@ -1,4 +1,4 @@
-"""A W&B workspace for each sweep, as code: built without a login, saved with one."""
+"""Build a W&B workspace for a sweep, without a login; save it with one."""
 
 import warnings
 from importlib import import_module
@@ -23,7 +23,7 @@ PICTURES: Final = ("val/samples", "augmentation", "weights")
 
 
 def build(plan: Plan, project: str, entity: str) -> Any:
-    """The workspace of a sweep: curves by epoch, best figures by job, how they follow what is swept over, cost, pictures.
+    """Build the workspace of a sweep: curves, best metrics, their dependence on the swept values, cost, images.
 
     Raises:
         ConfigError: wandb-workspaces is not installed.
@@ -31,25 +31,27 @@ def build(plan: Plan, project: str, entity: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the package still uses an older style of pydantic's
-            panels: Any = import_module("wandb_workspaces.reports.v2")
+            reports: Any = import_module("wandb_workspaces.reports.v2")
             workspaces: Any = import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise ConfigError("Dashboards need wandb-workspaces: pip install 'pneumonia[wandb]'.") from error
     binary = any(job.config["task"] == "pneumonia" for job in plan.jobs)
     best = (*BEST, *(BINARY if binary else ()))
-    # The library's own types: it reads a bare word as a metric of the run's summary.
+    # Types of the library, because it reads plain text as a metric of the run's summary.
     swept = dict.fromkeys(_config_key(key) for key in plan.axes)
-    columns = [*map(panels.Config, swept), *map(panels.SummaryMetric, best[:3])]
+    columns = [*map(reports.Config, swept), *map(reports.SummaryMetric, best[:3])]
     sections = {
-        "By epoch": [panels.LinePlot(title=name, x=panels.Metric("epoch"), y=[panels.Metric(name)]) for name in CURVES],
-        "Best epoch": [panels.BarPlot(title=name, metrics=[panels.Metric(name)]) for name in best],
-        "What follows from what": [
-            panels.ParallelCoordinatesPlot(
-                title=plan.question, columns=[panels.ParallelCoordinatesPlotColumn(metric=axis) for axis in columns]
+        "By epoch": [
+            reports.LinePlot(title=name, x=reports.Metric("epoch"), y=[reports.Metric(name)]) for name in CURVES
+        ],
+        "Best epoch": [reports.BarPlot(title=name, metrics=[reports.Metric(name)]) for name in best],
+        "Swept values and metrics": [
+            reports.ParallelCoordinatesPlot(
+                title=plan.question, columns=[reports.ParallelCoordinatesPlotColumn(metric=axis) for axis in columns]
             )
         ],
-        "Cost": [panels.BarPlot(title=name, metrics=[panels.Metric(name)]) for name in COST],
-        "Pictures": [panels.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES],
+        "Cost": [reports.BarPlot(title=name, metrics=[reports.Metric(name)]) for name in COST],
+        "Images": [reports.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES],
     }
     return workspaces.Workspace(
         entity=entity,
@@ -64,16 +66,16 @@ def build(plan: Plan, project: str, entity: str) -> Any:
 
 
 def as_json(workspace: Any) -> str:
-    """The workspace as W&B's server is sent it."""
+    """Return the workspace as JSON, as W&B's server receives it."""
     text: str = workspace._to_model().model_dump_json(by_alias=True, indent=2)
     return text
 
 
 def save(workspace: Any) -> str:
-    """Saves a workspace on the server and returns its address.
+    """Save a workspace on the server; return its URL.
 
     Raises:
-        TransferError: The server refuses or can't be reached.
+        TransferError: The server refuses it or can't be reached.
     """
     try:
         return str(workspace.save().url)
@@ -81,10 +83,10 @@ def save(workspace: Any) -> str:
         text = str(error).partition("\n")[0][:200]
         raise TransferError(
             f"W&B did not take the workspace ({type(error).__name__}: {text}). Check WANDB_API_KEY, the entity and the "
-            "project, or say --json FILE to keep it as a file."
+            "project, or use --json FILE to write it to a file."
         ) from error
 
 
 def _config_key(key: str) -> str:
-    """The key of a run's config that a swept word changes; one that chooses a file changes what stands for it."""
+    """Return the config key that a swept key changes; for a config group, the key that names the choice."""
     return CHANGED_BY.get(key, key)

@@ -465,7 +465,7 @@ def test_without_an_account_it_says_so_before_any_work(monkeypatch, tmp_path):
 
 def test_without_a_place_nothing_of_azure_is_loaded():
     code = (
-        "import sys; from pathlib import Path; import pneumonia.sweep.conduct\n"
+        "import sys; from pathlib import Path; import pneumonia.sweep.run_sweep\n"
         "from pneumonia.runs.scheduled_backup import backed_up\n"
         "with backed_up(Path('x'), {'place': None}, 's'): pass\n"
         "assert not any(name.startswith('azure.storage') for name in sys.modules)"

@@ -1,4 +1,4 @@
-"""A sweep whose jobs get into trouble on demand, as a user's own file with a family of its own."""
+"""Fixtures: a sweep file whose jobs fail on demand, and a SLURM of one node."""
 
 import os
 import secrets
@@ -54,11 +54,11 @@ hydra:
 
 
 class Workplace:
-    """A folder with the sweep, its family, and a way to call the command there."""
+    """A folder with the sweep, its model family, and the command run there."""
 
     def __init__(self, folder: Path, cache_dir: Path) -> None:
         self.folder = folder
-        self.words = [f"runs_dir={folder / 'runs'}", f"cache_dir={cache_dir}"]
+        self.overrides = [f"runs_dir={folder / 'runs'}", f"cache_dir={cache_dir}"]
         (folder / "model").mkdir()
         (folder / "model" / "troubled.yaml").write_text("_target_: troubled.Troubled\ntrouble: none\n")
         (folder / "troubled.py").write_text(FAMILY)
@@ -68,24 +68,28 @@ class Workplace:
         path.write_text(SWEEP.format(troubles=troubles))
         return str(path)
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen:
-        said = {**os.environ, "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]), "CUDA_VISIBLE_DEVICES": ""}
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+        variables = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]),
+            "CUDA_VISIBLE_DEVICES": "",
+        }
         return subprocess.Popen(
-            [sys.executable, "-m", "pneumonia", "sweep", *words, *self.words],
+            [sys.executable, "-m", "pneumonia", "sweep", *arguments, *self.overrides],
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env={**said, **environment},
+            env={**variables, **environment},
         )
 
-    def call(self, *words: str, **environment: str) -> tuple[int, str]:
-        process = self.start(*words, **environment)
+    def call(self, *arguments: str, **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, **environment)
         try:
-            told = process.communicate(timeout=240)[1]
+            output = process.communicate(timeout=240)[1]
         finally:
             process.kill()  # only where it has not ended
             process.wait()
-        return process.returncode, told
+        return process.returncode, output
 
 
 @pytest.fixture
@@ -123,12 +127,12 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 @pytest.fixture
 def slurm(tmp_path_factory, monkeypatch):
-    """A real SLURM of one node on loopback, from Debian's packages slurm-wlm and munge."""
+    """Start a SLURM of one node on loopback, from Debian's packages slurm-wlm and munge."""
     needed = ("slurmctld", "slurmd", "munged", "sbatch", "squeue")
     if missing := [name for name in needed if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]:
         pytest.skip(f"{missing[0]} is not installed (apt-get install slurm-wlm munge)")
     if os.geteuid() != 0:
-        pytest.skip("a SLURM of one's own needs root")
+        pytest.skip("starting SLURM needs root")
     folder = tmp_path_factory.mktemp("slurm")
     folder.chmod(0o755)
     for parent in folder.parents:

@@ -1,4 +1,4 @@
-"""The jobs of a sweep are Hydra's own, each checked before any runs."""
+"""Compare the jobs of a sweep with what Hydra composes, and refuse bad ones before any runs."""
 
 import functools
 import itertools
@@ -27,7 +27,7 @@ hydra:
 
 
 @pytest.mark.parametrize("name", GRIDS)
-def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(name, compose):
+def test_jobs_equal_what_hydra_composes(name, compose):
     plan = plan_of(name)
     assert len(plan.jobs) > 1
     assert len({job.key for job in plan.jobs}) == len(plan.jobs)
@@ -37,14 +37,17 @@ def test_every_job_of_a_sweep_is_what_hydra_composes_and_its_family_takes_it(nam
     for job in {
         tuple(job.differs.items())[:1]: job for job in plan.jobs
     }.values():  # one of each value of the first key
-        words = [f"hydra.searchpath=[file://{conf_dir()}]", *(f"{key}={value}" for key, value in job.differs.items())]
+        overrides = [
+            f"hydra.searchpath=[file://{conf_dir()}]",
+            *(f"{key}={value}" for key, value in job.differs.items()),
+        ]
         with initialize_config_dir(str(conf_dir("sweeps")), version_base="1.3"):
-            assert resolved(hydra_compose(name, words)) == job.config
+            assert resolved(hydra_compose(name, overrides)) == job.config
     for job in plan.jobs:
         check_family(job.config)
 
 
-def test_the_studys_settings_are_those_of_its_tables():
+def test_study_sweeps_have_the_values_of_its_tables():
     values = {name: next(iter(plan_of(name).axes.values())) for name in GRIDS}
     assert values["batch_size"] == ["400", "200", "100", "50", "25", "10"]
     assert values["image_size"] == ["100", "75", "50", "25"]
@@ -62,21 +65,21 @@ def test_the_studys_settings_are_those_of_its_tables():
     assert folds[-1]["split"]["method"] == "article"
 
 
-def test_the_list_of_sweeps_counts_their_jobs():
+def test_readme_lists_each_sweep_and_its_jobs():
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (\d+) \|", (conf_dir("sweeps") / "README.md").read_text(), re.MULTILINE)
     assert {name: (asks, int(jobs)) for name, asks, jobs in rows} == {
         name: (question(find_sweep(name)), len(plan_of(name).jobs)) for name in GRIDS
     }
 
 
-def test_an_override_with_values_is_swept_over_and_takes_the_place_of_the_files():
+def test_override_with_values_replaces_swept_values():
     plan = make_plan("optimizer", ["seed=5,6", "optimizer=sgd,adam", "max_epochs=2", "batch_size=8"])
     assert [tuple(job.differs.values()) for job in plan.jobs] == list(itertools.product(["sgd", "adam"], ["5", "6"]))
-    assert list(plan.axes) == ["optimizer", "seed"], "in the file's order"
+    assert list(plan.axes) == ["optimizer", "seed"], "in the order of the file"
     assert {(job.config["max_epochs"], job.config["batch_size"]) for job in plan.jobs} == {(2, 8)}
 
 
-def test_a_sweep_composes_with_an_experiment():
+def test_sweep_composes_with_an_experiment():
     jobs = make_plan("learning_rate", ["experiment=article/simple_cnn"]).jobs
     assert {job.config["model"]["_target_"].rpartition(".")[2] for job in jobs} == {"SimpleCNN"}
     assert {job.config["name"] for job in jobs} == {"learning_rate"}
@@ -84,16 +87,16 @@ def test_a_sweep_composes_with_an_experiment():
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "message"),
+    ("name", "overrides", "message"),
     [
         ("optimiser", [], "There is no sweep 'optimiser'.*Did you mean 'optimizer'"),
         ("none.yaml", [], "There is no sweep file none.yaml"),
         ("optimizer", ["batch_size=0"], "batch_size=0 is out of range"),
         ("optimizer", ["batch_size=8,0"], "batch_size=0 is out of range"),
-        ("optimizer", ["seed=1,1"], "are one and the same run"),
-        ("optimizer", ["hydra.sweep.dir=x"], "a sweep has no key of Hydra's own"),
+        ("optimizer", ["seed=1,1"], "are the same run"),
+        ("optimizer", ["hydra.sweep.dir=x"], "a sweep has no keys of Hydra"),
         ("optimizer", ["launcher.kind=8"], "launcher.kind=8 is not known"),
-        ("seeds", ["seed=range(0,20000)"], "20000 jobs"),
+        ("seeds", ["seed=range(0,20000)"], "20000 jobs, and at most 10000"),
         ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
         ("optimizer", ["+sead=3"], "sead is not a config key.*Did you mean 'seed'"),
         ("optimizer", ["optimizer=glob(x*)"], r"optimizer=glob\(x\*\) has no value: there are adagrad, adam"),
@@ -104,12 +107,12 @@ def test_a_sweep_composes_with_an_experiment():
         ("optimizer", ["launcher.n_jobs=1,2"], "share launcher, so it takes one value"),
     ],
 )
-def test_what_no_job_can_take_is_refused_in_the_plan(name, words, message):
+def test_invalid_overrides_are_refused(name, overrides, message):
     with pytest.raises(ConfigError, match=message), explained():
-        make_plan(name, words)
+        make_plan(name, overrides)
 
 
-def test_a_glob_or_a_deletion_of_a_swept_key_changes_what_is_swept():
+def test_glob_and_deletion_change_swept_values():
     assert make_plan("optimizer", ["optimizer=glob(ad*,exclude=adamw)", "seed=0"]).axes["optimizer"] == [
         "adagrad",
         "adam",
@@ -122,50 +125,50 @@ def test_a_glob_or_a_deletion_of_a_swept_key_changes_what_is_swept():
 @pytest.mark.parametrize(
     "beside", ["seed/a.yaml", "max_epochs/1.yaml", "data/folder.yaml", "train.yaml", "model/mlp.yaml"]
 )
-def test_what_lies_beside_a_sweep_file_does_not_change_its_jobs(beside, tmp_path, monkeypatch):
+def test_files_beside_a_sweep_file_are_ignored(beside, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(OWN)
-    words = ["max_epochs=1", "model=mlp", "data=folder", f"data.root={tmp_path}"]
-    before = make_plan(str(tmp_path / "mine.yaml"), words).jobs
+    overrides = ["max_epochs=1", "model=mlp", "data=folder", f"data.root={tmp_path}"]
+    before = make_plan(str(tmp_path / "mine.yaml"), overrides).jobs
     (tmp_path / beside).parent.mkdir(exist_ok=True)
     (tmp_path / beside).write_text("batch_size: 3\n")
     monkeypatch.chdir(tmp_path)
     for name in ("mine.yaml", str(tmp_path / "mine.yaml")):
-        assert make_plan(name, words).jobs == before
+        assert make_plan(name, overrides).jobs == before
 
 
-def test_a_sweep_file_may_have_the_name_of_a_packaged_one_and_bases_beside_it(tmp_path):
+def test_sweep_file_may_be_named_train_and_extend_others(tmp_path):
     (tmp_path / "train.yaml").write_text(OWN.replace("[train, _self_]", "[train, short, _self_]"))
     (tmp_path / "short.yaml").write_text("max_epochs: 1\n")
     jobs = make_plan(str(tmp_path / "train.yaml"), []).jobs
     assert [(job.config["seed"], job.config["max_epochs"]) for job in jobs] == [(0, 1), (1, 1)]
 
 
-def test_a_single_value_of_a_swept_key_stays_in_the_names_of_the_jobs():
+def test_single_value_of_a_swept_key_stays_in_labels():
     plan = make_plan("optimizer", ["seed=7"])
     assert [job.label for job in plan.jobs] == [
         f"optimizer={name} seed=7" for name in ("sgd", "adam", "rmsprop", "adagrad")
     ]
     assert {job.config["seed"] for job in plan.jobs} == {7}
-    with open_search("search", ["batch_size=50"]) as wanted:
-        assert wanted.common["batch_size"] == 50
-        assert "batch_size" not in {override.get_key_element() for override in wanted.swept}
+    with open_search("search", ["batch_size=50"]) as found:
+        assert found.common["batch_size"] == 50
+        assert "batch_size" not in {override.get_key_element() for override in found.swept}
 
 
-def test_a_place_without_data_is_refused_in_the_plan(tmp_path):
+def test_folder_without_data_is_refused(tmp_path):
     with pytest.raises(LayoutError, match="is an empty folder"):
         make_plan("optimizer", ["data=folder", f"data.root={tmp_path}"])
     with pytest.raises(LayoutError, match="does not exist"):
         make_plan("optimizer", ["data=folder", f"data.root={tmp_path / 'none'}"])
 
 
-def test_a_sweep_of_ones_own_is_named_by_its_path(tmp_path):
+def test_sweep_file_is_named_by_its_path(tmp_path):
     (tmp_path / "mine.yaml").write_text(OWN)
     plan = make_plan(str(tmp_path / "mine.yaml"), ["max_epochs=1"])
     assert [job.label for job in plan.jobs] == ["seed=0", "seed=1"]
     assert plan.question == "Mine?"
     (tmp_path / "other.yaml").write_text(OWN.replace("name: mine\n", ""))
     assert make_plan(str(tmp_path / "other.yaml"), []).folder.name == "other"
-    with pytest.raises(ConfigError, match=r"named with its ending: .*other\.yaml"):
+    with pytest.raises(ConfigError, match=r"with its extension: .*other\.yaml"):
         make_plan(str(tmp_path / "other"), [])
 
 
@@ -175,16 +178,16 @@ def test_a_sweep_of_ones_own_is_named_by_its_path(tmp_path):
         (OWN.replace("train,", "train, optimizer,"), "a sweep over sweeps"),
         (OWN.replace("seed:", "hydra.sweeper.params.seed:"), "a sweep over sweeps"),
         (OWN.replace("seed:", "sweep:"), "a sweep over sweeps"),
-        ("- 1\n- 2\n", "is no sweep file"),
-        ("", "is no sweep file"),
+        ("- 1\n- 2\n", "is not a sweep file"),
+        ("", "is not a sweep file"),
         (OWN.replace("defaults: [train, _self_]\n", ""), r"has no `defaults: \[train, _self_\]`"),
         (OWN.replace("train,", "trian,"), "extends trian, and a sweep extends train.*Did you mean 'train'"),
-        (OWN.replace('{seed: "0,1"}', "[seed]"), "params under hydra is no table"),
+        (OWN.replace('{seed: "0,1"}', "[seed]"), "params under hydra is not a mapping"),
         (OWN.replace('"0,1"', ""), "gives seed no values"),
         ("a: [1\n", "can't be read as YAML"),
     ],
 )
-def test_a_sweep_over_sweeps_or_no_sweep_at_all_is_refused(text, message, tmp_path):
+def test_bad_sweep_files_are_refused(text, message, tmp_path):
     (tmp_path / "mine.yaml").write_text(text)
     with pytest.raises(ConfigError, match=message):
         make_plan(str(tmp_path / "mine.yaml"), [])

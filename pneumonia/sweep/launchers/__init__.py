@@ -1,1 +1,1 @@
-"""Where the jobs of a sweep run."""
+"""Launchers: run the jobs of a sweep here, in parallel, with SLURM or with Ray."""

@@ -1,4 +1,4 @@
-"""What a launcher needs, asked before torch is loaded."""
+"""Check what a launcher needs, before torch is imported."""
 
 import subprocess
 from importlib.util import find_spec
@@ -6,15 +6,15 @@ from typing import Any, Final
 
 from pneumonia.errors import ConfigError
 
-ANSWER_S: Final = 60
+TIMEOUT_S: Final = 60
 PACKAGE: Final = {"slurm": "submitit", "ray": "ray"}
 
 
 def check_launcher(settings: dict[str, Any]) -> None:
-    """Refuses a launcher that can't work here.
+    """Refuse a launcher that can't work on this machine.
 
     Args:
-        settings: The ``launcher`` node.
+        settings: The ``launcher`` node of the config.
 
     Raises:
         ConfigError: A package or a command is missing.
@@ -24,26 +24,27 @@ def check_launcher(settings: dict[str, Any]) -> None:
     if needed is not None and find_spec(needed) is None:
         raise ConfigError(f"launcher={kind} needs {needed}: pip install 'pneumonia[{kind}]'")
     if kind == "slurm":
-        ask_slurm("sinfo", "--noheader")
+        query_slurm("sinfo", "--noheader")
 
 
-def ask_slurm(*words: str, missing: str | None = None) -> str:
-    """What a command of SLURM prints; ``missing`` where it knows a job no more.
+def query_slurm(*command: str, missing: str | None = None) -> str:
+    """Return the output of a SLURM command; ``missing`` for a job that SLURM has forgotten.
 
     Raises:
-        ConfigError: There is no SLURM, or it does not answer.
+        ConfigError: SLURM is not installed, does not answer, or refuses.
     """
     try:
-        return subprocess.run(words, check=True, capture_output=True, text=True, timeout=ANSWER_S).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
     except FileNotFoundError as error:
         raise ConfigError(
-            f"launcher=slurm needs SLURM's {words[0]}, and it is not there. Call the sweep on a node that may submit jobs."
+            f"launcher=slurm needs SLURM's {command[0]}, which is not installed here. Run the sweep on a node that may "
+            "submit jobs."
         ) from error
     except subprocess.TimeoutExpired as error:
         raise ConfigError(
-            f"SLURM does not answer `{' '.join(words)}` within {ANSWER_S} s. Is its controller up?"
+            f"SLURM does not answer `{' '.join(command)}` within {TIMEOUT_S} s. Check that its controller is up."
         ) from error
     except subprocess.CalledProcessError as error:
         if missing is not None and "Invalid job id" in error.stderr:
             return missing
-        raise ConfigError(f"SLURM refuses `{' '.join(words)}`: {error.stderr.strip()}") from error
+        raise ConfigError(f"SLURM refuses `{' '.join(command)}`: {error.stderr.strip()}") from error

@@ -1,48 +1,51 @@
-"""``launcher=ray``: each job a task of Ray, on this machine or on a running cluster."""
+"""``launcher=ray``: each job a Ray task, on this machine or on a running cluster."""
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pneumonia.errors import ConfigError
-from pneumonia.sweep.launchers.remote import Remote
-from pneumonia.sweep.state import Ledger
+from pneumonia.sweep.launchers.remote import RemoteLauncher
+from pneumonia.sweep.plan import Job
+from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.state import SweepState
 
 
-class Ray(Remote):
-    """Tasks without retries: a job that was killed is said to be, and the next call of the sweep goes on with it."""
+class RayLauncher(RemoteLauncher):
+    """Run jobs as Ray tasks without retries: a killed job is recorded as such, and the next call of the sweep resumes it."""
 
-    def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
-        super().__init__(settings, ledger)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it reports to its makers
+    def __init__(self, settings: dict[str, Any], state: SweepState) -> None:
+        super().__init__(settings, state)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         self.ray = ray
-        words: dict[str, Any] = {"address": settings["address"]}
+        options: dict[str, Any] = {"address": settings["address"]}
         if settings["address"] is None:
-            words = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+            options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
             if settings["n_jobs"] is not None:
-                words["num_cpus"] = settings["n_jobs"] * (settings["cpus_per_job"] or 1)
+                options["num_cpus"] = settings["n_jobs"] * (settings["cpus_per_job"] or 1)
         if not ray.is_initialized():
             try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **words)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(f"launcher.address={settings['address']}: no Ray answers there ({error})") from error
+                raise ConfigError(
+                    f"launcher.address={settings['address']}: no Ray cluster answers there ({error})"
+                ) from error
 
-    def submit(self, work: Callable[..., bool], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        task = self.ray.remote(
-            num_cpus=self.settings["cpus_per_job"] or 1, num_gpus=self.settings["gpus_per_job"], max_retries=0
-        )(work)
-        return [task.remote(*call) for call in calls]
+    def submit(self, jobs: Sequence[Job], state: SweepState, **options: Any) -> list[Any]:
+        cpus, gpus = self.settings["cpus_per_job"] or 1, self.settings["gpus_per_job"]
+        task = self.ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(run_job)
+        return [task.remote(job, state, **options) for job in jobs]
 
-    def finished(self, handles: Sequence[Any]) -> dict[Any, bool | str]:
+    def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | str]:
         ready, _ = self.ray.wait(list(handles), num_returns=len(handles), timeout=0)
-        found: dict[Any, bool | str] = {}
+        found: dict[Any, JobOutcome | str] = {}
         for handle in ready:
             try:
-                found[handle] = bool(self.ray.get(handle))
+                found[handle] = self.ray.get(handle)
             except self.ray.exceptions.WorkerCrashedError:
                 found[handle] = "its process was killed; often this means that memory ran out"
             except self.ray.exceptions.RayError as error:

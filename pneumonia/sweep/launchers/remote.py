@@ -1,71 +1,52 @@
-"""Jobs as tasks of a scheduler that may lose some: what the task could not write down, is written down here."""
+"""Jobs as tasks of a scheduler that may lose some: a failure that a task could not record is recorded here."""
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Final
 
-from pneumonia.sweep.job import attempt_there, rehearse_there
+from pneumonia.sweep.launchers.base import Launcher, OnEnd
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.state import Ledger
+from pneumonia.sweep.run_job import JobOutcome
+from pneumonia.sweep.state import PENDING, SweepState
 
-LOOK_S: Final = 1.0
-Ended = Callable[[Job], None]
+POLL_S: Final = 1.0
 
 
-class Remote(ABC):
-    """What SLURM and Ray have in common.
-
-    Args:
-        settings: The ``launcher`` node.
-        ledger: Of the sweep; on a file system that every worker sees.
-    """
-
-    def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
-        self.settings = settings
-        self.ledger = ledger
+class RemoteLauncher(Launcher):
+    """Base of the SLURM and Ray launchers."""
 
     @abstractmethod
-    def submit(self, work: Callable[..., bool], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """A handle for each call of a function."""
+    def submit(self, jobs: Sequence[Job], state: SweepState, **options: Any) -> list[Any]:
+        """Submit ``run_job(job, state, **options)`` for each job; return a handle for each."""
 
     @abstractmethod
-    def finished(self, handles: Sequence[Any]) -> dict[Any, bool | str]:
-        """Of the handles that have come to an end: what the function returned, or why it could not return."""
+    def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | str]:
+        """Return, for each handle that has ended, what its call returned, or why it returned nothing."""
 
     @abstractmethod
     def cancel(self, handles: Sequence[Any]) -> None:
-        """Ends tasks; each may keep its last epoch."""
+        """Cancel tasks; each keeps its last finished epoch."""
 
-    def rehearse(self, jobs: Sequence[Job], ended: Ended) -> None:
-        self._do(rehearse_there, jobs, ended)
-
-    def run(self, jobs: Sequence[Job], ended: Ended) -> None:
-        left = list(jobs)
-        while left:
-            left = self._do(attempt_there, left, ended)
-            if left:
-                time.sleep(LOOK_S)
-
-    def _do(self, work: Callable[..., bool], jobs: Sequence[Job], ended: Ended) -> list[Job]:
-        """Does the jobs; returns those that another sweep is doing."""
-        folder, threads = str(self.ledger.folder.resolve()), int(self.settings["cpus_per_job"] or 1)
-        calls = [(job, folder, self.settings["timeout_min"], threads) for job in jobs]
-        open_ = dict(zip(self.submit(work, calls), jobs, strict=True))
+    def run_once(self, jobs: Sequence[Job], on_end: OnEnd, dry_run: bool) -> list[Job]:
+        state = SweepState(self.state.folder.resolve())
+        threads, timeout_min = int(self.settings["cpus_per_job"] or 1), self.settings["timeout_min"]
+        handles = self.submit(jobs, state, dry_run=dry_run, timeout_min=timeout_min, threads=threads)
+        pending = dict(zip(handles, jobs, strict=True))
         busy: list[Job] = []
         try:
-            while open_:
-                for handle, how in self.finished(list(open_)).items():
-                    job = open_.pop(handle)
-                    if how is False:
+            while pending:
+                for handle, outcome in self.ended(list(pending)).items():
+                    job = pending.pop(handle)
+                    if outcome is JobOutcome.BUSY:
                         busy.append(job)
                         continue
-                    if isinstance(how, str) and self.ledger.standing(job).state in {"to do", "interrupted"}:
-                        self.ledger.broke(job, "killed", f"{how}. Run the sweep again: it goes on")
-                    ended(job)
-                if open_:
-                    time.sleep(LOOK_S)
+                    if isinstance(outcome, str) and self.state.status(job).state in PENDING:
+                        self.state.record_failure(job, "killed", f"{outcome}. Run the sweep again to resume it")
+                    on_end(job)
+                if pending:
+                    time.sleep(POLL_S)
         except BaseException:
-            self.cancel(list(open_))
+            self.cancel(list(pending))
             raise
         return busy

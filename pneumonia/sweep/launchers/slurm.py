@@ -1,36 +1,37 @@
-"""``launcher=slurm``: each job a task of SLURM, submitted through submitit, watched through squeue."""
+"""``launcher=slurm``: each job a SLURM task, submitted through submitit and watched through ``squeue``."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.sweep.launchers.checks import ask_slurm
-from pneumonia.sweep.launchers.remote import Remote
-from pneumonia.sweep.state import Ledger
+from pneumonia.sweep.launchers.checks import query_slurm
+from pneumonia.sweep.launchers.remote import RemoteLauncher
+from pneumonia.sweep.plan import Job
+from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.state import SweepState
 
 ENDED: Final = frozenset(
     "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY PREEMPTED BOOT_FAIL DEADLINE REVOKED".split()
 )
-MARGIN_MIN: Final = 5  # that SLURM allows beyond the limit at which a job ends itself and says so
+MARGIN_MIN: Final = 5  # between the time limit of a job, which records it, and SLURM's own
 
 
-class Slurm(Remote):
-    """Tasks of an array, so that ``n_jobs`` can hold some back.
+class SlurmLauncher(RemoteLauncher):
+    """Run jobs as tasks of one array, of which at most ``n_jobs`` run at once.
 
-    submitit watches through ``sacct``, which small installations do not have; here ``squeue`` says what still waits or runs.
+    submitit watches through ``sacct``, which small installations lack; this class asks ``squeue`` instead.
 
     Source: https://github.com/facebookincubator/submitit
     """
 
-    def __init__(self, settings: dict[str, Any], ledger: Ledger) -> None:
-        super().__init__(settings, ledger)
+    def __init__(self, settings: dict[str, Any], state: SweepState) -> None:
+        super().__init__(settings, state)
         import submitit
 
-        folder = Path(ledger.folder.resolve()) / "slurm" / "%j"
-        self.executor = submitit.SlurmExecutor(folder=folder)
+        self.executor = submitit.SlurmExecutor(folder=Path(state.folder.resolve()) / "slurm" / "%j")
         minutes = settings["timeout_min"]
-        words: dict[str, Any] = {
-            "job_name": f"pneumonia-{ledger.folder.name}",
+        options: dict[str, Any] = {
+            "job_name": f"pneumonia-{state.folder.name}",
             "time": None if minutes is None else int(minutes) + MARGIN_MIN,
             "partition": settings["partition"],
             "cpus_per_task": settings["cpus_per_job"],
@@ -39,43 +40,39 @@ class Slurm(Remote):
             "array_parallelism": settings["n_jobs"] or 1024,
             "use_srun": False,
         }
-        self.executor.update_parameters(**{key: value for key, value in words.items() if value is not None})
+        self.executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
 
-    def submit(self, work: Callable[..., bool], calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def submit(self, jobs: Sequence[Job], state: SweepState, **options: Any) -> list[Any]:
         with self.executor.batch():
-            jobs = [self.executor.submit(work, *call) for call in calls]
-        return jobs
+            return [self.executor.submit(run_job, job, state, **options) for job in jobs]
 
-    def finished(self, handles: Sequence[Any]) -> dict[Any, bool | str]:
-        waiting = self._queued(handles)
-        found: dict[Any, bool | str] = {}
+    def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | str]:
+        rows = [line.split() for line in _squeue(set(map(_array, handles)), "%i %T").splitlines() if line.strip()]
+        queued = {number for number, state in rows if state not in ENDED}
+        found: dict[Any, JobOutcome | str] = {}
         for handle in handles:
-            if handle.job_id in waiting:
+            if handle.job_id in queued:
                 continue
             if handle.paths.result_pickle.exists():
                 outcome, value = handle._get_outcome_and_result()
-                found[handle] = (
-                    bool(value) if outcome == "success" else f"its task raised: {str(value).strip().splitlines()[-1]}"
-                )
+                error = str(value).strip().splitlines()
+                found[handle] = value if outcome == "success" else f"its task raised: {error[-1]}"
             else:
-                found[handle] = f"SLURM ended its task {handle.job_id} ({self._why(handle)}); see {handle.paths.stderr}"
+                reason = _squeue([handle.job_id], "%T %r").strip() or "squeue lists no reason"
+                found[handle] = f"SLURM ended its task {handle.job_id} ({reason}); see {handle.paths.stderr}"
         return found
 
     def cancel(self, handles: Sequence[Any]) -> None:
-        for number in {handle.job_id.partition("_")[0] for handle in handles}:
-            ask_slurm("scancel", number)
+        for number in set(map(_array, handles)):
+            query_slurm("scancel", number)
 
-    def _queued(self, handles: Sequence[Any]) -> set[str]:
-        """Ids that wait or run."""
-        numbers = ",".join(sorted({handle.job_id.partition("_")[0] for handle in handles}))
-        lines = ask_slurm(
-            "squeue", "--noheader", "--array", "--states=all", f"--jobs={numbers}", "--format=%i %T", missing=""
-        )
-        rows = [line.split() for line in lines.splitlines() if line.strip()]
-        return {number for number, state in rows if state not in ENDED}
 
-    def _why(self, handle: Any) -> str:
-        lines = ask_slurm(
-            "squeue", "--noheader", "--array", "--states=all", f"--jobs={handle.job_id}", "--format=%T %r", missing=""
-        )
-        return lines.strip() or "nothing more is known of it"
+def _array(handle: Any) -> str:
+    """Return the number of the array that a task belongs to."""
+    return str(handle.job_id).partition("_")[0]
+
+
+def _squeue(numbers: Iterable[str], columns: str) -> str:
+    """Return a line for each task of some jobs; none for those that SLURM has forgotten."""
+    query = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(sorted(numbers))}"]
+    return query_slurm(*query, f"--format={columns}", missing="")
