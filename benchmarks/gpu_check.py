@@ -86,13 +86,13 @@ def main() -> int:
                 cost = found[way]["cost"]
                 lines.append(
                     (
-                        f"{case.name}, {cost['precision']}",
+                        f"{case.name}, {cost.precision}",
                         f"{found[way]['losses'][-1]:.4f}",
                         f"{cpu['losses'][-1]:.4f}",
                         f"{off:.2g} of {allowed:g}",
                         "yes" if off <= allowed else "NO",
-                        f"{cost['images_per_s']:.0f}",
-                        f"{cost['peak_memory_mib']:.0f}",
+                        f"{cost.images_per_s:.0f}",
+                        f"{cost.peak_memory_mib:.0f}",
                     )
                 )
             told["cases"][case.name] = found
@@ -120,11 +120,11 @@ def _train(words: tuple[str, ...]) -> dict[str, Any]:
     config = composed(dict(word.split("=", 1) for word in (*COMMON, *SGD, *words)))
     with unheard():
         result = train(config)
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / result["run_id"])
+    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / result.run_id)
     losses = [float(row["train/loss"]) for row in read_metrics(folder)]
-    cost, name = result["cost"], result["model"]["_target_"].rpartition(".")[2]
-    say(f"  {name} on {cost['device']}, {cost['precision']}: {cost['images_per_s']:.0f} images/s")
-    return {"losses": losses, "val_loss": result["metrics"]["val"]["loss"], "cost": cost}
+    cost, name = result.cost, result.family
+    say(f"  {name} on {cost.device}, {cost.precision}: {cost.images_per_s:.0f} images/s")
+    return {"losses": losses, "val_loss": result.metrics["val"]["loss"], "cost": cost}
 
 
 def _data(xrays: Path | None) -> tuple[str, ...]:

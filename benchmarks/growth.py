@@ -172,7 +172,7 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
             config = composed(words)
 
             def work() -> Any:
-                return train(config)["cost"]["images_per_s"]
+                return train(config).cost.images_per_s
         elif point["kind"] == "sweep":
             sweep = ["seeds", f"seed=range(0,{point['jobs']})", *(f"{key}={value}" for key, value in words.items())]
 

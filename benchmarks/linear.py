@@ -62,7 +62,7 @@ def _run(root: Path, *words: str) -> tuple[dict[str, Any], RunFolder, float]:
     config = composed({**chosen, "data": "folder", "data.root": str(root), "split": "article", "runs_dir": folder})
     config["trainer"]["accelerator"] = "cpu"
     result = train(config)
-    return result, RunFolder(Path(folder) / result["name"] / result["run_id"]), result["cost"]["fit_s"]
+    return result, RunFolder(Path(folder) / result.name / result.run_id), result.cost.fit_s
 
 
 def _subset(root: Path, size: int) -> tuple[DecodedImages, np.ndarray, np.ndarray]:
@@ -86,9 +86,7 @@ def _logistic_regression(root: Path, size: int, strength: float, rounds: int) ->
         inputs = (flat.astype(np.float32) - 127.5) / 127.5
         reference = LogisticRegression(C=strength, tol=1e-4, max_iter=1000).fit(inputs, label[rows])
         theirs.append(time.perf_counter() - start)
-        losses.append(
-            (result["metrics"]["train"]["loss"], float(log_loss(label[rows], reference.predict_proba(inputs))))
-        )
+        losses.append((result.metrics["train"]["loss"], float(log_loss(label[rows], reference.predict_proba(inputs)))))
     for mine, other in losses:
         assert abs(mine - other) < 1e-3 * other, losses
     return {
@@ -127,7 +125,7 @@ def _perceptron(root: Path, rounds: int) -> dict[str, Any]:
 
 def _mlp(root: Path) -> dict[str, Any]:
     result, _, seconds = _run(root, "experiment=article/mlp_4")
-    return {"seconds": seconds, "epochs": result["epochs"], "val_accuracy": result["metrics"]["val"]["accuracy"]}
+    return {"seconds": seconds, "epochs": result.epochs, "val_accuracy": result.metrics["val"]["accuracy"]}
 
 
 if __name__ == "__main__":

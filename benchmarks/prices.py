@@ -170,12 +170,12 @@ class Meter:
         }
         short = {**config, "trainer": trainer, "max_epochs": 1, "force": True, "name": "tried", "swa": None}
         with unheard():
-            return float(train(short, data_cache=self.data_cache)["cost"]["images_per_s"])
+            return float(train(short, data_cache=self.data_cache).cost.images_per_s)
 
     def _whole(self, config: dict[str, Any]) -> float:
         with unheard():
             result = train({**config, "force": True, "name": "tried"}, data_cache=self.data_cache)
-        return float(result["data"]["train"] * config["max_epochs"] / result["cost"]["fit_s"])
+        return float(result.data.train * config["max_epochs"] / result.cost.fit_s)
 
 
 def as_the_study(pseudo_resnet: bool, side: int, batch: int, flop_ratio: float) -> float:

@@ -24,8 +24,7 @@ from benchmarks.world import SIDE, World
 from pneumonia.cli.data.split import composed
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
-from pneumonia.models.factory import load_classifier
-from pneumonia.runs.folder import open_run
+from pneumonia.runs.load import load_finished_run
 from pneumonia.training.train import train
 
 IMAGES: Final = 64
@@ -70,7 +69,7 @@ def trained(world: World) -> tuple[Path, Path]:
     few = {"max_epochs": "1", "name": "serving"}
     with unheard():
         result = train(composed({**world.words, **few, "split": "article", "split.leaky": "true"}))
-        run = world.scratch / "runs" / "serving" / result["run_id"]
+        run = world.scratch / "runs" / "serving" / result.run_id
         export(ExportOptions(run, world.scratch / "bundle", cache_dir=world.cache_dir))
     return run, world.scratch / "bundle"
 
@@ -90,8 +89,7 @@ def one_thread() -> Iterator[None]:
 
 def eager(run: Path) -> Callable[[bytes], list[float]]:
     """The usual way from bytes to probabilities."""
-    folder, _, config = open_run(run)
-    classifier = load_classifier(folder.best, config["task"])
+    classifier = load_finished_run(run).load_model()
     scaling = classifier.options.scaling
     mean, std = float(scaling["shift"]) / 255, float(scaling["scale"]) / 255
     prepare = transforms.Compose(

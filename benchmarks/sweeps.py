@@ -57,7 +57,7 @@ def _wandb(words: dict[str, str], rounds: int) -> dict[str, Any]:
         for logger in ("csv", "wandb"):
             config = composed({**base, "seed": str(number), "logger": logger, "name": logger})
             begun = time.perf_counter()
-            metrics.append(train(config, data_cache=data_cache)["metrics"])
+            metrics.append(train(config, data_cache=data_cache).metrics)
             seconds[logger] = time.perf_counter() - begun
         assert metrics[0] == metrics[1]
         if number:

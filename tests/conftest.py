@@ -64,7 +64,7 @@ def finished(compose: Compose, tmp_path_factory: pytest.TempPathFactory) -> Path
     """The folder of a small finished run."""
     runs = tmp_path_factory.mktemp("runs")
     result = train(compose("split=official", runs_dir=runs))
-    return runs / result["name"] / result["run_id"]
+    return runs / result.name / result.run_id
 
 
 @pytest.fixture(scope="session")

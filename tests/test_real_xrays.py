@@ -54,8 +54,8 @@ def test_a_short_training_beats_the_largest_class_by_far(real_xrays, compose, tm
         "split=grouped",
     ]
     result = train(compose(*words, "optimizer.lr=3e-3", runs_dir=tmp_path, small=False))
-    assert result["metrics"]["val"]["accuracy"] > 0.65  # the largest class alone: 0.48
-    assert result["metrics"]["val"]["auroc"] > 0.80
+    assert result.metrics["val"]["accuracy"] > 0.65  # the largest class alone: 0.48
+    assert result.metrics["val"]["auroc"] > 0.80
 
 
 QUICK = {  # validation figures on the study's own split that no seed should miss
@@ -73,7 +73,7 @@ SLOW = {
 def _reaches(real_xrays, compose, runs_dir, words, wanted):
     experiment, *more = words.split()
     words = ["data=folder", f"data.root={real_xrays}", "split=article", f"experiment={experiment}", *more]
-    values = train(compose(*words, runs_dir=runs_dir, small=False))["metrics"]["val"]
+    values = train(compose(*words, runs_dir=runs_dir, small=False)).metrics["val"]
     for name, bound in wanted.items():
         assert values[name] <= bound if name in {"loss", "fnr"} else values[name] >= bound, (name, values[name])
 
@@ -95,8 +95,8 @@ def test_slower_families_reach_the_studys_figures(words, real_xrays, compose, tm
 def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, tmp_path):
     words = ["data=folder", f"data.root={real_xrays}", "experiment=article/final", "split=article", "seed=0"]
     result = train(compose(*words, runs_dir=tmp_path, small=False))
-    assert result["metrics"]["val"]["accuracy"] >= 0.78
-    assert result["metrics"]["val"]["loss"] <= 0.48
+    assert result.metrics["val"]["accuracy"] >= 0.78
+    assert result.metrics["val"]["loss"] <= 0.48
 
 
 def test_the_audit_of_the_real_data_finds_its_copies_and_no_leak_between_its_folders(real_xrays, cache_dir):

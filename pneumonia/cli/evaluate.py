@@ -10,7 +10,7 @@ from pneumonia.report.formatting import count
 from pneumonia.system.console import announce_loading, say, warn
 
 if TYPE_CHECKING:
-    from pneumonia.runs.folder import RunFolder
+    from pneumonia.runs.load import FinishedRun
 
 HELP = """
 usage: pneumonia evaluate run=DIR [split=test] [tta=flip] [data=folder data.root=DIR]
@@ -78,19 +78,20 @@ def run(arguments: list[str]) -> int:
         )
     from pneumonia.config.schema import DataConfig
     from pneumonia.config.validation import check_root
-    from pneumonia.runs.folder import is_evaluated, open_run
+    from pneumonia.runs.identity import is_evaluated
+    from pneumonia.runs.load import load_finished_run
 
     if source:
         check_root(Path(words["data.root"]).expanduser())
     failed = 0
     if "run" in words:  # a wrong folder is found before torch is imported, here and below
-        todo = [open_run(Path(words["run"]))[0]]
+        todo = [load_finished_run(Path(words["run"]))]
     elif "ensemble" in words:
         todo = _members([Path(place) for place in words["ensemble"].split(",") if place])
     else:
         todo, failed = _finished(places)
     if places and not force and not source:
-        done = [one for one in todo if is_evaluated(one, one.finished() or {}, subset, tta or None)]
+        done = [one for one in todo if is_evaluated(one.folder, one.result, subset, tta or None)]
         todo = [one for one in todo if one not in done]
         if done:
             say(
@@ -105,17 +106,17 @@ def run(arguments: list[str]) -> int:
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
-    request = Request(todo[0].path, subset, data, cache_dir, tta or None, cases=(cases or "true") == "true")
+    request = Request(todo[0].folder.path, subset, data, cache_dir, tta or None, cases=(cases or "true") == "true")
     if not places:
-        members = [one.path for one in todo]
+        members = [one.folder.path for one in todo]
         found = evaluate_ensemble(members, request) if words.get("ensemble") else evaluate(request)
         page = write_evaluation_page(found.path) if request.cases else None
         say(f"Written: [bold]{found.path}[/]" + (f"; error gallery: [bold]{page}[/]" if page else ""))
         return 0
     desk = Desk()
     for number, one in enumerate(todo, 1):
-        wanted = Request(one.path, subset, data, cache_dir, tta or None, cases=cases == "true", brief=True)
-        say(f"{number}/{len(todo)} {one.path}")
+        wanted = Request(one.folder.path, subset, data, cache_dir, tta or None, cases=cases == "true", brief=True)
+        say(f"{number}/{len(todo)} {one.folder.path}")
         try:
             found = evaluate(wanted, desk)
             if wanted.cases:
@@ -138,51 +139,59 @@ def _is_place(word: str) -> bool:
     return Path(word).is_dir() or ("=" not in word and not word.startswith("-"))
 
 
-def _finished(places: list[Path]) -> tuple[list["RunFolder"], int]:
+def _finished(places: list[Path]) -> tuple[list["FinishedRun"], int]:
     """The finished runs, and how many are damaged; what is wrong with one costs that one alone."""
-    from pneumonia.runs.folder import RunFolder, find_runs
+    from pneumonia.runs.listing import find_runs
+    from pneumonia.runs.load import FinishedRun
+    from pneumonia.runs.result import read_result
 
-    finished: list[RunFolder] = []
-    unfinished: list[RunFolder] = []
+    finished: list[FinishedRun] = []
+    unfinished: list[Path] = []
+    debug: list[Path] = []
     damaged = 0
     for folder in find_runs(places):
         try:
-            (unfinished if folder.finished() is None else finished).append(folder)
+            result = read_result(folder)
         except RunError as error:
             damaged += 1
             warn(f"Left out: {error}")
-    if debug := [one for one in unfinished if one.ended() is not None]:
-        unfinished = [one for one in unfinished if one not in debug]
-        warn(f"Left out, since shortened for debugging: {some((one.path for one in debug), 3)}")
+            continue
+        if result is not None and result.completed:
+            finished.append(FinishedRun(folder, result))
+        else:
+            (unfinished if result is None else debug).append(folder.path)
+    if debug:
+        warn(f"Left out, since shortened for debugging: {some(debug, 3)}")
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
-        paths = some((one.path for one in unfinished), 3)
-        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} left out: {paths}")
+        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} left out: {some(unfinished, 3)}")
     if not finished:
         raise RunError(f"There is no finished run in {some(places)}. `pneumonia train` makes one.")
     return finished, damaged
 
 
-def _members(places: list[Path]) -> list["RunFolder"]:
+def _members(places: list[Path]) -> list["FinishedRun"]:
     """The runs of an ensemble: all of them are sound, or there is none.
 
     Raises:
         RunError: A run that is named did not finish, or any is damaged; or they have no common answer.
     """
     from pneumonia.runs.ensembles import check_members
-    from pneumonia.runs.folder import find_runs, open_run
+    from pneumonia.runs.listing import find_runs
+    from pneumonia.runs.load import FinishedRun, load_finished_run
+    from pneumonia.runs.result import read_result
 
     for place in places:
         if (place / "config.yaml").is_file():
-            open_run(place)  # named by itself, so it must be whole; of a folder's runs only the finished count
-    opened = [(folder, folder.finished()) for folder in find_runs(places)]
-    unfinished = [folder.path for folder, result in opened if result is None]
+            load_finished_run(place)  # named by itself, so it must be whole; of a folder's runs only the finished count
+    opened = [(folder, read_result(folder)) for folder in find_runs(places)]
+    members = [FinishedRun(folder, result) for folder, result in opened if result is not None and result.completed]
+    unfinished = [folder.path for folder, result in opened if result is None or not result.completed]
     if unfinished:
         verb = "is" if len(unfinished) == 1 else "are"
         warn(f"{count(len(unfinished), 'run')} did not finish and {verb} no member: {some(unfinished, 3)}")
-    members = [(folder, result) for folder, result in opened if result is not None]
     check_members(members)
-    return [folder for folder, _ in members]
+    return members
 
 
 def _word(words: dict[str, str], key: str, default: str, allowed: tuple[str, ...]) -> str:

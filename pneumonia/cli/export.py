@@ -43,9 +43,9 @@ def run(arguments: list[str]) -> int:
     options = parser.parse_intermixed_args(arguments)
     words = key_values(options.words, KEYS)
     coverage = _share(options.coverage)
-    from pneumonia.runs.folder import open_run
+    from pneumonia.runs.load import load_finished_run
 
-    open_run(options.run)  # a wrong folder is found before torch is imported
+    load_finished_run(options.run)  # a wrong folder is found before torch is imported
     announce_loading()
     from pneumonia.export.export import ExportOptions, export
     from pneumonia.system.console import quiet

@@ -41,7 +41,7 @@ def _push(options: argparse.Namespace) -> int:
     from rich.markup import escape
 
     from pneumonia.errors import AccessError, RunError
-    from pneumonia.runs.folder import find_runs
+    from pneumonia.runs.listing import find_runs
     from pneumonia.system.console import announce_loading, say
     from pneumonia.training.loggers.wandb_account import MODES, has_key
 

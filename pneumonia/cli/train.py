@@ -160,7 +160,7 @@ def _job(config: DictConfig) -> float | None:
     stage, _, metric = str(plain["monitor"] or family_of(plain["model"], own_targets(plain)).default_monitor).partition(
         "/"
     )
-    value = result["metrics"][stage].get(metric)
+    value = result.metrics[stage].get(metric)
     return None if value is None else float(value)
 
 

@@ -14,7 +14,7 @@ from pneumonia.data.audit.baselines import told_from
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.data.splits.files import as_trained, row_by_row
+from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import PneumoniaError, RunError, SplitError, some
 from pneumonia.evaluation.error_gallery import cases_file, write_cases
 from pneumonia.evaluation.error_gallery_pictures import draw_cases
@@ -22,14 +22,14 @@ from pneumonia.evaluation.evaluate_predictions import assess, gain, with_interva
 from pneumonia.evaluation.summary import show_evaluation
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.models.base import Classifier
-from pneumonia.models.factory import check_checkpoint, load_classifier
-from pneumonia.runs.ensembles import check_images, check_members, described, ensemble_folder, mean_of
-from pneumonia.runs.folder import OWN, RunFolder, evaluation_identity, open_run, read_split
-from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.runs.ensembles import check_images, check_members, describe_ensemble, ensemble_folder, mean_predictions
+from pneumonia.runs.folder import OWN, RunFolder
+from pneumonia.runs.identity import evaluation_identity
+from pneumonia.runs.load import FinishedRun, load_finished_run
+from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.console import say
 from pneumonia.system.files import digest, replacing, write_json
-from pneumonia.tasks import TASKS, Task
-from pneumonia.training.predictions import predict_subset
+from pneumonia.tasks import Task
 from pneumonia.training.prepare import data_config
 
 BASELINES: Final = ("metadata", "thumbnail")
@@ -92,8 +92,7 @@ class _Told:
         views_changed: Whether other views are averaged than in training.
     """
 
-    folder: RunFolder
-    result: dict[str, Any]
+    run: FinishedRun
     classifier: Classifier
     module: XRayDataModule
     table: pd.DataFrame
@@ -120,7 +119,7 @@ def evaluate(request: Request, desk: Desk | None = None) -> Evaluation:
     """
     desk = desk or Desk()
     told = _tell(request, desk)
-    return _finish(told.folder, [told], told.table, told.fitting, request, desk)
+    return _finish(told.run.folder, [told], told.table, told.fitting, request, desk)
 
 
 def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | None = None) -> Evaluation:
@@ -141,54 +140,50 @@ def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | No
         RunError: Runs of different tasks, images or subsets, which have no common answer; and as :func:`evaluate`.
     """
     desk = desk or Desk()
-    check_members([open_run(path)[:2] for path in members])
+    check_members([load_finished_run(path) for path in members])
     told = [_tell(replace(request, run=path), desk) for path in members]
-    check_images([(one.folder.path, one.table) for one in told], request.subset)
-    task = TASKS[told[0].result["task"]]
-    table = mean_of([one.table for one in told], task)
+    check_images([(one.run.folder.path, one.table) for one in told], request.subset)
+    task = told[0].run.task
+    table = mean_predictions([one.table for one in told], task)
     known = [one.fitting for one in told if one.fitting is not None]
-    fitting = mean_of(known, task) if len(known) == len(told) else None
-    folder = RunFolder(ensemble_folder([one.folder for one in told]))
-    write_json(folder.path / "ensemble.json", described([(one.folder, one.result) for one in told]))
+    fitting = mean_predictions(known, task) if len(known) == len(told) else None
+    folder = RunFolder(ensemble_folder([one.run.folder for one in told]))
+    write_json(folder.path / "ensemble.json", describe_ensemble([one.run for one in told]))
     return _finish(folder, told, table, fitting, request, desk)
 
 
 def _tell(request: Request, desk: Desk) -> _Told:
-    folder, result, config = open_run(request.run)
-    task = TASKS[config["task"]]
+    run = load_finished_run(request.run)
+    config = run.config
     data = data_config(config)
     if request.data is not None:
         data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
     images, manifest_hash = desk.data_cache.images(data, config["image_size"], request.cache_dir)
-    is_own = manifest_hash == result["data"]["manifest_sha256"]
+    is_own = manifest_hash == run.result.data.manifest_sha256
     if request.data is None and not is_own:
         raise RunError(
-            f"The data of {folder.path} have changed since it was trained: other images, labels or folders. Its split no "
+            f"The data of {run.folder.path} have changed since it was trained: other images, labels or folders. Its split no "
             "longer says which images it has not seen. Name the data to evaluate: data=folder data.root=DIR"
         )
-    sha256 = result["data"]["split_sha256"]
-    trained_on = as_trained(read_split(folder, result), sha256, folder.split(sha256))
+    trained_on = run.split()
     split = row_by_row(trained_on, images.manifest) if is_own else _by_folders(images, request.subset)
-    module = XRayDataModule(images, split, task, batch_size=64)
+    module = XRayDataModule(images, split, run.task, batch_size=64)
     if not len(module.positions(request.subset)):
         have = ", ".join(f"{subset} {count}" for subset, count in split["subset"].value_counts().items())
         raise SplitError(
             f"The data hold no image of the subset '{request.subset}' (they hold {have}). Use another split."
         )
-    classifier = load_classifier(folder.best, config["task"])
-    check_checkpoint(classifier, config, folder.best)
-    classifier = classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+    classifier = run.load_model().to("cuda" if torch.cuda.is_available() else "cpu")
     views = request.tta or classifier.options.tta
     changed = views != classifier.options.tta
     classifier.options = replace(classifier.options, tta=views)
     table = predict_subset(classifier, module, request.subset)
-    own, own_missing = (module, "") if is_own else _own_data(result, trained_on, request, desk)
-    fitting, without = _fitting(folder, result, classifier, own, own_missing, changed)
+    own, own_missing = (module, "") if is_own else _own_data(run, trained_on, request, desk)
+    fitting, without = _fitting(run, classifier, own, own_missing, changed)
     subsets = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
     seen = set(trained_on.loc[trained_on["subset"].isin(subsets), "image_id"])
     return _Told(
-        folder,
-        result,
+        run,
         classifier,
         module,
         table,
@@ -204,10 +199,10 @@ def _tell(request: Request, desk: Desk) -> _Told:
 
 
 def _own_data(
-    result: dict[str, Any], trained_on: pd.DataFrame, request: Request, desk: Desk
+    run: FinishedRun, trained_on: pd.DataFrame, request: Request, desk: Desk
 ) -> tuple[XRayDataModule | None, str]:
     """The data of a run that is evaluated on others, or why they can't be had."""
-    config = result["config"]
+    config = run.config
     data = data_config(config)
     if data.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
@@ -215,25 +210,24 @@ def _own_data(
         images, sha256 = desk.data_cache.images(data, config["image_size"], request.cache_dir)
     except PneumoniaError as error:
         return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
-    if sha256 != result["data"]["manifest_sha256"]:
+    if sha256 != run.result.data.manifest_sha256:
         return None, f"the run's own images or labels in {data.root} have changed since it was trained"
-    return XRayDataModule(images, row_by_row(trained_on, images.manifest), TASKS[config["task"]], batch_size=64), ""
+    return XRayDataModule(images, row_by_row(trained_on, images.manifest), run.task, batch_size=64), ""
 
 
 def _fitting(
-    folder: RunFolder,
-    result: dict[str, Any],
+    run: FinishedRun,
     classifier: Classifier,
     own: XRayDataModule | None,
     own_missing: str,
     changed: bool,
 ) -> tuple[pd.DataFrame | None, str]:
     """Predictions of the run's own validation images, as the classifier now answers."""
-    if result["config"]["split"]["method"] == "rotating":
-        return None, "split=rotating has trained on its validation images, so nothing can be chosen on them"
+    if run.config["split"]["method"] == "rotating":
+        return None, run.why_uncalibrated
     if not changed:
         try:
-            return read_predictions(folder.predictions("val"), TASKS[result["task"]], ""), ""
+            return run.validation_predictions(), ""
         except RunError:
             pass  # lost or damaged: told anew below, from the same checkpoint
     if own is None:
@@ -251,7 +245,7 @@ def _finish(
     desk: Desk,
 ) -> Evaluation:
     first = told[0]
-    task = TASKS[first.result["task"]]
+    task = first.run.task
     without = next((one.without for one in told if one.without), "")
     report = assess(table, request.subset, task, fitting, without)
     report["baselines"] = _baselines(first, table, task, request, desk)
@@ -264,7 +258,7 @@ def _finish(
         name, about = folder.name_of_data(root, first.manifest_sha256), (str(request.data.root), first.manifest_sha256)
     shown = first.module.images.manifest.iloc[first.module.positions(request.subset)]
     report["phantoms"] = mostly_phantoms(shown["path"].tolist(), shown["sha256"].tolist(), request.cache_dir)
-    report["of"] = evaluation_identity([one.result["run_id"] for one in told], tta, *about)
+    report["of"] = evaluation_identity([one.run.result.run_id for one in told], tta, *about)
     written = folder.evaluation(request.subset, "json", name, tta if any(one.views_changed for one in told) else "")
     with replacing(written.with_suffix(".parquet")) as part:
         table.to_parquet(part, index=False)
@@ -277,7 +271,7 @@ def _finish(
     if request.data is not None and not first.foreign:
         say(f"{request.data.root} holds the images and labels of the run's own data, so its own split is used.")
     skipped = first.module.images.skipped
-    show_evaluation(report, task, skipped, [one.result for one in told], request.brief)
+    show_evaluation(report, task, skipped, [one.run.result for one in told], request.brief)
     return Evaluation(written, report)
 
 
@@ -293,7 +287,7 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
     found: dict[str, Any] = {"reason": None}
     for kind in BASELINES:
         size = module.images.pixels.shape[1]
-        key = digest([kind, task.name, told.result["data"]["split_sha256"], told.manifest_sha256, request.subset, size])
+        key = digest([kind, task.name, told.run.result.data.split_sha256, told.manifest_sha256, request.subset, size])
         if key not in desk.baselines:
             manifests = [own.images.manifest.iloc[train], module.images.manifest.iloc[of]]
             answers = told_from(

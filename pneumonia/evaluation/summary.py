@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
+from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
+from pneumonia.runs.result import RunResult
 from pneumonia.system.console import figure, say, table, warn
 from pneumonia.tasks import Task
 
@@ -11,7 +12,7 @@ def show_evaluation(
     report: dict[str, Any],
     task: Task,
     skipped: dict[str, str],
-    results: list[dict[str, Any]],
+    results: list[RunResult],
     brief: bool = False,
 ) -> None:
     """The tables of an evaluation, and what they are worth.
@@ -32,17 +33,17 @@ def show_evaluation(
         warn(
             f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
         )
-    for leak in results[0]["data"]["leaks"] if report["of"]["other_data"] is None else []:
-        if leak["part"] == report["split"]:
+    for leak in results[0].data.leaks if report["of"]["other_data"] is None else []:
+        if leak.subset == report["split"]:
             warn(
-                f"split={results[0]['config']['split']['method']} is leaky: {leak['images']} of {leak['of']} images show a "
+                f"split={results[0].config['split']['method']} is leaky: {leak.images} of {leak.of} images show a "
                 "patient that the model was trained on."
             )
     constant = constant_prediction(report["confusion"]["counts"], report["confusion"]["classes"], report["split"])
     if constant:
         warn(constant)
     other = report["of"]["other_data"]
-    if other is not None and not report["phantoms"] and any(map(trained_on_phantoms, results)):
+    if other is not None and not report["phantoms"] and any(result.data.phantoms for result in results):
         warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")

@@ -22,8 +22,8 @@ from pneumonia.metrics.calibration import apply_temperature, fit_temperature
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import TARGET_SENSITIVITY, one_vs_rest, risk_coverage_curve, threshold_for
 from pneumonia.models.base import ClassifierOptions
-from pneumonia.runs.folder import RunFolder
-from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.runs.load import FinishedRun
+from pneumonia.runs.result import RunResult
 from pneumonia.tasks import Task
 
 COVERAGE: Final = 0.9
@@ -31,14 +31,11 @@ INTENDED: Final = (
     "Research and teaching: telling {classes} apart in frontal chest X-rays of the kind that the model was trained on. "
     "Not a medical device; no output may be used to decide about a person."
 )
-RETRAIN: Final = "Train the run again, with force=true."
-ROTATING: Final = "split=rotating has trained on its validation images, so nothing can be chosen on them"
 
 
-def model_facts(result: dict[str, Any]) -> ModelFacts:
+def model_facts(result: RunResult) -> ModelFacts:
     """Which run it is."""
-    family = str(result["model"]["_target_"]).rpartition(".")[2]
-    return ModelFacts(result["name"], result["run_id"], family, int(result["seed"]), int(result["best_epoch"]))
+    return ModelFacts(result.name, result.run_id, result.family, result.seed, result.best_epoch)
 
 
 def image_facts(options: ClassifierOptions) -> ImageFacts:
@@ -80,19 +77,15 @@ def chosen(
     return CalibrationFacts(temperature.value, temperature.reason or None, len(label)), tuple(points), abstention
 
 
-def chosen_for_run(
-    folder: RunFolder, result: dict[str, Any], task: Task
-) -> tuple[CalibrationFacts, tuple[OperatingPoint, ...]]:
+def chosen_for_run(run: FinishedRun) -> tuple[CalibrationFacts, tuple[OperatingPoint, ...]]:
     """The temperature and the thresholds that a bundle of the run has, so that both answer alike.
 
     Raises:
         RunError: Its validation predictions are damaged.
     """
-    without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
-    if not without and not folder.predictions("val").is_file():
-        without = "the run folder holds no predictions/val.parquet"
-    table = pd.DataFrame() if without else read_predictions(folder.predictions("val"), task, RETRAIN)
-    return chosen(table, task, COVERAGE, without)[:2]
+    reason = run.why_uncalibrated
+    table = pd.DataFrame() if reason else run.validation_predictions()
+    return chosen(table, run.task, COVERAGE, reason)[:2]
 
 
 def ood_detector_facts(fitted: Fitted) -> OodDetectorFacts:
@@ -103,56 +96,56 @@ def ood_detector_facts(fitted: Fitted) -> OodDetectorFacts:
     )
 
 
-def data_facts(result: dict[str, Any]) -> dict[str, Any]:
+def data_facts(result: RunResult) -> dict[str, Any]:
     """What the model was trained on; hashes and counts, no path."""
-    data, config = result["data"], result["config"]
+    data, config = result.data, result.config
     return {
         "source": config["data"]["source"],
-        "manifest_sha256": data["manifest_sha256"],
-        "split_sha256": data["split_sha256"],
+        "manifest_sha256": data.manifest_sha256,
+        "split_sha256": data.split_sha256,
         "split": config["split"]["method"],
-        "train": data["train"],
-        "val": data["val"],
-        "test": data["test"],
+        "train": data.train,
+        "val": data.val,
+        "test": data.test,
         "leaks": [
-            {key: leak[key] for key in ("part", "images", "of")} for leak in data["leaks"]
-        ],  # without the example's name
+            {"part": leak.subset, "images": leak.images, "of": leak.of} for leak in data.leaks
+        ],  # no patient's name
     }
 
 
-def metric_facts(folder: RunFolder, result: dict[str, Any]) -> dict[str, Any]:
+def metric_facts(run: FinishedRun) -> dict[str, Any]:
     """Validation metrics; those of the test split, with intervals, where the run was evaluated on it.
 
     Raises:
         RunError: That evaluation is damaged.
     """
-    path = folder.evaluation("test", "json")
+    result, path = run.result, run.folder.evaluation("test", "json")
     if not path.is_file():
-        return {"val": result["metrics"]["val"], "test": None}
+        return {"val": result.metrics["val"], "test": None}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        own = found["of"]["run_ids"] == [result["run_id"]] and found["of"].get("other_data") is None
+        own = found["of"]["run_ids"] == [result.run_id] and found["of"].get("other_data") is None
         test = {"images": found["n"], "patients": found["patients"], **found["metrics"]} if own else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is damaged ({type(error).__name__}: {error}), and a bundle states what it holds. Evaluate the run again, "
             "or delete the file."
         ) from error
-    return {"val": result["metrics"]["val"], "test": test}
+    return {"val": result.metrics["val"], "test": test}
 
 
 def limits(
-    result: dict[str, Any], warnings: Sequence[str], detector: OodDetectorFacts, abstention: AbstentionFacts
+    result: RunResult, warnings: Sequence[str], detector: OodDetectorFacts, abstention: AbstentionFacts
 ) -> tuple[str, ...]:
     """Warnings and measured limits, for the contract and the page; the warnings first."""
-    data, config = result["data"], result["config"]
-    accuracy = result["metrics"]["val"]["accuracy"]
+    data, config = result.data, result.config
+    accuracy = result.metrics["val"]["accuracy"]
     found = [
         *warnings,
-        f"Trained on {data['train']} images and validated on {data['val']}, with a validation accuracy of {accuracy:.1%}. "
+        f"Trained on {data.train} images and validated on {data.val}, with a validation accuracy of {accuracy:.1%}. "
         "Expect lower accuracy on images from other machines, hospitals, ages or views.",
     ]
-    leaking = [leak for leak in data["leaks"] if leak["part"] == "val"]
+    leaking = [leak for leak in data.leaks if leak.subset == "val"]
     if leaking or config["split"]["method"] == "rotating":
         found.append(
             "The split leaks: some validation images show patients of the training images, so these values are optimistic."

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
-from pneumonia.data.splits.files import as_trained, row_by_row
+from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
 from pneumonia.export.contract import (
     ARCHIVE,
@@ -33,8 +33,6 @@ from pneumonia.export.contract import (
 )
 from pneumonia.export.contract_builder import (
     COVERAGE,
-    RETRAIN,
-    ROTATING,
     chosen,
     data_facts,
     image_facts,
@@ -52,14 +50,11 @@ from pneumonia.export.reproducible_archive import reproducible_tar_gz
 from pneumonia.export.runtime import Bundle
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
-from pneumonia.models.factory import check_checkpoint, load_classifier
-from pneumonia.runs.folder import RunFolder, open_run, read_split, writable
+from pneumonia.runs.load import FinishedRun, load_finished_run
 from pneumonia.runs.model_warnings import warnings_of
-from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.console import say
-from pneumonia.system.files import translated_os_errors
-from pneumonia.tasks import TASKS, Task
-from pneumonia.training.predictions import predict_subset
+from pneumonia.system.files import check_writable, translated_os_errors
 from pneumonia.training.prepare import data_config
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
@@ -92,12 +87,10 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """A finished run with its images at hand."""
+class _Inputs:
+    """A finished run with its model and images."""
 
-    folder: RunFolder
-    result: dict[str, Any]
-    task: Task
+    run: FinishedRun
     classifier: Classifier
     module: XRayDataModule
     recorded: pd.DataFrame
@@ -117,26 +110,27 @@ def export(order: ExportOptions) -> Contract:
     """
     check_place(order.out, order.force)
     check_licence(order.licence)
-    writable(order.out.parent)
+    check_writable(order.out.parent)
     with threadpool_limits(1), _one_thread():  # sums then do not depend on the number of cores
-        run = _open(order)
+        inputs = _open(order)
+        run = inputs.run
         say("Writing the graph")
-        graph, ir_version = export_graph(run.classifier)
+        graph, ir_version = export_graph(inputs.classifier)
         say("Fitting the out-of-distribution detector")
         known = np.concatenate(
-            [run.module.positions("train"), run.module.positions("val", run.result["best_epoch"] - 1)]
+            [inputs.module.positions("train"), inputs.module.positions("val", run.result.best_epoch - 1)]
         )
         known.sort()
         fitted = fit_ood_detector(
-            run.module.images.pixels[run.module.images.rows[known]], _patients(run.module.images, known)
+            inputs.module.images.pixels[inputs.module.images.rows[known]], _patients(inputs.module.images, known)
         )
         ood_detector = fitted.ood_detector.to_bytes()
         contract = _promise(
-            order, run, ood_detector_facts(fitted), {MODEL: graph, OOD_DETECTOR: ood_detector}, ir_version
+            order, inputs, ood_detector_facts(fitted), {MODEL: graph, OOD_DETECTOR: ood_detector}, ir_version
         )
-        trained = predict_subset(run.classifier, run.module, "val", run.result["best_epoch"] - 1)
-        exact = run.result["cost"]["device"] == "cpu" and run.result["config"]["trainer"]["precision"] in FULL
-        parity = measure_parity(Bundle(contract, graph, fitted.ood_detector), *_answers(run, trained), exact)
+        trained = predict_subset(inputs.classifier, inputs.module, "val", run.result.best_epoch - 1)
+        exact = run.result.cost.device == "cpu" and run.config["trainer"]["precision"] in FULL
+        parity = measure_parity(Bundle(contract, graph, fitted.ood_detector), *_answers(inputs, trained), exact)
     check_parity(parity)
     contract = replace(contract, parity=parity).sealed()
     files = {MODEL: graph, OOD_DETECTOR: ood_detector, CONTRACT: contract.text().encode()}
@@ -225,8 +219,9 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _open(order: ExportOptions) -> _Run:
-    folder, result, config = open_run(order.run)
+def _open(order: ExportOptions) -> _Inputs:
+    run = load_finished_run(order.run)
+    folder, config = run.folder, run.config
     if not folder.predictions("val").is_file():
         raise RunError(
             f"{folder.path} holds no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
@@ -235,29 +230,24 @@ def _open(order: ExportOptions) -> _Run:
     if order.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
         data = replace(data, source=source, root=str(order.root))
-    images, found = _images(data, int(config["image_size"]), order, folder)
-    if found != result["data"]["manifest_sha256"]:
+    images, found = _images(data, int(config["image_size"]), order, folder.path)
+    if found != run.result.data.manifest_sha256:
         raise RunError(
             f"The images at hand are not those of {folder.path}: other images, labels or folders than it was trained on. A "
             "bundle is compared on its validation images. Say data.root=DIR with the folder that it was trained on."
         )
-    task = TASKS[config["task"]]
-    sha256 = result["data"]["split_sha256"]
-    split = row_by_row(as_trained(read_split(folder, result), sha256, folder.split(sha256)), images.manifest)
+    split = row_by_row(run.split(), images.manifest)
     every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
-    module = XRayDataModule(images, split, task, batch_size=16, rotate_every=every)
-    classifier = load_classifier(folder.best, config["task"])
-    check_checkpoint(classifier, config, folder.best)
-    recorded = read_predictions(folder.predictions("val"), task, RETRAIN)
-    return _Run(folder, result, task, classifier, module, recorded)
+    module = XRayDataModule(images, split, run.task, batch_size=16, rotate_every=every)
+    return _Inputs(run, run.load_model(), module, run.validation_predictions())
 
 
-def _images(data: DataConfig, size: int, order: ExportOptions, folder: RunFolder) -> tuple[DecodedImages, str]:
+def _images(data: DataConfig, size: int, order: ExportOptions, folder: Path) -> tuple[DecodedImages, str]:
     try:
         return RunDataCache().images(data, size, order.cache_dir)
     except (LayoutError, BrokenImagesError, ManifestError) as error:
         raise RunError(
-            f"The images of {folder.path} are not at hand, and a bundle is compared on its validation images. Say data.root=DIR "
+            f"The images of {folder} are not at hand, and a bundle is compared on its validation images. Say data.root=DIR "
             f"with the folder that it was trained on. ({type(error).__name__}: {error})"
         ) from error
 
@@ -266,46 +256,45 @@ def _patients(images: DecodedImages, positions: Any) -> list[str]:
     return [str(name) for name in images.manifest["patient_id"].to_numpy()[positions]]
 
 
-def _answers(run: _Run, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
+def _answers(inputs: _Inputs, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
     """Files, probabilities now and as recorded, of the validation images in one order."""
-    by_id = run.recorded.set_index("image_id")
+    run, by_id = inputs.run, inputs.recorded.set_index("image_id")
     if sorted(by_id.index) != sorted(trained["image_id"]):
         raise RunError(
             f"{run.folder.predictions('val')} names other images than the validation split of the run. Train it again with "
             "force=true."
         )
     recorded = by_id.loc[trained["image_id"]].reset_index()
-    rows = run.module.positions("val", run.result["best_epoch"] - 1)
-    files = [Path(path) for path in run.module.images.manifest["path"].to_numpy()[rows]]
+    rows = inputs.module.positions("val", run.result.best_epoch - 1)
+    files = [Path(path) for path in inputs.module.images.manifest["path"].to_numpy()[rows]]
     now, then = (prediction_arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
     return files, now, then
 
 
 def _promise(
-    order: ExportOptions, run: _Run, detector: OodDetectorFacts, files: dict[str, bytes], ir_version: int
+    order: ExportOptions, inputs: _Inputs, detector: OodDetectorFacts, files: dict[str, bytes], ir_version: int
 ) -> Contract:
     """The contract but for its parity and its seal."""
-    result = run.result
-    without = ROTATING if result["config"]["split"]["method"] == "rotating" else ""
+    run, result = inputs.run, inputs.run.result
     warnings = tuple(warnings_of(result))
-    calibration, points, abstention = chosen(run.recorded, run.task, order.coverage, without)
+    calibration, points, abstention = chosen(inputs.recorded, run.task, order.coverage, run.why_uncalibrated)
     return Contract(
         task=run.task.name,
         classes=run.task.classes,
         model=model_facts(result),
-        image=image_facts(run.classifier.options),
+        image=image_facts(inputs.classifier.options),
         calibration=calibration,
         operating_points=points,
         abstention=abstention,
         ood_detector=detector,
         parity=UNMEASURED,
         data=data_facts(result),
-        metrics=metric_facts(run.folder, result),
+        metrics=metric_facts(run),
         licence=order.licence or LICENCE,
         intended_use=intended_use(run.task),
         warnings=warnings,
         limits=limits(result, warnings, detector, abstention),
-        caveat=run.classifier.caveat,
+        caveat=inputs.classifier.caveat,
         files={name: sha256(raw).hexdigest() for name, raw in files.items()},
         onnx={"opset": OPSET, "ir_version": ir_version},
         versions={name: version(name) for name in EXPORTED_WITH},

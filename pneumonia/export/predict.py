@@ -88,48 +88,42 @@ def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
 
 
 def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[Found]:
-    from pneumonia.runs.folder import open_run
+    from pneumonia.runs.load import load_finished_run
 
-    folder, result, config = open_run(model)  # a wrong folder is found before torch is imported
+    run = load_finished_run(model)  # a wrong folder is found before torch is imported
     announce_loading()
-    import numpy as np
-    import torch
-
-    from pneumonia.data.images.decode import decode
     from pneumonia.evaluation.explanations import check_explainable, draw_explanations
     from pneumonia.export.contract_builder import chosen_for_run
     from pneumonia.export.runtime import decide
     from pneumonia.metrics.calibration import Temperature, apply_temperature
-    from pneumonia.models.factory import load_classifier
     from pneumonia.runs.model_warnings import warnings_of
-    from pneumonia.training.predictions import classify
+    from pneumonia.runs.predictions import predict_file
 
-    classifier = load_classifier(folder.best, config["task"])
-    _warn(warnings_of(result), classifier.caveat, images)
+    classifier = run.load_model()
+    _warn(warnings_of(run.result), classifier.caveat, images)
     if explain is not None:
         check_explainable(classifier)
-    options, classes = classifier.options, classifier.task.classes
-    calibration, points = chosen_for_run(folder, result, classifier.task)
+    classes = run.task.classes
+    calibration, points = chosen_for_run(run)
     if calibration.temperature is None:
         say(f"The probabilities are not calibrated: {calibration.reason}.")
     answers: list[Found] = []
     drawn: list[tuple[Path, Any, str, Found]] = []
     for path in track(images, len(images), "Predicting"):
         try:
-            pixels = decode(read_image_file(path), options.image_size, options.resize)
+            pixels, raw = predict_file(classifier, path)
         except UnreadableImageError as error:
             answers.append({"image": str(path), "error": str(error)})
             continue
-        raw = classify(classifier, torch.from_numpy(pixels)[None, None]).astype(np.float64)
         shown, label = (
-            apply_temperature(raw, Temperature(calibration.temperature))[0].tolist(),
-            classes[int(raw[0].argmax())],
+            apply_temperature(raw[None], Temperature(calibration.temperature))[0].tolist(),
+            classes[int(raw.argmax())],
         )
         found: Found = {
             "image": str(path),
             "label": label,
             "probabilities": dict(zip(classes, shown, strict=True)),
-            "raw": dict(zip(classes, raw[0].tolist(), strict=True)),
+            "raw": dict(zip(classes, raw.tolist(), strict=True)),
             "calibrated": calibration.temperature is not None,
             "temperature": calibration.temperature,
             "confidence": max(shown),
@@ -139,7 +133,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
             "ood_threshold": None,
             "decisions": decide(points, classes, shown, calibration),
             "bundle_version": None,
-            "model_version": f"{result['name']}/{result['run_id']}",
+            "model_version": run.version,
         }
         answers.append(found)
         if explain is not None:

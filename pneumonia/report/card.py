@@ -8,7 +8,6 @@ from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
 from pneumonia.report.formatting import bounded, count, number, seconds
 from pneumonia.report.render.document import Block, Heading, Table, Text
-from pneumonia.runs.model_warnings import trained_on_phantoms
 
 ASKED = "for you to write"
 
@@ -17,12 +16,12 @@ def card(comparison: Comparison) -> list[Block]:
     """The model card of a comparison's best candidate. Source: Mitchell et al. (2019), Model cards for model reporting."""
     best = comparison.candidates[0]
     entry = best.typical
-    config, data, cost = entry.config, entry.result["data"], entry.result["cost"]
-    phantom = trained_on_phantoms(entry.result)
+    config, data, cost = entry.config, entry.result.data, entry.result.cost
+    phantom = entry.result.data.phantoms
     augmented = {key: value for key, value in config["augmentation"].items() if value}
     rows = [
-        ("Model", f"{_mean_of(entry)}{entry.family}: {_settings(entry.result['model'])}"),
-        ("Task", f"{comparison.task}: {', '.join(entry.result['classes'])}"),
+        ("Model", f"{_mean_of(entry)}{entry.family}: {_settings(entry.config['model'])}"),
+        ("Task", f"{comparison.task}: {', '.join(entry.result.task.classes)}"),
         (
             "Input",
             f"grey chest X-ray, {config['image_size']} x {config['image_size']} pixels "
@@ -30,15 +29,15 @@ def card(comparison: Comparison) -> list[Block]:
         ),
         (
             "Training data",
-            f"{data['train']:,} images ({config['data']['source']}), split={comparison.split}, manifest "
-            f"`{data['manifest_sha256'][:12]}`",
+            f"{data.train:,} images ({config['data']['source']}), split={comparison.split}, manifest "
+            f"`{data.manifest_sha256[:12]}`",
         ),
         (
             "Training",
             f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
             f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
-            f"{entry.result['epochs']} epochs: {entry.result['best_epoch']}"
-            + (f" (seed {entry.result['seed']})" if best.trainings > 1 else ""),
+            f"{entry.result.epochs} epochs: {entry.result.best_epoch}"
+            + (f" (seed {entry.result.seed})" if best.trainings > 1 else ""),
         ),
         ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
         (
@@ -56,7 +55,7 @@ def card(comparison: Comparison) -> list[Block]:
         (_of_how_many("By class", best.trainings), _by_class(best.estimates)),
         (
             _of_how_many("Cost of one training", best.trainings),
-            f"{seconds(best.fit_s)} on {cost['device']}, peak memory {best.peak_memory_mib:,.0f} MiB",
+            f"{seconds(best.fit_s)} on {cost.device}, peak memory {best.peak_memory_mib:,.0f} MiB",
         ),
         ("Meant for", "comparing methods of classification in research and teaching"),
         ("Not meant for", "deciding about a patient: it is no medical device, and was tested on none"),
@@ -104,18 +103,18 @@ def tripod(comparison: Comparison) -> list[Block]:
     """
     best = comparison.candidates[0]
     entry = best.typical
-    data, config = entry.result["data"], entry.config
+    data, config = entry.result.data, entry.config
     found = entry.evaluations.get(comparison.subset, {})
     temperature = found.get("calibration", {}).get("temperature")
     events = "; ".join(
         f"{name} {sum(row):,}"
-        for name, row in zip(entry.result["classes"], found.get("confusion", {}).get("counts", []), strict=False)
+        for name, row in zip(entry.result.task.classes, found.get("confusion", {}).get("counts", []), strict=False)
     )
     rows = [
         (
             "1",
             "Title: a prediction model, its outcome, its population",
-            f"classification of chest X-rays: {', '.join(entry.result['classes'])}",
+            f"classification of chest X-rays: {', '.join(entry.result.task.classes)}",
         ),
         ("2", "Abstract", ASKED),
         ("3", "Background, aims, fairness between groups of patients", ASKED),
@@ -127,7 +126,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "5",
             "Data: source, dates, how representative",
-            f"{config['data']['source']}, manifest `{data['manifest_sha256'][:12]}`; dates and "
+            f"{config['data']['source']}, manifest `{data.manifest_sha256[:12]}`; dates and "
             f"representativeness: {ASKED}",
         ),
         ("6", "Participants: setting, eligibility, treatment", ASKED),
@@ -135,7 +134,7 @@ def tripod(comparison: Comparison) -> list[Block]:
             "7",
             "Data preparation",
             f"decoded to {config['image_size']} pixels ({config['data']['resize']}), grey; "
-            f"{count(len(data['skipped']), 'image')} left out as unreadable; copies found by hash and kept in "
+            f"{count(len(data.skipped), 'image')} left out as unreadable; copies found by hash and kept in "
             "one subset unless the split leaks",
         ),
         ("8", "Outcome: definition, who assessed it", f"the release's own labels; who assessed them: {ASKED}"),
@@ -143,7 +142,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "10",
             "Sample size",
-            f"{data['train']:,} training, {data['val']:,} validation, {data['test']:,} test images; how it was "
+            f"{data.train:,} training, {data.val:,} validation, {data.test:,} test images; how it was "
             f"arrived at: {ASKED}",
         ),
         ("11", "Missing data", "none within an image; unreadable images are listed"),
@@ -159,7 +158,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "15",
             "Model output",
-            f"probabilities of {len(entry.result['classes'])} classes; thresholds chosen on the validation split "
+            f"probabilities of {len(entry.result.task.classes)} classes; thresholds chosen on the validation split "
             "for a sensitivity of 0.95",
         ),
         (
@@ -183,7 +182,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "21",
             "Model development: numbers in each analysis",
-            f"{data['train']:,} images, {count(best.trainings, 'training')}",
+            f"{data.train:,} images, {count(best.trainings, 'training')}",
         ),
         (
             "22",
@@ -203,7 +202,7 @@ def tripod(comparison: Comparison) -> list[Block]:
             f"temperature {number(temperature)} fitted on the validation split" if temperature else "none",
         ),
         ("25", "Interpretation", ASKED),
-        ("26", "Limitations", _limits(comparison, trained_on_phantoms(entry.result))),
+        ("26", "Limitations", _limits(comparison, entry.result.data.phantoms)),
         (
             "27",
             "Usability: handling of poor input, expertise needed, next steps",

@@ -8,7 +8,9 @@ from typing import Any
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.report.entries import Entry, read_ensemble, read_entry
 from pneumonia.report.formatting import count
-from pneumonia.runs.folder import RunFolder, find_runs, read_metrics, shortened
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.listing import find_runs
+from pneumonia.runs.result import read_result
 from pneumonia.system.console import track
 from pneumonia.system.files import read_json
 
@@ -39,7 +41,7 @@ def gather(places: Sequence[Path]) -> Gathered:
         RunError: A place is missing, or none of the runs can be reported on; with the reasons.
     """
     found = Gathered()
-    folders = find_runs(list(places))
+    folders = find_runs(places)
     seen: dict[str, int] = {}
     sweeps: dict[Path, dict[str, dict[str, Any]]] = {}
     for folder in track(folders, len(folders), "Reading runs"):
@@ -47,8 +49,8 @@ def gather(places: Sequence[Path]) -> Gathered:
         if parent not in sweeps:
             sweeps[parent] = _jobs(parent, found)
         try:
-            result = folder.finished()
-            if result is None:
+            result = read_result(folder)
+            if result is None or not result.completed:
                 found.left_out.append((str(folder.path), _unfinished(folder, sweeps[parent])))
                 continue
             entry = read_entry(folder, result, sweeps[parent].get(folder.path.name, {}))
@@ -57,14 +59,14 @@ def gather(places: Sequence[Path]) -> Gathered:
             continue
         if entry.sweep in found.questions:
             found.by_sweep.setdefault(entry.sweep, []).append(entry)
-        known = seen.get(result["run_id"])
+        known = seen.get(result.run_id)
         if known is not None and _evaluations(entry) <= _evaluations(found.entries[known]):
             found.copies.append((str(folder.path), str(found.entries[known].folder.path)))
         elif known is not None:  # the copy that was evaluated says more
             found.copies.append((str(found.entries[known].folder.path), str(folder.path)))
             found.entries[known] = entry
         else:
-            seen[result["run_id"]] = len(found.entries)
+            seen[result.run_id] = len(found.entries)
             found.entries.append(entry)
     _add_ensembles(places, folders, found)
     if not found.entries:
@@ -75,7 +77,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
 def _add_ensembles(places: Sequence[Path], folders: Sequence[RunFolder], found: Gathered) -> None:
     """The ensembles at or below the places; and those that lie beside the sweeps and consist of these runs alone."""
-    known = {entry.result["run_id"]: entry for entry in found.entries}
+    known = {entry.result.run_id: entry for entry in found.entries}
     named = {path.resolve(): path for place in places for path in sorted(place.rglob("ensemble.json"))}
     beside = {parent: None for parent in (folder.path.parent.parent / "ensembles" for folder in folders)}
     for path in (path for parent in beside for path in sorted(parent.glob("*/ensemble.json"))):
@@ -121,7 +123,7 @@ def _unfinished(folder: RunFolder, jobs: dict[str, dict[str, Any]]) -> str:
     broken = jobs.get(folder.path.name, {}).get("broken")
     if broken:
         return f"{broken['state']}: {broken['reason']}"
-    result = folder.ended()
+    result = read_result(folder)
     if result is not None:
-        return f"it {shortened(result)}"
+        return f"it {result.shortened}"
     return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` goes on"

@@ -65,7 +65,7 @@ class Candidate:
         return self._mean_cost("peak_memory_mib")
 
     def _mean_cost(self, key: str) -> float:
-        return float(np.mean([entry.result["cost"][key] for entry in self.entries]))
+        return float(np.mean([getattr(entry.result.cost, key) for entry in self.entries]))
 
     @property
     def once(self) -> bool:
@@ -176,8 +176,8 @@ def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
     result = entry.result
     return (
         subset,
-        result["task"],
-        result["data"]["manifest_sha256"],
+        result.task.name,
+        result.data.manifest_sha256,
         words,
         other,
         "folds" if folds else "images",
@@ -218,10 +218,10 @@ def _leak(entry: Entry, subset: str) -> tuple[str, str]:
         return words, f"{found['trained_on'] / found['n']:.0%}"
     if entry.config["split"]["method"] == "rotating" and subset == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
-    for leak in entry.result["data"]["leaks"]:
-        if leak["part"] == subset:
-            words = f"{leak['images']} of {leak['of']} images show a patient that the models were trained on"
-            return words, f"{leak['images'] / leak['of']:.0%}"
+    for leak in entry.result.data.leaks:
+        if leak.subset == subset:
+            words = f"{leak.images} of {leak.of} images show a patient that the models were trained on"
+            return words, f"{leak.images / leak.of:.0%}"
     return "", ""
 
 
@@ -257,20 +257,24 @@ def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
     if len(images) > 1:
         values = fold_metrics(entries, subset)
         return {name: estimate_over_folds(values[name], *_sizes(entries, subset), name) for name in values}
-    found = _resampled(entries, subset, TASKS[entries[0].result["task"]])
+    found = _resampled(entries, subset, TASKS[entries[0].result.task.name])
     return {name: estimate(one, name) for name, one in found.items()}
 
 
 def fold_metrics(entries: Iterable[Entry], subset: str) -> dict[str, list[float]]:
     """Every metric of each fold, in the order of the folds."""
     ordered = sorted(entries, key=lambda entry: (entry.config["split"]["fold"], entry.config["seed"]))
-    found = [entry.result["metrics"][subset] for entry in ordered]
-    return {name: [float("nan") if one[name] is None else one[name] for one in found] for name in found[0]}
+    found = [entry.result.metrics[subset] for entry in ordered]
+    return {name: [_defined(one[name]) for one in found] for name in found[0]}
+
+
+def _defined(value: float | None) -> float:
+    return float("nan") if value is None else value
 
 
 def _sizes(entries: Sequence[Entry], subset: str) -> tuple[float, float]:
-    data = [entry.result["data"] for entry in entries]
-    return float(np.mean([one["train"] for one in data])), float(np.mean([one[subset] for one in data]))
+    data = [entry.result.data for entry in entries]
+    return float(np.mean([one.train for one in data])), float(np.mean([one.count(subset) for one in data]))
 
 
 def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, kind: Kind) -> list[Pair]:
@@ -310,13 +314,16 @@ def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, met
 def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
     """Over the folds that both have, each once."""
     by_fold = [
-        {entry.config["split"]["fold"]: entry.result["metrics"][subset][metric] for entry in reversed(one.entries)}
+        {
+            entry.config["split"]["fold"]: _defined(entry.result.metrics[subset][metric])
+            for entry in reversed(one.entries)
+        }
         for one in (first, second)
     ]
     shared = sorted(set(by_fold[0]) & set(by_fold[1]))
     if not shared:
         return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
-    gaps = [float("nan") if None in (by_fold[0][k], by_fold[1][k]) else by_fold[0][k] - by_fold[1][k] for k in shared]
+    gaps = [by_fold[0][k] - by_fold[1][k] for k in shared]
     found = difference_over_folds(gaps, *_sizes(first.entries, subset))
     return found
 

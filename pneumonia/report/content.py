@@ -15,7 +15,6 @@ from pneumonia.report.ranking import comparison_section, in_short
 from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
 from pneumonia.report.reproduction import again
 from pneumonia.report.study import beside, protocol
-from pneumonia.runs.model_warnings import trained_on_phantoms
 
 LIMITS = "Not a medical device. Nothing here was tested on patients."
 
@@ -66,7 +65,7 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _phantoms(found: Gathered) -> list[Block]:
-    if any(trained_on_phantoms(entry.result) for entry in found.entries):
+    if any(entry.result.data.phantoms for entry in found.entries):
         text = (
             "Some of these runs were trained on drawn phantoms: they show that everything works, and say "
             "nothing about medicine."
@@ -86,7 +85,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
     """What was compared with what, why the rest was kept apart, and what was left out."""
     rows = []
     for comparison in comparisons:
-        seeds = sorted({entry.result["seed"] for one in comparison.candidates for entry in one.entries})
+        seeds = sorted({entry.result.seed for one in comparison.candidates for entry in one.entries})
         rows.append(
             [
                 comparison.task,

@@ -10,10 +10,11 @@ import pandas as pd
 
 from pneumonia.config.schema import identity
 from pneumonia.errors import RunError, some
-from pneumonia.runs.folder import OWN, RunFolder, read_metrics, read_split
+from pneumonia.runs.folder import OWN, RunFolder, read_metrics
+from pneumonia.runs.load import read_split
 from pneumonia.runs.prediction_tables import read_predictions
+from pneumonia.runs.result import RunResult
 from pneumonia.system.files import digest, read_json
-from pneumonia.tasks import TASKS
 
 CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
 EVALUATED: Final = ("test", "val")
@@ -50,7 +51,7 @@ class Entry:
     """
 
     folder: RunFolder
-    result: dict[str, Any]
+    result: RunResult
     differs: dict[str, str]
     sweep: str
     epochs: list[dict[str, str]]
@@ -82,13 +83,12 @@ class Entry:
 
     @property
     def config(self) -> dict[str, Any]:
-        return dict(self.result["config"])
+        return self.result.config
 
     @property
     def family(self) -> str:
         """``PseudoResNet``, or ``densenet121`` for a backbone."""
-        model = self.result["model"]
-        return str(model.get("name") or model["_target_"].rpartition(".")[2])
+        return str(self.config["model"].get("name") or self.result.family)
 
     @property
     def configuration(self) -> str:
@@ -99,10 +99,10 @@ class Entry:
         kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
         del kept["seed"]
         views = [self.tta] if self.tta else []
-        return digest([kept, self.result["data"]["manifest_sha256"], *views])[:12]
+        return digest([kept, self.result.data.manifest_sha256, *views])[:12]
 
 
-def read_entry(folder: RunFolder, result: dict[str, Any], about: Mapping[str, Any]) -> Entry:
+def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -> Entry:
     """A finished run with its predictions and evaluations.
 
     Args:
@@ -114,11 +114,11 @@ def read_entry(folder: RunFolder, result: dict[str, Any], about: Mapping[str, An
         RunError: Something is damaged, or does not fit the run; with the remedy.
     """
     differs = {key: value for key, value in about.get("differs", {}).items() if key not in CHANCES}
-    found = _told(folder, result, [result["run_id"]], f"run={folder.path}")
+    found = _told(folder, result, [result.run_id], f"run={folder.path}")
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     if "val" not in tables and folder.predictions("val").is_file():
         remedy = f"`pneumonia evaluate run={folder.path} split=val` tells these images anew."
-        tables["val"] = _sorted(read_predictions(folder.predictions("val"), TASKS[result["task"]], remedy))
+        tables["val"] = _sorted(read_predictions(folder.predictions("val"), result.task, remedy))
     if not tables and not found:
         raise RunError(f"it holds no predictions. `pneumonia evaluate run={folder.path} split=test` makes some.")
     entry = Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
@@ -155,7 +155,7 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
         joined.append({**member, "family": family, "differs": differs})
     families = " + ".join(sorted({member["family"] for member in joined}))
     label = {"ensemble": f"{len(joined)} x {families}"}
-    result = {**first.result, "run_id": folder.path.name}
+    result = replace(first.result, run_id=folder.path.name)
     entry = Entry(folder, result, label, "ensembles", [], tables, evaluations, tuple(joined))
     return _with_others(entry, found, first.folder)
 
@@ -178,7 +178,7 @@ def _with_others(entry: Entry, found: Mapping[tuple[str, str], Told], trained: R
     return replace(entry, others=tuple(made))
 
 
-def _told(folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: str) -> dict[tuple[str, str], Told]:
+def _told(folder: RunFolder, result: RunResult, run_ids: list[str], again: str) -> dict[tuple[str, str], Told]:
     """Predictions and evaluations by data and views, each by subset."""
     told: dict[tuple[str, str], Told] = {}
     for (data, subset, tta), path in folder.evaluations().items():
@@ -203,7 +203,7 @@ def _told(folder: RunFolder, result: dict[str, Any], run_ids: list[str], again: 
             raise RunError(f"{path} is of another run ({some(of)}). {remedy}")
         if (data == OWN) != (found["of"].get("other_sha256") is None):
             raise RunError(f"{path} was renamed: its name and its content speak of different data. {remedy}")
-        table = _sorted(read_predictions(path.with_suffix(".parquet"), TASKS[result["task"]], remedy))
+        table = _sorted(read_predictions(path.with_suffix(".parquet"), result.task, remedy))
         tables, evaluations = told.setdefault((data, tta), ({}, {}))
         tables[subset], evaluations[subset] = table, found
     return told
@@ -213,10 +213,10 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values("image_id", ignore_index=True)
 
 
-def _check_images(folder: RunFolder, result: dict[str, Any], tables: dict[str, pd.DataFrame]) -> None:
+def _check_images(folder: RunFolder, result: RunResult, tables: dict[str, pd.DataFrame]) -> None:
     """Refuses predictions of other images than the run's own split names."""
     split = read_split(folder, result)
-    rotating = result["config"]["split"]["method"] == "rotating"
+    rotating = result.config["split"]["method"] == "rotating"
     for subset, table in tables.items():
         subsets = ["train", "val"] if rotating and subset == "val" else [subset]
         _check_against(table, split.loc[split["subset"].isin(subsets), "image_id"], subset, exact=not rotating)

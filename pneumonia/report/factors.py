@@ -12,6 +12,7 @@ from pneumonia.report.naming import labels_of
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 from pneumonia.report.study import factor
+from pneumonia.runs.result import Cost
 
 MOST_CURVES = 10
 Group = list[Entry]
@@ -24,7 +25,7 @@ def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) 
         apart: dict[tuple[str, str], Group] = {}
         for entry in entries:
             if "val" in entry.tables:
-                key = entry.result["task"], entry.result["data"]["manifest_sha256"]
+                key = entry.result.task.name, entry.result.data.manifest_sha256
                 apart.setdefault(key, []).append(entry)
         for (task, _), found in apart.items():
             groups = _by_configuration(found)
@@ -95,7 +96,7 @@ def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bou
     rows = []
     for label in order:
         group = groups[label]
-        epochs = sorted({entry.result["best_epoch"] for entry in group})
+        epochs = sorted({entry.result.best_epoch for entry in group})
         row = [label, str(len(group)), *(bounded(*found[label][metric]) for metric in metrics)]
         row.append(f"{epochs[0]}" if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}")
         for column, values in study.items():
@@ -115,14 +116,14 @@ def _costs(name: str, groups: dict[str, Group]) -> Table:
     titles = {"peak_memory_mib": "study, VRAM MiB", "batches_per_s": "study, batches/s"}
     rows = []
     for label, group in groups.items():
-        costs = [entry.result["cost"] for entry in group]
-        priced = [cost["usd"] for cost in costs if cost["usd"] is not None]
+        costs = [entry.result.cost for entry in group]
+        priced = [cost.usd for cost in costs if cost.usd is not None]
         row = [
             label,
             _mean(costs, "images_per_s", 0),
             _mean(costs, "batches_per_s", 2),
             _mean(costs, "peak_memory_mib", 0),
-            seconds(float(np.mean([cost["fit_s"] for cost in costs]))),
+            seconds(float(np.mean([cost.fit_s for cost in costs]))),
             f"{np.mean(priced):.4f}" if priced else "–",
         ]
         rows.append(row + [number(values.get(_value(group, key)), 2).removesuffix(".00") for values in study.values()])
@@ -135,15 +136,15 @@ def _costs(name: str, groups: dict[str, Group]) -> Table:
         "USD a training",
         *(titles[column] for column in study),
     ]
-    devices = {entry.result["cost"]["device"] for group in groups.values() for entry in group}
+    devices = {entry.result.cost.device for group in groups.values() for entry in group}
     on = f"Speed, memory and price, means over the trainings of this sweep, on {', '.join(sorted(devices))}"
     if study:
         on += "; the study's on a T4 with RGB images"
     return Table(head, rows, on, 1, f"cost-{name}")
 
 
-def _mean(costs: Sequence[dict[str, float | None]], key: str, digits: int) -> str:
-    values = [value for cost in costs if (value := cost[key]) is not None]
+def _mean(costs: Sequence[Cost], key: str, digits: int) -> str:
+    values = [value for cost in costs if (value := getattr(cost, key)) is not None]
     return f"{np.mean(values):,.{digits}f}" if values else "–"
 
 

@@ -17,7 +17,6 @@ from pneumonia.report.evaluation_page import gallery_blocks
 from pneumonia.report.formatting import bounded, listed, number
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
-from pneumonia.tasks import TASKS
 
 BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
 
@@ -27,12 +26,12 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     entry = comparison.candidates[0].typical
     found = entry.evaluations.get(comparison.subset)
     label = comparison.candidates[0].label
-    seed = "" if entry.members > 1 else f" (seed {entry.result['seed']}, the training nearest to the mean)"
+    seed = "" if entry.members > 1 else f" (seed {entry.result.seed}, the training nearest to the mean)"
     trainings = comparison.candidates[0].trainings
     alone = f" Its values are of this one training, those above and in the model card the mean of {trainings}."
     blocks: list[Block] = [
         Heading(f"A closer look at {label}", 3),
-        Text(f"Of **{label}**{seed}, run `{entry.result['run_id']}`.{alone if trainings > 1 else ''}"),
+        Text(f"Of **{label}**{seed}, run `{entry.result.run_id}`.{alone if trainings > 1 else ''}"),
     ]
     blocks += _errors(entry, comparison.subset, number_)
     blocks += _curves(entry, comparison.subset, number_)
@@ -57,12 +56,12 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _told(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    probability, label = prediction_arrays(entry.tables[subset], TASKS[entry.result["task"]].classes)
+    probability, label = prediction_arrays(entry.tables[subset], entry.result.task.classes)
     return probability.astype(np.float64), label
 
 
 def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
-    classes = TASKS[entry.result["task"]].classes
+    classes = entry.result.task.classes
     probability, label = _told(entry, subset)
     said = probability.argmax(axis=1)
     counts = np.zeros((len(classes), len(classes)), dtype=int)
@@ -101,7 +100,7 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
 
 
 def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
-    task = TASKS[entry.result["task"]]
+    task = entry.result.task
     probability, label = _told(entry, subset)
     asked = {
         name: pair for name, pair in one_vs_rest(probability, label, task).items() if 0 < pair[1].sum() < len(label)

@@ -25,9 +25,9 @@ def again(entries: Sequence[Entry], command: str) -> list[Block]:
     lines = [*training(entries), "", *evaluated, *([""] if evaluated else []), command]
     versions: dict[str, set[str]] = {}
     for entry in entries:
-        for name, number in entry.result["versions"].items():
+        for name, number in entry.result.versions.items():
             versions.setdefault(name, set()).add(number)
-    devices = sorted({entry.result["cost"]["device"] for entry in entries})
+    devices = sorted({entry.result.cost.device for entry in entries})
     items = [
         "Versions: " + ", ".join(f"{name} {' and '.join(sorted(known))}" for name, known in versions.items()),
         f"Trained on: {', '.join(devices)}",

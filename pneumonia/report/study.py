@@ -10,7 +10,6 @@ import yaml
 
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
-from pneumonia.runs.model_warnings import trained_on_phantoms
 
 FILE: Final = Path(__file__).with_name("study.yaml")
 CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_
@@ -109,7 +108,7 @@ def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
                 continue
             for candidate in comparison.candidates:
                 entry = candidate.typical
-                if entry.tta or not matches(row, entry) or trained_on_phantoms(entry.result):
+                if entry.tta or not matches(row, entry) or entry.result.data.phantoms:
                     continue
                 subset, estimates = comparison.subset, candidate.estimates
                 if row.subset != subset and all(row.subset in one.tables for one in candidate.entries):

@@ -16,9 +16,9 @@ from pneumonia.report.render.document import Document, Figure, Table
 from pneumonia.report.render.html import page
 from pneumonia.report.render.markdown import write_markdown
 from pneumonia.report.render.pdf import pdf
-from pneumonia.runs.folder import check_places, writable
+from pneumonia.runs.listing import check_places
 from pneumonia.system.console import say, warn
-from pneumonia.system.files import read_json, replacing, write_json
+from pneumonia.system.files import check_writable, read_json, replacing, write_json
 
 PAGES: Final = ("index.html", "report.pdf", "report.md", "report.json")
 FOLDERS: Final = ("tables", "figures")
@@ -51,7 +51,7 @@ def write_report(wanted: Wanted) -> Document:
         StorageError: The folder can't be written, or holds pages of someone else's.
     """
     check_places(wanted.places)
-    writable(wanted.out)
+    check_writable(wanted.out)
     earlier = _earlier(wanted.out)
     found = gather(wanted.places)
     for place, reason in found.left_out:
@@ -109,9 +109,7 @@ def _write_tables(document: Document, folder: Path) -> None:
 
 def _write_epochs(entries: Sequence[Entry], path: Path) -> None:
     """Every row of every ``metrics.csv``, with the run it is of."""
-    rows = [
-        {"sweep": entry.sweep, "run_id": entry.result["run_id"], **row} for entry in entries for row in entry.epochs
-    ]
+    rows = [{"sweep": entry.sweep, "run_id": entry.result.run_id, **row} for entry in entries for row in entry.epochs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -145,12 +143,12 @@ def _comparison(one: Comparison) -> dict[str, Any]:
             {
                 "label": candidate.label,
                 "runs": [str(entry.folder.path) for entry in candidate.entries],
-                "seeds": [entry.result["seed"] for entry in candidate.entries],
+                "seeds": [entry.result.seed for entry in candidate.entries],
                 "metrics": {
                     name: dict(zip(("value", "low", "high"), map(_plain, bounds), strict=True))
                     for name, bounds in candidate.estimates.items()
                 },
-                "cost": [entry.result["cost"] for entry in candidate.entries],
+                "cost": [vars(entry.result.cost) for entry in candidate.entries],
             }
             for candidate in one.candidates
         ],

@@ -1,4 +1,4 @@
-"""Several runs as one: whether they have a common answer, what it is, and how it is written down; without torch."""
+"""Join several runs into an ensemble: check that they fit together, average their predictions, describe them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,37 +10,36 @@ import pandas as pd
 from pneumonia.errors import RunError
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.load import FinishedRun
 from pneumonia.system.files import digest
 from pneumonia.tasks import Task
 
-Member = tuple[RunFolder, dict[str, Any]]  # a run and its result
 
-
-def check_members(members: Sequence[Member]) -> None:
-    """Refuses runs whose answers have no mean.
+def check_members(members: Sequence[FinishedRun]) -> None:
+    """Refuse runs whose predictions cannot be averaged.
 
     Raises:
-        RunError: Fewer than two different runs, or unlike tasks or images.
+        RunError: Fewer than two different runs, or different tasks or images.
     """
-    ids = list(dict.fromkeys(result["run_id"] for _, result in members))
+    ids = list(dict.fromkeys(run.result.run_id for run in members))
     if len(ids) < 2:
         have = f"{ids[0]} is one" if ids else "there is none"
-        raise RunError(f"An ensemble needs two different finished runs or more, and {have}. Say ensemble=DIR,DIR.")
-    first, known = members[0]
-    for folder, result in members[1:]:
+        raise RunError(f"An ensemble needs two different finished runs or more, and {have}. Set ensemble=DIR,DIR.")
+    first = members[0]
+    for run in members[1:]:
         for what, one, other in (
-            ("task", known["task"], result["task"]),
-            ("images and labels", known["data"]["manifest_sha256"][:12], result["data"]["manifest_sha256"][:12]),
+            ("task", first.task.name, run.task.name),
+            ("images and labels", first.result.data.manifest_sha256[:12], run.result.data.manifest_sha256[:12]),
         ):
             if one != other:
                 raise RunError(
-                    f"{first.path} and {folder.path} differ in {what} ({one}, {other}), so their answers have no mean. "
-                    "Leave one out."
+                    f"{first.folder.path} and {run.folder.path} differ in {what} ({one}, {other}), so their predictions cannot "
+                    "be averaged. Leave one out."
                 )
 
 
 def check_images(members: Sequence[tuple[Path, pd.DataFrame]], subset: str) -> None:
-    """Refuses predictions of other images than the first member's.
+    """Refuse predictions of other images than the first member's.
 
     Raises:
         RunError: With the two runs.
@@ -49,13 +48,13 @@ def check_images(members: Sequence[tuple[Path, pd.DataFrame]], subset: str) -> N
     for path, table in members[1:]:
         if list(table["image_id"]) != list(known["image_id"]):
             raise RunError(
-                f"{first} and {path} have other images in their subset '{subset}', so their answers have no mean. Join runs "
-                "of one split, or folds of one split=kfold on split=test."
+                f"{first} and {path} have different images in split={subset}, so their predictions cannot be averaged. Join "
+                "runs of one split, or folds of one split=kfold on split=test."
             )
 
 
-def mean_of(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
-    """One row an image: the mean probabilities over the tables that hold it, in the order of their first appearance."""
+def mean_predictions(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
+    """Average probabilities over the tables that hold an image; one row per image, in the order of first appearance."""
     columns = [f"{PROBABILITY_PREFIX}{name}" for name in task.classes]
     rows = pd.concat(tables, ignore_index=True).astype(dict.fromkeys(columns, np.float64))
     grouped = rows.groupby("image_id", sort=False)
@@ -65,17 +64,27 @@ def mean_of(tables: Sequence[pd.DataFrame], task: Task) -> pd.DataFrame:
 
 
 def ensemble_folder(members: Sequence[RunFolder]) -> Path:
-    """Where the evaluation of several runs together lies: beside their sweeps, under a hash of their names."""
+    """Return the folder of an ensemble's evaluation: ``<runs_dir>/ensembles/<hash of the members>``."""
     names = sorted(folder.path.name for folder in members)
     return members[0].path.parent.parent / "ensembles" / digest(names)[:12]
 
 
-def described(members: Sequence[Member]) -> dict[str, Any]:
-    """What an ensemble is, for whoever finds its folder: ``ensemble.json``."""
-    first = members[0][1]
-    about = [
-        {"run": str(folder.path), "run_id": result["run_id"], "seed": result["seed"]}
-        | {"fold": result["config"]["split"]["fold"], "model": result["model"]["_target_"]}
-        for folder, result in members
+def describe_ensemble(members: Sequence[FinishedRun]) -> dict[str, Any]:
+    """Return the content of ``ensemble.json``."""
+    first = members[0]
+    rows = [
+        {
+            "run": str(run.folder.path),
+            "run_id": run.result.run_id,
+            "seed": run.result.seed,
+            "fold": run.config["split"]["fold"],
+            "model": run.config["model"]["_target_"],
+        }
+        for run in members
     ]
-    return {"task": first["task"], "classes": first["classes"], "members": about, "data": first["data"]}
+    return {
+        "task": first.task.name,
+        "classes": list(first.task.classes),
+        "members": rows,
+        "data": first.result.data.to_json(),
+    }

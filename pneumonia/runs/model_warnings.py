@@ -1,14 +1,12 @@
 """Warnings about a model of which no prediction is of use; training, evaluation, prediction and bundles all give them."""
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from pneumonia.data.sources.phantom_detection import is_phantom
+from pneumonia.runs.result import RunResult
 
 NEARLY_ALL: Final = 0.99  # of the predictions
 MOST: Final = 0.9  # of the images: a class so frequent may well be predicted for nearly all
@@ -44,23 +42,7 @@ def constant_prediction(counts: ArrayLike, classes: Sequence[str], subset: str) 
     )
 
 
-def warnings_of(result: Mapping[str, Any]) -> list[str]:
-    """The warnings about a finished run.
-
-    Args:
-        result: What its ``result.json`` holds.
-    """
-    confusion = result["confusion"]
-    constant = constant_prediction(confusion["counts"], confusion["classes"], "validation")
-    return [text for text in (constant, PHANTOMS if trained_on_phantoms(result) else "") if text]
-
-
-def trained_on_phantoms(result: Mapping[str, Any]) -> bool:
-    """Whether a run has learnt from drawn phantoms, whichever way it read them."""
-    known: bool | None = result.get("data", {}).get("phantoms")
-    if known is not None:
-        return known
-    data = result["config"]["data"]  # of an earlier version, which did not look at the images
-    return data["source"] == "phantom" or (
-        data.get("root") is not None and is_phantom(Path(os.path.expanduser(data["root"])))
-    )
+def warnings_of(result: RunResult) -> list[str]:
+    """Return the warnings about the model of a finished run."""
+    constant = constant_prediction(result.confusion.counts, result.confusion.classes, "validation")
+    return [text for text in (constant, PHANTOMS if result.data.phantoms else "") if text]

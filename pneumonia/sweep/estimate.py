@@ -9,10 +9,10 @@ Statuses = list[tuple[Job, JobStatus]]
 def expected_s(statuses: Statuses) -> float | None:
     """Estimate the seconds of the unfinished epochs, one after the other, from the mean epoch of the finished jobs."""
     finished = [status.result for _, status in statuses if status.result is not None]
-    epochs = sum(result["epochs"] for result in finished)
+    epochs = sum(result.epochs for result in finished)
     if not epochs:
         return None
-    epoch_s = sum(result["cost"]["fit_s"] for result in finished) / epochs
+    epoch_s = sum(result.cost.fit_s for result in finished) / epochs
     left = [job.config["max_epochs"] - status.epochs for job, status in statuses if status.state not in OVER]
     return float(epoch_s * sum(left))
 

@@ -124,7 +124,7 @@ class ProgressTable:
         elif status.state == "pruned":
             self._print(f"[yellow]pruned[/]    {title}  after {status.epochs} epochs")
         elif status.result is not None:
-            metrics, seconds = status.result["metrics"]["val"], status.result["cost"]["fit_s"]
+            metrics, seconds = status.result.metrics["val"], status.result.cost.fit_s
             values = "  ".join(f"{name} {_cell(metrics.get(name))}" for name in ("loss", "accuracy"))
             state = f"[{STYLES[status.state]}]{status.state:<10}[/]"
             self._print(f"{state}{title}  val {values}  {duration(seconds)}")
@@ -144,7 +144,7 @@ class ProgressTable:
         for number, (job, status) in shown:
             best, progress, total = status.best_row or {}, status.progress or {}, int(job.config["max_epochs"])
             running = status.state == "running" and progress
-            speed = progress.get("images_per_s") or (status.result or {}).get("cost", {}).get("images_per_s")
+            speed = progress.get("images_per_s") or (status.result.cost.images_per_s if status.result else None)
             rows.append(
                 self._first_cells(number, job, status)
                 | {"epoch": f"{status.epochs}/{total}", "images/s": _cell(speed, 0)}
@@ -182,14 +182,14 @@ class ProgressTable:
         for number, (job, status) in enumerate(statuses, start=1):
             row = self._first_cells(number, job, status)
             if status.result is not None:
-                metrics, cost = status.result["metrics"]["val"], status.result["cost"]
-                row["best epoch"] = f"{status.result['best_epoch']}/{status.result['epochs']}"
+                metrics, cost = status.result.metrics["val"], status.result.cost
+                row["best epoch"] = f"{status.result.best_epoch}/{status.result.epochs}"
                 for column, key in (("val loss", "loss"), ("accuracy", "accuracy"), ("macro F1", "f1_macro")):
                     row[column] = _cell(metrics.get(key))
                 for column, key in (("images/s", "images_per_s"), ("MiB", "peak_memory_mib"), ("seconds", "fit_s")):
-                    row[column] = _cell(cost[key], 0)
-                if cost["usd"] is not None:
-                    row["USD"] = _cell(cost["usd"], 3)
+                    row[column] = _cell(getattr(cost, key), 0)
+                if cost.usd is not None:
+                    row["USD"] = _cell(cost.usd, 3)
             rows.append(row)
         columns = ["best epoch", "val loss", "accuracy", "macro F1", "images/s", "MiB", "seconds"]
         columns += ["USD"] if any("USD" in row for row in rows) else []
@@ -229,7 +229,7 @@ class ProgressTable:
 
     def _warn_of_tracking(self, status: JobStatus) -> None:
         """Print once why W&B fails, which the job itself writes to its log alone."""
-        trouble = "" if status.folder is None else read_json(status.folder.tracking).get("trouble")
+        trouble = "" if status.folder is None else read_json(status.folder.wandb).get("trouble")
         if trouble and trouble not in self._warned:
             self._warned.add(trouble)
             self._print(f"[bold yellow]Warning[/] {escape(trouble)}")

@@ -118,13 +118,13 @@ def best_of_families(entries: Sequence[Entry]) -> list[Entry]:
     groups: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
     for entry in entries:
         split = entry.config["split"]
-        data = entry.result["data"]["manifest_sha256"]
-        key = (entry.result["task"], entry.family, data, split["method"], str(split["k"]))
+        data = entry.result.data.manifest_sha256
+        key = (entry.result.task.name, entry.family, data, split["method"], str(split["k"]))
         if entry.members == 1:
             groups.setdefault(key, {}).setdefault(entry.configuration, []).append(entry)
     return [entry for group in groups.values() for entry in max(group.values(), key=_mean_metric)]
 
 
 def _mean_metric(entries: Iterable[Entry]) -> float:
-    values = [entry.result["metrics"]["val"][METRIC] for entry in entries]
+    values = [entry.result.metrics["val"][METRIC] for entry in entries]
     return float(np.mean([-1.0 if value is None else value for value in values]))

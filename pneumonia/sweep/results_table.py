@@ -25,11 +25,9 @@ def _row(job: Job, status: JobStatus) -> dict[str, object]:
     row["run_id"] = status.folder.path.name if status.folder else ""
     row["reason"] = status.reason
     if status.result is not None:
-        row["best_epoch"] = status.result["best_epoch"]
-        values = {
-            f"{split}/{key}": v for split, metrics in status.result["metrics"].items() for key, v in metrics.items()
-        }
-        values |= {f"cost.{key}": value for key, value in status.result["cost"].items()}
+        row["best_epoch"] = status.result.best_epoch
+        values = {f"{split}/{key}": v for split, metrics in status.result.metrics.items() for key, v in metrics.items()}
+        values |= {f"cost.{key}": value for key, value in vars(status.result.cost).items()}
         row |= {key: "" if value is None else value for key, value in values.items()}
     elif status.best_row is not None:
         row["best_epoch"] = status.best_row["epoch"]

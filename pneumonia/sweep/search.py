@@ -117,7 +117,7 @@ def _run_trial(
         raise KeyboardInterrupt
     status = table.print_end(job)
     if status.result is not None:
-        value = status.result["metrics"]["val"].get(monitor.removeprefix("val/"))
+        value = status.result.metrics["val"].get(monitor.removeprefix("val/"))
         study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
     else:
         study.tell(trial, state=TrialState.PRUNED if status.state == "pruned" else TrialState.FAIL)

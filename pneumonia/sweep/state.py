@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 from filelock import FileLock, Timeout
 
 from pneumonia.errors import PneumoniaError, RunError
-from pneumonia.runs.folder import COMPLETED, RunFolder, read_metrics, shortened
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.result import RunResult, read_result
 from pneumonia.sweep.plan import Job
 from pneumonia.system.files import digest, is_locked, read_json, translated_os_errors, write_json
 
@@ -49,7 +50,7 @@ class JobStatus:
     last_row: dict[str, str] | None = None
     best_row: dict[str, str] | None = None
     progress: dict[str, Any] | None = None
-    result: dict[str, Any] | None = None
+    result: RunResult | None = None
     reason: str = ""
 
 
@@ -147,15 +148,15 @@ class SweepState:
         last = rows[-1] if rows else None
         if folder is not None and note.get("source") == self._fingerprint(job):
             try:
-                result = folder.ended()
+                result = read_result(folder)
             except RunError as error:  # fails this job alone
                 result, damage = None, f"{type(error).__name__}: {error}"
             if result is not None:
-                best = rows[result["best_epoch"] - 1] if len(rows) >= result["best_epoch"] else None
-                complete = result["status"] == COMPLETED
+                best = rows[result.best_epoch - 1] if len(rows) >= result.best_epoch else None
+                complete = result.completed
                 state: State = "done" if complete else "debug"
-                reason = "" if complete else shortened(result)
-                found = JobStatus(state, folder, result["epochs"], last, best, None, result, reason)
+                reason = "" if complete else result.shortened
+                found = JobStatus(state, folder, result.epochs, last, best, None, result, reason)
                 self._finished[job.key] = _modified_ns(folder.result), found
                 return found
         best = min(rows, key=_loss) if rows else None

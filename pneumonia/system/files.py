@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,22 @@ def translated_os_errors(path: Path) -> Iterator[None]:
             f"Can't write {path}: {remedies[error.errno]}, or choose another place (--out DIR, cache_dir=DIR or runs_dir=DIR). "
             "Nothing half-written was left behind."
         ) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Create a folder and a temporary file in it, before hours are spent on what is to be written there.
+
+    Raises:
+        StorageError: The folder cannot be written.
+    """
+    with translated_os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()  # nameless, since jobs that start together all check
+        except OSError as error:
+            if isinstance(error, StorageError):
+                raise
+            raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def _lies_above(name: str | None, path: Path) -> bool:

@@ -143,13 +143,10 @@ class Recorder(Checkpoint):
         write_json(self.folder.progress, {"epochs": epoch, "of": trainer.max_epochs, **speed})
 
     def speed(self) -> dict[str, float | None]:
-        """Training images and batches a second, without validation; seconds in all epochs."""
+        """Return training images and batches per second, without validation."""
         seconds = self.train_s or math.nan
         rates = {"images_per_s": self.images / seconds, "batches_per_s": self.batches / seconds}
-        return {
-            "fit_s": round(self.fit_s, 3),
-            **{k: round(v, 3) if math.isfinite(v) else None for k, v in rates.items()},
-        }
+        return {key: round(value, 3) if math.isfinite(value) else None for key, value in rates.items()}
 
     def _append(self, row: dict[str, float]) -> None:
         earlier = [old for old in read_metrics(self.folder) if int(old["epoch"]) < row["epoch"]]

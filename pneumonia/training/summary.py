@@ -10,7 +10,8 @@ from pneumonia.data.splits.leaks import Leak
 from pneumonia.metrics.classification import class_metric
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
-from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms
+from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
+from pneumonia.runs.result import RunResult
 from pneumonia.system.console import figure, say, table, warn
 from pneumonia.tasks import SUBSETS
 
@@ -48,17 +49,17 @@ def announce(
     say(f"Training {folder.path.name}: {config['max_epochs']} epochs, {batches}")
 
 
-def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
+def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     """The tables at the end of a run."""
-    trained, validated = result["metrics"]["train"], result["metrics"]["val"]
-    classes = result["confusion"]["classes"]
+    trained, validated = result.metrics["train"], result.metrics["val"]
+    classes = result.confusion.classes
     apart = {class_metric(name, label) for name in ("recall", "precision") for label in classes}
     names = [name for name in {**validated, **trained} if name not in apart]
     rows = [
         (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
     ]
-    family = f"{result['model']['_target_'].rpartition('.')[2]} {result['model'].get('name', '')}".strip()
-    title = f"{family}, best epoch {result['best_epoch']} of {result['epochs']}"
+    family = f"{result.family} {result.config['model'].get('name', '')}".strip()
+    title = f"{family}, best epoch {result.best_epoch} of {result.epochs}"
     table(title, ("metric", "train", "val"), rows)
     shown = [
         (
@@ -66,28 +67,24 @@ def show(result: dict[str, Any], folder: RunFolder, note: str = "") -> None:
             *(figure(validated.get(class_metric(name, label))) for name in ("recall", "precision")),
             *map(str, counts),
         )
-        for label, counts in zip(classes, result["confusion"]["counts"], strict=True)
+        for label, counts in zip(classes, result.confusion.counts, strict=True)
     ]
     if len(classes) > 2:
         table("Validation, by true class", ("class", "recall", "precision", *(f"as {name}" for name in classes)), shown)
     else:
         short = [(row[0], *row[3:]) for row in shown]
         table("Validation, by true class", ("class", *(f"as {name}" for name in classes)), short)
-    cost = result["cost"]
-    if cost["images_per_s"]:
-        say(
-            f"{cost['images_per_s']:.0f} images/s, {cost['fit_s']:.0f} s, {cost['peak_memory_mib']:.0f} MiB on {cost['device']}"
-        )
-    for leak in result["data"]["leaks"]:
-        warn(_leak_text(result["config"]["split"]["method"], Leak(**leak)))
-    if result["data"]["skipped"]:
-        warn(
-            f"{len(result['data']['skipped'])} images could not be read and were left out: see data.skipped in result.json."
-        )
-    constant = constant_prediction(result["confusion"]["counts"], classes, "validation")
+    cost = result.cost
+    if cost.images_per_s:
+        say(f"{cost.images_per_s:.0f} images/s, {cost.fit_s:.0f} s, {cost.peak_memory_mib:.0f} MiB on {cost.device}")
+    for leak in result.data.leaks:
+        warn(_leak_text(result.config["split"]["method"], leak))
+    if result.data.skipped:
+        warn(f"{len(result.data.skipped)} images could not be read and were left out: see data.skipped in result.json.")
+    constant = constant_prediction(result.confusion.counts, classes, "validation")
     if constant:
         warn(constant)
-    if trained_on_phantoms(result) and result["config"]["data"]["source"] != "phantom":
+    if result.data.phantoms and result.config["data"]["source"] != "phantom":
         warn(PHANTOMS)
     if note:
         say(note)

@@ -32,12 +32,14 @@ from pneumonia.models.factory import (
     load_classifier,
     own_targets,
 )
-from pneumonia.runs.folder import COMPLETED, DEBUG, RunFolder, read_metrics, run_identity, shortened, versions, writable
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.identity import run_identity, versions
+from pneumonia.runs.predictions import predict_subset, table_metrics
+from pneumonia.runs.result import COMPLETED, DEBUG, Confusion, Cost, RunData, RunResult, read_result
 from pneumonia.system.console import say
 from pneumonia.system.device import configure_tf32, device_of, name_of, precision_on
-from pneumonia.system.files import replacing
+from pneumonia.system.files import check_writable, replacing
 from pneumonia.system.signals import sigterm_as_interrupt
-from pneumonia.tasks import SUBSETS
 from pneumonia.training.callbacks import (
     EpochReport,
     Recorder,
@@ -49,7 +51,6 @@ from pneumonia.training.callbacks import (
 )
 from pneumonia.training.loggers.wandb import Follower, Mirror, followed, mirror_finished
 from pneumonia.training.loggers.wandb_charts import Samples
-from pneumonia.training.predictions import predict_subset, table_metrics
 from pneumonia.training.prepare import prepare_run
 from pneumonia.training.summary import announce, show
 
@@ -69,7 +70,7 @@ def train(
     data_cache: RunDataCache | None = None,
     opened: Callable[[RunFolder], None] | None = None,
     callbacks: Sequence[Any] = (),
-) -> dict[str, Any]:
+) -> RunResult:
     """Trains a run to its end, or from where it was cut, or not at all where it is finished.
 
     Args:
@@ -87,21 +88,21 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
         TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
     """
-    writable(Path(config["runs_dir"]))
+    check_writable(Path(config["runs_dir"]))
     run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(_known(config), **run.hashes)
     folder = RunFolder(Path(config["runs_dir"]) / config["name"] / run_id)
     if opened is not None:
         opened(folder)
     with folder.held():
-        done = None if config["force"] else folder.ended()
+        done = None if config["force"] else read_result(folder)
         if done is not None:
             if not is_zipfile(folder.best):  # as torch writes it; a file that was cut short is none
                 raise RunError(
                     f"The run in {folder.path} is finished, but {folder.best.name} is gone from it or damaged. Say "
                     "force=true to train it again."
                 )
-            what = "is finished" if done["status"] == COMPLETED else shortened(done)
+            what = "is finished" if done.completed else done.shortened
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
             mirror_finished(folder, config, label, done)
             return done
@@ -117,12 +118,12 @@ def train(
             recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
             _check_end(config, recorder, folder)
             result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
-            folder.finish(result)
+            result.write(folder)
             if mirror is not None:
                 rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
                 mirror.result(result, Samples(pixels, config["logger"]["samples"]))
-    note = "" if result["status"] == COMPLETED else f"This run {shortened(result)}: no other command accepts it."
+    note = "" if result.completed else f"This run {result.shortened}: no other command accepts it."
     show(result, folder, note)
     return result
 
@@ -320,7 +321,7 @@ def _result(
     hashes: dict[str, str],
     recorder: Recorder,
     folder: RunFolder,
-) -> dict[str, Any]:
+) -> RunResult:
     device = device_of(config["trainer"])
     best = load_classifier(folder.best, config["task"], own_targets(config))
     predictions = predict_subset(best.to(device), data, "val", recorder.best_epoch - 1)
@@ -334,33 +335,33 @@ def _result(
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
     shortened_by = _shortened_by(config, recorder)
     seen = data.images.manifest.iloc[data.positions("train")]
-    return {
-        "status": DEBUG if shortened_by else COMPLETED,
-        "shortened_by": shortened_by,
-        "name": config["name"],
-        "run_id": run_id,
-        "task": config["task"],
-        "classes": list(data.task.classes),
-        "model": config["model"],
-        "seed": config["seed"],
-        "config": config,
-        "data": {
-            **hashes,
-            **{subset: len(data.positions(subset)) for subset in SUBSETS},
-            "leaks": [leak.to_json() for leak in leaks],
-            "skipped": data.images.skipped,
-            "phantoms": mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
-        },
-        "epochs": len(history),
-        "best_epoch": recorder.best_epoch,
-        "metrics": {"train": nan_to_none(trained), "val": nan_to_none(table_metrics(predictions, data.task))},
-        "confusion": {"classes": list(data.task.classes), "counts": confusion.tolist()},
-        "cost": {
-            "device": name_of(device),
-            "precision": precision_on(device, config["trainer"]["precision"]),
+    return RunResult(
+        status=DEBUG if shortened_by else COMPLETED,
+        shortened_by=shortened_by,
+        name=config["name"],
+        run_id=run_id,
+        config=config,
+        data=RunData(
+            manifest_sha256=hashes["manifest_sha256"],
+            split_sha256=hashes["split_sha256"],
+            train=len(data.positions("train")),
+            val=len(data.positions("val")),
+            test=len(data.positions("test")),
+            leaks=leaks,
+            skipped=data.images.skipped,
+            phantoms=mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
+        ),
+        epochs=len(history),
+        best_epoch=recorder.best_epoch,
+        metrics={"train": nan_to_none(trained), "val": nan_to_none(table_metrics(predictions, data.task))},
+        confusion=Confusion(list(data.task.classes), confusion.tolist()),
+        cost=Cost(
+            device=name_of(device),
+            precision=precision_on(device, config["trainer"]["precision"]),
+            fit_s=round(recorder.fit_s, 3),
             **recorder.speed(),
-            "peak_memory_mib": peak_memory_mib(),
-            "usd": None if price is None else round(recorder.fit_s / 3600 * price, 6),
-        },
-        "versions": versions(),
-    }
+            peak_memory_mib=peak_memory_mib(),
+            usd=None if price is None else round(recorder.fit_s / 3600 * price, 6),
+        ),
+        versions=versions(),
+    )

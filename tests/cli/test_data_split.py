@@ -35,8 +35,8 @@ def test_images_that_can_not_be_read_are_in_no_part_and_training_that_skips_them
     assert broken.stem not in set(split["image_id"])
     words = ["data=folder", f"data.root={data}", f"split.file={out.strip()}", "max_epochs=1", "data.on_bad_image=skip"]
     result = train(compose(*words, runs_dir=tmp_path / "runs"))
-    assert result["data"]["split_sha256"] == split_sha256(split)
-    assert list(result["data"]["skipped"]) == [str(broken)]
+    assert result.data.split_sha256 == split_sha256(split)
+    assert list(result.data.skipped) == [str(broken)]
 
 
 def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, tmp_path, monkeypatch, capsys):
@@ -58,9 +58,9 @@ def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, 
     assert "Folds, images by class" in said
     words = ["data=folder", f"data.root={phantoms}", f"split.file={path}", "max_epochs=1"]
     given = train(compose(*words, "split=given", runs_dir=tmp_path / "runs"))
-    assert given["data"]["split_sha256"] == split_sha256(split)
+    assert given.data.split_sha256 == split_sha256(split)
     third = train(compose(*words, "split=kfold", "split.k=4", "split.fold=2", runs_dir=tmp_path / "runs"))
-    assert third["data"]["val"] == (split["fold"] == 2).sum()
+    assert third.data.val == (split["fold"] == 2).sum()
 
 
 def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, monkeypatch, capsys):

@@ -160,6 +160,7 @@ def test_a_job_returns_its_monitor_to_the_sweeper(compose, tmp_path, monkeypatch
     words = ["model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60", f"cache_dir={cache_dir}"]
     assert run(["-m", *words, "trainer.accelerator=cpu", "monitor=val/accuracy"]) == 0
     from pneumonia.runs.folder import RunFolder
+    from pneumonia.runs.result import read_result
 
     (path,) = tmp_path.glob("runs/train/*/result.json")
-    assert returned == [RunFolder(path.parent).finished()["metrics"]["val"]["accuracy"]]
+    assert returned == [read_result(RunFolder(path.parent)).metrics["val"]["accuracy"]]

@@ -55,4 +55,4 @@ def test_a_linear_model_stays_clearly_below_the_convolutional_one(compose, cache
         pixels[subset == "train"], images.manifest["label"][subset == "train"]
     )
     score = linear.score(pixels[subset == "val"], images.manifest["label"][subset == "val"])
-    assert train(config)["metrics"]["val"]["accuracy"] > score + 0.1
+    assert train(config).metrics["val"]["accuracy"] > score + 0.1

@@ -60,7 +60,7 @@ def test_a_folder_that_holds_only_a_test_folder_is_enough(run, phantoms, cache_d
 
 def test_other_data_are_resized_as_the_run_was_trained(compose, phantoms, cache_dir, tmp_path):
     result = train(compose("data.resize=pad", "split=official", runs_dir=tmp_path / "runs"))
-    run = tmp_path / "runs" / result["name"] / result["run_id"]
+    run = tmp_path / "runs" / result.name / result.run_id
     shutil.copytree(phantoms / "test", tmp_path / "other" / "test")
     other = evaluate(Request(run, "test", DataConfig("folder", str(tmp_path / "other")), cache_dir)).values
     assert other["metrics"] == evaluate(Request(run, "test", cache_dir=cache_dir)).values["metrics"]

@@ -17,7 +17,9 @@ from pneumonia.metrics.calibration import fit_temperature
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import one_vs_rest, threshold_for
 from pneumonia.report.evaluation_page import write_evaluation_page
-from pneumonia.runs.folder import RunFolder, is_evaluated
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.identity import is_evaluated
+from pneumonia.runs.result import read_result
 from pneumonia.tasks import TASKS
 from pneumonia.training.train import train
 
@@ -30,7 +32,7 @@ def seeds(compose, tmp_path_factory) -> list[Path]:
     runs = tmp_path_factory.mktemp("seeds")
     words = (("seed=0",), ("seed=1",), ("seed=0", "split.seed=5"))
     results = [train(compose("max_epochs=1", *one, runs_dir=runs)) for one in words]
-    return [runs / result["name"] / result["run_id"] for result in results]
+    return [runs / result.name / result.run_id for result in results]
 
 
 @pytest.fixture
@@ -131,8 +133,8 @@ def test_other_views_do_not_overwrite_those_of_the_training(run, other, cache_di
     assert json_files - {foreign} == {"own-test.json", "own-test-tta-flip.json", "own-test-tta-flip-cases.json"}
     assert json.loads((run / "evaluation" / "own-test.json").read_text()) == own
     folder = RunFolder(run)
-    assert is_evaluated(folder, folder.finished(), "test", "flip")
-    assert is_evaluated(folder, folder.finished(), "test", None)
+    assert is_evaluated(folder, read_result(folder), "test", "flip")
+    assert is_evaluated(folder, read_result(folder), "test", None)
 
 
 def test_an_ensemble_keeps_other_data_and_views_apart_too(seeds, other, cache_dir):
@@ -168,7 +170,7 @@ def test_why_other_data_have_no_baselines_is_said_as_it_is(
 ):
     root = Path(shutil.copytree(phantoms, tmp_path / "own"))
     words = ("data=folder", f"data.root={root}", "max_epochs=1", "split=official")
-    run = tmp_path / "runs" / "train" / train(compose(*words, runs_dir=tmp_path / "runs"))["run_id"]
+    run = tmp_path / "runs" / "train" / train(compose(*words, runs_dir=tmp_path / "runs")).run_id
     spoil(root)
     report = evaluate(Request(run, "test", DataConfig("folder", str(other)), cache_dir, tta="flip")).values
     assert report["baselines"]["reason"].startswith(reason)
@@ -209,21 +211,21 @@ def test_an_ensemble_is_the_mean_of_its_members(seeds, cache_dir):
 def test_folds_join_on_their_common_test_part_and_choose_on_images_that_each_had_not_seen(compose, cache_dir, tmp_path):
     words = ("split=kfold", "split.k=3", "max_epochs=1")
     results = [train(compose(*words, f"split.fold={fold}", runs_dir=tmp_path)) for fold in range(3)]
-    paths = [tmp_path / "train" / result["run_id"] for result in results]
+    paths = [tmp_path / "train" / result.run_id for result in results]
     report = evaluate_ensemble(paths, Request(paths[0], "test", cache_dir=cache_dir)).values
-    assert report["calibration"]["fitted_on"]["n"] == sum(result["data"]["val"] for result in results)
+    assert report["calibration"]["fitted_on"]["n"] == sum(result.data.val for result in results)
     assert report["trained_on"] == 0
 
 
 def test_members_that_have_no_common_images_are_refused(seeds, compose, cache_dir, tmp_path):
-    with pytest.raises(RunError, match=r"have other images in their subset 'test'.*split=kfold on split=test"):
+    with pytest.raises(RunError, match=r"have different images in split=test.*split=kfold on split=test"):
         evaluate_ensemble([seeds[0], seeds[2]], Request(seeds[0], "test", cache_dir=cache_dir))
     with pytest.raises(RunError, match="two different finished runs or more"):
         evaluate_ensemble([seeds[0], seeds[0]], Request(seeds[0], "test", cache_dir=cache_dir))
     binary = train(compose("task=pneumonia", "max_epochs=1", runs_dir=tmp_path))
     with pytest.raises(RunError, match=r"differ in task \(subtype, pneumonia\)"):
         evaluate_ensemble(
-            [seeds[0], tmp_path / "train" / binary["run_id"]], Request(seeds[0], "test", cache_dir=cache_dir)
+            [seeds[0], tmp_path / "train" / binary.run_id], Request(seeds[0], "test", cache_dir=cache_dir)
         )
 
 
@@ -241,7 +243,7 @@ def test_views_change_what_is_said_and_the_temperature_is_fitted_under_the_same_
 def test_a_rotating_split_has_no_validation_images_to_choose_on(compose, cache_dir, tmp_path):
     words = ("split=rotating", "split.k=3", "split.every=1", "max_epochs=3")
     result = train(compose(*words, runs_dir=tmp_path))
-    report = evaluate(Request(tmp_path / "train" / result["run_id"], "test", cache_dir=cache_dir)).values
+    report = evaluate(Request(tmp_path / "train" / result.run_id, "test", cache_dir=cache_dir)).values
     assert report["calibration"]["temperature"] is None
     assert "trained on its validation images" in report["calibration"]["reason"]
     assert all(point["threshold"] is None for point in report["operating_points"])
@@ -255,15 +257,15 @@ def test_several_runs_are_evaluated_once_and_again_when_trained_again(seeds, cac
     assert code == 0
     assert "1 run did not finish and is left out" in err
     folder = RunFolder(runs / seeds[0].name)
-    assert is_evaluated(folder, folder.finished(), "test", None)
+    assert is_evaluated(folder, read_result(folder), "test", None)
     code, err = _command(monkeypatch, capsys, runs, "split=test", f"cache_dir={cache_dir}")
     assert "3 of 3 runs are evaluated on test already" in err
     folder.result.write_text(folder.result.read_text())
     import os
 
     os.utime(folder.result, (2_000_000_000, 2_000_000_000))
-    assert not is_evaluated(folder, folder.finished(), "test", None)
-    assert not is_evaluated(folder, folder.finished(), "test", "flip")
+    assert not is_evaluated(folder, read_result(folder), "test", None)
+    assert not is_evaluated(folder, read_result(folder), "test", "flip")
 
 
 def test_a_run_that_can_not_be_evaluated_does_not_stop_the_others(seeds, cache_dir, monkeypatch, capsys, tmp_path):
@@ -356,7 +358,7 @@ def test_a_run_without_its_split_says_so_and_lost_validation_predictions_are_mad
     assert again["calibration"]["temperature"] == pytest.approx(whole["calibration"]["temperature"], rel=1e-3)
     (split,) = run.glob("split-*.parquet")
     split.unlink()
-    with pytest.raises(RunError, match=r"is gone, which says what the run was trained on.*force=true"):
+    with pytest.raises(RunError, match=r"is missing, which holds the split of the training.*force=true"):
         evaluate(Request(run, "test", cache_dir=cache_dir))
 
 
@@ -365,7 +367,7 @@ def test_what_is_no_run_is_named_with_what_to_name_instead(run, tmp_path):
     (tmp_path / "ensembles" / "ensemble.json").write_text("{}")
     for path, message in (
         (run.parent, rf"is not a run folder: it is a folder of runs. Name one of them, for example {run}"),
-        (run / "config.yaml", "is a file, and no run folder"),
+        (run / "config.yaml", "is a file, not a run folder"),
         (tmp_path / "ensembles", "it is an evaluation of several runs. Repeat `pneumonia evaluate ensemble="),
     ):
         with pytest.raises(RunError, match=message):
@@ -442,8 +444,8 @@ def test_a_checkpoint_that_can_not_be_read_says_what_to_do(spoil, message, run, 
     [
         (lambda result: result.update(config={}), "it lacks config.task, config.image_size"),
         (lambda result: result.update(data={}), "it lacks data.manifest_sha256, data.split_sha256"),
-        (lambda result: result.update(config=3), "is damaged (TypeError"),
-        (lambda result: result["config"].update(task="nope"), "its config task=nope; tasks are subtype, pneumonia"),
+        (lambda result: result.update(config=3), "is damaged: TypeError"),
+        (lambda result: result["config"].update(task="nope"), "config.task=nope; tasks are subtype, pneumonia"),
     ],
     ids=["no config", "no hashes", "a number", "no such task"],
 )

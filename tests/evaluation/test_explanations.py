@@ -20,7 +20,7 @@ def perceptron_run(compose, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     words = ["model=perceptron", "task=pneumonia", "max_epochs=3", "normalisation=minmax"]
     result = train(compose(*words, runs_dir=runs))
-    return runs / result["name"] / result["run_id"]
+    return runs / result.name / result.run_id
 
 
 @pytest.fixture(scope="module")
@@ -112,5 +112,5 @@ def test_a_family_that_there_is_no_picture_of_says_so_and_draws_nothing(compose,
     words = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
     result = train(compose(*words, runs_dir=tmp_path / "runs"))
     with pytest.raises(ConfigError, match=r"Backbone has no layer of features with places at 32 x 32.*Leave --explain"):
-        predict(tmp_path / "runs" / "train" / result["run_id"], images, tmp_path / "why")
+        predict(tmp_path / "runs" / "train" / result.run_id, images, tmp_path / "why")
     assert not (tmp_path / "why").exists()

@@ -21,7 +21,7 @@ from pneumonia.cli import main
 from pneumonia.config.schema import conf_dir
 from pneumonia.errors import BundleError, ConfigError, ParityError, RunError, StorageError
 from pneumonia.export.contract import ARCHIVE, CONTRACT, MODEL, OOD_DETECTOR
-from pneumonia.export.contract_builder import ROTATING, chosen, metric_facts
+from pneumonia.export.contract_builder import chosen, metric_facts
 from pneumonia.export.export import ExportOptions, check_place, export
 from pneumonia.export.onnx_graph import export_graph
 from pneumonia.export.parity import check_parity, measure_parity
@@ -29,6 +29,7 @@ from pneumonia.export.runtime import Bundle
 from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.load import load_finished_run
 from pneumonia.tasks import SUBTYPE
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -251,11 +252,11 @@ def test_a_damaged_evaluation_of_the_run_is_named(text, run):
     (run / "evaluation").mkdir()
     RunFolder(run).evaluation("test", "json").write_text(text)
     with pytest.raises(RunError, match=r"test\.json is damaged .*Evaluate the run again"):
-        metric_facts(RunFolder(run), json.loads((run / "result.json").read_text()))
+        metric_facts(load_finished_run(run))
 
 
 def test_nothing_is_chosen_on_images_that_were_trained_on(bundle, bundle_dir, evaluated):
-    calibration, points, abstention = chosen(evaluated[1], SUBTYPE, 0.9, ROTATING)
+    calibration, points, abstention = chosen(evaluated[1], SUBTYPE, 0.9, "the reason")
     assert calibration.temperature is None
     assert {point.threshold for point in points} == {None}
     assert abstention.confidence is None

@@ -75,9 +75,9 @@ def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_pat
         with killed_in(epoch):
             train({**config, "runs_dir": str(tmp_path / "cut")})
     cut = train({**config, "runs_dir": str(tmp_path / "cut")})
-    files = [tmp_path / where / whole["name"] / whole["run_id"] / "metrics.csv" for where in ("whole", "cut")]
+    files = [tmp_path / where / whole.name / whole.run_id / "metrics.csv" for where in ("whole", "cut")]
     assert files[0].read_text() == files[1].read_text()
-    assert cut["metrics"] == whole["metrics"]
+    assert cut.metrics == whole.metrics
 
 
 def _single(family, compose):

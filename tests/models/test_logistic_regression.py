@@ -149,8 +149,8 @@ def test_a_training_split_that_changes_is_refused(compose):
 
 def test_a_run_keeps_the_optimum_even_where_an_epoch_before_it_validates_better(compose, tmp_path):
     result = train(compose("model=logistic_regression", "model.C=1e3", "max_epochs=5", runs_dir=tmp_path))
-    assert result["best_epoch"] == result["epochs"]
-    assert result["metrics"]["val"]["loss"] > 2 * result["metrics"]["train"]["loss"]
+    assert result.best_epoch == result.epochs
+    assert result.metrics["val"]["loss"] > 2 * result.metrics["train"]["loss"]
 
 
 def test_images_are_worked_on_a_few_at_a_time_with_the_same_result(features, monkeypatch):

@@ -11,11 +11,15 @@ import pytest
 from omegaconf import OmegaConf
 from simulated_predictions import world
 
+from pneumonia.data.splits.leaks import Leak
 from pneumonia.evaluation.evaluate_predictions import assess
 from pneumonia.metrics.classification import weighted_metrics
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
-from pneumonia.runs.ensembles import described, ensemble_folder, mean_of
-from pneumonia.runs.folder import OWN, RunFolder, evaluation_identity, versions
+from pneumonia.runs.ensembles import describe_ensemble, ensemble_folder, mean_predictions
+from pneumonia.runs.folder import OWN, RunFolder
+from pneumonia.runs.identity import evaluation_identity, versions
+from pneumonia.runs.load import load_finished_run
+from pneumonia.runs.result import COMPLETED, Confusion, Cost, RunData, RunResult
 from pneumonia.system.files import digest, write_json
 from pneumonia.tasks import TASKS
 
@@ -52,7 +56,7 @@ def make_run(compose: Any) -> MakeRun:
         tables: dict[str, pd.DataFrame] | None = None,
         differs: dict[str, str] | None = None,
         losses: tuple[float, ...] = (0.9, 0.7, 0.8),
-        leaks: tuple[dict[str, Any], ...] = (),
+        leaks: tuple[Leak, ...] = (),
     ) -> RunFolder:
         config = compose(f"name={name}", f"seed={seed}", *words, runs_dir=runs)
         task = TASKS[config["task"]]
@@ -79,28 +83,22 @@ def make_run(compose: Any) -> MakeRun:
         folder.predictions("val").parent.mkdir()
         tables["val"].to_parquet(folder.predictions("val"))
         metrics = _metrics(tables["val"], task)
-        write_json(
-            folder.result,
-            {
-                "status": "completed",
-                "name": name,
-                "run_id": run_id,
-                "task": task.name,
-                "classes": list(task.classes),
-                "model": config["model"],
-                "seed": seed,
-                "config": config,
-                "data": {"manifest_sha256": manifest, "split_sha256": split_sha, "train": 800}
-                | {which: len(table) for which, table in tables.items()}
-                | {"leaks": list(leaks), "skipped": {}},
-                "epochs": len(losses),
-                "best_epoch": int(np.argmin(losses)) + 1,
-                "metrics": {"train": {}, "val": metrics},
-                "cost": {"device": "cpu", "fit_s": 10.0 + seed, "images_per_s": 300.0, "batches_per_s": 6.0}
-                | {"peak_memory_mib": 900.0, "usd": 0.01},
-                "versions": versions(),
-            },
-        )
+        phantoms = config["data"]["source"] == "phantom"
+        data = RunData(manifest, split_sha, 800, len(tables["val"]), len(tables["test"]), list(leaks), {}, phantoms)
+        RunResult(
+            status=COMPLETED,
+            shortened_by=[],
+            name=name,
+            run_id=run_id,
+            config=config,
+            data=data,
+            epochs=len(losses),
+            best_epoch=int(np.argmin(losses)) + 1,
+            metrics={"train": {}, "val": metrics},
+            confusion=Confusion(list(task.classes), np.eye(len(task.classes), dtype=int).tolist()),
+            cost=Cost("cpu", "32-true", 10.0 + seed, 300.0, 6.0, 900.0, 0.01),
+            versions=versions(),
+        ).write(folder)
         if subset:
             _evaluate(folder, tables[subset], tables["val"], subset, [run_id], config["tta"], task)
         if differs is not None:
@@ -118,9 +116,9 @@ def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
         results = [json.loads(run.result.read_text()) for run in runs]
         task = TASKS[results[0]["task"]]
         folder = RunFolder(ensemble_folder(runs))
-        write_json(folder.path / "ensemble.json", described(list(zip(runs, results, strict=True))))
-        tables = [mean_of([pd.read_parquet(run.evaluation("test", "parquet")) for run in runs], task)]
-        tables.append(mean_of([pd.read_parquet(run.predictions("val")) for run in runs], task))
+        write_json(folder.path / "ensemble.json", describe_ensemble([load_finished_run(run.path) for run in runs]))
+        tables = [mean_predictions([pd.read_parquet(run.evaluation("test", "parquet")) for run in runs], task)]
+        tables.append(mean_predictions([pd.read_parquet(run.predictions("val")) for run in runs], task))
         ids = [result["run_id"] for result in results]
         folder.evaluation("test", "parquet").parent.mkdir()
         _evaluate(folder, *tables, "test", ids, results[0]["config"]["tta"], task)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import ttest_1samp
 
+from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import RunError
 from pneumonia.report.collect import gather
 from pneumonia.report.compare import APART, comparisons
@@ -68,13 +69,12 @@ def test_folds_are_compared_by_nadeau_and_bengio(make_run, tmp_path):
     (found,) = _all(tmp_path)
     assert found.kind == "folds"
     first, second = (
-        np.array([one.entries[k].result["metrics"]["val"]["f1_macro"] for k in _by_fold(one)])
-        for one in found.candidates
+        np.array([one.entries[k].result.metrics["val"]["f1_macro"] for k in _by_fold(one)]) for one in found.candidates
     )
     pair = found.pairs[0]
     assert pair.difference.value == pytest.approx((first - second).mean())
     plain = ttest_1samp(first - second, 0).confidence_interval()
-    train, val = 800, found.candidates[0].entries[0].result["data"]["val"]
+    train, val = 800, found.candidates[0].entries[0].result.data.val
     wider = np.sqrt((1 / 5 + val / train) / (1 / 5))
     assert pair.difference.high - pair.difference.low == pytest.approx((plain.high - plain.low) * wider)
 
@@ -201,7 +201,7 @@ def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
 
 
 def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, evaluate_again, tmp_path):
-    leak = {"part": "test", "images": 40, "of": 160, "fraction": 0.25, "example": "p1"}
+    leak = Leak("test", 40, 160, "p1")
     runs = [
         make_run(tmp_path, "s", f"optimizer.lr={rate}", leaks=(leak,), differs={"optimizer.lr": rate})
         for rate in ("0.1", "0.2")

@@ -62,7 +62,7 @@ def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make
     reasons = dict(found.left_out)
     assert "it lacks calibration" in reasons[str(half.path)]
     assert reasons[str(lost.path)].startswith("it holds no predictions. `pneumonia evaluate run=")
-    assert "is gone, which says what the run was trained on" in reasons[str(bare.path)]
+    assert "is missing, which holds the split of the training" in reasons[str(bare.path)]
     assert "split=val` tells these images anew" in reasons[str(torn.path)]
 
 

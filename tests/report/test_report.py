@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
+from pneumonia.data.splits.leaks import Leak
 from pneumonia.report.formatting import interval_words
 from pneumonia.report.render import figures
 from pneumonia.report.study import matches, rows
@@ -121,7 +122,7 @@ def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
 
 
 def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
-    leak = {"part": "test", "images": 40, "of": 160, "fraction": 0.25, "example": "p1"}
+    leak = Leak("test", 40, 160, "p1")
     make_run(tmp_path / "runs", "a", "split=article", leaks=(leak,))
     write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()

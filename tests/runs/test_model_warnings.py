@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,7 +16,9 @@ from pneumonia.data.sources.phantom_detection import MARK, is_phantom, mostly_ph
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
 from pneumonia.runs.folder import RunFolder
-from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, trained_on_phantoms, warnings_of
+from pneumonia.runs.load import load_finished_run
+from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction, warnings_of
+from pneumonia.runs.result import Confusion
 from pneumonia.system.console import CONSOLE
 from pneumonia.training.train import train
 
@@ -41,8 +44,8 @@ def constant(compose, tmp_path_factory) -> Path:
     runs = tmp_path_factory.mktemp("constant")
     words = ("model=mlp", "model.hidden=[]", "optimizer=sgd", "optimizer.lr=1000", "max_epochs=1", "task=pneumonia")
     result = train(compose("split=official", *words, runs_dir=runs))
-    assert sum(map(bool, np.sum(result["confusion"]["counts"], axis=0))) == 1, "the fixture predicts one class"
-    return runs / result["name"] / result["run_id"]
+    assert sum(map(bool, np.sum(result.confusion.counts, axis=0))) == 1, "the fixture predicts one class"
+    return runs / result.name / result.run_id
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +105,10 @@ def test_phantoms_are_known_by_manifest_copy_and_content(call, compose, phantoms
     for root in (manifest, copied, unmarked):
         words = ("model=mlp", "max_epochs=1", "split=official", "data=folder", f"data.root={root}", f"name={root.stem}")
         result = train(compose(*words, runs_dir=tmp_path / "runs"))
-        assert result["data"]["phantoms"] is True, root
-        assert trained_on_phantoms(result)
+        assert result.data.phantoms is True, root
         assert PHANTOMS in warnings_of(result)
         assert PHANTOMS in " ".join(capsys.readouterr().err.split())
-    words = ("run=" + str(tmp_path / "runs" / "copied" / result["run_id"]), f"cache_dir={cache_dir}", "cases=false")
+    words = ("run=" + str(tmp_path / "runs" / "copied" / result.run_id), f"cache_dir={cache_dir}", "cases=false")
     _, _, err = call("evaluate", *words, "data=folder", f"data.root={unmarked}")
     assert PHANTOMS not in " ".join(err.split())
 
@@ -118,21 +120,11 @@ def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
     assert not mostly_phantoms([drawn[0], "/elsewhere/a.png", "/elsewhere/b.png"], ["-"] * 3, tmp_path)
 
 
-def test_a_folder_of_phantoms_is_known_as_a_source_too(phantoms, real):
-    def result(source: str, root: Path | None) -> dict:
-        return {"config": {"data": {"source": source, "root": None if root is None else str(root)}}}
-
-    assert trained_on_phantoms(result("phantom", None))
-    assert trained_on_phantoms(result("folder", phantoms))
-    assert not trained_on_phantoms(result("folder", real))
-    assert not trained_on_phantoms(result("azure", None))
-
-
 def test_training_ends_with_the_warning(compose, constant, capsys):
-    result = json.loads((constant / "result.json").read_text())
-    again = train(result["config"])  # recognised as finished, so that it only shows
+    result = load_finished_run(constant).result
+    again = train(result.config)  # recognised as finished, so that it only shows
     said = " ".join(capsys.readouterr().err.split())
-    assert again["run_id"] == result["run_id"]
+    assert again.run_id == result.run_id
     assert warnings_of(result)[0].startswith("The model predicts")
     assert f"Warning {warnings_of(result)[0]}" in said
 
@@ -143,7 +135,7 @@ def test_predict_warns_once_and_only_on_standard_error(call, constant, real):
     assert code == 0
     assert len(json.loads(out)) == 3
     said = " ".join(err.split())
-    first = warnings_of(json.loads((constant / "result.json").read_text()))[0]
+    first = warnings_of(load_finished_run(constant).result)[0]
     assert said.count(first) == 1
     assert said.count(PHANTOMS) == 1
     assert "arning" not in out
@@ -186,9 +178,7 @@ def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, rea
     assert all(said.count(text) == 1 for text in expected)
 
 
-def test_a_model_that_uses_the_image_has_no_warning_of_one_class():
-    result = {
-        "confusion": {"classes": list(CLASSES), "counts": [[20, 5], [5, 70]]},
-        "config": {"data": {"source": "folder", "root": "/data/xrays"}},
-    }
-    assert warnings_of(result) == []
+def test_no_warning_about_a_model_that_uses_the_image(finished):
+    result = load_finished_run(finished).result
+    confusion = Confusion(list(CLASSES), [[20, 5], [5, 70]])
+    assert warnings_of(replace(result, confusion=confusion, data=replace(result.data, phantoms=False))) == []

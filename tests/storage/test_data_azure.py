@@ -31,8 +31,8 @@ def _words(containers: dict[str, str]) -> list[str]:
 def test_training_from_containers_is_the_run_of_the_same_folder(containers, phantoms, compose, tmp_path):
     from_blobs = train(compose(*_words(containers), runs_dir=tmp_path))
     from_folder = train(compose("data=folder", f"data.root={phantoms}", "max_epochs=1", runs_dir=tmp_path))
-    assert from_blobs["run_id"] == from_folder["run_id"]
-    assert from_blobs["data"]["manifest_sha256"] == from_folder["data"]["manifest_sha256"]
+    assert from_blobs.run_id == from_folder.run_id
+    assert from_blobs.data.manifest_sha256 == from_folder.data.manifest_sha256
     assert "AccountKey" not in "".join(
         path.read_text() for path in tmp_path.rglob("*") if path.suffix in {".yaml", ".json", ".csv"}
     )
@@ -48,7 +48,7 @@ def test_one_container_with_prefixes_serves_as_well(service, phantoms, compose, 
     name = f"one{free_port()}"
     push(service, phantoms, Place.parse(f"{name}/study"))
     places = {"train": f"{name}/study/train", "test": f"{name}/study/test"}
-    assert train(compose(*_words(places), runs_dir=tmp_path))["status"] == "completed"
+    assert train(compose(*_words(places), runs_dir=tmp_path)).status == "completed"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pneumonia.cli.sweep import run
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
 from pneumonia.report.collect import gather
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.result import read_result
 from pneumonia.sweep import progress_table, run_sweep
 from pneumonia.sweep.plan import make_plan
 from pneumonia.sweep.progress_table import ProgressTable
@@ -67,7 +68,7 @@ def test_failed_killed_and_timed_out_jobs_leave_others_alone(launcher, workplace
 
     jobs = {job.differs["model.trouble"]: job for job in make_plan(name, workplace.overrides).jobs}
     alone = train({**jobs["well"].config, "runs_dir": str(workplace.folder / "alone")})
-    assert results.loc["well", "val/loss"] == pytest.approx(alone["metrics"]["val"]["loss"], rel=1e-4)
+    assert results.loc["well", "val/loss"] == pytest.approx(alone.metrics["val"]["loss"], rel=1e-4)
 
     stamps = _stamps(workplace)
     assert len(stamps) == 3
@@ -181,9 +182,9 @@ def test_results_table_has_metrics_and_cost(workplace):
     name = workplace.sweep("fine,well")
     assert run([name, *workplace.overrides]) == 0
     for _, row in _results(workplace).iterrows():
-        result = RunFolder(workplace.folder / "runs" / "trouble" / row["run_id"]).finished()
-        assert row["val/accuracy"] == pytest.approx(result["metrics"]["val"]["accuracy"])
-        assert row["cost.images_per_s"] == pytest.approx(result["cost"]["images_per_s"])
+        result = read_result(RunFolder(workplace.folder / "runs" / "trouble" / row["run_id"]))
+        assert row["val/accuracy"] == pytest.approx(result.metrics["val"]["accuracy"])
+        assert row["cost.images_per_s"] == pytest.approx(result.cost.images_per_s)
         assert row["cost.peak_memory_mib"] > 100
 
 

@@ -186,4 +186,4 @@ def test_trial_is_an_ordinary_run(space, workplace):
     assert run([space, *workplace.overrides, "search.trials=1", "search.prune=false"]) == 0
     job = json.loads((workplace.folder / "runs" / "small" / "sweep.json").read_text())["jobs"][0]
     result = train({**job["config"], "runs_dir": str(workplace.folder / "alone")})
-    assert result["metrics"]["val"]["loss"] == _study(workplace).trials[0].value
+    assert result.metrics["val"]["loss"] == _study(workplace).trials[0].value

@@ -18,6 +18,7 @@ from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.result import read_result
 from pneumonia.training.prepare import check_settings
 from pneumonia.training.train import train
 
@@ -82,12 +83,12 @@ def pair(compose, cache_dir, phantoms, tmp_path_factory):
 
 def test_neither_part_is_shared_evenly_and_a_last_batch_of_one_is_merged(pair):
     one, two, _ = pair
-    assert one.finished()["data"]["train"] % 69 == 1
-    steps = one.finished()["data"]["train"] // 69 * 2
+    assert read_result(one).data.train % 69 == 1
+    steps = read_result(one).data.train // 69 * 2
     for folder in (one, two):
         saved = torch.load(folder.last, weights_only=True)
         assert saved["global_step"] == saved["lr_schedulers"][0]["total_steps"] == steps
-    assert one.finished()["data"]["val"] % 2 == 1
+    assert read_result(one).data.val % 2 == 1
 
 
 def test_losses_and_metrics_of_all_epochs_are_those_of_one_process(pair):
@@ -137,11 +138,11 @@ def test_it_is_the_same_run_with_every_file_once(pair):
     names = [sorted(path.name for path in folder.path.rglob("*") if path.is_file()) for folder in (one, two)]
     assert names[0] == names[1]
     assert told.count("epoch   1/2") == 1, "one process speaks"
-    ours, theirs = two.finished(), one.finished()
-    assert ours["confusion"] == theirs["confusion"]
-    assert ours["cost"]["images_per_s"] > 0
+    ours, theirs = read_result(two), read_result(one)
+    assert ours.confusion == theirs.confusion
+    assert ours.cost.images_per_s > 0
     saved = [torch.load(folder.last, weights_only=True)["callbacks"]["Recorder"] for folder in (one, two)]
-    assert saved[0]["images"] == saved[1]["images"] == 2 * theirs["data"]["train"]
+    assert saved[0]["images"] == saved[1]["images"] == 2 * theirs.data.train
 
 
 def test_no_advice_of_lightnings_comes_through(pair):

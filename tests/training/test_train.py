@@ -41,7 +41,10 @@ from pneumonia.evaluation.evaluate import Request, evaluate
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import load_classifier
 from pneumonia.report.collect import gather
-from pneumonia.runs.folder import RunFolder, open_run, run_identity, writable
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.identity import run_identity
+from pneumonia.runs.load import load_finished_run
+from pneumonia.system.files import check_writable
 from pneumonia.tasks import TASKS
 from pneumonia.training import callbacks
 from pneumonia.training.prepare import check_monitor, data_config
@@ -49,7 +52,7 @@ from pneumonia.training.train import Interrupted, train
 
 
 def _folder(result, runs: Path) -> RunFolder:
-    return RunFolder(runs / result["name"] / result["run_id"])
+    return RunFolder(runs / result.name / result.run_id)
 
 
 def test_a_finished_run_holds_every_promised_file(finished):
@@ -106,12 +109,12 @@ def test_the_result_holds_the_confusion_of_its_predictions(finished):
 def test_another_metric_may_choose_the_best_epoch(monitor, compose, tmp_path):
     result = train(compose(f"monitor={monitor}", "max_epochs=5", "optimizer.lr=1e-2", runs_dir=tmp_path))
     values = pd.read_csv(_folder(result, tmp_path).metrics)[monitor]
-    assert result["best_epoch"] == 1 + (values.idxmin() if monitor == "val/loss" else values.idxmax())
+    assert result.best_epoch == 1 + (values.idxmin() if monitor == "val/loss" else values.idxmax())
 
 
 def test_early_stopping_heeds_the_monitor(compose, tmp_path):
     words = ["monitor=val/accuracy", "early_stopping.patience=1", "early_stopping.min_delta=1", "max_epochs=6"]
-    assert train(compose(*words, runs_dir=tmp_path))["epochs"] == 2  # an accuracy never gains a whole 1
+    assert train(compose(*words, runs_dir=tmp_path)).epochs == 2  # an accuracy never gains a whole 1
 
 
 def test_the_rate_of_each_epoch_is_the_one_it_was_trained_at(compose, tmp_path):
@@ -141,7 +144,7 @@ def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(w
         with killed_in(epoch, 1):
             train(compose(*words, runs_dir=tmp_path / "cut"))
     cut = train(compose(*words, runs_dir=tmp_path / "cut"))
-    assert cut["metrics"] == whole["metrics"]
+    assert cut.metrics == whole.metrics
     one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
     assert one.metrics.read_text() == other.metrics.read_text()
     assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
@@ -225,7 +228,7 @@ def test_ctrl_c_stops_cleanly_and_the_run_goes_on(compose, tmp_path, monkeypatch
         train(compose(runs_dir=tmp_path))
     monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    assert train(compose(runs_dir=tmp_path))["epochs"] == 2
+    assert train(compose(runs_dir=tmp_path)).epochs == 2
 
 
 TINY = ("image_size=16", "data.phantom.patients=24", "batch_size=8", "model=mlp")
@@ -257,13 +260,13 @@ def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose
         assert not list(tmp_path.glob("cut/*/*/result.json"))
         (folder,) = tmp_path.glob("cut/*/*/config.yaml")
         with pytest.raises(RunError, match="did not finish"):
-            open_run(folder.parent)
+            load_finished_run(folder.parent)
     cut = train(compose(*options, "trainer.max_time=01:00:00:00", runs_dir=tmp_path / "cut"))
-    assert (cut["run_id"], cut["status"], cut["metrics"]) == (uncut["run_id"], "completed", uncut["metrics"])
+    assert (cut.run_id, cut.status, cut.metrics) == (uncut.run_id, "completed", uncut.metrics)
     one, other = _folder(uncut, tmp_path / "uncut"), _folder(cut, tmp_path / "cut")
     assert one.metrics.read_text() == other.metrics.read_text()
     again = train(compose(*options, "trainer.max_time=00:00:00:01", runs_dir=tmp_path / "cut"))
-    assert again["status"] == "completed", "the limit is of training alone, and nothing is left to train"
+    assert again.status == "completed", "the limit is of training alone, and nothing is left to train"
 
 
 def test_a_time_limit_may_name_its_parts(compose, tmp_path):
@@ -274,7 +277,7 @@ def test_a_time_limit_may_name_its_parts(compose, tmp_path):
 def test_early_stopping_within_the_time_completes_a_run(compose, tmp_path):
     patience = ["early_stopping.patience=1", "early_stopping.min_delta=10", "trainer.max_time=01:00:00:00"]
     result = train(compose(*TINY, "max_epochs=9", *patience, runs_dir=tmp_path))
-    assert (result["status"], result["epochs"]) == ("completed", 2)
+    assert (result.status, result.epochs) == ("completed", 2)
 
 
 def test_a_stop_from_elsewhere_completes_no_run(compose, tmp_path):
@@ -284,7 +287,7 @@ def test_a_stop_from_elsewhere_completes_no_run(compose, tmp_path):
 
     with pytest.raises(RunError, match=r"Something has stopped the training after 1 of 2 epochs"):
         train(compose(*TINY, runs_dir=tmp_path), callbacks=[Stop()])
-    assert train(compose(*TINY, runs_dir=tmp_path))["epochs"] == 2
+    assert train(compose(*TINY, runs_dir=tmp_path)).epochs == 2
 
 
 @pytest.mark.parametrize(
@@ -301,7 +304,7 @@ def test_a_stop_from_elsewhere_completes_no_run(compose, tmp_path):
 )
 def test_a_shortened_run_is_recorded_as_debug(option, epochs, compose, tmp_path, capsys):
     result = train(compose(*TINY, option, runs_dir=tmp_path))
-    assert (result["status"], result["shortened_by"], result["epochs"]) == (
+    assert (result.status, result.shortened_by, result.epochs) == (
         "debug",
         [option.replace("true", "True")],
         epochs,
@@ -309,28 +312,28 @@ def test_a_shortened_run_is_recorded_as_debug(option, epochs, compose, tmp_path,
     folder = _folder(result, tmp_path)
     assert json.loads(folder.result.read_text())["status"] == "debug"
     with pytest.raises(RunError, match=rf"was shortened for debugging by {option[:20]}"):
-        open_run(folder.path)
+        load_finished_run(folder.path)
     with pytest.raises(RunError, match=r"was shortened for debugging"):
         gather([tmp_path])
     capsys.readouterr()
-    assert train(compose(*TINY, option, runs_dir=tmp_path))["metrics"] == result["metrics"]
+    assert train(compose(*TINY, option, runs_dir=tmp_path)).metrics == result.metrics
     assert "was shortened for debugging by" in capsys.readouterr().err
     full = train(compose(*TINY, runs_dir=tmp_path))
-    assert (full["status"], full["epochs"]) == ("completed", 2)
-    assert full["run_id"] != result["run_id"]
+    assert (full.status, full.epochs) == ("completed", 2)
+    assert full.run_id != result.run_id
 
 
 def test_limits_that_leave_nothing_out_complete_a_run(compose, tmp_path):
     full = ["trainer.limit_train_batches=1.0", "trainer.max_steps=1000", "trainer.fast_dev_run=false"]
-    assert train(compose(*TINY, *full, runs_dir=tmp_path))["status"] == "completed"
+    assert train(compose(*TINY, *full, runs_dir=tmp_path)).status == "completed"
 
 
 def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
     result = train(compose(*TINY, runs_dir=tmp_path))
     steps = torch.load(_folder(result, tmp_path).last, weights_only=True)["global_step"]
     exact = train(compose(*TINY, f"trainer.max_steps={steps}", runs_dir=tmp_path))
-    assert (exact["status"], exact["metrics"]) == ("completed", result["metrics"])
-    assert train(compose(*TINY, f"trainer.max_steps={steps - 1}", runs_dir=tmp_path))["status"] == "debug"
+    assert (exact.status, exact.metrics) == ("completed", result.metrics)
+    assert train(compose(*TINY, f"trainer.max_steps={steps - 1}", runs_dir=tmp_path)).status == "debug"
 
 
 @pytest.mark.parametrize(
@@ -347,18 +350,18 @@ def test_steps_that_end_with_the_last_epoch_complete_a_run(compose, tmp_path):
 def test_an_interrupted_run_with_max_steps_resumes_to_the_same_end(options, epochs, status, compose, tmp_path):
     options = [*TINY, "max_epochs=4", *options]
     whole = train(compose(*options, runs_dir=tmp_path / "whole"))
-    assert (whole["status"], whole["epochs"]) == (status, epochs)
+    assert (whole.status, whole.epochs) == (status, epochs)
     for epoch in range(epochs):
         with killed_in(epoch):
             train(compose(*options, runs_dir=tmp_path / "cut"))
     cut = train(compose(*options, runs_dir=tmp_path / "cut"))
     one, other = _folder(whole, tmp_path / "whole"), _folder(cut, tmp_path / "cut")
-    assert (cut["status"], cut["metrics"]) == (whole["status"], whole["metrics"])
+    assert (cut.status, cut.metrics) == (whole.status, whole.metrics)
     assert one.metrics.read_text() == other.metrics.read_text()
     schedules = [torch.load(folder.last, weights_only=True)["lr_schedulers"] for folder in (one, other)]
     assert schedules[0] == schedules[1]
     other.result.unlink()  # killed between the last epoch and the result
-    assert train(compose(*options, runs_dir=tmp_path / "cut"))["metrics"] == whole["metrics"]
+    assert train(compose(*options, runs_dir=tmp_path / "cut")).metrics == whole.metrics
     assert one.metrics.read_text() == other.metrics.read_text()
 
 
@@ -382,17 +385,17 @@ def test_force_trains_a_finished_run_again(compose, tmp_path):
     before = folder.best.stat().st_mtime_ns
     again = train(compose("force=true", runs_dir=tmp_path))
     assert folder.best.stat().st_mtime_ns != before
-    assert again["metrics"] == result["metrics"]
-    assert again["run_id"] == result["run_id"]
+    assert again.metrics == result.metrics
+    assert again.run_id == result.run_id
 
 
 def test_early_stopping_ends_a_run_and_its_resume_trains_no_further(compose, tmp_path):
     words = ["max_epochs=40", "early_stopping.patience=1", "early_stopping.min_delta=10"]
     result = train(compose(*words, runs_dir=tmp_path))
-    assert result["epochs"] == 2
+    assert result.epochs == 2
     folder = _folder(result, tmp_path)
     folder.result.unlink()  # killed between the last epoch and the result
-    assert train(compose(*words, runs_dir=tmp_path))["epochs"] == 2
+    assert train(compose(*words, runs_dir=tmp_path)).epochs == 2
 
 
 def test_identity_changes_with_what_changes_a_result_and_with_nothing_else(compose):
@@ -413,7 +416,7 @@ def test_identity_changes_with_what_changes_a_result_and_with_nothing_else(compo
 
 def test_two_processes_can_not_train_one_run(compose, tmp_path):
     result = train(compose(runs_dir=tmp_path))
-    with _folder(result, tmp_path).held(), pytest.raises(RunError, match="Another process is training this very run"):
+    with _folder(result, tmp_path).held(), pytest.raises(RunError, match="Another process is training this run"):
         train(compose("force=true", runs_dir=tmp_path))
 
 
@@ -430,12 +433,12 @@ def test_a_damaged_last_checkpoint_or_result_says_what_to_do(compose, tmp_path):
 
 def test_a_run_folder_without_a_checkpoint_or_result_is_refused(tmp_path):
     with pytest.raises(RunError, match="no run folder"):
-        open_run(tmp_path / "none")
+        load_finished_run(tmp_path / "none")
     with pytest.raises(RunError, match="not a run folder"):
-        open_run(tmp_path)
+        load_finished_run(tmp_path)
     (tmp_path / "config.yaml").write_text("a: 1")
     with pytest.raises(RunError, match="did not finish"):
-        open_run(tmp_path)
+        load_finished_run(tmp_path)
 
 
 def test_a_runs_folder_that_can_not_be_written_is_named_before_the_work(compose, tmp_path):
@@ -450,7 +453,7 @@ def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_resu
     folder.result.unlink()
     before = folder.last.stat().st_mtime_ns
     again = train(compose(runs_dir=tmp_path))
-    assert (again["metrics"], again["epochs"]) == (result["metrics"], result["epochs"])
+    assert (again.metrics, again.epochs) == (result.metrics, result.epochs)
     assert folder.last.stat().st_mtime_ns == before
 
 
@@ -465,7 +468,7 @@ def test_data_without_one_class_are_refused_by_the_task_that_needs_it(compose, p
         train(compose("data=folder", f"data.root={root}", runs_dir=tmp_path / "runs"))
     assert not list((tmp_path / "runs").rglob("*.yaml"))
     binary = train(compose("task=pneumonia", "data=folder", f"data.root={root}", runs_dir=tmp_path / "runs"))
-    assert binary["status"] == "completed"
+    assert binary.status == "completed"
 
 
 def test_finite_weights_whose_loss_never_is_finite_diverged(compose, tmp_path, capsys):
@@ -517,8 +520,8 @@ def test_an_epoch_that_diverged_is_never_the_best(monitor, compose, tmp_path, mo
 
     monkeypatch.setattr(Classifier, "on_train_epoch_end", spoil)
     result = train(compose(*TINY, "max_epochs=4", f"monitor={monitor}", runs_dir=tmp_path))
-    assert (result["status"], result["epochs"], result["best_epoch"]) == ("completed", 4, 1)
-    assert math.isfinite(result["metrics"]["val"]["loss"])
+    assert (result.status, result.epochs, result.best_epoch) == ("completed", 4, 1)
+    assert math.isfinite(result.metrics["val"]["loss"])
 
 
 @pytest.mark.parametrize(
@@ -529,14 +532,14 @@ def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_pa
     config = compose("task=pneumonia", *extreme, *options, runs_dir=tmp_path)
     result = train(config)
     folder = _folder(result, tmp_path)
-    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result["best_epoch"]]
+    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
     table = pd.read_parquet(folder.predictions("val"))
     report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"]))).values
     likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
     expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
     assert expected > 1, "the case would show nothing"
     assert row["val/loss"] == pytest.approx(expected, rel=1e-5)
-    assert result["metrics"]["val"]["loss"] == pytest.approx(expected, rel=1e-5)
+    assert result.metrics["val"]["loss"] == pytest.approx(expected, rel=1e-5)
     assert report["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-5)
     assert row["train/loss"] < 88
 
@@ -556,11 +559,11 @@ def test_reduced_precision_has_one_loss_everywhere(options, compose, tmp_path):
     config = compose(*small, *options, runs_dir=tmp_path)
     result = train(config)
     folder = _folder(result, tmp_path)
-    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result["best_epoch"]]
+    row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
     report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"]))).values
     for name in ("loss", "accuracy", "auroc"):
-        assert row[f"val/{name}"] == pytest.approx(result["metrics"]["val"][name], rel=2e-6)
-        assert report["metrics"][name]["value"] == pytest.approx(result["metrics"]["val"][name], rel=2e-6)
+        assert row[f"val/{name}"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
+        assert report["metrics"][name]["value"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
@@ -580,7 +583,7 @@ def test_validation_in_float32_leaves_the_training_precision(precision, dtype, c
 def test_a_class_that_validation_lacks_is_null_in_the_result(compose, phantoms, tmp_path):
     data = _without_virus_in_validation(phantoms, tmp_path / "data")
     result = train(compose(*data, runs_dir=tmp_path / "runs"))
-    values = result["metrics"]["val"]
+    values = result.metrics["val"]
     assert values["auroc"] is None
     assert values["f1_macro"] is None
     assert values["accuracy"] is not None
@@ -604,9 +607,9 @@ def test_a_monitor_that_validation_leaves_undefined_is_refused(monitor, compose,
     assert not list((tmp_path / "runs").rglob("*.ckpt"))
     for defined in ("val/accuracy", "val/loss"):
         words = ["image_size=16", "max_epochs=1", f"monitor={defined}"]
-        assert train(compose(*data, *words, runs_dir=tmp_path / "runs"))["status"] == "completed"
+        assert train(compose(*data, *words, runs_dir=tmp_path / "runs")).status == "completed"
     binary = train(compose(*data, "max_epochs=1", f"monitor={monitor}", "task=pneumonia", runs_dir=tmp_path / "runs"))
-    assert binary["metrics"]["val"][monitor.removeprefix("val/")] is not None
+    assert binary.metrics["val"][monitor.removeprefix("val/")] is not None
 
 
 @pytest.mark.parametrize("limit", ["trainer.limit_val_batches=1", "trainer.fast_dev_run=true"])
@@ -614,7 +617,7 @@ def test_a_monitor_that_limited_validation_leaves_undefined_is_refused(limit, co
     words = [*TINY, "batch_size=1", limit]
     with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined.*or leave " + limit.partition("=")[0]):
         train(compose(*words, "monitor=val/auroc", runs_dir=tmp_path))
-    assert train(compose(*words, "monitor=val/loss", runs_dir=tmp_path))["status"] == "debug"
+    assert train(compose(*words, "monitor=val/loss", runs_dir=tmp_path)).status == "debug"
 
 
 def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
@@ -640,8 +643,8 @@ def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path
         "channels=3",
     ]
     result = train(compose(*words, "trainer.gradient_clip_val=1", runs_dir=tmp_path))
-    assert result["classes"] == ["NORMAL", "PNEUMONIA"]
-    assert {"fpr", "fnr"} <= set(result["metrics"]["val"])
+    assert result.task.classes == ("NORMAL", "PNEUMONIA")
+    assert {"fpr", "fnr"} <= set(result.metrics["val"])
 
 
 def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path):
@@ -649,12 +652,12 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     folder = _folder(result, tmp_path)
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     predictions = pd.read_parquet(folder.predictions("val"))
-    fold = (result["best_epoch"] - 1) % 3
+    fold = (result.best_epoch - 1) % 3
     assert set(predictions["image_id"]) == set(split["image_id"][split["fold"] == fold])
     history = pd.read_csv(folder.metrics)
-    assert history["val/loss"][result["best_epoch"] - 1] == pytest.approx(result["metrics"]["val"]["loss"], abs=1e-6)
-    leak = next(leak for leak in result["data"]["leaks"] if leak["part"] == "val")
-    assert leak["images"] == leak["of"] == result["data"]["val"]
+    assert history["val/loss"][result.best_epoch - 1] == pytest.approx(result.metrics["val"]["loss"], abs=1e-6)
+    leak = next(leak for leak in result.data.leaks if leak.part == "val")
+    assert leak.images == leak.of == result.data.val
     report = evaluate(Request(folder.path, "val", cache_dir=Path(compose()["cache_dir"]))).values
     assert report["trained_on"] == report["n"]
 
@@ -700,7 +703,7 @@ def test_last_batch_of_one_trains_where_folds_rotate(epoch, compose, tmp_path):
     split = pd.read_parquet(_split_of(train(compose(*options, "max_epochs=1", runs_dir=tmp_path)), tmp_path))
     trained = int(((split["fold"] >= 0) & (split["fold"] != epoch)).sum())
     result = train(compose(*options, f"batch_size={trained - 1}", runs_dir=tmp_path))
-    assert result["epochs"] == 3
+    assert result.epochs == 3
 
 
 def _split_of(result, runs: Path) -> Path:
@@ -739,7 +742,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
 def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_path):
     whole = train(compose("max_epochs=1", runs_dir=tmp_path))
     smaller = train(compose("max_epochs=1", "split.fraction=0.3", runs_dir=tmp_path))
-    assert smaller["data"]["train"] == pytest.approx(0.3 * whole["data"]["train"], abs=6)
+    assert smaller.data.train == pytest.approx(0.3 * whole.data.train, abs=6)
     names = [set(pd.read_parquet(_folder(r, tmp_path).predictions("val"))["image_id"]) for r in (whole, smaller)]
     assert names[0] == names[1]
 
@@ -753,15 +756,15 @@ def test_a_given_split_that_leaks_is_refused_unless_it_is_named_leaky(compose, p
     words = ["data=folder", f"data.root={root}", "split=given", "max_epochs=1"]
     with pytest.raises(SplitLeakageError, match=r"split\.leaky=true"):
         train(compose(*words, runs_dir=tmp_path / "runs"))
-    assert train(compose(*words, "split.leaky=true", runs_dir=tmp_path / "runs"))["data"]["leaks"]
+    assert train(compose(*words, "split.leaky=true", runs_dir=tmp_path / "runs")).data.leaks
 
 
 def test_with_stochastic_averaging_only_epochs_of_the_mean_can_be_best(compose, tmp_path):
     words = ["model=mlp", "swa=0.6", "scheduler=none", "optimizer.lr=0.03", "max_epochs=5", "seed=1"]
     result = train(compose(*words, runs_dir=tmp_path))
     history = pd.read_csv(_folder(result, tmp_path).metrics)
-    assert result["best_epoch"] == history["val/loss"][3:].idxmin() + 1
-    assert result["best_epoch"] != history["val/loss"].idxmin() + 1, "the case would show nothing"
+    assert result.best_epoch == history["val/loss"][3:].idxmin() + 1
+    assert result.best_epoch != history["val/loss"].idxmin() + 1, "the case would show nothing"
 
 
 def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):
@@ -793,7 +796,7 @@ def test_runs_that_begin_at_once_do_not_take_their_folder_for_unwritable(tmp_pat
 
     def look(_: int) -> None:
         for _ in range(200):
-            writable(tmp_path / "runs")
+            check_writable(tmp_path / "runs")
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(look, range(8)))

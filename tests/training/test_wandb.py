@@ -71,7 +71,7 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     assert (summary["name"], summary["project"], summary["state"]) == ("seed=0", "pneumonia", "finished")
     assert (opened["run_group"], opened["job_type"]) == ("alone", "Perceptron")
     assert {"mine", "pneumonia", "grouped", "phantom"} <= set(summary["tags"])
-    assert summary["config"]["optimizer"]["lr"] == result["config"]["optimizer"]["lr"]
+    assert summary["config"]["optimizer"]["lr"] == result.config["optimizer"]["lr"]
     history = pd.read_csv(folder / "metrics.csv")
     logged = [row for row in _history(segment) if "val/loss" in row]
     assert [row["epoch"] for row in logged] == [1, 2]
@@ -79,10 +79,10 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
         assert [row[name] for row in logged] == pytest.approx(history[name].tolist())
     assert all(row["images_per_s"] > 0 and row["peak_memory_mib"] > 0 for row in logged)
     assert history["epoch"].tolist() == [1, 2]
-    assert summary["summary"]["best_epoch"] == result["best_epoch"]
+    assert summary["summary"]["best_epoch"] == result.best_epoch
     assert sorted(path.name for path in folder.glob("pictures/weights/*")) == ["epoch-001.png", "epoch-002.png"]
-    assert summary["summary"]["best/val/accuracy"] == result["metrics"]["val"]["accuracy"]
-    assert summary["summary"]["cost/usd"] == pytest.approx(result["cost"]["fit_s"] / 3600 * 0.4, abs=1e-6)
+    assert summary["summary"]["best/val/accuracy"] == result.metrics["val"]["accuracy"]
+    assert summary["summary"]["cost/usd"] == pytest.approx(result.cost.fit_s / 3600 * 0.4, abs=1e-6)
     assert _records(segment, "stats"), "the system's own figures"
     media = [
         path.relative_to(segment / "files" / "media").as_posix()
@@ -91,7 +91,7 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     ]
     assert sum(name.startswith("images/weights") for name in media) == 2
     assert sum(name.startswith("images/augmentation") for name in media) == 1
-    assert sum(name.startswith("images/val/samples") for name in media) == min(16, result["data"]["val"])
+    assert sum(name.startswith("images/val/samples") for name in media) == min(16, result.data.val)
     assert {name.partition("_table")[0] for name in media if name.startswith("table/")} == {
         "table/val/confusion",
         "table/val/roc",
@@ -203,7 +203,7 @@ def test_a_run_without_a_result_is_pushed_with_its_true_state(broken, status, co
 def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
     followed = train(compose(*SMALL, runs_dir=tmp_path / "a"))
     alone = train(compose(*SMALL, "logger=csv", runs_dir=tmp_path / "b"))
-    assert (followed["run_id"], followed["metrics"]) == (alone["run_id"], alone["metrics"])
+    assert (followed.run_id, followed.metrics) == (alone.run_id, alone.metrics)
 
 
 def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
@@ -245,7 +245,7 @@ def test_a_push_that_the_environment_forbids_is_refused(mode, finished, monkeypa
 def test_a_disabled_mode_makes_no_run_and_says_so(compose, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     result = train(compose(*SMALL, "logger.mode=online", runs_dir=tmp_path))
-    assert result["status"] == "completed"
+    assert result.status == "completed"
     assert not list(tmp_path.rglob("wandb*"))
     assert "W&B: off, as WANDB_MODE=disabled in the environment says" in capfd.readouterr().err
 
@@ -314,7 +314,7 @@ def test_each_trial_of_an_agent_is_a_run_with_its_id_even_of_a_finished_run(comp
     assert len(_segments(folder)) == 2, "the same trial is not mirrored twice"
     for segment in segments.values():
         assert [row["epoch"] for row in _history(segment) if "val/loss" in row] == [1, 2]
-        assert _summary(segment)["summary"]["best/val/accuracy"] == result["metrics"]["val"]["accuracy"]
+        assert _summary(segment)["summary"]["best/val/accuracy"] == result.metrics["val"]["accuracy"]
     monkeypatch.delenv("WANDB_SWEEP_ID")
     monkeypatch.delenv("WANDB_RUN_ID")
     train(config)
@@ -348,7 +348,7 @@ def server(request, monkeypatch):
 def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compose, tmp_path, capfd):
     result = train(compose(*SMALL, runs_dir=tmp_path))
     told = capfd.readouterr()
-    assert result["status"] == "completed"
+    assert result.status == "completed"
     assert told.err.count("W&B can't be reached or refuses us") == 1
     assert KEY not in told.err + told.out
     (segment,) = _segments(_only(tmp_path))

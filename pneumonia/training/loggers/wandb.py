@@ -15,6 +15,7 @@ from rich.markup import escape
 from pneumonia.config.schema import conf_dir
 from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say, warn
 from pneumonia.system.files import read_json, write_json
 from pneumonia.training.loggers.wandb_account import MODES, has_key, mode_of, server
@@ -51,7 +52,7 @@ class Mirror:
     ) -> None:
         self.folder = folder
         self.logger = logger
-        self.note: dict[str, Any] = read_json(folder.tracking)
+        self.note: dict[str, Any] = read_json(folder.wandb)
         given = _given_id(folder)
         if given and given != self.note.get("id"):
             self.note = {"id": given}  # nothing was sent to that one
@@ -77,7 +78,7 @@ class Mirror:
         """Sends the epochs that were not sent before."""
         self._safely(self._epochs)
 
-    def result(self, result: dict[str, Any], samples: Samples | None = None) -> None:
+    def result(self, result: RunResult, samples: Samples | None = None) -> None:
         """Sends what is known at the end: best metrics, cost, curves, images."""
         self._safely(lambda: self._result(result, samples))
 
@@ -136,7 +137,7 @@ class Mirror:
         self.files = Path(self.run.dir).parent
         where = self.run.url if self.online else f"offline, in {self.files}"
         say(f"W&B: {escape(str(where))}")
-        write_json(self.folder.tracking, self.note)
+        write_json(self.folder.wandb, self.note)
 
     def _or_environment(self, key: str, variable: str) -> str | None:
         """A value of the config, or that of the environment where the config has the packaged one."""
@@ -162,36 +163,34 @@ class Mirror:
                 values["weights"] = weight_picture(self.folder.weight_picture(epoch))
             self.run.log(values, step=epoch)
         self.sent["rows"] = len(rows)
-        write_json(self.folder.tracking, self.note)
+        write_json(self.folder.wandb, self.note)
 
-    def _result(self, result: dict[str, Any], samples: Samples | None) -> None:
+    def _result(self, result: RunResult, samples: Samples | None) -> None:
         if self.sent["result"]:
             return
         self._epochs()
         predictions = self.folder.predictions("val")
-        self.run.log(curves(predictions, result["classes"], samples), step=result["epochs"] + 1)
-        best = {
-            f"best/{part}/{key}": value for part, values in result["metrics"].items() for key, value in values.items()
-        }
-        cost = {f"cost/{key}": value for key, value in result["cost"].items()}
+        self.run.log(curves(predictions, list(result.task.classes), samples), step=result.epochs + 1)
+        best = {f"best/{part}/{key}": value for part, values in result.metrics.items() for key, value in values.items()}
+        cost = {f"cost/{key}": value for key, value in vars(result.cost).items()}
         about = {
-            "best_epoch": result["best_epoch"],
-            "run_id": result["run_id"],
-            "status": result["status"],
-            "leaky": bool(result["data"]["leaks"]),
+            "best_epoch": result.best_epoch,
+            "run_id": result.run_id,
+            "status": result.status,
+            "leaky": bool(result.data.leaks),
         }
         self.run.summary.update({**best, **cost, **about})
         if self.logger["artifact"]:
-            self.run.log_model(str(self.folder.best), name=f"{result['name']}-{result['run_id']}")
+            self.run.log_model(str(self.folder.best), name=f"{result.name}-{result.run_id}")
         self.sent["result"] = True
-        write_json(self.folder.tracking, self.note)
+        write_json(self.folder.wandb, self.note)
 
     def _trouble(self, text: str) -> None:
         """Says it once, and notes it for those who watch from elsewhere."""
         _once(text)
         self.note["trouble"] = text
         with suppress(OSError):
-            write_json(self.folder.tracking, self.note)
+            write_json(self.folder.wandb, self.note)
 
     def _safely(self, work: Callable[[], Any], run: Any = None) -> None:
         """Does what may fail; a failure is said once and the run goes on without W&B."""
@@ -239,13 +238,13 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
         mirror.close(code)  # or the next run of this process would log into this one
 
 
-def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, result: dict[str, Any]) -> None:
+def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, result: RunResult) -> None:
     """Sends a run that was finished before to the W&B run that a sweep agent has opened for it now.
 
     An agent that proposes the same values again has a trial without metrics otherwise.
     """
     given = _given_id(folder)
-    if not given or config["logger"]["kind"] != "wandb" or read_json(folder.tracking).get("id") == given:
+    if not given or config["logger"]["kind"] != "wandb" or read_json(folder.wandb).get("id") == given:
         return
     with followed(folder, config, label) as mirror:
         if mirror is not None:

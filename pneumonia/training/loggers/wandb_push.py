@@ -6,7 +6,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from pneumonia.errors import TransferError
-from pneumonia.runs.folder import RunFolder, how_broken, label_of, read_metrics
+from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.runs.listing import job_failure, job_label
+from pneumonia.runs.result import read_result
 from pneumonia.system.files import read_json
 from pneumonia.training.loggers.wandb import INTERRUPTED, Mirror
 
@@ -24,14 +26,14 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
     Raises:
         TransferError: W&B refuses or can't be reached.
     """
-    result = folder.ended()
-    note = read_json(folder.tracking).get("online" if logger["mode"] == "online" else "offline", {})
+    result = read_result(folder)
+    note = read_json(folder.wandb).get("online" if logger["mode"] == "online" else "offline", {})
     if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
         return None
-    config: Any = result["config"] if result else OmegaConf.to_container(OmegaConf.load(folder.config))
+    config: Any = result.config if result else OmegaConf.to_container(OmegaConf.load(folder.config))
     own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
-    mirror = Mirror(folder, {**own, **logger}, config, label_of(folder), keep_offline=False)
-    broken = how_broken(folder)
+    mirror = Mirror(folder, {**own, **logger}, config, job_label(folder), keep_offline=False)
+    broken = job_failure(folder)
     try:
         mirror.epochs()
         if result:

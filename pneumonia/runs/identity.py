@@ -1,0 +1,51 @@
+"""Identify runs and evaluations by what can change their result."""
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Final
+
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.result import RunResult
+from pneumonia.system.files import digest, read_json
+
+PACKAGES: Final = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
+
+
+def run_identity(config: dict[str, Any], manifest_sha256: str, split_sha256: str) -> str:
+    """Return the ``run_id``: twelve hexadecimal digits of all that can change a run's result, not of where or when it ran.
+
+    Args:
+        config: From :func:`pneumonia.config.schema.identity`.
+        manifest_sha256: Hash of the images and labels.
+        split_sha256: Hash of the split.
+    """
+    return digest([config, manifest_sha256, split_sha256])[:12]
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result."""
+    return {name: version(name) for name in PACKAGES}
+
+
+def evaluation_identity(
+    run_ids: Sequence[str], tta: str, other_data: str | None = None, other_sha256: str | None = None
+) -> dict[str, Any]:
+    """Return what identifies an evaluation, as its ``of`` key holds it.
+
+    Args:
+        run_ids: One for a run, several for an ensemble.
+        tta: Test-time augmentation.
+        other_data: Folder of other data than the runs' own.
+        other_sha256: Hash of their images and labels.
+    """
+    inputs = {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "other_sha256": other_sha256}
+    return inputs | {"version": version("pneumonia")}
+
+
+def is_evaluated(folder: RunFolder, result: RunResult, subset: str, tta: str | None) -> bool:
+    """Whether a subset of the run's own data was evaluated with this test-time augmentation since the run was trained."""
+    trained_tta = result.config["tta"]
+    path = folder.evaluation(subset, "json", tta="" if tta in {None, trained_tta} else str(tta))
+    if read_json(path).get("of") != evaluation_identity([result.run_id], tta or trained_tta):
+        return False
+    return path.with_suffix(".parquet").is_file() and path.stat().st_mtime >= folder.result.stat().st_mtime
