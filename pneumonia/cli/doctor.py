@@ -186,8 +186,8 @@ def _backup(words: dict[str, str]) -> Finding:
 
 def _unreadable(path: Path) -> str:
     """The name of a file whose first bytes are no image's; empty where they are."""
-    from pneumonia.data.images.decode import UnreadableImageError, read_header
-    from pneumonia.data.images.limits import read_image_file
+    from pneumonia.data.images.decode import read_header
+    from pneumonia.data.images.limits import UnreadableImageError, read_image_file
 
     try:
         read_header(read_image_file(path))

@@ -1,4 +1,4 @@
-"""Decodes every image once, keeps the pixels in one file, and maps that file into memory ever after."""
+"""Decode every image once into a file that is memory-mapped from then on."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -9,31 +9,32 @@ from typing import BinaryIO, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from pneumonia.data.build_once import build_once
 from pneumonia.data.duplicates import perceptual_hash
-from pneumonia.data.images.decode import DECODER, KEEP_SCALE, LEAST, UnreadableImageError, fit, read_grey, read_image
-from pneumonia.data.images.limits import read_image_file
+from pneumonia.data.images.decode import DECODER, KEEP_SCALE, LEAST, fit, read_image
+from pneumonia.data.images.limits import UnreadableImageError, read_image_file
 from pneumonia.errors import ManifestError, some
-from pneumonia.system.checksums import find_damage, write_checksums
-from pneumonia.system.console import track, warn
-from pneumonia.system.files import digest, one_at_a_time, publish, replacing, scratch
+from pneumonia.system.arrays import Pixels
+from pneumonia.system.checksums import write_checksums
+from pneumonia.system.console import track
+from pneumonia.system.files import digest, publish, replacing, scratch
 from pneumonia.system.parallel import in_threads
 
-LOOKS: Final = {
+FILE_COLUMNS: Final = {
     "width": "int64",
     "height": "int64",
     "mode": "str",
     "bytes": "int64",
     "sha256": "str",
-    "phash": "str",
-    "problem": "str",
+    "phash": "str",  # 256 bits in hexadecimal, see pneumonia.data.duplicates; empty if the image can't be read
+    "problem": "str",  # why the image can't be read; empty if it can
 }
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How images are cut to squares: pixels a side, and ``squash`` or ``pad``."""
+    """How images become squares: pixels a side, and ``squash`` or ``pad``."""
 
     size: int
     resize: str = "squash"
@@ -41,37 +42,34 @@ class Shape:
 
 @dataclass(frozen=True)
 class Cache:
-    """Decoded images in manifest order.
+    """Decoded images in manifest order."""
 
-    Attributes:
-        pixels: ``(N, size, size)`` uint8, memory-mapped, read-only.
-        problems: Path of each image that could not be decoded, with the reason; its pixels are black.
-    """
-
-    pixels: NDArray[np.uint8]
-    problems: dict[str, str]
+    pixels: Pixels  # (N, size, size), memory-mapped, read-only
+    problems: dict[str, str]  # reason, by path, of each image that could not be decoded; its pixels are black
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one decoding of a file says of it; ``problem`` is empty where it can be read."""
+class DecodedFile:
+    """The columns of ``FILE_COLUMNS`` for one file, and its square."""
 
-    header: tuple[int, int, str]
     bytes: int
     sha256: str
-    phash: str
-    problem: str
-    square: NDArray[np.uint8] | None
+    width: int = 0
+    height: int = 0
+    mode: str = ""
+    phash: str = ""
+    problem: str = ""
+    square: Pixels | None = None
 
 
 def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) -> Cache:
-    """The decoded images of a manifest at one size; decoded now if they never were, or if the files are damaged.
+    """Return the decoded images of a manifest at one size; decode them on first use, or if the files are damaged.
 
-    Safe when several processes ask at once: one decodes, the others wait. The file appears whole or not at all. Its bytes
-    are compared with their checksum here, once; what changes them while they are mapped is not noticed.
+    Several processes may call it at once: one decodes, the others wait. The checksum is compared here, once; changes while the
+    file is mapped are not noticed.
 
     Args:
-        manifest: As :func:`pneumonia.data.manifest.load_manifest` returns it.
+        manifest: From :func:`pneumonia.data.manifest.load_manifest`.
         size: Pixels a side.
         resize: ``squash`` or ``pad``.
         cache_dir: Where to keep the cache.
@@ -81,58 +79,58 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
         ManifestError: A file is gone, or is not the one that the manifest describes.
     """
     paths, expected, shape = manifest["path"].tolist(), manifest["sha256"].tolist(), Shape(size, resize)
-    files = _files(expected, shape, cache_dir)
-    if find_damage(files.checksums, files.key):
-        with one_at_a_time(files.pixels.with_suffix(".lock"), "decoding these images"):
-            damage = find_damage(files.checksums, files.key)  # another process may have decoded them meanwhile
-            if damage:
-                if files.any_exists():
-                    warn(f"{damage}. The images are decoded again.")
-                look_at(paths, shape, cache_dir, expected)
+    files = _Files(cache_dir, _key(expected, shape))
+
+    def build() -> None:
+        decode_files(paths, shape, cache_dir, expected)
+
+    lock, remedy = files.pixels.with_suffix(".lock"), "The images are decoded again."
+    built = [files.pixels, files.index]
+    build_once(files.checksums, files.key, build, lock=lock, what="decoding these images", remedy=remedy, built=built)
     problems = pd.read_parquet(files.index)["problem"]
     found = {path: str(text) for path, text in zip(paths, problems, strict=True) if text}
     return Cache(np.load(files.pixels, mmap_mode="r", allow_pickle=False), found)
 
 
-def look_at(
+def decode_files(
     paths: Sequence[str], shape: Shape | None, cache_dir: Path, expected: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """What the files hold; each is read and decoded once, which also fills the cache of a shape.
+    """Read and decode each file once; this also fills the cache of a shape.
 
     Args:
         paths: ``(N,)`` files.
-        shape: Of the squares to keep; ``None`` keeps none.
+        shape: Shape of the squares to keep; ``None`` keeps none.
         cache_dir: Where to keep them.
-        expected: ``(N,)`` SHA-256 that the files must have, where they are known.
+        expected: ``(N,)`` SHA-256 that the files must have, if known.
 
     Returns:
-        ``(N,)`` rows with ``width``, ``height`` (pixels), ``mode``, ``bytes``, ``sha256``, ``phash`` and ``problem``.
+        ``(N,)`` rows with the columns of ``FILE_COLUMNS``; sizes in pixels.
 
     Raises:
         StorageError: ``cache_dir`` is full or read-only.
-        ManifestError: A file has not the content that is expected of it.
+        ManifestError: A file has other content than expected.
     """
 
-    def work(path: str) -> Look:
+    def work(path: str) -> DecodedFile:
         try:
             raw = read_image_file(path)
         except UnreadableImageError as error:
-            return _unread(b"", shape, str(error))
-        return look(raw, shape)
+            return _unreadable(b"", shape, str(error))
+        return decode_file(raw, shape)
 
-    what = "Looking at images" if shape is None else f"Decoding images to {shape.size} px"
+    what = "Reading images" if shape is None else f"Decoding images to {shape.size} px"
     rows = []
     with scratch(cache_dir / "decoded.npy") as part:
         with _array_file(len(paths), shape, part) as file:
-            for seen in track(in_threads(work, paths), len(paths), what):
-                if file is not None and seen.square is not None:
-                    file.write(seen.square.tobytes())
-                rows.append((*seen.header, seen.bytes, seen.sha256, seen.phash, seen.problem))
-        table = pd.DataFrame(rows, columns=list(LOOKS)).astype(LOOKS)
+            for decoded in track(in_threads(work, paths), len(paths), what):
+                if file is not None and decoded.square is not None:
+                    file.write(decoded.square.tobytes())
+                rows.append([getattr(decoded, name) for name in FILE_COLUMNS])
+        table = pd.DataFrame(rows, columns=list(FILE_COLUMNS)).astype(FILE_COLUMNS)
         if expected is not None:
             _check_contents(paths, table["sha256"].tolist(), expected)
         if shape is not None:
-            files = _files(table["sha256"].tolist(), shape, cache_dir)
+            files = _Files(cache_dir, _key(table["sha256"].tolist(), shape))
             publish(part, files.pixels)
             with replacing(files.index) as rows_part:
                 table.to_parquet(rows_part, index=False)
@@ -140,9 +138,30 @@ def look_at(
     return table
 
 
+def decode_file(raw: bytes, shape: Shape | None) -> DecodedFile:
+    """Decode one file for its header, its perceptual hash and its square."""
+    try:
+        header, grey = read_image(raw, 0 if shape is None else shape.size)
+        square = None if shape is None else fit(grey, shape.size, shape.resize)
+        # The hash must not depend on the requested size: only decodes at the least scale serve it.
+        coarse = grey if shape is None or shape.size * KEEP_SCALE <= LEAST else read_image(raw)[1]
+    except UnreadableImageError as error:
+        return _unreadable(raw, shape, str(error))
+    return DecodedFile(len(raw), _sha256(raw), **vars(header), phash=perceptual_hash(coarse.pixels), square=square)
+
+
+def _unreadable(raw: bytes, shape: Shape | None, problem: str) -> DecodedFile:
+    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
+    return DecodedFile(len(raw), _sha256(raw), problem=problem, square=blank)
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()
+
+
 @dataclass(frozen=True)
 class _Files:
-    """The files of a cache, named by the images' contents and the shape, wherever the images lie."""
+    """The files of a cache, named by the images' contents and the shape, in whatever folder the images are."""
 
     cache_dir: Path
     key: str
@@ -159,47 +178,24 @@ class _Files:
     def checksums(self) -> Path:
         return self.cache_dir / f"{self.key}.json"
 
-    def any_exists(self) -> bool:
-        return any(path.exists() for path in (self.pixels, self.index, self.checksums))
 
-
-def _files(sha256: Sequence[str], shape: Shape, cache_dir: Path) -> _Files:
-    return _Files(cache_dir, digest([DECODER, shape.size, shape.resize, list(sha256)])[:16])
+def _key(sha256: Sequence[str], shape: Shape) -> str:
+    return digest([DECODER, shape.size, shape.resize, list(sha256)])[:16]
 
 
 def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequence[str]) -> None:
     changed = [path for path, ours, theirs in zip(paths, found, expected, strict=True) if ours != theirs]
     if changed:
         raise ManifestError(
-            f"{len(changed)} files are gone or hold other bytes than the manifest says, for example {some(changed, 3)}. What "
-            "was known of them may be wrong. Put the files back; if they were changed on purpose, import the data again. Files "
-            "inside the cache folder are made again once they are deleted."
+            f"{len(changed)} files are gone or hold other bytes than the manifest says, for example {some(changed, 3)}. Their "
+            "size, hash and duplicates in the manifest may be wrong. Put the files back; if they were changed on purpose, import "
+            "the data again. Files inside the cache folder are rebuilt after they are deleted."
         )
-
-
-def look(raw: bytes, shape: Shape | None) -> Look:
-    """Decodes one file for everything that is wanted of it: header, perceptual hash and square."""
-    sha256 = hashlib.sha256(raw).hexdigest()
-    try:
-        header, grey = read_image(raw, 0 if shape is None else shape.size)
-        square = None if shape is None else fit(grey, shape.size, shape.resize)
-        # The hash must not depend on the size that was asked for: only decodes at the least scale serve it.
-        coarse = grey if shape is None or shape.size * KEEP_SCALE <= LEAST else read_grey(raw)
-        shown = (header.width, header.height, header.mode)
-        return Look(shown, len(raw), sha256, perceptual_hash(coarse.pixels), "", square)
-    except UnreadableImageError as error:
-        return _unread(raw, shape, str(error))
-
-
-def _unread(raw: bytes, shape: Shape | None, problem: str) -> Look:
-    """What is known of a file that can't be decoded; its square is black."""
-    blank = None if shape is None else np.zeros((shape.size, shape.size), dtype=np.uint8)
-    return Look((0, 0, ""), len(raw), hashlib.sha256(raw).hexdigest(), "", problem, blank)
 
 
 @contextmanager
 def _array_file(count: int, shape: Shape | None, path: Path) -> Iterator[BinaryIO | None]:
-    """A ``.npy`` file of ``(count, size, size)`` uint8 to append squares to; ``None`` where none are wanted."""
+    """Open a ``.npy`` file of ``(count, size, size)`` uint8 to append squares to; ``None`` without a shape."""
     if shape is None:
         yield None
         return

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig
 from pneumonia.data.augmentation.augmenter import augmenter
-from pneumonia.data.augmentation.batch import augmented
+from pneumonia.data.augmentation.torch_batches import augment_batch
 from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
 from pneumonia.data.manifest import broken, load_manifest
@@ -183,7 +183,7 @@ class XRayDataModule(LightningDataModule):
         """Makes the random changes that were left to the device."""
         key = batch.pop("key", None)
         if key is not None:
-            batch["image"] = augmented(batch["image"][:, 0], key, self.augmentation)[:, None]
+            batch["image"] = augment_batch(batch["image"][:, 0], key, self.augmentation)[:, None]
         return batch
 
     def loader(self, subset: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from pneumonia.data.augmentation.augmenter import Augmenter
-from pneumonia.data.augmentation.batch import image_keys
+from pneumonia.data.augmentation.torch_batches import image_keys
 
 Batch = dict[str, torch.Tensor]
 

@@ -1,34 +1,31 @@
-"""Finds images that are one X-ray twice, and joins them with their patients into groups that no split may tear."""
+"""Find copies of an X-ray, and join them with their patients into groups that no split may divide."""
 
 from typing import Final
 
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-SIDE: Final = 64  # pixels a side of what is transformed
+from pneumonia.system.arrays import Ints, Pixels
+
+SIDE: Final = 64  # pixels a side of the transformed image
 KEPT: Final = 16  # lowest frequencies a side: 256 bits
 NEAR_BITS: Final = 24
 """Bits of 256 in which two files of one X-ray may differ.
 
 Measured on the 120 originals at full size and 5,232 X-rays at 224 px: saved again at JPEG quality 20, shrunk to 28 px,
-squashed, brightened by a fifth or with another gamma, an image moves by 24 bits at most; two different X-rays of the
+stretched, brightened by a fifth or with another gamma, an image moves by 24 bits at most; two different X-rays of the
 release are 40 bits apart or more. Cut margins and rotations can go unseen.
 """
-Groups = NDArray[np.int64]  # a number per image, equal for images that must stay together
 BLOCK: Final = 1024  # rows compared at once: 4 MiB
 
 
-def perceptual_hash(grey: NDArray[np.uint8]) -> str:
-    """256 bits of an image's coarse structure, as 64 hexadecimal digits.
+def perceptual_hash(grey: Pixels) -> str:
+    """Return 256 bits of the coarse structure of an image ``(H, W)``, as 64 hexadecimal digits.
 
-    Each bit says whether one of the 16 x 16 lowest frequencies of the discrete cosine transform lies above their median.
-
-    Args:
-        grey: ``(H, W)`` uint8.
+    Each bit is set if one of the 16 x 16 lowest frequencies of the discrete cosine transform is above their median.
 
     Source: Zauner (2010), Implementation and benchmarking of perceptual image hash functions, section 3.2.1.
     """
@@ -38,11 +35,11 @@ def perceptual_hash(grey: NDArray[np.uint8]) -> str:
 
 
 def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
-    """All pairs of images whose hashes differ in few bits.
+    """Return all pairs of images whose hashes differ in at most ``limit`` bits.
 
     Args:
-        hashes: ``(N,)`` of :func:`perceptual_hash`; empty strings (images that can't be read) match nothing.
-        limit: Bits.
+        hashes: ``(N,)`` from :func:`perceptual_hash`; empty strings (unreadable images) match nothing.
+        limit: Number of bits.
 
     Returns:
         One row a pair: ``first`` and ``second`` (positions, first < second) and ``bits``, nearest first.
@@ -63,16 +60,15 @@ def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
     return table.sort_values(["bits", "first", "second"], ignore_index=True)
 
 
-def groups(manifest: pd.DataFrame) -> Groups:
-    """A number per image, equal for images that must stay together.
+def groups(manifest: pd.DataFrame) -> Ints:
+    """Return a number for each image, ``(N,)``, equal for images that must stay together in a split.
 
-    One patient, byte-identical files and near-identical images are joined, transitively.
+    Images of one patient, byte-identical files and near-identical images are joined, transitively.
 
     Args:
         manifest: With ``patient_id``, ``sha256`` and ``phash``.
     """
-    patients = pd.factorize(manifest["patient_id"])[0]
-    copies = pd.factorize(manifest["sha256"])[0]
+    patients, copies = (pd.factorize(manifest[name])[0] for name in ("patient_id", "sha256"))
     near = near_pairs(manifest["phash"].reset_index(drop=True))
     size = len(manifest)
     images = np.arange(size)

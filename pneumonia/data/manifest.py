@@ -1,4 +1,4 @@
-"""The one-row-an-image table that every later stage reads."""
+"""Load the manifest: the table with one row per image that every later stage reads."""
 
 import os
 import re
@@ -8,48 +8,37 @@ from typing import Final
 
 import pandas as pd
 
-from pneumonia.data.cache import Shape, look_at
-from pneumonia.data.sources.releases import Found, recognise
+from pneumonia.data.build_once import build_once
+from pneumonia.data.cache import FILE_COLUMNS, Shape, decode_files
+from pneumonia.data.sources.releases import FoundImage, recognise
 from pneumonia.errors import UNPRINTABLE, BrokenImagesError, ManifestError, broken_images, printable, some
-from pneumonia.system.checksums import find_damage, write_checksums
-from pneumonia.system.console import warn
-from pneumonia.system.files import digest, one_at_a_time, replacing
+from pneumonia.system.files import digest, replacing
 
 COLUMNS: Final = {
-    "image_id": "str",
-    "path": "str",
-    "label": "str",
-    "patient_id": "str",
-    "source_split": "str",
-    "width": "int64",
-    "height": "int64",
-    "mode": "str",
-    "bytes": "int64",
-    "sha256": "str",
-    "phash": "str",  # 256 bits in hexadecimal, see pneumonia.data.duplicates; empty where the image can't be read
-    "problem": "str",  # why the image can't be read; empty where it can
+    **dict.fromkeys(("image_id", "path", "label", "patient_id", "source_split"), "str"),
+    **FILE_COLUMNS,
 }
 VERSION: Final = "3"  # raise it when a column changes its meaning
-MOST: Final = 2**53  # of a number in it: what every program keeps exactly
+MOST: Final = 2**53  # largest number in it, which every program represents exactly
 
 
 def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape: Shape | None = None) -> pd.DataFrame:
-    """The manifest of a source; made on first use, again when a file's name, size or time changed or the manifest is damaged.
+    """Return the manifest of a source, built on first use, or when a file's name, size or time changed.
 
-    Broken images keep their row, with a ``problem``: whoever uses them reports them all.
+    Broken images keep their row, with a ``problem``: the caller reports them all.
 
     Args:
         root: A folder, an archive or array file (see :mod:`pneumonia.data.sources.releases`), or a ``manifest.parquet``.
         cache_dir: Where it is kept.
-        labels: A table of labels; ``None`` where names, folders or the one table in the folder say them.
-        shape: Of squares that will be wanted next, decoded on the way so that each file is decoded once.
+        labels: A table of labels; ``None`` if names, folders or the one table in the folder give them.
+        shape: Shape of squares that are needed next, so that each file is decoded once.
 
     Returns:
         One row per image with the columns of ``COLUMNS``; ``width`` and ``height`` in pixels.
 
     Raises:
         LayoutError, LabelError, ArchiveError: See :func:`pneumonia.data.sources.releases.recognise`.
-        ManifestError: ``root`` is a manifest that can't be used.
+        ManifestError: ``root`` is an invalid manifest.
         StorageError: ``cache_dir`` can not be written.
     """
     if root.suffix == ".parquet":
@@ -60,35 +49,36 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
     ]
     key = digest([VERSION, state])[:16]
     path = cache_dir / "manifests" / key / "manifest.parquet"
-    checksums = path.with_name("checksums.json")
-    if find_damage(checksums, key):
-        with one_at_a_time(path.with_suffix(".lock"), "looking at these images"):
-            damage = find_damage(checksums, key)  # another process may have looked at them meanwhile
-            if damage:
-                if path.exists() or checksums.exists():
-                    warn(f"{damage}. The images are looked at again.")
-                manifest = _describe(found, cache_dir, shape)
-                with replacing(path) as part:
-                    manifest.to_parquet(part, index=False)
-                write_checksums(checksums, [path], key)
-                return manifest
+
+    def build() -> list[Path]:
+        write_manifest(_described(found, cache_dir, shape), path)
+        return [path]
+
+    record, lock, remedy = path.with_name("checksums.json"), path.with_suffix(".lock"), "The images are read again."
+    build_once(record, key, build, lock=lock, what="reading these images", remedy=remedy, built=[path])
     return pd.read_parquet(path)
 
 
 def _file_state(path: Path) -> tuple[int, int, bool]:
-    """What changes when a file does: its size, its time, and whether it can be read."""
+    """Return size, time and readability of a file."""
     try:
         state = os.stat(path)
-    except OSError:  # gone, or a link that leads nowhere; whoever decodes it says so
+    except OSError:  # gone, or a broken link; decoding reports it
         return -1, -1, False
     return state.st_size, state.st_mtime_ns, os.access(path, os.R_OK)
 
 
+def _described(found: list[FoundImage], cache_dir: Path, shape: Shape | None) -> pd.DataFrame:
+    paths = [str(item.path) for item in found]
+    named = pd.DataFrame([vars(item) for item in found]).assign(path=paths)
+    return pd.concat([named, decode_files(paths, shape, cache_dir)], axis=1)[list(COLUMNS)]
+
+
 def read_manifest(path: Path) -> pd.DataFrame:
-    """A manifest that `pneumonia data import` wrote, checked before it is believed.
+    """Read and check a manifest that `pneumonia data import` wrote.
 
     Raises:
-        ManifestError: Missing, no parquet, columns missing, an id twice, or images that are gone.
+        ManifestError: Missing, no parquet, missing columns, invalid cells, a duplicate id, or images that are gone.
     """
     if not path.is_file():
         raise ManifestError(f"There is no manifest {path}. `pneumonia data import SOURCE --out {path}` writes one.")
@@ -96,7 +86,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
         manifest = pd.read_parquet(path)
     except Exception as error:
         raise ManifestError(
-            f"{path} is not a manifest: it can't be read as parquet ({error}). Import the data again."
+            f"{path} is not a manifest: it is no parquet file ({error}). Import the data again."
         ) from error
     missing = [name for name in COLUMNS if name not in manifest]
     if missing:
@@ -109,7 +99,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     twice = manifest["image_id"][manifest["image_id"].duplicated()]
     if len(twice):
         raise ManifestError(
-            f"{path} names {len(twice)} images twice, for example {some(twice, 3)}. Predictions are kept by name, so each "
+            f"{path} names {len(twice)} images twice, for example {some(twice, 3)}. Predictions are stored by name, so each "
             "must be unique."
         )
     gone = [name for name in manifest["path"] if not os.path.isfile(name)]
@@ -122,26 +112,19 @@ def read_manifest(path: Path) -> pd.DataFrame:
 
 
 def _checked_cells(manifest: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """The manifest with the types of ``COLUMNS``.
-
-    Raises:
-        ManifestError: A cell is empty, of another type, out of range or no printable text; all such columns are listed.
-    """
+    """Return the manifest with the types of ``COLUMNS``; refuse it if a cell is empty, of another type or out of range."""
     problems = []
     for name, kind in COLUMNS.items():
         cells = manifest[name].tolist()
         check = _whole_number if kind == "int64" else TEXTS.get(name, _text)
         wrong = [(row, cell) for row, cell in enumerate(cells) if not check(cell)]
         if wrong:
-            row, cell = wrong[0]
-            problems.append(
-                f"  {name}: {len(wrong)} of {len(cells)}, for example {printable(repr(cell)[:80])} in row {row}"
-            )
+            example = f"{printable(repr(wrong[0][1])[:80])} in row {wrong[0][0]}"
+            problems.append(f"\n  {name}: {len(wrong)} of {len(cells)}, for example {example}")
     if problems:
-        listed = "\n".join(problems)
         raise ManifestError(
-            f"{path} is not a sound manifest. Columns with cells that are empty, of another type or out of range:\n{listed}\n"
-            "Import the data again, or correct the program that wrote it."
+            f"{path} is not a sound manifest. Columns with cells that are empty, of another type or out of range:"
+            f"{''.join(problems)}\nImport the data again, or correct the program that wrote it."
         )
     return manifest.astype(COLUMNS)
 
@@ -156,44 +139,37 @@ def _text(cell: object) -> bool:
     return isinstance(cell, str) and UNPRINTABLE.search(cell) is None
 
 
-def _named(cell: object) -> bool:
+def _name(cell: object) -> bool:
     return _text(cell) and bool(cell)
 
 
-def _hexadecimal(digits: int) -> Callable[[object], bool]:
-    return lambda cell: isinstance(cell, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", cell) is not None
+def _digest(cell: object) -> bool:
+    return isinstance(cell, str) and re.fullmatch(r"[0-9a-f]{64}", cell) is not None
 
 
 TEXTS: Final[dict[str, Callable[[object], bool]]] = {
-    **dict.fromkeys(("image_id", "path", "label", "patient_id"), _named),
-    "sha256": _hexadecimal(64),
-    "phash": lambda cell: cell == "" or _hexadecimal(64)(cell),
+    **dict.fromkeys(("image_id", "path", "label", "patient_id"), _name),
+    "sha256": _digest,
+    "phash": lambda cell: cell == "" or _digest(cell),
 }
 
 
 def write_manifest(manifest: pd.DataFrame, path: Path) -> None:
-    """Writes a manifest atomically."""
+    """Write a manifest atomically."""
     with replacing(path) as part:
         manifest.astype(COLUMNS).to_parquet(part, index=False)
 
 
 def manifest_sha256(manifest: pd.DataFrame) -> str:
-    """What the images and their labels are, wherever they lie: equal for two copies of one release."""
+    """Return the hash of images and labels, which is equal for copies of a release in other folders."""
     rows = manifest[["image_id", "label", "patient_id", "source_split", "sha256"]].sort_values("image_id")
     return digest(rows.to_numpy(dtype=str).tolist())
 
 
 def broken(problems: dict[str, str]) -> BrokenImagesError:
-    """The error for a training whose images can't all be read."""
+    """Return the error for a training on images that can't all be read."""
     return broken_images(
         dict(sorted(problems.items())),
-        "A model trained without them answers another question. Replace them, or say data.on_bad_image=skip to go on "
-        "without them (the result will say so).",
+        "A model trained without them is a different experiment. Replace them, or set data.on_bad_image=skip to leave them "
+        "out (the result records it).",
     )
-
-
-def _describe(found: list[Found], cache_dir: Path, shape: Shape | None) -> pd.DataFrame:
-    paths = [str(item.path) for item in found]
-    named = pd.DataFrame([vars(item) for item in found])
-    named["path"] = paths
-    return pd.concat([named, look_at(paths, shape, cache_dir)], axis=1)[list(COLUMNS)].astype(COLUMNS)

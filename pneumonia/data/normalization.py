@@ -1,47 +1,41 @@
-"""Normalisation: grey levels to the numbers a network sees. Fitted on the training split, kept in the checkpoint."""
+"""Normalise grey levels: fit shift and scale on the training split; the checkpoint keeps them."""
 
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumonia.errors import ConfigError
+from pneumonia.system.arrays import Ints, Pixels
 
 LEVELS: Final = 256
 METHODS: Final = ("half", "minmax", "zscore", "robust", "imagenet")
-FITTED: Final = ("minmax", "zscore", "robust")  # to the training images, which takes a look at all of them
+FITTED: Final = ("minmax", "zscore", "robust")  # to all training images
 IMAGENET_MEAN: Final = (0.485 + 0.456 + 0.406) / 3  # of the three channels, as fractions of the full range
 IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """``(grey - shift) / scale`` for grey levels from 0 to 255; plain numbers, so that any program can repeat it."""
+    """``(grey - shift) / scale`` for grey levels from 0 to 255."""
 
     method: str = "half"
     shift: float = 127.5
     scale: float = 127.5
 
 
-def histogram(pixels: NDArray[np.uint8], rows: NDArray[np.int64], block: int = 512) -> NDArray[np.int64]:
-    """How often each grey level occurs in some images, ``(256,)``.
-
-    Args:
-        pixels: ``(N, H, W)`` uint8, may be memory-mapped.
-        rows: ``(M,)`` images to count.
-        block: Images in memory at once.
-    """
+def histogram(pixels: Pixels, rows: Ints, block: int = 512) -> Ints:
+    """Count the grey levels, ``(256,)``, of the images ``rows`` of ``pixels`` ``(N, H, W)``, ``block`` images at a time."""
     counts = np.zeros(LEVELS, dtype=np.int64)
     for start in range(0, len(rows), block):
         counts += np.bincount(pixels[rows[start : start + block]].ravel(), minlength=LEVELS)
     return counts
 
 
-def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
-    """The scaling of a method for grey levels that occur so often; exact, since there are only 256 of them.
+def fit_scaling(method: str, counts: Ints) -> Scaling:
+    """Fit a scaling to counted grey levels; exact, since there are only 256 of them.
 
-    - ``half``: mean and deviation taken as half of the full range, as the study did; to [-1, 1], nothing is fitted.
+    - ``half``: to [-1, 1] from the full range, as in the study; nothing is fitted.
     - ``minmax``: the darkest level to 0, the brightest to 1.
     - ``zscore``: mean 0, standard deviation 1 (of the population).
     - ``imagenet``: by ImageNet's mean and deviation, averaged over its colours, for pretrained weights; nothing is fitted.
@@ -72,13 +66,13 @@ def fit_scaling(method: str, counts: NDArray[np.int64]) -> Scaling:
     if not scale > 0:
         raise ConfigError(
             f"normalisation={method} can't be fitted: the training images have no spread to divide by (grey levels "
-            f"{seen[0]} to {seen[-1]}, most of them equal). Use normalisation=half, or look at the images."
+            f"{seen[0]} to {seen[-1]}, most of them equal). Use normalisation=half, or check the images."
         )
     return Scaling(method, shift, scale)
 
 
-def _quantile(counts: NDArray[np.int64], fraction: float) -> float:
-    """As ``numpy.quantile`` of all the values, without holding them."""
+def _quantile(counts: Ints, fraction: float) -> float:
+    """Return what ``numpy.quantile`` gives for all values, without holding them."""
     place = fraction * (int(counts.sum()) - 1)
     upto = np.cumsum(counts)
     low = int(np.searchsorted(upto, np.floor(place), side="right"))

@@ -7,11 +7,12 @@ import pandas as pd
 
 from pneumonia.config.schema import DataConfig, SplitConfig
 from pneumonia.data.datamodule import DecodedImages, load_images
-from pneumonia.data.duplicates import Groups, groups
+from pneumonia.data.duplicates import groups
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.splits.assign import split_sha256
 from pneumonia.data.splits.files import load_split
 from pneumonia.data.splits.leaks import Leak, find_leaks
+from pneumonia.system.arrays import Ints
 from pneumonia.system.files import digest
 
 
@@ -29,7 +30,7 @@ class RunDataCache:
     """Remembers what it has loaded; it takes the files not to change while it lives."""
 
     _images: dict[str, tuple[DecodedImages, str]] = field(default_factory=dict)
-    _groups: dict[str, Groups] = field(default_factory=dict)
+    _groups: dict[str, Ints] = field(default_factory=dict)
     _divided: dict[str, Divided] = field(default_factory=dict)
 
     def images(self, config: DataConfig, size: int, cache_dir: Path) -> tuple[DecodedImages, str]:

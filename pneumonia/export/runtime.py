@@ -10,8 +10,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.data.images.decode import UnreadableImageError, decode, read_header
-from pneumonia.data.images.limits import MAX_PIXELS
+from pneumonia.data.images.decode import decode, read_header
+from pneumonia.data.images.limits import MAX_PIXELS, UnreadableImageError
 from pneumonia.errors import BundleError, TamperedBundleError
 from pneumonia.export.contract import (
     MODEL,

@@ -13,9 +13,9 @@ from typing import Final, TypeVar
 import cv2
 import numpy as np
 
-from pneumonia.data.images.decode import UnreadableImageError
-from pneumonia.data.images.dicom import is_dicom
+from pneumonia.data.images.dicom_files import is_dicom
 from pneumonia.data.images.jpeg2000 import CODE_START
+from pneumonia.data.images.limits import UnreadableImageError
 from pneumonia.export.runtime import Bundle, Prediction
 from pneumonia.serving.explanation import Explanation, explanation_steps
 from pneumonia.serving.limits import Limits

@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pneumonia.data.images.decode import UnreadableImageError, read_header
-from pneumonia.data.images.dicom import MAGIC, MAGIC_AT, is_dicom
-from pneumonia.data.images.limits import MAX_PIXELS, MAX_SCANS
+from pneumonia.data.images.decode import read_header
+from pneumonia.data.images.dicom_files import MAGIC, MAGIC_AT, is_dicom
+from pneumonia.data.images.limits import MAX_PIXELS, MAX_SCANS, UnreadableImageError
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.problem import Problem
 

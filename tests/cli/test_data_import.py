@@ -78,7 +78,7 @@ def test_a_kaggle_folder_gives_its_manifest_and_says_what_it_found(run, tmp_path
             len(raw),
             "L",
         )
-    for words in ("Kaggle: ", "train", "32 to 40", "- The release lies in chest_xray."):
+    for words in ("Kaggle: ", "train", "32 to 40", "- The release is in chest_xray."):
         assert words in err
     assert ["train", "2", "1", "1", "4", "3", "32 to 40", "32 to 40"] in cells(err)
     assert ["all", "2", "2", "1", "5", "4", "32 to 40", "32 to 40"] in cells(err)
@@ -190,9 +190,9 @@ BAD = {
     "labels that do not match": (["table"], "LabelError: .*1 of 2 rows name no file .*1 of 2 images have no row"),
     "two files of one id": (
         ["twice"],
-        "LabelError: 1 image names stand in more than one place, for example IM-0001-0001",
+        "LabelError: 1 image names occur in more than one place, for example IM-0001-0001",
     ),
-    "a text file": (["notes.txt"], "LayoutError: .*notes.txt is a file that we can't read as data"),
+    "a text file": (["notes.txt"], "LayoutError: .*notes.txt is a file that can't be read as data"),
     "a manifest": (["old.parquet"], "ConfigError: old.parquet is a manifest already"),
     "nothing": ([], "ConfigError: There is neither SOURCE nor --from"),
     "too much": (["empty", "--from", "kaggle"], "ConfigError: There is both SOURCE and --from"),

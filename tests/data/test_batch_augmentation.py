@@ -9,7 +9,7 @@ from albumentations.augmentations.pixel import functional as pixel
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.augmentation.augmenter import Augmenter, augmenter
-from pneumonia.data.augmentation.batch import (
+from pneumonia.data.augmentation.torch_batches import (
     ANGLE,
     BLUR,
     BRIGHTNESS,
@@ -24,8 +24,8 @@ from pneumonia.data.augmentation.batch import (
     SHIFT_X,
     SHIFT_Y,
     SIGMA,
-    augmented,
-    changed,
+    apply_draws,
+    augment_batch,
     image_keys,
     uniforms,
 )
@@ -99,7 +99,7 @@ def _blur(image, u, strengths):
     ],
 )
 def test_the_same_draws_give_the_images_of_albumentations(strengths, reference, images, draws):
-    ours = changed(torch.from_numpy(images), draws, strengths, lambda: pytest.fail("no noise is wanted")).numpy()
+    ours = apply_draws(torch.from_numpy(images), draws, strengths, lambda: pytest.fail("no noise is wanted")).numpy()
     theirs = np.stack([reference(image, u, strengths) for image, u in zip(images, draws, strict=True)])
     apart = np.abs(ours.astype(int) - theirs)
     assert apart.max() <= 1
@@ -147,7 +147,7 @@ def test_steps_draw_independently_of_each_other(kind):
 def test_noise_is_normal_and_as_wide_as_it_was_drawn():
     grey = torch.full((300, 40, 40), 128, dtype=torch.uint8)
     keys = image_keys(0, 0, np.arange(300))
-    out = augmented(grey, keys, AugmentationConfig(noise=0.1)).double() - 128
+    out = augment_batch(grey, keys, AugmentationConfig(noise=0.1)).double() - 128
     wanted = uniforms(keys, 0, COLUMNS)[:, NOISE].double() * 0.1 * 255
     spread = out.std(dim=(1, 2))
     assert torch.allclose(spread, (wanted**2 + 1 / 12).sqrt(), rtol=0.08, atol=0.3)

@@ -236,7 +236,7 @@ def test_a_damaged_manifest_is_made_again_with_a_warning(name, how, tmp_path, ca
     capsys.readouterr()
     ANY_FILE[how](path)
     pd.testing.assert_frame_equal(load_manifest(root, tmp_path / "cache"), before)
-    assert capsys.readouterr().err.count("The images are looked at again.") == 1
+    assert capsys.readouterr().err.count("The images are read again.") == 1
     pd.testing.assert_frame_equal(load_manifest(root, tmp_path / "cache"), before)
     assert capsys.readouterr().err == ""
 

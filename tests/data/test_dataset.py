@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
-from pneumonia.data.augmentation.pipelines import augment, build, image_seeds
+from pneumonia.data.augmentation.albumentations_pipeline import augment_images, build_pipeline, image_seeds
 from pneumonia.data.datamodule import XRayDataModule, load_images
 from pneumonia.data.dataset import BatchSampler
 from pneumonia.data.splits.assign import make_split
@@ -69,9 +69,9 @@ def test_augmentation_differs_by_epoch_and_repeats_under_one_seed_whatever_the_w
 
 
 def test_every_image_of_an_epoch_gets_its_own_draw():
-    pipeline = build(AugmentationConfig(rotate_deg=30, noise=0.1))
+    pipeline = build_pipeline(AugmentationConfig(rotate_deg=30, noise=0.1))
     same = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 32, 32)).astype(np.uint8), 64, axis=0)
-    out = augment(pipeline, same, image_seeds(0, 0, np.arange(64)))
+    out = augment_images(pipeline, same, image_seeds(0, 0, np.arange(64)))
     assert len({image.tobytes() for image in out}) == 64
 
 
@@ -84,14 +84,17 @@ def test_validation_is_never_augmented(module):
 def test_each_strength_does_what_its_name_says():
     grey = np.full((200, 32, 32), 100, dtype=np.uint8)
     seeds = image_seeds(0, 0, np.arange(200))
-    means = augment(build(AugmentationConfig(brightness=0.1)), grey, seeds).mean(axis=(1, 2))
+    means = augment_images(build_pipeline(AugmentationConfig(brightness=0.1)), grey, seeds).mean(axis=(1, 2))
     assert 89 <= means.min() < 93
     assert 107 < means.max() <= 111
     left = np.zeros((400, 8, 8), dtype=np.uint8)
     left[:, :, 0] = 255
-    flipped = augment(build(AugmentationConfig(flip=0.5)), left, image_seeds(0, 0, np.arange(400)))[:, 0, -1] > 0
+    flipped = (
+        augment_images(build_pipeline(AugmentationConfig(flip=0.5)), left, image_seeds(0, 0, np.arange(400)))[:, 0, -1]
+        > 0
+    )
     assert 0.4 < flipped.mean() < 0.6
-    noise = augment(build(AugmentationConfig(noise=0.02)), grey, seeds).std(axis=(1, 2))
+    noise = augment_images(build_pipeline(AugmentationConfig(noise=0.02)), grey, seeds).std(axis=(1, 2))
     assert noise.max() <= 0.02 * 255 * 1.2
     assert noise.max() > 3
-    assert build(AugmentationConfig()) is None
+    assert build_pipeline(AugmentationConfig()) is None

@@ -34,14 +34,10 @@ from pydicom.uid import (
 )
 
 from pneumonia.data.images import dicom_pixels, jpeg2000
-from pneumonia.data.images.decode import (
-    Header,
-    UnreadableImageError,
-    decode,
-    read_header,
-    read_image,
-)
-from pneumonia.data.images.dicom import dicom_header, dicom_patient, is_dicom_file
+from pneumonia.data.images.decode import Header, decode, read_header, read_image
+from pneumonia.data.images.dicom import dicom_header, dicom_patient
+from pneumonia.data.images.dicom_files import is_dicom_file
+from pneumonia.data.images.limits import UnreadableImageError
 
 RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)  # every 12-bit value once
 
@@ -414,7 +410,7 @@ BROKEN = {
     "video": (dicom(SMALL, MPEG4HP41, PixelData=encapsulate([b"x" * 100])), "can't be decoded .*gdcmconv"),
     "a jpeg of another size": (
         dicom(SMALL, JPEGBaseline8Bit, PixelData=_jpeg(640)),
-        "its compressed pixels say 640x640, its header says 64x64",
+        "its compressed pixels are 640x640, its header says 64x64",
     ),
     "a run-length bomb": (dicom(SMALL, RLELossless, PixelData=_run_length(b"\x81\0" * 40_000)), "decompression bomb"),
     "a bare data set with a compression unknown": (_bare_compressed(), "without a file header.* compressed"),
@@ -445,12 +441,12 @@ BROKEN = {
     "a window in functional groups of no stated length": (_grouped(True), "functional groups"),
     "a short lookup table": (
         dicom(SMALL, VOILUTSequence=[_item(LUTDescriptor=[4096, 0, 16], LUTData=bytes(100))]),
-        "lookup table does not hold .* 4096 entries of 16 bits",
+        "lookup table does not match .* 4096 entries of 16 bits",
     ),
     "YBR": (dicom(SMALL, PhotometricInterpretation="YBR_FULL"), "YBR_FULL.* Export it in grey"),
     "floats": (dicom(SMALL, PixelData=None, FloatPixelData=bytes(64 * 64 * 4)), "floating-point"),
-    "window below one": (dicom(SMALL, WindowCenter=10, WindowWidth=0.5), "its window .*width 0.5.* means nothing"),
-    "window of no width": (dicom(SMALL, WindowCenter=10, WindowWidth=0), "its window .*width 0.* means nothing"),
+    "window below one": (dicom(SMALL, WindowCenter=10, WindowWidth=0.5), "its window is undefined .*width 0.5"),
+    "window of no width": (dicom(SMALL, WindowCenter=10, WindowWidth=0), "its window is undefined .*width 0"),
     "unknown window": (dicom(SMALL, WindowCenter=1, WindowWidth=9, VOILUTFunction="BENT"), "function BENT"),
 }
 

@@ -179,7 +179,7 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
 def test_a_transfer_that_stays_broken_says_what_is_kept(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     server.cut = [200, 200, 200, 200]
-    with pytest.raises(TransferError, match="800 bytes are kept, and the same command goes on from there"):
+    with pytest.raises(TransferError, match="800 bytes are kept, and the same command resumes"):
         download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY))
 
 
@@ -263,7 +263,7 @@ def test_kaggle_is_asked_for_the_release_by_its_own_client(kaggle, tmp_path):
 
 def test_a_kaggle_download_that_broke_goes_on_where_it_was(kaggle, tmp_path):
     kaggle.cut = [5000]
-    with pytest.raises(TransferError, match=r"Kaggle .*broke off.*the same command goes on from there"):
+    with pytest.raises(TransferError, match=r"Kaggle .*broke off.*the same command resumes"):
         fetch("kaggle", tmp_path / "cache")
     assert len(recognise(fetch("kaggle", tmp_path / "cache"), tmp_path / "cache").images) == 30
     assert "bytes=" in str([headers.get("Range") for _, _, headers in kaggle.asked])
@@ -282,7 +282,7 @@ def test_a_login_that_kaggle_refuses_says_what_to_do_and_keeps_the_key_secret(st
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     kaggle.routes["/v1/datasets.DatasetApiService/GetDataset"] = (status, {}, b"{}")
     with pytest.raises(
-        AccessError, match=rf"Kaggle refuses to hand out {KAGGLE} \({status}\).*kaggle.com/settings"
+        AccessError, match=rf"Kaggle refuses access to {KAGGLE} \({status}\).*kaggle.com/settings"
     ) as caught:
         fetch("kaggle", tmp_path / "cache")
     assert SECRET not in str(caught.value)
@@ -366,7 +366,7 @@ def test_a_file_from_hugging_face_with_other_bytes_of_the_same_length_is_deleted
         hub.routes[path] = (status, headers, raw[:-1] + b"x")
     done = from_hub(hub.url, tmp_path / "cache")
     assert done.returncode == 2
-    assert "TransferError 2 of 4 files from Hugging Face are not as its listing says" in done.stdout
+    assert "TransferError 2 of 4 files from Hugging Face differ from its listing" in done.stdout
     assert "person1_virus_1.png has another checksum" in done.stdout
     folder = tmp_path / "cache" / "downloads" / "huggingface" / "someone--chest-xrays"
     assert sorted(path.name for path in folder.glob("train/*/*.png")) == ["IM-0000-0001.png", "IM-0002-0001.png"]
@@ -382,7 +382,7 @@ def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_its_listing_f
     done = from_hub(hub.url, tmp_path / "cache")
     assert done.returncode == 2
     assert (
-        "1 of 4 files from Hugging Face are not as its listing says: train/NORMAL/IM-0001-0001.png is missing"
+        "1 of 4 files from Hugging Face differ from its listing: train/NORMAL/IM-0001-0001.png is missing"
         in done.stdout
     )
 
@@ -397,7 +397,7 @@ def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_its_listing_f
             "AccessError Hugging Face shows no data set someone/gone",
         ),
         ("someone/gated", {"X-Error-Code": "GatedRepo"}, 403, "AccessError The data set someone/gated is gated"),
-        ("someone/shut", {}, 403, r"AccessError Hugging Face refuses our login (403)"),
+        ("someone/shut", {}, 403, r"AccessError Hugging Face refuses the login (403)"),
         ("no name", {}, 200, "ConfigError --repo no name names no data set"),
         ("../x", {}, 200, "ConfigError --repo ../x names no data set"),
     ],
@@ -437,6 +437,6 @@ def test_a_missing_client_says_how_to_get_it(host, tmp_path, monkeypatch):
     for name in ("kagglehub", "huggingface_hub", "medmnist"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(
-        ConfigError, match=r'--from needs the package .* Get it with: pip install "pneumonia\[download\]"'
+        ConfigError, match=r'--from needs the package .* Install it with: pip install "pneumonia\[download\]"'
     ):
         fetch(host, tmp_path)

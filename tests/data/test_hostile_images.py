@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pneumonia.data.cache import Shape, look
+from pneumonia.data.cache import Shape, decode_file
 from pneumonia.data.images import limits as readable
 from pneumonia.data.images.decode import decode, jpeg_quantisation, read_header, read_image
 from pneumonia.data.images.limits import MAX_FILE_BYTES, UnreadableImageError, quietly, read_image_file
@@ -278,9 +278,9 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
 def test_sixteen_bit_images_need_no_table_of_floats(tmp_path):
     out = io.BytesIO()
     Image.fromarray(np.arange(2**22, dtype=np.uint32).astype(np.uint16).reshape(2048, 2048)).save(out, "TIFF")
-    seen = look(out.getvalue(), Shape(32))
+    seen = decode_file(out.getvalue(), Shape(32))
     assert seen.problem == ""
-    assert seen.header[:2] == (2048, 2048)
+    assert (seen.width, seen.height) == (2048, 2048)
 
 
 def test_hostile_files_are_listed_by_import_audit_and_predict(tmp_path, monkeypatch, capsys, finished):

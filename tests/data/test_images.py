@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pneumonia.data.images.decode import Grey, UnreadableImageError, decode, fit, read_header
+from pneumonia.data.images.decode import Grey, decode, fit, read_header
+from pneumonia.data.images.limits import UnreadableImageError
 
 
 def _bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:

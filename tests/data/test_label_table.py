@@ -119,26 +119,29 @@ BAD = {
     "a row twice": (TABLE + "a,normal,,\n", r"1 images have more than one row, for example 'a' \(lines 2 and 6\)"),
     "an unknown word": (
         TABLE.replace("viral", "covid"),
-        r"1 rows have labels in the column 'label'.*'covid'\. Known are normal, virus",
+        r"1 rows have unknown labels in the column 'label'.*'covid'\. Known are normal, virus",
     ),
-    "no word": (TABLE.replace("viral", ""), r"1 rows have labels .*''"),
+    "no word": (TABLE.replace("viral", ""), r"1 rows have unknown labels .*''"),
     "bare numbers": (
         "image,label\na,0\nb,1\nc,1\nd,2\n",
         r"4 rows .*'0', '1', '2'.* Numbers mean other classes.*'label \(0=normal",
     ),
-    "an unknown subset": (TABLE.replace(",val", ",fold3"), r"1 rows have subsets in the column 'split'.*'fold3'"),
+    "an unknown subset": (
+        TABLE.replace(",val", ",fold3"),
+        r"1 rows have unknown subsets in the column 'split'.*'fold3'",
+    ),
     "no name": (TABLE.replace("\na.png", "\n"), r"1 rows name no image, for example line 2"),
     "no label column": (
         TABLE.replace("label", "finding"),
         r"no column for the label \(label, class\); it has 'image', 'finding'",
     ),
     "no column at all": ("x,y\n1,2\n", r"no column for the image .* and none for the label"),
-    "two label columns": (TABLE.replace("patient", "class"), r"several columns for one thing: label, class"),
+    "two label columns": (TABLE.replace("patient", "class"), r"several columns for one quantity: label, class"),
     "a column twice": (TABLE.replace("patient", "Image"), r"more than one column 'image'"),
     "only a header": ("image,label\n", r"has a header and no row"),
     "nothing": ("", r"labels\.csv is empty"),
     "ragged": (TABLE + "e.png,normal\n", r"1 rows do not have the 4 cells of the header, for example line 6"),
-    "a quotation mark": (TABLE + '"e.png,normal,,\n', r"line 6: unexpected end of data\. Mend the quotation marks"),
+    "a quotation mark": (TABLE + '"e.png,normal,,\n', r"line 6: unexpected end of data\. Correct the quotation marks"),
     "latin-1": (
         TABLE.replace("p2", "m\u00fcller").encode("latin-1"),
         r"is not UTF-8 text \(byte \d+ is 0xfc\).*'CSV UTF-8'",
@@ -147,9 +150,9 @@ BAD = {
     "utf-16 without a mark": (TABLE.encode("utf-16-le"), r"holds zero bytes"),
     "codes of another class": (
         "image,label (0=normal; 1=covid)\na,0\n",
-        r"says 1=covid, and 'covid' is none of normal",
+        r"has 1=covid, and 'covid' is none of normal",
     ),
-    "codes without meaning": ("image,label (see readme)\na,0\n", r"does not say what its numbers mean"),
+    "codes without meaning": ("image,label (see readme)\na,0\n", r"does not give the meaning of its numbers"),
 }
 
 
@@ -166,7 +169,7 @@ def test_a_name_in_two_places_must_be_said_by_path(tmp_path):
     root = make(tmp_path / "root", "image,label\na.png,normal\nx/a.png,virus\n", images)
     with pytest.raises(
         LabelError,
-        match=r"1 rows name an image that lies in more than one place, for example 'a.png' \(line 2\): x/a\.png, y/a\.png",
+        match=r"1 rows name an image that exists in more than one place, for example 'a.png' \(line 2\): x/a\.png, y/a\.png",
     ):
         recognise(root, tmp_path / "cache")
 
@@ -250,7 +253,7 @@ def test_a_table_that_contradicts_folder_or_name_is_refused(image, tmp_path):
 
 def test_several_tables_are_nobodys_to_choose(tmp_path):
     root = make(make(tmp_path / "root", TABLE), TABLE, name="other.csv")
-    with pytest.raises(LayoutError, match=r"several tables \(labels.csv, other.csv\).*Say --labels FILE"):
+    with pytest.raises(LayoutError, match=r"several tables \(labels.csv, other.csv\).*Use --labels FILE"):
         recognise(root, tmp_path / "cache")
     assert said(root, tmp_path / "cache", root / "other.csv")
 

@@ -91,7 +91,7 @@ def test_a_manifest_that_is_none_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"There is no manifest .*pneumonia data import"):
         load_manifest(tmp_path / "none.parquet", tmp_path)
     (tmp_path / "text.parquet").write_text("image_id,label\n")
-    with pytest.raises(ManifestError, match="can't be read as parquet"):
+    with pytest.raises(ManifestError, match="is no parquet file"):
         load_manifest(tmp_path / "text.parquet", tmp_path)
 
 

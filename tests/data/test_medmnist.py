@@ -127,7 +127,7 @@ def header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
 
 def test_an_array_that_claims_more_than_it_holds_is_refused_before_memory_is_asked_for(tmp_path):
     files = {"train_images.npy": header((10**9, 224, 224)), "train_labels.npy": header((10**9, 1))}
-    with pytest.raises(ArchiveError, match=r"train_images says 50,176,000,000,000 bytes and has 0"):
+    with pytest.raises(ArchiveError, match=r"train_images declares 50,176,000,000,000 bytes and has 0"):
         unpack_medmnist(make_zip(tmp_path / "x.npz", files), tmp_path / "cache")
 
 

@@ -110,7 +110,7 @@ def test_a_mendeley_tree_is_recognised_by_its_names(tmp_path):
     assert release.kind == "Mendeley v3"
     wanted = {Path(name).stem: (*said, Path(name).parts[0]) for name, said in MENDELEY.items()}
     assert _said(release.images) == wanted
-    assert "The release lies in chest_xray." in release.notes
+    assert "The release is in chest_xray." in release.notes
 
 
 def test_the_kaggle_names_are_recognised_with_what_a_person_should_know(tmp_path):
@@ -119,7 +119,7 @@ def test_the_kaggle_names_are_recognised_with_what_a_person_should_know(tmp_path
     assert release.kind == "Kaggle"
     assert len(release.images) == len(KAGGLE)
     notes = " ".join(release.notes)
-    assert "1 entry that are no subset and no class were left out: train/COVID" in notes
+    assert "1 entry outside of all subset and class folders left out: train/COVID" in notes
     assert "1 hidden or system entry ignored" in notes
     assert "val has 1 image and none of class VIRUS, BACTERIA" in notes
 
@@ -179,7 +179,7 @@ def test_a_flat_folder_with_one_strange_name_is_refused(tmp_path):
     "names", [["train/IM-0001-0001.jpeg", "val/IM-0001-0001.jpeg"], ["IM-0001-0001.jpeg", "IM-0001-0001.png"]]
 )
 def test_two_files_of_one_id_are_refused(names, tmp_path):
-    with pytest.raises(LabelError, match=r"1 image names stand in more than one place, for example IM-0001-0001"):
+    with pytest.raises(LabelError, match=r"1 image names occur in more than one place, for example IM-0001-0001"):
         find(_tree(tmp_path, names))
 
 
@@ -230,7 +230,7 @@ def test_an_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("x.txt", "is a file that we can't read as data"), ("x.npz", "no .npz file")]
+    ("name", "message"), [("x.txt", "is a file that can't be read as data"), ("x.npz", "no .npz file")]
 )
 def test_a_file_that_is_no_data_is_refused(name, message, tmp_path):
     (tmp_path / name).write_bytes(b"x")
@@ -257,8 +257,8 @@ def test_a_medmnist_file_is_read_with_its_subsets_and_without_patients(tmp_path)
     assert {item.patient_id for item in release.images} == {UNKNOWN_PATIENT + item.image_id for item in release.images}
     notes = " ".join(release.notes)
     assert "No image names its patient" in notes
-    assert "14 images are pneumonia of a kind that is not said" in notes
-    assert "MedMNIST cut its val at random" in notes
+    assert "14 images are pneumonia of an unknown kind" in notes
+    assert "MedMNIST took its val at random" in notes
 
 
 def test_a_folder_or_archive_around_one_medmnist_file_is_read_as_the_file(tmp_path):
@@ -306,7 +306,7 @@ def test_parquet_shards_without_names_are_numbered(tmp_path):
 
 
 BAD_SHARDS = {
-    "numbers without meaning": ([(png(0), None, 0)], None, "has numbers for labels and does not say what they mean"),
+    "numbers without meaning": ([(png(0), None, 0)], None, "has numbers for labels without their meaning"),
     "other classes": ([(png(0), None, 0)], ["NORMAL", "TUBERCULOSIS"], r"the classes TUBERCULOSIS beside NORMAL"),
     "a label without a name": ([(png(0), None, 7)], ["NORMAL", "PNEUMONIA"], "image 0 of train has the label 7"),
     "no bytes": ([(None, None, 0)], ["NORMAL"], "image 0 of train has no bytes"),
@@ -374,13 +374,15 @@ def test_dicom_files_take_class_from_the_folder_and_patient_from_the_header(tmp_
     notes = " ".join(release.notes)
     assert "digests of PatientID" in notes
     assert "1 of 6 images name no patient" in notes
-    assert "4 images are pneumonia of a kind that is not said: train with task=pneumonia" in notes
+    assert "4 images are pneumonia of an unknown kind: train with task=pneumonia" in notes
 
 
 def test_dicom_files_without_any_label_are_refused(tmp_path):
     with pytest.raises(LayoutError, match="no layout that we know"):
         find(_dicom(tmp_path, {"a.dcm": "1", "b.dcm": "2"}))
-    with pytest.raises(LabelError, match=r"2 files .* say no class or patient, for example train/a\.dcm, train/b\.dcm"):
+    with pytest.raises(
+        LabelError, match=r"2 files .* have names without class or patient, for example train/a\.dcm, train/b\.dcm"
+    ):
         find(_dicom(tmp_path / "root", {"train/a.dcm": "1", "train/b.dcm": "2"}))
 
 
@@ -391,7 +393,7 @@ def test_a_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
 
 def test_pneumonia_of_unknown_kind_is_a_class_of_the_binary_task_alone():
     assert PNEUMONIA.index("PNEUMONIA") == PNEUMONIA.index("VIRUS") == 1
-    with pytest.raises(LabelError, match=r"task=subtype has no class for them\. Say task=pneumonia"):
+    with pytest.raises(LabelError, match=r"task=subtype has no class for them\. Use task=pneumonia"):
         SUBTYPE.index("PNEUMONIA")
     with pytest.raises(LabelError, match="no class for the label 'COVID'; it knows NORMAL, VIRUS, BACTERIA"):
         SUBTYPE.index("COVID")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn.metrics import accuracy_score, recall_score
 
-from pneumonia.data.images.decode import UnreadableImageError
+from pneumonia.data.images.limits import UnreadableImageError
 from pneumonia.errors import BundleError, ParityError, TamperedBundleError
 from pneumonia.export.contract import CONTRACT, MODEL, OOD_DETECTOR
 from pneumonia.export.contract_builder import chosen

@@ -9,11 +9,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.data.audit.baselines import shortcuts
-from pneumonia.data.duplicates import Groups, groups, near_pairs
+from pneumonia.data.duplicates import groups, near_pairs
 from pneumonia.data.images.decode import jpeg_quantisation
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 from pneumonia.data.splits.leaks import UNUSED
+from pneumonia.system.arrays import Ints
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
 from pneumonia.tasks import SUBSETS, in_class_order
@@ -150,7 +151,7 @@ def leaks(
     manifest: pd.DataFrame,
     subset: NDArray[np.object_],
     fold: NDArray[np.int64],
-    group: Groups,
+    group: Ints,
     pairs: pd.DataFrame,
 ) -> list[dict[str, Any]]:
     """For each two subsets (or folds) that share a group: how much, by patient and by copy, with examples.
@@ -167,7 +168,7 @@ def leaks(
 def _shared(
     manifest: pd.DataFrame,
     place: NDArray[Any],
-    group: Groups,
+    group: Ints,
     first: "pd.Series[Any]",
     second: "pd.Series[Any]",
     nowhere: set[str],

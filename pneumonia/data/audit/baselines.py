@@ -19,10 +19,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pneumonia.data.duplicates import Groups
 from pneumonia.errors import some
 from pneumonia.metrics.bootstrap import BLOCK_SIZE, wilson_interval
 from pneumonia.metrics.classification import weighted_auroc
+from pneumonia.system.arrays import Ints
 from pneumonia.system.console import track
 from pneumonia.system.parallel import available_cores
 from pneumonia.tasks import TASKS, Task, in_class_order
@@ -70,7 +70,7 @@ def shortcuts(
     manifest: pd.DataFrame,
     pixels: NDArray[np.uint8],
     subset: NDArray[np.object_],
-    group: Groups,
+    group: Ints,
     subsets: Sequence[str],
     validate: bool,
 ) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def shortcuts(
 
 
 def of_task(
-    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Groups, task: Task, model: Model
+    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Ints, task: Task, model: Model
 ) -> Score:
     """A task's score by cross-validation over all images that are not of the subset test."""
     rows = np.flatnonzero(subset != "test")
@@ -128,7 +128,7 @@ def of_task(
 
 
 def of_val(
-    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Groups, task: Task, model: Model
+    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Ints, task: Task, model: Model
 ) -> Score:
     """A task's score on the subset val of a model that was fitted on the subset train, as a run would have it."""
     train, val = np.flatnonzero(subset == "train"), np.flatnonzero(subset == "val")
@@ -144,7 +144,7 @@ def of_val(
     return scored(np.searchsorted(seen, wanted), probability, group[val], seen.tolist())
 
 
-def of_duel(features: Features, subset: NDArray[np.object_], group: Groups, duel: Sequence[str], model: Model) -> Score:
+def of_duel(features: Features, subset: NDArray[np.object_], group: Ints, duel: Sequence[str], model: Model) -> Score:
     """How well two subsets are told apart, by cross-validation; nothing is said of a subset of fewer than ``FEWEST`` groups."""
     rows = np.flatnonzero(np.isin(subset, duel))
     sizes = {name: len(np.unique(group[subset == name])) for name in duel}
@@ -175,7 +175,7 @@ def told_from(
     return _probability(model, features[: len(codes)], codes, features[len(codes) :], kinds)
 
 
-def cross_validated(features: Features, label: NDArray[Any], group: Groups, model: Model) -> Score:
+def cross_validated(features: Features, label: NDArray[Any], group: Ints, model: Model) -> Score:
     """How well the features tell the labels apart, on groups that the model was not fitted on.
 
     Args:
@@ -200,7 +200,7 @@ def cross_validated(features: Features, label: NDArray[Any], group: Groups, mode
     return scored(codes, probability, group, classes.tolist())
 
 
-def scored(codes: NDArray[np.int64], probability: Features, group: Groups, classes: Sequence[str]) -> Score:
+def scored(codes: NDArray[np.int64], probability: Features, group: Ints, classes: Sequence[str]) -> Score:
     """Figures of some predictions, with 95% intervals by group.
 
     That of the accuracy is Wilson's at the effective number of images; the others are percentiles over draws of whole groups

@@ -1,1 +1,5 @@
-"""Random changes to training images."""
+"""Augment training images.
+
+A new augmentation needs a strength in ``AugmentationConfig`` (pneumonia/config/schema.py), a step in ``albumentations_pipeline``
+(the reference) and the same step for whole batches in ``torch_batches``.
+"""

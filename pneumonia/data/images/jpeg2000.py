@@ -1,7 +1,6 @@
-"""JPEG 2000 code of grey DICOM images: its header, what it costs to decode, and its pixels.
+"""Decode the JPEG 2000 code of grey DICOM images, after a check of its cost.
 
-OpenCV decodes it, and lets other threads run meanwhile. Pillow, which pydicom's own decoder calls, stops the whole process
-for as long as it decodes.
+OpenCV decodes it without blocking other threads. Pillow, which pydicom's own decoder calls, blocks the whole process.
 
 Source: ISO/IEC 15444-1, annex A.
 """
@@ -13,9 +12,9 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumonia.data.images.limits import UnreadableImageError
+from pneumonia.system.arrays import Ints
 
 JPEG_2000: Final = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
 CODE_START: Final = b"\xff\x4f\xff\x51"  # of the code; boxes of the JP2 format may stand before it
@@ -29,33 +28,25 @@ MOST_LAYERS: Final = 32  # one is usual
 LEAST_CODE_BLOCK: Final = 32 * 32  # samples; 64 x 64 is usual
 LEAST_TILE: Final = 128  # pixels a side; one tile is usual
 MOST_SEGMENTS: Final = 10_000
+BROKEN: Final = "its JPEG 2000 code is broken or cut short"
 
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it remarks on grey codes that name no colour space
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # it reports grey codes without a colour space
 
 
 @dataclass(frozen=True)
 class Code:
-    """A code without the boxes before it.
-
-    Attributes:
-        raw: From the first marker on.
-        width: Pixels.
-        height: Pixels.
-        components: 1 for grey.
-        precision: Bits of a value.
-        signed: Whether values are signed.
-    """
+    """A code without the boxes before it, from the first marker on."""
 
     raw: bytes
     width: int
     height: int
-    components: int
-    precision: int
+    components: int  # 1 for grey
+    precision: int  # bits of a value
     signed: bool
 
 
 def read_code(frame: bytes) -> Code:
-    """Read the header of a code, and refuse one that costs far more than an image of its size.
+    """Read the header of a code, and refuse a code that costs far more than its size suggests.
 
     Raises:
         UnreadableImageError: Damaged, or with more layers, smaller code blocks or smaller tiles than any radiograph has.
@@ -74,11 +65,11 @@ def read_code(frame: bytes) -> Code:
         for marker, segment in _segments(raw):
             _check_cost(marker, segment)
     except (struct.error, IndexError) as error:
-        raise UnreadableImageError("its JPEG 2000 code is broken or cut short") from error
+        raise UnreadableImageError(BROKEN) from error
     return code
 
 
-def decode_code(code: Code) -> NDArray[np.int64]:
+def decode_code(code: Code) -> Ints:
     """Return the values ``(H, W)`` of a grey code.
 
     Raises:
@@ -93,16 +84,16 @@ def decode_code(code: Code) -> NDArray[np.int64]:
     except cv2.error:
         pixels = None
     if pixels is None or pixels.shape != (code.height, code.width):
-        raise UnreadableImageError("its JPEG 2000 code is broken or cut short")
+        raise UnreadableImageError(BROKEN)
     return pixels.astype(np.int64) - (1 << (code.precision - 1) if code.signed else 0)
 
 
 def _segments(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment of the main header and of all tile-part headers."""
+    """Yield marker and content of each segment of the main header and of all tile-part headers."""
     place, tile_end = 2, 0
     for _ in range(MOST_SEGMENTS):
         if place + 2 > len(raw) or raw[place] != 0xFF:
-            return  # the decoder says what is wrong with what comes here
+            return  # the decoder reports the problem
         marker = raw[place + 1]
         if marker == END:
             return
@@ -125,7 +116,7 @@ def _segments(raw: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _check_cost(marker: int, segment: bytes) -> None:
-    """Refuse the layers and code blocks that a segment sets, where they cost too much."""
+    """Refuse a segment whose layers or code blocks cost too much."""
     if marker == CODING:
         layers, exponents = struct.unpack_from(">H", segment, 2)[0], segment[6:8]
         if layers > MOST_LAYERS:

@@ -1,18 +1,15 @@
-"""What a file must be to be read as an image: its kind and size on disk, the limits, and the error that says why not."""
+"""Limits of the files that are read as images, and the error that names the reason of a refusal."""
 
 import errno
 import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Final
 
-MAX_PIXELS: Final = (
-    89_000_000  # a 9,400 x 9,400 radiograph; what is larger is an attack or an accident (PIL warns there)
-)
+MAX_PIXELS: Final = 89_000_000  # a 9,400 x 9,400 radiograph; larger images are attacks or accidents (PIL warns there)
 MIN_SIDE: Final = 8  # pixels; the smallest sound X-ray of the public releases has 127
 MAX_FILE_BYTES: Final = 256 * 2**20  # holds MAX_PIXELS of 16-bit grey or 8-bit colour without compression
 MAX_SCANS: Final = 100  # of a progressive JPEG, which has about ten; each costs a pass over all pixels
@@ -20,17 +17,17 @@ MAX_SCANNED: Final = 20 * MAX_PIXELS  # pixels of all scans of one JPEG together
 
 
 class UnreadableImageError(ValueError):
-    """Why one image can not be used; collected by callers into a ``BrokenImagesError`` that lists all."""
+    """The reason why one image can not be used; callers collect all of them in a ``BrokenImagesError``."""
 
 
 def open_regular_file(path: Path | str) -> BinaryIO:
-    """Open a regular file for reading, or refuse what might block or never end.
+    """Open a regular file for reading; refuse devices, pipes and other files that may block or never end.
 
     The type is checked before opening, since opening a device can have effects, and again on the open file, which may
     have been replaced in between.
 
     Raises:
-        OSError: Missing, not permitted, or a device, a pipe, a socket or a folder.
+        OSError: Missing, not permitted, or not a regular file.
     """
     _check_regular(os.stat(path))
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
@@ -47,7 +44,7 @@ def read_regular_file(path: Path | str, limit: int) -> bytes:
     """Read a regular file of at most ``limit`` bytes.
 
     Raises:
-        OSError: See :func:`open_regular_file`; or the file is larger, by its size on disk or because it grows meanwhile.
+        OSError: See :func:`open_regular_file`; or the file is larger, on disk or because it grows while it is read.
     """
     with open_regular_file(path) as file:
         size = os.fstat(file.fileno()).st_size
@@ -65,10 +62,8 @@ def read_image_file(path: Path | str) -> bytes:
     """
     try:
         return read_regular_file(path, MAX_FILE_BYTES)
-    except OSError as error:
-        raise UnreadableImageError(error.strerror or str(error)) from error
-    except ValueError as error:  # a zero byte in the name
-        raise UnreadableImageError(str(error)) from error
+    except (OSError, ValueError) as error:  # a ValueError: a zero byte in the name
+        raise UnreadableImageError(getattr(error, "strerror", None) or str(error)) from error
 
 
 def _check_regular(state: os.stat_result) -> None:
@@ -77,11 +72,7 @@ def _check_regular(state: os.stat_result) -> None:
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuses a declared size before anything of that size is made.
-
-    Args:
-        width: Pixels.
-        height: Pixels.
+    """Refuse a declared size in pixels before memory of that size is allocated.
 
     Raises:
         UnreadableImageError: Too small or too large.
@@ -103,38 +94,37 @@ def check_scans(scans: int, width: int, height: int) -> None:
         raise UnreadableImageError(f"the JPEG has more than {most} scans")
 
 
-class _Quiet:
-    """Python's warning filters belong to the whole process: the first thread that enters sets them, the last restores."""
+def brief(error: Exception) -> str:
+    """Return an error's message on one line, at most 200 characters."""
+    return " ".join((str(error).strip() or type(error).__name__).split())[:200]
+
+
+class _Quiet(AbstractContextManager[None]):
+    """Python's warning filters belong to the process: the first thread that enters sets them, the last restores them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside = 0
-        self._saved: warnings.catch_warnings[None] | None = None
+        self._saved = warnings.catch_warnings()
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self._lock:
             self._inside += 1
-            if self._saved is None:
+            if self._inside == 1:
                 self._saved = warnings.catch_warnings()
                 self._saved.__enter__()
                 warnings.simplefilter("ignore")
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._inside -= 1
-            if self._inside == 0 and self._saved is not None:
+            if self._inside == 0:
                 self._saved.__exit__(None, None, None)
-                self._saved = None
 
 
 _QUIET: Final = _Quiet()
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence the warnings of a decoder whose outcome is checked anyway; safe in several threads at once."""
-    _QUIET.enter()
-    try:
-        yield
-    finally:
-        _QUIET.leave()
+def quietly() -> AbstractContextManager[None]:
+    """Silence the warnings of a decoder whose result is checked anyway; safe in several threads at once."""
+    return _QUIET

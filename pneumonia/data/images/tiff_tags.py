@@ -1,6 +1,6 @@
-"""Checks the tags of a TIFF file, or of the EXIF data inside another, before a library reads them into memory.
+"""Check the tags of a TIFF file or of EXIF data before a library reads them into memory.
 
-Each tag names a place and a length, so thousands of tags can name the same megabytes, and one tag millions of numbers.
+Each tag names an offset and a length, so thousands of tags can name the same megabytes, and one tag millions of numbers.
 """
 
 import struct
@@ -10,28 +10,24 @@ from pneumonia.data.images.limits import UnreadableImageError
 
 SIZES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 NUMBERS: Final = {3, 4, 8, 9, 11, 12, 13, 16, 17, 18}  # types that become one Python object a value
-DIRECTORIES: Final = {0x014A, 0x8769, 0x8825, 0xA005}  # tags that lead to further tags
+DIRECTORIES: Final = {0x014A, 0x8769, 0x8825, 0xA005}  # tags that point to further tags
 MAX_DIRECTORIES: Final = 16
 MAX_VALUES: Final = 200_000  # of one tag: a strip for each row of any radiograph, several times over
-EXIF: Final = b"Exif\0\0"
 
 
 def check_tags(raw: bytes) -> None:
-    """Refuse tags that would take far more memory than the bytes that hold them.
-
-    Args:
-        raw: A TIFF file, or EXIF data with or without their prefix. What is neither is left to the library.
+    """Refuse a TIFF file or EXIF data whose tags would take far more memory than their bytes; ignore other data.
 
     Raises:
         UnreadableImageError: The tags claim more bytes than there are, or one of them too many values.
     """
-    raw = raw.removeprefix(EXIF)
+    raw = raw.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(raw[:2])
     if order is None:
         return
     big = raw[2:4] in {b"+\0", b"\0+"}
     count_form, entry_form, next_form = ("Q", "HHQ", "Q") if big else ("H", "HHL", "L")
-    start, held = (8, 8) if big else (4, 4)  # bytes before the first place; bytes of a value inside its entry
+    start, inline = (8, 8) if big else (4, 4)  # offset of the first pointer; bytes of a value inside its entry
     claimed, pending, seen = 0, [_number(raw, order + next_form, start)], set[int]()
     while pending:
         place = pending.pop()
@@ -39,21 +35,20 @@ def check_tags(raw: bytes) -> None:
             continue
         seen.add(place)
         count = _number(raw, order + count_form, place) or 0
-        width = struct.calcsize("<" + entry_form) + held
+        width = struct.calcsize("<" + entry_form) + inline
         begin = place + struct.calcsize(count_form)
         for at in range(begin, min(begin + count * width, len(raw) - width + 1), width):
             tag, kind, values = struct.unpack_from(order + entry_form, raw, at)
             size = SIZES.get(kind, 1) * values
             if kind in NUMBERS and values > MAX_VALUES:
                 raise UnreadableImageError(f"its tag {tag} claims {values:,} values, as no radiograph needs")
-            claimed += size if held < size <= len(raw) else 0
+            claimed += size if inline < size <= len(raw) else 0
             if claimed > len(raw):
                 raise UnreadableImageError("its tags claim more bytes than the file has (a decompression bomb?)")
-            if tag in DIRECTORIES and size <= held:
-                pending.append(_number(raw, order + next_form, at + width - held))
+            if tag in DIRECTORIES and size <= inline:
+                pending.append(_number(raw, order + next_form, at + width - inline))
 
 
 def _number(raw: bytes, form: str, place: int) -> int | None:
-    """The number at a place, or ``None`` where the bytes end before it."""
     size = struct.calcsize(form)
     return struct.unpack_from(form, raw, place)[0] if 0 <= place <= len(raw) - size else None

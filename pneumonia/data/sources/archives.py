@@ -1,4 +1,4 @@
-"""Unpacks archives from elsewhere: nothing is written outside the folder, nothing half-unpacked is taken for whole."""
+"""Unpack untrusted archives: nothing is written outside the folder, and a partly unpacked folder is never used."""
 
 import errno
 import os
@@ -13,17 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Final
 
+from pneumonia.data.build_once import build_once
 from pneumonia.errors import ArchiveError, PneumoniaError, some
-from pneumonia.system.checksums import find_damage, write_checksums
-from pneumonia.system.console import track, warn
-from pneumonia.system.files import digest, one_at_a_time, translated_os_errors
+from pneumonia.system.console import track
+from pneumonia.system.files import digest
 
 SUFFIXES: Final = (".zip", ".tar", ".tar.gz", ".tgz")
 VERSION: Final = "1"  # raise it when the same file unpacks differently
 MAX_MEMBERS: Final = 200_000  # the release has 5,856 images; the largest public chest X-ray sets about 120,000
 MAX_BYTES: Final = 64 * 2**30  # of all members together; the release has 1.2 GB
 MAX_RATIO: Final = 200  # unpacked to packed bytes; JPEG and PNG files do not shrink, raw DICOM about fourfold
-FREE_RATIO_BYTES: Final = 64 * 2**20  # below this much no ratio hurts
+FREE_RATIO_BYTES: Final = 64 * 2**20  # below this size no ratio does harm
 MAX_NAME_BYTES: Final = 255  # of one folder or file name on common file systems
 MAX_TAR_EXTRA: Final = 2**20  # bytes of one extended tar header, which tarfile reads into memory whole
 CHUNK: Final = 2**20
@@ -31,32 +31,36 @@ GZIP: Final = b"\x1f\x8b"
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file's name says that :func:`unpack` reads it."""
+    """Return whether :func:`unpack` reads a file, by its suffix."""
     return path.name.lower().endswith(SUFFIXES)
 
 
 def unpack(archive: Path, cache_dir: Path) -> Path:
-    """The folder with the files of a ``.zip`` or ``.tar(.gz)``; unpacked on first use.
+    """Return the folder with the files of a ``.zip`` or ``.tar(.gz)``, unpacked on first use.
 
     Raises:
-        ArchiveError: Damaged, encrypted, or it would write where or what it must not, or too much.
+        ArchiveError: Damaged, encrypted, too large, or a member would be written outside the folder.
         StorageError: ``cache_dir`` can not be written, or is full.
     """
     write = _write_zip if archive.name.lower().endswith(".zip") else _write_tar
-    return once([archive], cache_dir, f"archive-{VERSION}", f"unpacking {archive.name}", lambda to: write(archive, to))
+    return unpack_once(
+        [archive], cache_dir, f"archive-{VERSION}", f"unpacking {archive.name}", lambda to: write(archive, to)
+    )
 
 
-def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: Callable[[Path], None]) -> Path:
-    """The folder that ``write`` fills from files; filled again only when the place, size or time of one changed.
+def unpack_once(
+    sources: Sequence[Path], cache_dir: Path, method: str, what: str, write: Callable[[Path], None]
+) -> Path:
+    """Return the folder that ``write`` fills from files; refill it if the path, size or time of a file changed.
 
-    It appears under its name when ``write`` has ended well. What a killed process left is removed by the next. A folder
-    in which a file was lost or changed is filled anew.
+    The folder appears under its name after ``write`` succeeded. The next call removes what a killed process left, and refills
+    a folder whose files were lost or changed.
 
     Args:
         sources: The files.
         cache_dir: Its ``unpacked`` folder holds the result.
-        how: Name and version of the way of unpacking.
-        what: For the person who waits: "unpacking x.zip".
+        method: Name and version of the way of unpacking.
+        what: Shown to processes that wait: "unpacking x.zip".
         write: Fills an empty folder.
 
     Raises:
@@ -64,61 +68,65 @@ def once(sources: Sequence[Path], cache_dir: Path, how: str, what: str, write: C
     """
     stats = [source.stat() for source in sources]
     places = [str(source.resolve()) for source in sources]
-    key = digest([how, places, [[state.st_size, state.st_mtime_ns] for state in stats]])[:16]
-    home = cache_dir.resolve() / "unpacked"  # a manifest keeps these paths, and is read from other folders
+    key = digest([method, places, [[state.st_size, state.st_mtime_ns] for state in stats]])[:16]
+    home = cache_dir.resolve() / "unpacked"  # a manifest stores these paths, and is read from other folders
     folder = home / key
-    checksums = home / f"{key}.json"
-    if find_damage(checksums, key, trust_times=True):
-        with one_at_a_time(home / f"{key}.lock", what), translated_os_errors(folder):
-            damage = find_damage(checksums, key, trust_times=True)  # another process may have filled it meanwhile
-            if damage:
-                if folder.exists() or checksums.exists():
-                    warn(f"{damage}. The folder is made again from {some(places, 1)}.")
-                for left_over in home.glob(f".{key}.*.part"):
-                    left_over.unlink() if left_over.is_file() else shutil.rmtree(left_over)
-                part = home / f".{key}.{secrets.token_hex(4)}.part"
-                part.mkdir()
-                try:
-                    write(part)
-                    if folder.exists():
-                        damaged = home / f".{key}.{secrets.token_hex(4)}.part"
-                        os.replace(folder, damaged)
-                        shutil.rmtree(damaged)
-                    os.replace(part, folder)
-                except BaseException:
-                    shutil.rmtree(part, ignore_errors=True)
-                    raise
-                files = sorted(path for path in folder.rglob("*") if path.is_file())
-                write_checksums(checksums, files, key)
+
+    def fill() -> list[Path]:
+        for left_over in home.glob(f".{key}.*.part"):
+            left_over.unlink() if left_over.is_file() else shutil.rmtree(left_over)
+        part, damaged = (home / f".{key}.{secrets.token_hex(4)}.part" for _ in range(2))
+        part.mkdir()
+        try:
+            write(part)
+            if folder.exists():
+                os.replace(folder, damaged)
+                shutil.rmtree(damaged)
+            os.replace(part, folder)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        return sorted(path for path in folder.rglob("*") if path.is_file())
+
+    remedy = f"The folder is built again from {some(places, 1)}."
+    build_once(
+        home / f"{key}.json",
+        key,
+        fill,
+        lock=home / f"{key}.lock",
+        what=what,
+        remedy=remedy,
+        built=[folder],
+        trust_times=True,
+    )
     return folder
 
 
 @contextmanager
-def named_damage(archive: Path, kind: str = "archive") -> Iterator[None]:
-    """Turn whatever a library stumbles over in the bytes of an archive into the error that says that it is damaged.
+def archive_errors(archive: Path, kind: str = "archive") -> Iterator[None]:
+    """Turn the errors that a library raises on damaged bytes into an ``ArchiveError``.
 
     Args:
         archive: The file.
-        kind: What it should be, for the message.
+        kind: Its expected format, for the message.
 
     Raises:
-        ArchiveError: The library raised anything but an error of the disk, which is passed on.
+        ArchiveError: The library raised anything but a disk error, which is passed on.
     """
     try:
         yield
     except PneumoniaError:
         raise
-    except OSError as error:
-        # Libraries' own words for damaged bytes have no number, or that of a seek to before the beginning.
-        if error.errno not in {None, errno.EINVAL}:
-            raise
-        raise _damaged(archive, error, kind) from error
     except Exception as error:  # zipfile, tarfile, numpy and their decompressors raise a dozen kinds on hostile bytes
-        raise _damaged(archive, error, kind) from error
+        # An OSError of a library has no number, or that of a seek to before the beginning; others come from the disk.
+        if isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}:
+            raise
+        brief = some(str(error).splitlines() or [type(error).__name__], 1)
+        raise ArchiveError(f"{archive} is damaged or no {kind} ({brief}). Nothing was kept. Get it again.") from error
 
 
 def _write_zip(archive: Path, folder: Path) -> None:
-    with named_damage(archive):
+    with archive_errors(archive):
         with zipfile.ZipFile(archive) as file:
             members = file.infolist()
             budget = _Budget(archive)
@@ -136,22 +144,20 @@ def _write_zip(archive: Path, folder: Path) -> None:
 
 
 def _write_tar(archive: Path, folder: Path) -> None:
-    with named_damage(archive):
+    with archive_errors(archive):
         with archive.open("rb") as raw:
             packed = raw.read(2) == GZIP
             raw.seek(0)
             file = tarfile.open(fileobj=raw, mode="r:gz" if packed else "r:", tarinfo=_Member)
             mebibytes = max(1, archive.stat().st_size // CHUNK)
             with file:
-                for _ in track(_tar_members(archive, raw, file, folder), mebibytes, f"Unpacking {archive.name}, MiB"):
+                members = _tar_members(archive, raw, file, folder)
+                for _ in track(members, mebibytes, f"Unpacking {archive.name}, MiB"):
                     pass
 
 
 def _tar_members(archive: Path, raw: IO[bytes], file: tarfile.TarFile, folder: Path) -> Iterator[None]:
-    """One pass, since a compressed tar has no index: each member is checked before its bytes are read.
-
-    Yields once for each mebibyte of the archive that is done.
-    """
+    """Check and write each member in one pass, since a compressed tar has no index; yield once a mebibyte of the archive."""
     budget, done = _Budget(archive), 0
     while (member := file.next()) is not None:
         budget.admit(member.name, member.size, member.isdir())
@@ -168,7 +174,7 @@ def _tar_members(archive: Path, raw: IO[bytes], file: tarfile.TarFile, folder: P
 
 
 class _Member(tarfile.TarInfo):
-    """A header that is read strictly: tarfile itself takes a broken one in the middle for the end of the archive."""
+    """A strictly read header; tarfile itself takes a broken header in the middle for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> "_Member":
@@ -188,7 +194,7 @@ class _Member(tarfile.TarInfo):
 
 
 class _Budget:
-    """Counts what an archive wants to write, and refuses what it must not."""
+    """Counts the members and bytes that an archive would write, and refuses unsafe ones."""
 
     def __init__(self, archive: Path) -> None:
         self.archive = archive
@@ -199,10 +205,10 @@ class _Budget:
         self.folders: set[PurePosixPath] = set()
 
     def admit(self, name: str, size: int, is_folder: bool) -> None:
-        """Takes one more member into account.
+        """Count one more member.
 
         Raises:
-            ArchiveError: Its name leads elsewhere or stands there twice, or there are too many, or too many bytes.
+            ArchiveError: Its name leads outside or is a duplicate, or there are too many members or bytes.
         """
         path = PurePosixPath(name)
         self.members += 1
@@ -214,15 +220,11 @@ class _Budget:
         if size < 0 or self.bytes > MAX_BYTES:
             raise _refused(self.archive, f"it would unpack to more than {MAX_BYTES // 2**30} GiB")
         if self.bytes > max(FREE_RATIO_BYTES, self.packed * MAX_RATIO):
-            raise _refused(
-                self.archive,
-                f"{self.packed:,} bytes would unpack to {self.bytes:,} or more, over {MAX_RATIO} times as much, as a zip "
-                "bomb does",
-            )
+            bomb = f"{self.packed:,} bytes would unpack to {self.bytes:,} or more, over {MAX_RATIO} times as much: a zip bomb"
+            raise _refused(self.archive, bomb)
         parents = set(path.parents)
-        clash = path in self.files or parents & self.files or (not is_folder and path in self.folders)
-        if clash:
-            raise _refused(self.archive, f"the name {name[:200]!r} stands in it twice")
+        if path in self.files or parents & self.files or (not is_folder and path in self.folders):
+            raise _refused(self.archive, f"the name {name[:200]!r} occurs twice")
         self.folders |= parents
         if not is_folder:
             self.files.add(path)
@@ -261,8 +263,3 @@ def _refused(archive: Path, reason: str) -> ArchiveError:
     return ArchiveError(
         f"{archive} was not unpacked: {reason}. Nothing was written. Get the archive from its source again."
     )
-
-
-def _damaged(archive: Path, error: Exception, kind: str) -> ArchiveError:
-    brief = some(str(error).splitlines() or [type(error).__name__], 1)
-    return ArchiveError(f"{archive} is damaged or no {kind} ({brief}). Nothing was kept. Get it again.")

@@ -1,4 +1,4 @@
-"""The containers of a study as a local folder that every release reader takes."""
+"""Mirror the containers of a study into a local folder that every release reader accepts."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from pneumonia.system.files import digest
 
 
 def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
-    """Pulls the places of train, validation and test, and returns the folder that holds ``train``, ``val`` and ``test``.
+    """Pull the places of train, validation and test; return the folder that holds ``train``, ``val`` and ``test``.
 
     Args:
         azure: Account and places; a place that is ``None`` is left out.
-        cache_dir: The mirror lies in it, in a folder of its own for each account and set of places.
+        cache_dir: Holds a mirror for each account and set of places.
 
     Raises:
         ConfigError: No place, no account, or one place inside another, so that subsets would share images.
@@ -29,7 +29,13 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         raise ConfigError(
             "data.azure names no container: train, validation and test are all null. Name at least train."
         )
-    _check_apart(places)
+    for subset, place in places.items():
+        for other, wider in places.items():
+            if subset != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
+                raise ConfigError(
+                    f"data.azure: the blobs of {subset} ({place}) lie inside those of {other} ({wider}), so images would be in "
+                    "both subsets, and scores optimistic. Name places that do not overlap."
+                )
     service = connect(azure.account_url, azure.workers)
     key = digest([service.primary_hostname, {subset: str(place) for subset, place in places.items()}])[:16]
     root = cache_dir / "azure" / key
@@ -39,13 +45,3 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
         say(f"{escape(str(place))}: {news}")
         warn_of_foreign_files(root / subset)
     return root
-
-
-def _check_apart(places: dict[str, Place]) -> None:
-    for subset, place in places.items():
-        for other, wider in places.items():
-            if subset != other and place.container == wider.container and place.prefix.startswith(wider.prefix):
-                raise ConfigError(
-                    f"data.azure: the blobs of {subset} ({place}) lie inside those of {other} ({wider}), so images would be in "
-                    "both subsets, and scores too good. Name places that are apart."
-                )

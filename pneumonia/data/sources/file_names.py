@@ -1,4 +1,4 @@
-"""What the names of files and folders say: class, patient, subset."""
+"""Read class, patient and subset from the names of files and folders."""
 
 import re
 from dataclasses import dataclass
@@ -10,62 +10,59 @@ from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
 IMAGE_SUFFIXES: Final = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"}
 DICOM_SUFFIXES: Final = {".dcm", ".dicom"}
 NAMES: Final = "person<N>_bacteria_<N>, person<N>_virus_<N>, IM-<N>-<N> or NORMAL2-IM-<N>-<N>"
-KAGGLE_PNEUMONIA: Final = re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+(?:_\d+)*", re.IGNORECASE)
-KAGGLE_NORMAL: Final = re.compile(r"(?P<series>(?:NORMAL\d*-)?IM)-(?P<number>\d+)(?:-\d+)+", re.IGNORECASE)
-MENDELEY: Final = re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+", re.IGNORECASE)
+SCHEMES: Final = (  # to add the naming scheme of a release, add its name and pattern here
+    ("Kaggle", re.compile(r"person(?P<number>\d+)_(?P<kind>bacteria|virus)_\d+(?:_\d+)*", re.IGNORECASE)),
+    ("Kaggle", re.compile(r"(?P<series>(?:NORMAL\d*-)?IM)-(?P<number>\d+)(?:-\d+)+", re.IGNORECASE)),
+    ("Mendeley v3", re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+", re.IGNORECASE)),
+)
 SUBSET_FOLDERS: Final = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
 CLASSES: Final = {name: name for name in (NORMAL, UNKNOWN_KIND, BACTERIA, VIRUS)}
 JUNK: Final = {"__MACOSX", "Icon\r", "Thumbs.db", "desktop.ini"}
-UNKNOWN_PATIENT: Final = "unknown-"  # before the image's own id, so that no two images share an unknown patient
+UNKNOWN_PATIENT: Final = "unknown-"  # prefix of the image's own id, so that no two images share an unknown patient
 
 
 @dataclass(frozen=True)
-class Said:
-    """What one file name says, and whose way of naming it is."""
+class ParsedName:
+    """Class and patient in a file name, and the release whose naming scheme it follows."""
 
     label: str
     patient_id: str
     release: str
 
 
-def read_name(name: str) -> Said | None:
-    """Class and patient of a file name without suffix; ``None`` where it follows no release that we know.
+def read_name(name: str) -> ParsedName | None:
+    """Parse a file name without suffix; return ``None`` if it follows no known naming scheme.
 
-    The patient key is (class, number): in the Kaggle names bacterial and viral patients are counted separately.
+    The patient is (class, number): Kaggle's names count bacterial and viral patients separately.
     """
-    if match := KAGGLE_PNEUMONIA.fullmatch(name):
-        label = match["kind"].upper()
-        return Said(label, f"{label}-{int(match['number'])}", "Kaggle")
-    if match := KAGGLE_NORMAL.fullmatch(name):
-        return Said(NORMAL, f"{match['series'].upper()}-{int(match['number'])}", "Kaggle")
-    if match := MENDELEY.fullmatch(name):
-        label = match["kind"].upper()
-        return Said(label, f"{label}-{int(match['number'])}", "Mendeley v3")
+    for release, pattern in SCHEMES:
+        if match := pattern.fullmatch(name):
+            found = match.groupdict()
+            label = found.get("kind", NORMAL).upper()
+            return ParsedName(label, f"{found.get('series', label).upper()}-{int(found['number'])}", release)
     return None
 
 
 def bare_name(path: Path) -> str:
-    """The file name without an image's suffix; DICOM files are often named by a dotted number, which stays whole."""
+    """Return a file name without image suffix; the dotted numbers that name many DICOM files stay whole."""
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES | DICOM_SUFFIXES else path.name
 
 
 def subset_of(folder: str) -> str:
-    """The subset that a folder's name means (``train``, ``val``, ``test``), or ``""``."""
+    """Return the subset that a folder name means (``train``, ``val``, ``test``), or ``""``."""
     return SUBSET_FOLDERS.get(folder.lower(), "")
 
 
 def class_of(folder: str) -> str:
-    """The class that a folder's name means, or ``""``; ``PNEUMONIA`` covers bacteria and viruses."""
+    """Return the class that a folder name means, or ``""``; ``PNEUMONIA`` covers bacteria and viruses."""
     return CLASSES.get(folder.upper(), "")
 
 
 def agrees(label: str, folder_class: str) -> bool:
-    """Whether a label can lie in a class folder (``""``: any can)."""
-    if label == folder_class or not folder_class:
-        return True
-    return folder_class == UNKNOWN_KIND and label in {BACTERIA, VIRUS}
+    """Return whether an image with this label may be in a folder of this class; ``""`` accepts every label."""
+    return folder_class in {label, ""} or (folder_class == UNKNOWN_KIND and label in {BACTERIA, VIRUS})
 
 
 def is_junk(name: str) -> bool:
-    """What macOS and Windows leave behind, and hidden files."""
+    """Return whether a name is hidden, or left behind by macOS or Windows."""
     return name.startswith(".") or name in JUNK

@@ -1,13 +1,13 @@
-"""Walks a data folder: which files lie in which subset and class folder, and what was passed by."""
+"""Walk a data folder: list its files with the subset and class that the folders above them name."""
 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from pneumonia.data.images.dicom import is_dicom_file
+from pneumonia.data.images.dicom_files import is_dicom_file
 from pneumonia.data.sources.file_names import (
     DICOM_SUFFIXES,
     IMAGE_SUFFIXES,
@@ -20,72 +20,60 @@ from pneumonia.data.sources.file_names import (
 )
 from pneumonia.data.sources.phantom_detection import MARK
 from pneumonia.errors import UNPRINTABLE, LayoutError, printable
+from pneumonia.tasks import SUBSETS
 
-ORDER: Final = ("train", "val", "test", "")
-DEPTH: Final = 3  # levels that are searched for the release: it is often nested twice
-MAX_DEPTH: Final = 64  # folders within folders; releases have five
+ORDER: Final = (*SUBSETS, "")
+DEPTH: Final = 3  # levels that are searched for the release: archives often nest it twice
+MAX_DEPTH: Final = 64  # nested folders; releases have five
 MAX_ENTRIES: Final = 1_000_000  # files and folders; the largest public chest X-ray sets have about 400,000
 UNPRINTABLE_NAME: Final = "its name holds control characters, or is not UTF-8"
-Identity = tuple[int, int]  # device and inode: what tells two folders apart whatever they are called
+Identity = tuple[int, int]  # device and inode, which identify a folder under any name
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One file.
-
-    Attributes:
-        path: Where it is.
-        subset: ``train``, ``val``, ``test`` or ``""``, from the folders above it.
-        class_folder: ``NORMAL``, ``PNEUMONIA``, ``BACTERIA``, ``VIRUS`` or ``""``, from the folders above it.
-        name: The file's name without suffix, after the names of the folders that are neither subset nor class.
-        kind: ``image``, ``DICOM`` or ``other``.
-    """
+class SourceFile:
+    """A file of a data folder, with what the folders above it name."""
 
     path: Path
-    subset: str
-    class_folder: str
-    name: str
-    kind: str
+    subset: str  # train, val, test or ""
+    class_folder: str  # NORMAL, PNEUMONIA, BACTERIA, VIRUS or ""
+    name: str  # without suffix, after the names of the folders that are neither subset nor class
+    kind: str  # image, DICOM or other
 
 
 @dataclass
-class Tree:
-    """What a walk found.
-
-    Attributes:
-        top: Where it began.
-        files: In the order of subsets, classes and names.
-        junk: Files and folders that macOS or Windows left behind.
-        passed_by: Folders (and loose images) that are no subset and no class.
-        looped: Links to a folder that holds them.
-        refused: Entries that can't be used and might hold images, with the reason.
-    """
+class FolderTree:
+    """Result of a walk from ``top``."""
 
     top: Path
-    files: list[Seen] = field(default_factory=list)
-    junk: int = 0
-    passed_by: list[str] = field(default_factory=list)
-    looped: list[str] = field(default_factory=list)
-    refused: dict[str, str] = field(default_factory=dict)
+    files: list[SourceFile] = field(default_factory=list)  # in the order of subsets, classes and names
+    junk: int = 0  # files and folders that macOS or Windows left behind
+    ignored: list[str] = field(default_factory=list)  # folders and loose images outside of subsets and classes
+    loops: list[str] = field(default_factory=list)  # links to a folder above themselves
+    unusable: dict[str, str] = field(default_factory=dict)  # why an entry that might hold images can't be used
+
+    def below(self, path: Path) -> str:
+        """Return the path relative to the start folder."""
+        return str(path.relative_to(self.top))
 
 
 @dataclass(frozen=True)
-class _Place:
-    """A folder that is still to be walked, with what the folders ``above`` say of it; they are ``depth`` below the top."""
+class _Folder:
+    """A folder to walk, and what the folders above it name; it is ``depth`` levels below the start folder."""
 
     path: Path
-    subset: str
-    class_folder: str
-    between: tuple[str, ...]
     above: frozenset[Identity]
+    subset: str = ""
+    class_folder: str = ""
+    between: tuple[str, ...] = ()
     depth: int = 0
 
 
 def find_top(root: Path) -> Path | None:
-    """The folder that holds subsets, classes or files with the names of a release: ``root``, or one up to two levels below.
+    """Find the folder with subset folders, class folders or named images: ``root``, or one up to two levels below.
 
     Raises:
-        LayoutError: There is none, and a folder where it might be can't be opened.
+        LayoutError: There is none, and a folder that might be one can't be opened.
     """
     level, closed = [root], list[LayoutError]()
     above = {_identity(folder.stat()) for folder in (root, *root.resolve().parents)}
@@ -105,36 +93,58 @@ def find_top(root: Path) -> Path | None:
                 return folder
             if any(_is_subset(Path(entry.path)) for entry in entries if subset_of(entry.name)):
                 return folder
-        for folder in level:
-            if _has_named_images(folder):
-                return folder
+        if named := next(filter(_has_named_images, level), None):
+            return named
         level = [Path(entry.path) for entries in folders.values() for entry in entries]
     if closed:
         raise closed[0]
     return None
 
 
-def walk(top: Path, everything: bool = False) -> Tree:
-    """All files of a release.
+def walk(top: Path, enter_all: bool = False) -> FolderTree:
+    """List all files of a release.
 
-    An image file that can't be read is among them: whoever decodes it says why. Other entries that can't be used are
-    refused, all at once.
+    Unreadable image files are included; decoding them reports the reason.
 
     Args:
         top: From :func:`find_top`.
-        everything: Also enter folders that are neither subset nor class, as a table of labels needs it.
+        enter_all: Also enter folders that are neither subset nor class, as a table of labels requires.
 
     Raises:
-        LayoutError: A folder can't be opened, a link leads nowhere, a name is no printable text, or there is no end of it.
+        LayoutError: A folder can't be opened, a link is broken, a name is not printable, or the tree is too large. All
+            unusable entries are listed.
     """
-    tree = Tree(top)
-    sorted_in = any(subset_of(entry.name) or class_of(entry.name) for entry in _folders(top))
-    _walk(tree, everything, everything or not sorted_in)
-    if tree.refused:
-        lines = "\n".join(f"  {printable(path)}: {reason}" for path, reason in tree.refused.items())
-        noun = "entry" if len(tree.refused) == 1 else "entries"
+    tree = FolderTree(top)
+    take_loose = enter_all or not any(subset_of(entry.name) or class_of(entry.name) for entry in _folders(top))
+    pending = [_Folder(top, frozenset(_identity(folder.stat()) for folder in top.resolve().parents))]
+    visited, count = dict[Identity, Path](), 0
+    while pending:
+        folder = pending.pop()
+        try:
+            identity, entries = _identity(folder.path.stat()), _entries(folder.path)
+        except (LayoutError, OSError) as error:
+            if folder.path == top:
+                raise
+            tree.unusable[tree.below(folder.path)] = _reason(error)
+            continue
+        if identity in visited:
+            tree.unusable[tree.below(folder.path)] = f"leads to {printable(tree.below(visited[identity]))} again"
+            continue
+        visited[identity] = folder.path
+        count += len(entries)
+        if count > MAX_ENTRIES:
+            raise _too_large(top)
+        folder = replace(folder, above=folder.above | {identity})
+        for entry in entries:
+            if _is_folder(entry) and not is_junk(entry.name):
+                pending += _enter(tree, folder, entry, enter_all)
+            else:
+                _take(tree, folder, entry, take_loose or folder.path != top)
+    if tree.unusable:
+        lines = "\n".join(f"  {printable(path)}: {reason}" for path, reason in tree.unusable.items())
+        noun = "entry" if len(tree.unusable) == 1 else "entries"
         raise LayoutError(
-            f"{len(tree.refused)} {noun} of {top} can't be used:\n{lines}\nImages that they hold or lead to would be missing "
+            f"{len(tree.unusable)} {noun} of {top} can't be used:\n{lines}\nImages that they hold or lead to would be missing "
             "without notice. Rename, repair or remove them."
         )
     tree.files.sort(key=lambda item: (ORDER.index(item.subset), item.class_folder, item.path.name, str(item.path)))
@@ -142,7 +152,7 @@ def walk(top: Path, everything: bool = False) -> Tree:
 
 
 def files_below(root: Path) -> list[Path]:
-    """The files below a folder, sorted by path, without what systems leave behind; links to folders are not followed.
+    """List the files below a folder by path, without system files; links to folders are not followed.
 
     Raises:
         LayoutError: A folder can't be opened, or there are more than ``MAX_ENTRIES`` entries.
@@ -152,7 +162,7 @@ def files_below(root: Path) -> list[Path]:
         for entry in _visible(pending.pop()):
             count += 1
             if count > MAX_ENTRIES:
-                raise _endless(root)
+                raise _too_large(root)
             if not _is_folder(entry):
                 files.append(Path(entry.path))
             elif not entry.is_symlink():
@@ -160,97 +170,67 @@ def files_below(root: Path) -> list[Path]:
     return sorted(files)
 
 
-def names_say_all(top: Path) -> bool:
-    """Whether every image's class and patient can be read from its name, or a DICOM file's class from its folder."""
-    images = [seen for seen in walk(top).files if seen.kind != "other"]
-    named = (read_name(bare_name(seen.path)) or (seen.kind == "DICOM" and seen.class_folder) for seen in images)
+def names_give_labels(top: Path) -> bool:
+    """Return whether each image's class and patient is in its name, or a DICOM file's class in its folder."""
+    images = [file for file in walk(top).files if file.kind != "other"]
+    named = (read_name(bare_name(file.path)) or (file.kind == "DICOM" and file.class_folder) for file in images)
     return bool(images) and all(named)
 
 
-def arrays_inside(root: Path) -> Path | None:
-    """The one ``.npz`` of a folder that holds nothing else."""
+def array_file_in(root: Path) -> Path | None:
+    """Return the ``.npz`` of a folder that holds nothing else."""
     entries = [Path(entry.path) for entry in _visible(root)]
     return entries[0] if len(entries) == 1 and entries[0].is_file() and entries[0].suffix.lower() == ".npz" else None
 
 
-def tables_inside(root: Path, top: Path | None) -> list[Path]:
-    """The ``.csv`` files of a folder, and of the release in it."""
+def tables_in(root: Path, top: Path | None) -> list[Path]:
+    """Return the ``.csv`` files of a folder, and of the release inside it."""
     paths = [Path(entry.path) for folder in dict.fromkeys((root, top or root)) for entry in _visible(folder)]
     return [path for path in paths if path.suffix.lower() == ".csv" and path.is_file()]
 
 
-def _walk(tree: Tree, everything: bool, loose: bool) -> None:
-    outside = frozenset(_identity(folder.stat()) for folder in tree.top.resolve().parents)
-    pending, visited, count = [_Place(tree.top, "", "", (), outside)], dict[Identity, Path](), 0
-    while pending:
-        place = pending.pop()
-        try:
-            identity, entries = _identity(place.path.stat()), _entries(place.path)
-        except (LayoutError, OSError) as error:
-            if place.path == tree.top:
-                raise
-            tree.refused[_below(tree, place.path)] = _reason(error)
-            continue
-        if identity in visited:
-            tree.refused[_below(tree, place.path)] = f"leads to {printable(_below(tree, visited[identity]))} again"
-            continue
-        visited[identity] = place.path
-        count += len(entries)
-        if count > MAX_ENTRIES:
-            raise _endless(tree.top)
-        for entry in entries:
-            _take(tree, place, entry, everything, loose or place.path != tree.top, pending, place.above | {identity})
+def _enter(tree: FolderTree, above: _Folder, entry: os.DirEntry[str], enter_all: bool) -> list[_Folder]:
+    """Return the subfolder to walk, or record in the tree why it is left out."""
+    path = Path(entry.path)
+    subset = "" if above.subset else subset_of(entry.name)
+    class_name = class_of(entry.name) if agrees(class_of(entry.name), above.class_folder) else ""
+    if not (subset or class_name or above.class_folder or enter_all):
+        tree.ignored.append(tree.below(path))
+    elif entry.is_symlink() and _identity(entry.stat()) in above.above:
+        tree.loops.append(tree.below(path))
+    elif UNPRINTABLE.search(entry.name):
+        tree.unusable[tree.below(path)] = UNPRINTABLE_NAME
+    elif above.depth >= MAX_DEPTH:
+        tree.unusable[tree.below(path)] = f"lies more than {MAX_DEPTH} folders deep"
+    else:
+        between = above.between if subset or class_name else (*above.between, entry.name)
+        subset, class_name = above.subset or subset, class_name or above.class_folder
+        return [_Folder(path, above.above, subset, class_name, between, above.depth + 1)]
+    return []
 
 
-def _take(
-    tree: Tree,
-    place: _Place,
-    entry: os.DirEntry[str],
-    everything: bool,
-    loose: bool,
-    pending: list[_Place],
-    above: frozenset[Identity],
-) -> None:
-    """Put one entry where it belongs: the files, the folders still to be walked, or what is left out or refused."""
+def _take(tree: FolderTree, folder: _Folder, entry: os.DirEntry[str], take_loose: bool) -> None:
+    """Add a file to the tree, or record why it is left out."""
     path = Path(entry.path)
     if is_junk(entry.name):
         tree.junk += entry.name != MARK
-    elif _is_folder(entry):
-        its_subset = "" if place.subset else subset_of(entry.name)
-        its_class = class_of(entry.name) if agrees(class_of(entry.name), place.class_folder) else ""
-        inner = place.between if its_subset or its_class else (*place.between, entry.name)
-        if not (its_subset or its_class or place.class_folder or everything):
-            tree.passed_by.append(_below(tree, path))
-        elif entry.is_symlink() and _identity(entry.stat()) in above:
-            tree.looped.append(_below(tree, path))
-        elif UNPRINTABLE.search(entry.name):
-            tree.refused[_below(tree, path)] = UNPRINTABLE_NAME
-        elif place.depth >= MAX_DEPTH:
-            tree.refused[_below(tree, path)] = f"lies more than {MAX_DEPTH} folders deep"
-        else:
-            its_class = its_class or place.class_folder
-            pending.append(_Place(path, place.subset or its_subset, its_class, inner, above, place.depth + 1))
-    elif (kind := _kind(path)) == "other" and (problem := _problem(entry)):
-        tree.refused[_below(tree, path)] = problem
+    elif (kind := _kind(path)) == "other" and (problem := _broken_link(entry)):
+        tree.unusable[tree.below(path)] = problem
     elif kind != "other" and UNPRINTABLE.search(entry.name):
-        tree.refused[_below(tree, path)] = UNPRINTABLE_NAME
-    elif loose:
-        name = "-".join((*place.between, bare_name(path)))
-        tree.files.append(Seen(path, place.subset, place.class_folder, name, kind))
+        tree.unusable[tree.below(path)] = UNPRINTABLE_NAME
+    elif take_loose:
+        name = "-".join((*folder.between, bare_name(path)))
+        tree.files.append(SourceFile(path, folder.subset, folder.class_folder, name, kind))
     elif kind != "other":
-        tree.passed_by.append(entry.name)
-
-
-def _below(tree: Tree, path: Path) -> str:
-    return str(path.relative_to(tree.top))
+        tree.ignored.append(entry.name)
 
 
 def _identity(state: os.stat_result) -> Identity:
     return state.st_dev, state.st_ino
 
 
-def _problem(entry: os.DirEntry[str]) -> str:
-    """Why a link can't be followed; empty where it can, and where there is none."""
+def _broken_link(entry: os.DirEntry[str]) -> str:
+    """Return why a file or link can't be followed; an empty string if it can."""
     try:
         entry.stat()
     except OSError as error:
@@ -263,7 +243,7 @@ def _reason(error: Exception) -> str:
     return f"can't be opened ({strerror or error})"
 
 
-def _endless(top: Path) -> LayoutError:
+def _too_large(top: Path) -> LayoutError:
     return LayoutError(
         f"{top} holds more than {MAX_ENTRIES:,} files and folders, links followed. Name the folder of the X-rays alone."
     )
@@ -279,7 +259,7 @@ def _kind(path: Path) -> str:
 
 
 def _is_subset(folder: Path) -> bool:
-    """Whether a folder named like a subset holds classes, or images themselves; one that can't be opened may."""
+    """Return whether a folder named like a subset holds classes or images; one that can't be opened may."""
     try:
         if any(class_of(entry.name) for entry in _folders(folder)):
             return True
@@ -301,9 +281,9 @@ def _folders(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder or a link to one; a link that leads nowhere or in a circle is none."""
+    """Return whether an entry is a folder or a link to one; broken and circular links are not."""
     if not entry.is_symlink():
-        return entry.is_dir(follow_symlinks=False)  # known without asking the disk again
+        return entry.is_dir(follow_symlinks=False)  # known without another disk access
     try:
         return stat.S_ISDIR(entry.stat().st_mode)
     except OSError:

@@ -1,4 +1,4 @@
-"""Reads a table of labels (CSV) and finds the image of each row; every row needs an image and every image a row."""
+"""Read a table of labels (CSV) and match its rows to image files, one row an image."""
 
 import csv
 import errno
@@ -17,39 +17,32 @@ from pneumonia.data.sources.file_names import SUBSET_FOLDERS, bare_name, subset_
 from pneumonia.errors import LabelError, some
 from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
 
-FILE_COLUMNS: Final = ("path", "file", "filename", "file_name", "image", "image_id", "id")  # the first that is there
+FILE_COLUMNS: Final = ("path", "file", "filename", "file_name", "image", "image_id", "id")  # the first that exists
 LABEL_COLUMNS: Final = ("label", "class")
-YES_NO_COLUMNS: Final = ("pneumonia", "is_pneumonia")  # 0 or 1, which the header explains
+YES_NO_COLUMNS: Final = ("pneumonia", "is_pneumonia")  # 0 or 1; the column's name gives their meaning
 PATIENT_COLUMNS: Final = ("patient_id", "patient", "patientid")
 SUBSET_COLUMNS: Final = ("split", "subset", "part", "source_split")
-WORDS: Final = {
+LABELS: Final = {
     "normal": NORMAL,
-    "virus": VIRUS,
-    "viral": VIRUS,
-    "viral pneumonia": VIRUS,
-    "bacteria": BACTERIA,
-    "bacterial": BACTERIA,
-    "bacterial pneumonia": BACTERIA,
+    **dict.fromkeys(("virus", "viral", "viral pneumonia"), VIRUS),
+    **dict.fromkeys(("bacteria", "bacterial", "bacterial pneumonia"), BACTERIA),
     "pneumonia": UNKNOWN_KIND,
 }
-CODED: Final = re.compile(
-    r"(?P<name>label|class)\s*[(\[:](?P<codes>.*?)[)\]]?\s*", re.IGNORECASE
-)  # label (0=normal, ...)
+CODED: Final = re.compile(r"(label|class)\s*[(\[:](.*?)[)\]]?\s*", re.IGNORECASE)  # label (0=normal, ...)
 CODE: Final = re.compile(r"(\d+)\s*=\s*([a-z _-]+)", re.IGNORECASE)
 MAX_BYTES: Final = 100 * 2**20  # a table of 5,856 rows has half a megabyte
 ADVICE: Final = (
-    "Numbers mean other classes in other tables: write words, or name the column so that it says what they mean, "
+    "Numbers mean other classes in other tables: write words, or name the column so that it gives their meaning, "
     "for example 'label (0=normal; 1=virus; 2=bacteria)', or 'pneumonia' for 0 and 1."
 )
 
-
-Names = Callable[[Path, Path, Path], set[str]]  # all that a row may call a file, below a folder or beside the table
+Names = Callable[[Path, Path, Path], set[str]]  # the texts that may name a file, below a folder or beside the table
 Spelling = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: ``line`` in the file, the ``file`` that it names, ``label``, and ``""`` for what it does not say."""
+    """A row of the table; ``""`` for what it does not give."""
 
     line: int
     file: str
@@ -60,52 +53,50 @@ class Row:
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the columns as they stand in the header; ``""`` for one that is not there. ``words`` reads labels."""
+    """Names of the columns as in the header, ``""`` for a missing one, and the label of each value of the label column."""
 
     file: str
     label: str
     patient: str
     subset: str
-    words: dict[str, str]
+    labels: dict[str, str]
 
 
 def read_table(path: Path) -> list[Row]:
-    """All rows of a table of labels.
+    """Read all rows of a table of labels.
 
-    Columns are found by their names, whatever the case: the image (``path``, ``file``, ``filename``, ``image``,
-    ``image_id``, ``id``), its ``label`` or ``class``, and where there are such, ``patient_id`` or ``patient`` and
-    ``split`` or ``part``. Labels are the words normal, virus (viral), bacteria (bacterial) and pneumonia; numbers only
-    where the header says what they mean. Separated by commas, semicolons or tabs, in UTF-8.
+    Columns are found by name in any case: the image (``path``, ``file``, ``filename``, ``image``, ``image_id``, ``id``), its
+    ``label`` or ``class``, and optionally ``patient_id`` or ``patient`` and ``split`` or ``subset``. Labels are the words
+    normal, virus (viral), bacteria (bacterial) and pneumonia; numbers only if the header gives their meaning. Separators are
+    commas, semicolons or tabs; the encoding is UTF-8.
 
     Raises:
-        LabelError: No table, empty, columns missing or twice, or cells that can't be read; all of them are counted.
+        LabelError: No table, empty, columns missing or duplicate, or invalid cells; all of them are counted.
     """
     header, lines = _cells(path)
     columns = _columns(path, header)
     rows, odd_labels, odd_subsets, nameless = [], Counter[str](), Counter[str](), []
     for line, cells in lines:
-        row = dict(zip(header, cells, strict=True))
-        word = re.sub(r"[\s_-]+", " ", row[columns.label].strip().lower())
-        subset = row.get(columns.subset, "").strip()
-        name = row[columns.file].strip()
-        if word not in columns.words:
-            odd_labels[row[columns.label].strip()] += 1
+        row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
+        label, name, subset = _normalised(row[columns.label]), row[columns.file], row.get(columns.subset, "")
+        if label not in columns.labels:
+            odd_labels[row[columns.label]] += 1
         elif subset and not subset_of(subset):
             odd_subsets[subset] += 1
         elif not name:
             nameless.append(line)
         else:
-            patient = row.get(columns.patient, "").strip()
-            rows.append(Row(line, name, columns.words[word], patient, subset_of(subset)))
+            patient = row.get(columns.patient, "")
+            rows.append(Row(line, name, columns.labels[label], patient, subset_of(subset)))
     if odd_labels:
         numbers = f" {ADVICE}" if any(word.replace(".", "").isdigit() for word in odd_labels) else ""
         raise LabelError(
-            f"{path}: {odd_labels.total()} rows have labels in the column '{columns.label}' that we do not know: "
-            f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.words)}.{numbers}"
+            f"{path}: {odd_labels.total()} rows have unknown labels in the column '{columns.label}': "
+            f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.labels)}.{numbers}"
         )
     if odd_subsets:
         raise LabelError(
-            f"{path}: {odd_subsets.total()} rows have subsets in the column '{columns.subset}' that we do not know: "
+            f"{path}: {odd_subsets.total()} rows have unknown subsets in the column '{columns.subset}': "
             f"{some(map(repr, odd_subsets))}. Known are {', '.join(SUBSET_FOLDERS)}, or nothing."
         )
     if nameless:
@@ -116,10 +107,10 @@ def read_table(path: Path) -> list[Row]:
 
 
 def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dict[Path, Row]:
-    """The row of each file.
+    """Return the row of each file.
 
     A row names its image by the path below ``top`` or beside the table, by the file name, or by either without suffix; the
-    first of these ways that fits any file counts. Within each, exact spelling comes first, then Windows' separators,
+    first of these that fits any file counts. Within each, exact spelling comes first, then Windows' separators, then
     composed and decomposed Unicode alike, and last any case.
 
     Raises:
@@ -128,56 +119,58 @@ def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dic
     found = list(files)
 
     @cache
-    def index(names: Names, spelt: Spelling) -> dict[str, list[Path]]:
+    def index(names: Names, spelling: Spelling) -> dict[str, list[Path]]:
         known: dict[str, list[Path]] = {}
         for file in found:
-            for name in {spelt(name) for name in names(file, top, table.parent)}:
+            for name in {spelling(name) for name in names(file, top, table.parent)}:
                 known.setdefault(name, []).append(file)
         return known
 
     matched: dict[Path, Row] = {}
-    missing, unclear, twice = [], [], []
+    missing, ambiguous, twice = [], [], []
     for row in rows:
         ways = product((_paths, _name, _bare_paths, _bare_name), (_exact, _slashed, _composed, _folded))
-        fits: list[Path] = next(filter(None, (index(names, spelt).get(spelt(row.file)) for names, spelt in ways)), [])
+        fits: list[Path] = next(
+            filter(None, (index(names, spelling).get(spelling(row.file)) for names, spelling in ways)), []
+        )
         if not fits:
             missing.append(f"'{row.file}' (line {row.line})")
         elif len(fits) > 1:
             places = some((file.relative_to(top) if file.is_relative_to(top) else file for file in fits), 3)
-            unclear.append(f"'{row.file}' (line {row.line}): {places}")
+            ambiguous.append(f"'{row.file}' (line {row.line}): {places}")
         elif fits[0] in matched:
             twice.append(f"'{row.file}' (lines {matched[fits[0]].line} and {row.line})")
         else:
             matched[fits[0]] = row
-    if unclear:
+    if ambiguous:
         raise LabelError(
-            f"{table}: {len(unclear)} rows name an image that lies in more than one place, for example "
-            f"{some(unclear, 3)}. Name it by its path below {top}."
+            f"{table}: {len(ambiguous)} rows name an image that exists in more than one place, for example "
+            f"{some(ambiguous, 3)}. Name it by its path below {top}."
         )
     if twice:
         raise LabelError(
             f"{table}: {len(twice)} images have more than one row, for example {some(twice, 3)}. Remove the copies."
         )
     without = [str(file.relative_to(top)) for file in found if file not in matched]
-    if missing or without:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} of {len(rows)} rows name no file under {top}, for example {some(missing, 3)}")
-        if without:
-            parts.append(f"{len(without)} of {len(found)} images have no row, for example {some(without, 3)}")
+    problems = [
+        f"{len(names)} of {total} {what}, for example {some(names, 3)}"
+        for names, total, what in (
+            (missing, len(rows), f"rows name no file under {top}"),
+            (without, len(found), "images have no row"),
+        )
+        if names
+    ]
+    if problems:
         raise LabelError(
-            f"{table} does not match the images: {'; '.join(parts)}. Labels would be guesses. Complete the table or the "
+            f"{table} does not match the images: {'; '.join(problems)}. Labels would be guesses. Complete the table or the "
             "folder, or move away what does not belong."
         )
     return matched
 
 
 def _paths(file: Path, top: Path, beside: Path) -> set[str]:
-    """The paths by which a row may name a file."""
-    return {
-        file.as_posix(),
-        *(file.relative_to(base).as_posix() for base in (top, beside) if file.is_relative_to(base)),
-    }
+    relative = (file.relative_to(base).as_posix() for base in (top, beside) if file.is_relative_to(base))
+    return {file.as_posix(), *relative}
 
 
 def _name(file: Path, top: Path, beside: Path) -> set[str]:
@@ -208,8 +201,13 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", _composed(text).casefold())
 
 
+def _normalised(word: str) -> str:
+    return re.sub(r"[\s_-]+", " ", word.strip().lower())
+
+
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and rows with their line numbers; empty lines are left out."""
+    """Return the header, and the rows with their line numbers, without empty lines."""
+    save_as = "Save it as 'CSV UTF-8' in your spreadsheet."
     try:
         raw = read_regular_file(path, MAX_BYTES)
         text = raw.decode("utf-8-sig")
@@ -218,21 +216,17 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             raise LabelError(f"{path} has more than {MAX_BYTES // 2**20} MB, so it is no table of labels.") from error
         raise LabelError(f"The table of labels {path} can't be read ({error.strerror}). Check the path.") from error
     except UnicodeDecodeError as error:
-        raise LabelError(
-            f"{path} is not UTF-8 text (byte {error.start} is {raw[error.start]:#04x}). Save it as "
-            "'CSV UTF-8' in your spreadsheet."
-        ) from error
+        byte = f"byte {error.start} is {raw[error.start]:#04x}"
+        raise LabelError(f"{path} is not UTF-8 text ({byte}). {save_as}") from error
     if "\0" in text:
-        raise LabelError(
-            f"{path} holds zero bytes, so it is no CSV in UTF-8. Save it as 'CSV UTF-8' in your spreadsheet."
-        )
-    first = text.lstrip().partition("\n")[0]
-    separator = max((",", ";", "\t"), key=lambda sign: _outside_brackets(first).count(sign))
+        raise LabelError(f"{path} holds zero bytes, so it is no CSV in UTF-8. {save_as}")
+    first = re.sub(r"\([^)]*\)|\[[^]]*\]|\"[^\"]*\"", "", text.lstrip().partition("\n")[0])  # not inside of brackets
+    separator = max((",", ";", "\t"), key=first.count)
     reader = csv.reader(text.splitlines(), delimiter=separator, strict=True)
     try:
         rows = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except csv.Error as error:
-        raise LabelError(f"{path}, line {reader.line_num}: {error}. Mend the quotation marks there.") from error
+        raise LabelError(f"{path}, line {reader.line_num}: {error}. Correct the quotation marks there.") from error
     if not rows:
         raise LabelError(f"{path} is empty, so no image has a label. Check that the copy is complete.")
     header = [cell.strip() for cell in rows[0][1]]
@@ -240,59 +234,48 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     if ragged:
         raise LabelError(
             f"{path}: {len(ragged)} rows do not have the {len(header)} cells of the header, for example line {ragged[0]}. "
-            "Mend them, or put a name that holds a separator into quotation marks."
+            "Correct them, or put a name that holds a separator into quotation marks."
         )
     return header, rows[1:]
-
-
-def _outside_brackets(text: str) -> str:
-    return re.sub(r"\([^)]*\)|\[[^]]*\]|\"[^\"]*\"", "", text)
 
 
 def _columns(path: Path, header: list[str]) -> Columns:
     def only(choices: tuple[str, ...]) -> str:
         fits = [name for name in header if name.lower() in choices]
         if len(fits) > 1:
-            raise LabelError(f"{path} has several columns for one thing: {', '.join(fits)}. Keep one of them.")
+            raise LabelError(f"{path} has several columns for one quantity: {', '.join(fits)}. Keep one of them.")
         return fits[0] if fits else ""
 
     twice = [name for name, count in Counter(name.lower() for name in header).items() if count > 1 and name]
     if twice:
         raise LabelError(f"{path} has more than one column '{twice[0]}'. Keep one of them.")
     file = next((name for choice in FILE_COLUMNS for name in header if name.lower() == choice), "")
-    label, words = only(LABEL_COLUMNS), WORDS
+    label, labels = only(LABEL_COLUMNS), LABELS
     if not label:
         coded = [name for name in header if CODED.fullmatch(name)]
         if coded:
-            label, words = coded[0], _codes(path, coded[0])
+            label, labels = coded[0], _codes(path, coded[0])
         elif only(YES_NO_COLUMNS):
-            label, words = only(YES_NO_COLUMNS), {"0": NORMAL, "1": UNKNOWN_KIND}
-    missing = [
-        wanted
-        for wanted, name in (
-            (f"the image ({', '.join(FILE_COLUMNS)})", file),
-            (f"the label ({', '.join(LABEL_COLUMNS)})", label),
-        )
-        if not name
-    ]
+            label, labels = only(YES_NO_COLUMNS), {"0": NORMAL, "1": UNKNOWN_KIND}
+    wanted = (("image", FILE_COLUMNS, file), ("label", LABEL_COLUMNS, label))
+    missing = [f"the {what} ({', '.join(names)})" for what, names, column in wanted if not column]
     if missing:
         raise LabelError(
             f"{path} has no column for {' and none for '.join(missing)}; it has {some(map(repr, header), 8)}. Rename the "
             "column that holds it."
         )
-    return Columns(file, label, only(PATIENT_COLUMNS), only(SUBSET_COLUMNS), words)
+    return Columns(file, label, only(PATIENT_COLUMNS), only(SUBSET_COLUMNS), labels)
 
 
 def _codes(path: Path, header: str) -> dict[str, str]:
-    """What numbers mean, from a header such as ``label (0=normal; 1=virus; 2=bacteria)``."""
+    """Return the meaning of numbers, from a header such as ``label (0=normal; 1=virus; 2=bacteria)``."""
     codes: dict[str, str] = {}
     for number, word in CODE.findall(header):
-        plain = re.sub(r"[\s_-]+", " ", word.strip().lower())
-        if plain not in WORDS:
+        if _normalised(word) not in LABELS:
             raise LabelError(
-                f"{path}: the header '{header}' says {number}={word}, and '{word}' is none of {', '.join(WORDS)}."
+                f"{path}: the header '{header}' has {number}={word}, and '{word}' is none of {', '.join(LABELS)}."
             )
-        codes[number] = WORDS[plain]
+        codes[number] = LABELS[_normalised(word)]
     if not codes:
-        raise LabelError(f"{path}: the header '{header}' does not say what its numbers mean. {ADVICE}")
-    return codes | WORDS
+        raise LabelError(f"{path}: the header '{header}' does not give the meaning of its numbers. {ADVICE}")
+    return codes | LABELS

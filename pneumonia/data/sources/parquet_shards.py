@@ -1,4 +1,4 @@
-"""Unpacks the Parquet files that Hugging Face keeps image data sets in, byte for byte, into subset and class folders."""
+"""Unpack the Parquet files of an image data set on Hugging Face, byte for byte, into subset and class folders."""
 
 import json
 import re
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from pneumonia.data.images.dicom import is_dicom
-from pneumonia.data.sources.archives import MAX_BYTES, named_damage, once
+from pneumonia.data.images.dicom_files import is_dicom
+from pneumonia.data.sources.archives import MAX_BYTES, archive_errors, unpack_once
 from pneumonia.data.sources.file_names import CLASSES, bare_name, is_junk, read_name, subset_of
 from pneumonia.errors import ArchiveError, some
 from pneumonia.system.console import track
@@ -18,50 +18,49 @@ MAGIC: Final = {b"\xff\xd8\xff": ".jpeg", b"\x89PNG": ".png", b"BM": ".bmp", b"I
 VERSION: Final = "1"  # raise it when the same files unpack differently
 
 
-def shards_inside(root: Path) -> list[Path]:
-    """The Parquet files of a data set's folder (or of its ``data`` folder) that are named by their subset."""
+def shards_in(root: Path) -> list[Path]:
+    """Return the Parquet files of a data set's folder (or of its ``data`` folder) that are named by their subset."""
     files = [path for folder in (root, root / "data") for path in sorted(folder.glob("*.parquet"))]
     return [path for path in files if path.is_file() and not is_junk(path.name) and _subset(path)]
 
 
 def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
-    """The folder ``{train,val,test}/{NORMAL,PNEUMONIA,...}/<file>``; made on first use.
+    """Return the folder ``{train,val,test}/{NORMAL,PNEUMONIA,...}/<file>``, built on first use.
 
-    Images keep the names of a release that we know; others are numbered by subset, in the order of the rows.
+    Images keep the names of a known release; others are numbered by subset, in the order of the rows.
 
     Args:
         shards: Parquet files with a column of images, ``{bytes, path}``, and a column ``label`` of class names, or of
-            numbers whose names stand in the file's own description.
+            numbers whose names are in the file's metadata.
         cache_dir: Where to keep the folder.
 
     Raises:
         ArchiveError: Damaged, too large, or not these columns.
         StorageError: ``cache_dir`` can not be written.
     """
-    return once(shards, cache_dir, f"shards-{VERSION}", "unpacking Parquet files", lambda to: _write(shards, to))
+    method, what = f"shards-{VERSION}", "unpacking Parquet files"
+    return unpack_once(shards, cache_dir, method, what, lambda folder: _write(shards, folder))
 
 
 def _write(shards: list[Path], folder: Path) -> None:
     import pyarrow.parquet as pq
 
-    path = shards[0]
-    with named_damage(path, "Parquet file of images"):
+    with archive_errors(shards[0], "Parquet file of images"):
         described = [pq.read_metadata(path) for path in shards]
         size = sum(file.row_group(group).total_byte_size for file in described for group in range(file.num_row_groups))
         if size > MAX_BYTES:
-            raise ArchiveError(
-                f"{path.parent} would unpack to more than {MAX_BYTES // 2**30} GiB. Nothing was written."
-            )
+            limit = MAX_BYTES // 2**30
+            raise ArchiveError(f"{shards[0].parent} would unpack to more than {limit} GiB. Nothing was written.")
         total = sum(file.num_rows for file in described)
-        for path, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):
+        for shard, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
-                raise ArchiveError(f"{path} is not sound: two images are named {target.name}. Nothing was kept.")
+                raise ArchiveError(f"{shard} is not sound: two images are named {target.name}. Nothing was kept.")
             target.write_bytes(raw)
 
 
 def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, bytes]]:
-    """Shard, target and bytes of every image."""
+    """Yield shard, target and bytes of every image."""
     import pyarrow.parquet as pq
 
     numbers: dict[str, int] = {}
@@ -80,15 +79,11 @@ def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, byte
 
 
 def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
-    """The column of images, and the class folder of each value of the column ``label``."""
+    """Return the column of images, and the class folder of each value of the column ``label``."""
     import pyarrow as pa
 
-    images = [
-        field.name
-        for field in schema
-        if pa.types.is_struct(field.type)
-        and any(field.type.field(n).name == "bytes" for n in range(field.type.num_fields))
-    ]
+    structs = [field for field in schema if pa.types.is_struct(field.type)]
+    images = [field.name for field in structs if "bytes" in {inner.name for inner in field.type}]
     if len(images) != 1 or "label" not in schema.names:
         raise ArchiveError(
             f"{shard} has the columns {some(schema.names)}; one column of images and 'label' are needed."
@@ -96,12 +91,12 @@ def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names is None and pa.types.is_integer(schema.field("label").type):
-        raise ArchiveError(f"{shard} has numbers for labels and does not say what they mean. Use another data set.")
+        raise ArchiveError(f"{shard} has numbers for labels without their meaning. Use another data set.")
     values = dict(enumerate(names)) if names else {name: name for name in CLASSES}
     classes = {value: CLASSES[name.upper()] for value, name in values.items() if name.upper() in CLASSES}
-    strange = [name for name in values.values() if name.upper() not in CLASSES]
-    if strange:
-        raise ArchiveError(f"{shard} has the classes {some(strange)} beside {', '.join(CLASSES)}: not this data set.")
+    unknown = [name for name in values.values() if name.upper() not in CLASSES]
+    if unknown:
+        raise ArchiveError(f"{shard} has the classes {some(unknown)} beside {', '.join(CLASSES)}: not this data set.")
     return images[0], classes
 
 

@@ -1,7 +1,6 @@
-"""Draws synthetic chest X-rays, so that everything runs, and is tested, without a download.
+"""Draw synthetic chest X-rays (phantoms), so that everything runs and is tested without a download.
 
-Written as JPEG files under names of the Kaggle release: from here on they walk the same road as real files. They show
-that the road works; a score on them says nothing about medicine.
+They are JPEG files with names of the Kaggle release, and are read like real files. Their scores have no medical meaning.
 """
 
 from collections.abc import Iterator
@@ -11,23 +10,22 @@ from typing import Final
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
+from pneumonia.data.build_once import build_once
 from pneumonia.data.sources.phantom_detection import INSIDE, MARK, RECORD, folder_name
-from pneumonia.system.checksums import find_damage, write_checksums
-from pneumonia.system.console import track, warn
-from pneumonia.system.files import digest, one_at_a_time, translated_os_errors
+from pneumonia.system.arrays import Floats, Floats32, Pixels
+from pneumonia.system.console import track
+from pneumonia.system.files import digest
 from pneumonia.system.parallel import in_threads
 from pneumonia.tasks import BACTERIA, LABELS, NORMAL, VIRUS
 
-DRAWING: Final = "3"  # raise it when a drawn pixel changes
-SIDE: Final = 256  # the anatomy is laid out on a square of this many pixels, then stretched to the film
-Image = NDArray[np.float32]
+VERSION: Final = "3"  # raise it when a drawn pixel changes
+SIDE: Final = 256  # pixels of the square on which the anatomy is drawn before it is stretched
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What stays the same in all films of one patient; lengths in pixels of the ``SIDE`` square."""
+    """Constants of all images of one patient; lengths in pixels of the ``SIDE`` square."""
 
     centre: float
     lung_width: float
@@ -43,53 +41,44 @@ class Anatomy:
 
 
 def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
-    """A folder of phantom X-rays in the Kaggle layout; drawn on first use, and again where a film is lost or damaged.
+    """Return a folder of phantoms in the Kaggle layout, drawn on first use.
 
     Args:
-        patients: How many, shared evenly between the classes; each has one to four films.
-        seed: Draws the patients.
+        patients: Number of patients, evenly divided between the classes; each has one to four images.
+        seed: Seed of the patients.
         cache_dir: Where to keep the folder.
-
-    Returns:
-        The folder that holds ``train``, ``val`` and ``test``.
 
     Raises:
         StorageError: ``cache_dir`` can not be written.
     """
-    key = digest([DRAWING, patients, seed])
+    key = digest([VERSION, patients, seed])
     root = cache_dir / folder_name(key) / INSIDE
-    checksums = root.parent / RECORD
-    if find_damage(checksums, key):
-        with one_at_a_time(root.parent / "lock", "drawing the phantoms"), translated_os_errors(root):
-            damage = find_damage(checksums, key)  # another process may have drawn them meanwhile
-            if damage:
-                if checksums.exists() or root.exists():
-                    warn(f"{damage}. The phantoms are drawn again.")
-                films = list(_films(patients, seed))
 
-                def work(film: tuple[str, str, int, int]) -> None:
-                    name, label, patient_seed, take = film
-                    write_film(root / name, label, patient_seed, take)
+    def build() -> list[Path]:
+        images = list(_images(patients, seed))
+        drawn = in_threads(lambda image: write_image(root / image[0], *image[1:]), images)
+        for _ in track(drawn, len(images), "Drawing phantom X-rays"):
+            pass
+        (root / MARK).write_text("Drawn phantoms, no X-rays of people.\n", encoding="utf-8")
+        return [root / name for name, *_ in images]
 
-                for _ in track(in_threads(work, films), len(films), "Drawing phantom X-rays"):
-                    pass
-                (root / MARK).write_text("Drawn phantoms, no X-rays of people.\n", encoding="utf-8")
-                write_checksums(checksums, [root / name for name, *_ in films], key)
+    lock, what, remedy = root.parent / "lock", "drawing the phantoms", "The phantoms are drawn again."
+    build_once(root.parent / RECORD, key, build, lock=lock, what=what, remedy=remedy, built=[root])
     return root
 
 
-def write_film(path: Path, label: str, patient_seed: int, take: int) -> None:
-    """Draws one film into a JPEG file."""
+def write_image(path: Path, label: str, patient_seed: int, take: int) -> None:
+    """Draw one image into a JPEG file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     encoded = cv2.imencode(".jpeg", draw(label, patient_seed, take), [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
     path.write_bytes(encoded.tobytes())
 
 
-def draw(label: str, patient_seed: int, take: int) -> NDArray[np.uint8]:
-    """One film: grey, uint8, about 256 pixels high.
+def draw(label: str, patient_seed: int, take: int) -> Pixels:
+    """Draw one image, ``(256, W)`` uint8.
 
     NORMAL has clear lungs; BACTERIA one dense lobar consolidation; VIRUS diffuse patchy and reticular opacities on both
-    sides. Exposure, position and noise vary by take, anatomy by patient, and neither depends on the class.
+    sides. Exposure, position and noise vary by take, anatomy by patient; neither depends on the class.
     """
     body = np.random.default_rng([patient_seed, 0])
     rng = np.random.default_rng([patient_seed, 1, take])
@@ -105,8 +94,8 @@ def draw(label: str, patient_seed: int, take: int) -> NDArray[np.uint8]:
     return _expose(film, anatomy, rng)
 
 
-def _films(patients: int, seed: int) -> Iterator[tuple[str, str, int, int]]:
-    """Name, label, patient seed and take of every film; a tenth of the patients lie in ``test``, as in the release."""
+def _images(patients: int, seed: int) -> Iterator[tuple[str, str, int, int]]:
+    """Yield name, label, patient seed and take of every image; a tenth of the patients is in ``test``, as in the release."""
     rng = np.random.default_rng(seed)
     serial = 0
     for number in range(patients):
@@ -137,8 +126,8 @@ def _anatomy(rng: np.random.Generator) -> Anatomy:
     )
 
 
-def _chest(anatomy: Anatomy, rng: np.random.Generator) -> tuple[Image, Image]:
-    """Film densities (0 black, 255 white) of a healthy chest, and the lungs as a soft mask from 0 to 1."""
+def _chest(anatomy: Anatomy, rng: np.random.Generator) -> tuple[Floats32, Floats32]:
+    """Return the grey levels (0 black, 255 white) of a healthy chest, and a soft mask of the lungs from 0 to 1."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     across = x - anatomy.centre
     neck = np.maximum(0, (0.2 * SIDE - y) / (0.2 * SIDE))
@@ -169,8 +158,8 @@ def _chest(anatomy: Anatomy, rng: np.random.Generator) -> tuple[Image, Image]:
     return film.astype(np.float32), (lungs * (1 - 0.8 * heart)).astype(np.float32)
 
 
-def _consolidation(lungs: Image, anatomy: Anatomy, rng: np.random.Generator) -> Image:
-    """One dense area that fills a part of one lobe, with a soft upper and a sharper lower edge."""
+def _consolidation(lungs: Floats32, anatomy: Anatomy, rng: np.random.Generator) -> Floats32:
+    """Draw one dense area in one lobe, with a soft upper and a sharper lower edge."""
     y, x = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
     side = rng.choice([-1, 1])
     cx = anatomy.centre + side * (anatomy.gap + anatomy.lung_width * rng.uniform(0.4, 1.0))
@@ -181,17 +170,17 @@ def _consolidation(lungs: Image, anatomy: Anatomy, rng: np.random.Generator) -> 
     return np.asarray(density, dtype=np.float32)
 
 
-def _diffuse(lungs: Image, rng: np.random.Generator) -> Image:
-    """Patches and a fine net on both sides, no single dense area."""
+def _diffuse(lungs: Floats32, rng: np.random.Generator) -> Floats32:
+    """Draw patches and a fine net on both sides, without a single dense area."""
     patches = np.maximum(0, _clouds(rng, 13) - 0.25)
     net = np.exp(-((_clouds(rng, 5) / 0.28) ** 2))  # zero crossings of a random field form a net of lines
     strength = rng.uniform(1.1, 1.9)
     return np.asarray(strength * lungs * (17 * patches + 19 * net - 4), dtype=np.float32)
 
 
-def _expose(film: Image, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Position, exposure, grain and burnt-in letter of one take; then the film's own aspect ratio."""
-    turn: NDArray[np.float64] = np.asarray(
+def _expose(film: Floats32, anatomy: Anatomy, rng: np.random.Generator) -> Pixels:
+    """Apply position, exposure, grain and a burnt-in letter, then stretch to the aspect ratio."""
+    turn: Floats = np.asarray(
         cv2.getRotationMatrix2D((SIDE / 2, SIDE / 2), rng.normal(0, 2.5), rng.uniform(0.94, 1.08)), dtype=np.float64
     )
     turn[:, 2:] += rng.normal(0, 6, (2, 1))
@@ -207,13 +196,13 @@ def _expose(film: Image, anatomy: Anatomy, rng: np.random.Generator) -> NDArray[
     return np.ascontiguousarray(out)
 
 
-def _inside(distance: Image, softness: float = 0.25) -> Image:
-    """0 outside (negative), 1 inside (positive), with a soft edge."""
+def _inside(distance: Floats32, softness: float = 0.25) -> Floats32:
+    """Return 0 outside (negative distance) and 1 inside (positive), with a soft edge."""
     return np.asarray(1 / (1 + np.exp(-np.clip(distance / (softness * 0.5), -30, 30))), dtype=np.float32)
 
 
-def _clouds(rng: np.random.Generator, scale: float) -> Image:
-    """A smooth random field of mean 0 and deviation 1 whose blobs are about ``scale`` pixels wide."""
+def _clouds(rng: np.random.Generator, scale: float) -> Floats32:
+    """Return a smooth random field of mean 0 and deviation 1 whose blobs are about ``scale`` pixels wide."""
     coarse = rng.standard_normal((int(SIDE / scale) + 3, int(SIDE / scale) + 3)).astype(np.float32)
     field = np.asarray(cv2.resize(coarse, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC), dtype=np.float32)
     return np.asarray((field - field.mean()) / field.std(), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""How drawn phantoms are recognised, whichever way they were reached: by path, by a mark that travels with a copy, by content."""
+"""Recognise drawn phantoms: by path, by a marker file that copies keep, or by content."""
 
 import os
 import re
@@ -11,18 +11,18 @@ from pneumonia.system.files import read_json
 
 INSIDE: Final = "chest_xray"
 MARK: Final = ".phantoms"  # a file in the folder of that name
-DEPTH: Final = 3  # folders above an image: class, subset, and the one with the mark
-RECORD: Final = "checksums.json"  # SHA-256 of every film, beside the folder
+DEPTH: Final = 3  # folders above an image: class, subset, and the one with the marker
+RECORD: Final = "checksums.json"  # SHA-256 of every image, beside the folder
 NAME: Final = re.compile(r"phantom-[0-9a-f]{12}", re.ASCII)
 
 
 def folder_name(digest: str) -> str:
-    """The folder of the phantoms of these settings, under the cache's."""
+    """Return the name of the cache folder of phantoms with these settings."""
     return f"phantom-{digest[:12]}"
 
 
 def is_phantom(path: Path) -> bool:
-    """Whether a path lies in a folder of drawn phantoms or in a copy of one, or is one."""
+    """Return whether a path is or is in a folder of drawn phantoms, or a copy of one."""
     real = Path(os.path.realpath(path))
     if any(NAME.fullmatch(one) and after == INSIDE for one, after in pairwise(real.parts)):
         return True
@@ -30,12 +30,12 @@ def is_phantom(path: Path) -> bool:
 
 
 def mostly_phantoms(paths: Sequence[str], sha256: Sequence[str], cache_dir: Path) -> bool:
-    """Whether more than half of some images are drawn phantoms.
+    """Return whether more than half of some images are drawn phantoms.
 
     Args:
-        paths: Where the images lie.
-        sha256: Of their files, in the same order.
-        cache_dir: Where phantoms were drawn: an image with the bytes of one of these is one, wherever it lies.
+        paths: Image files.
+        sha256: Their checksums, in the same order.
+        cache_dir: Where phantoms were drawn; images with the same bytes are phantoms in any folder.
     """
     drawn = {
         entry[-1]

@@ -1,8 +1,9 @@
-"""Recognises a release by its layout and names, and says for each image its class, patient and subset.
+"""Recognise the release in a source by its layout, and list its images with class, patient and subset.
 
-Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
-DICOM files; as a folder, or as one file that is unpacked first. Folders of subsets are train, val (validation, valid) and
-test; folders of classes NORMAL and PNEUMONIA (BACTERIA, VIRUS); what neither says, the file names say.
+Layouts: Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
+and DICOM files; as a folder, or as one file that is unpacked first. Subset folders are train, val (validation, valid) and test;
+class folders are NORMAL and PNEUMONIA (BACTERIA, VIRUS). File names give the rest. A new layout gets its branch in
+:func:`recognise`; a new naming scheme goes into :mod:`pneumonia.data.sources.file_names`.
 """
 
 from collections import Counter
@@ -15,10 +16,18 @@ from pneumonia.config.validation import check_root
 from pneumonia.data.images.dicom import dicom_patient
 from pneumonia.data.sources.archives import SUFFIXES, is_archive, unpack
 from pneumonia.data.sources.file_names import NAMES, UNKNOWN_PATIENT, agrees, bare_name, read_name
-from pneumonia.data.sources.folders import Seen, Tree, arrays_inside, find_top, names_say_all, tables_inside, walk
+from pneumonia.data.sources.folders import (
+    FolderTree,
+    SourceFile,
+    array_file_in,
+    find_top,
+    names_give_labels,
+    tables_in,
+    walk,
+)
 from pneumonia.data.sources.label_table import Row, match, read_table
 from pneumonia.data.sources.medmnist import unpack_medmnist
-from pneumonia.data.sources.parquet_shards import shards_inside, unpack_shards
+from pneumonia.data.sources.parquet_shards import shards_in, unpack_shards
 from pneumonia.data.sources.release_notes import notes_on_images, notes_on_tree
 from pneumonia.errors import UNPRINTABLE, LabelError, LayoutError, printable, some
 
@@ -29,8 +38,8 @@ EXPECTED: Final = (
 
 
 @dataclass(frozen=True)
-class Found:
-    """One image file of a release and what its name, its folder or a table says."""
+class FoundImage:
+    """An image file of a release, with what its name, its folder or a table gives."""
 
     path: Path
     image_id: str
@@ -41,30 +50,24 @@ class Found:
 
 @dataclass(frozen=True)
 class Release:
-    """What a source turned out to be.
+    """A recognised source."""
 
-    Attributes:
-        kind: ``Kaggle``, ``Mendeley v3``, ``labels table``, ``DICOM``, ``MedMNIST``, ``Hugging Face``, or ``mixed``.
-        images: In a stable order.
-        notes: What a person should know about it, a sentence or two each.
-    """
-
-    kind: str
-    images: list[Found]
-    notes: list[str]
+    kind: str  # Kaggle, Mendeley v3, labels table, DICOM, MedMNIST, Hugging Face or mixed
+    images: list[FoundImage]  # in a stable order
+    notes: list[str]  # facts to know before training, a sentence or two each
 
 
 def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Release:
-    """What a source is, and all its images.
+    """Recognise a source and list all its images.
 
     Args:
         root: A folder, a MedMNIST ``.npz``, or a ``.zip`` or ``.tar(.gz)`` of either.
         cache_dir: Where single files are unpacked to, once.
-        labels: A table of labels that overrides what names and folders say; see :mod:`pneumonia.data.sources.label_table`.
+        labels: A table of labels that overrides names and folders; see :mod:`pneumonia.data.sources.label_table`.
 
     Raises:
-        LayoutError: Missing, empty, or arranged in a way that we do not know.
-        LabelError: A label is missing, unknown or contradicted, or two files have one id.
+        LayoutError: The source is missing, empty, or in an unknown layout.
+        LabelError: A label is missing, unknown or contradictory, or two files have one id.
         ArchiveError: An archive is damaged, or unsafe to unpack.
         StorageError: ``cache_dir`` can not be written.
     """
@@ -72,34 +75,39 @@ def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Releas
         raise LayoutError(
             f"The path {printable(root)} holds control characters, or is not UTF-8. Rename the folder or file."
         )
-    if root.is_file() and root.suffix.lower() == ".npz":
-        return _medmnist(root, cache_dir, labels)
     if root.is_file() and is_archive(root):
         folder = unpack(root, cache_dir)
         release = recognise(folder, cache_dir, labels)
         return replace(release, notes=[f"{root.name} was unpacked to {folder}.", *release.notes])
-    _check_folder(root)
-    arrays = arrays_inside(root)
-    if arrays:
-        return _medmnist(arrays, cache_dir, labels)
-    shards = shards_inside(root)
-    if shards:
-        return _shards(shards, root, cache_dir, labels)
-    return _in_folder(root, labels)
+    arrays = root if root.is_file() and root.suffix.lower() == ".npz" else None
+    if arrays is None:
+        _check_folder(root)
+        arrays = array_file_in(root)
+    shards = [] if arrays else shards_in(root)
+    if arrays is None and not shards:
+        return _from_folder(root, labels)
+    place = arrays or root
+    if labels is not None:
+        raise LabelError(f"{place} holds its own labels, so --labels {labels} has nothing to add. Leave it out.")
+    tree = walk(unpack_medmnist(arrays, cache_dir) if arrays else unpack_shards(shards, cache_dir))
+    if shards and all(read_name(bare_name(file.path)) for file in tree.files):
+        return _from_names(tree, root)
+    images = [_image(file, file.class_folder, "") for file in tree.files]
+    return _release("MedMNIST" if arrays else "Hugging Face", images, tree, place)
 
 
-def find(root: Path) -> list[Found]:
-    """All images of a folder, as :func:`recognise` finds them; it unpacks nothing, so it needs no cache.
+def find(root: Path) -> list[FoundImage]:
+    """List the images of a folder as :func:`recognise` does, but unpack nothing, so no cache is needed.
 
     Raises:
         LayoutError, LabelError: See :func:`recognise`.
     """
     _check_folder(root)
-    return _in_folder(root, None).images
+    return _from_folder(root, None).images
 
 
 def check_classes(images: Counter[str], classes: Sequence[str], where: str) -> None:
-    """Refuses data in which a class has no image.
+    """Refuse data in which a class has no image.
 
     Raises:
         LabelError: One of ``classes`` is absent.
@@ -113,62 +121,45 @@ def check_classes(images: Counter[str], classes: Sequence[str], where: str) -> N
         )
 
 
-def _in_folder(root: Path, labels: Path | None) -> Release:
+def _from_folder(root: Path, labels: Path | None) -> Release:
     if labels is not None:
         return _from_table(root, labels)
     top = find_top(root)
     table = _only_table(root, top)
-    if top is None and table is None:
-        raise _unknown(root)
-    if table is None:
-        assert top is not None
-        return _from_names(walk(top), root)
-    if top is None or not names_say_all(top):
+    if table is not None and (top is None or not names_give_labels(top)):
         return _from_table(root, table)
+    if top is None:
+        entries = sorted(entry.name for entry in root.iterdir())
+        holds = f"it holds {some(entries)}" if entries else "it is empty"
+        raise LayoutError(f"{root} is in no layout that we know: {holds}. Expected {EXPECTED}")
     release = _from_names(walk(top), root)
-    unused = f"{table.name} was not used, since names and folders say all labels. Say --labels {table.name} to use it."
+    if table is None:
+        return release
+    unused = (
+        f"{table.name} was not used, since names and folders give all labels. Use --labels {table.name} to read it."
+    )
     return replace(release, notes=[*release.notes, unused])
 
 
-def _medmnist(path: Path, cache_dir: Path, labels: Path | None) -> Release:
-    if labels is not None:
-        raise LabelError(f"{path} holds its own labels, so --labels {labels} has nothing to add. Leave it out.")
-    tree = walk(unpack_medmnist(path, cache_dir))
-    images = [_found(seen, seen.class_folder, "") for seen in tree.files]
-    return _release("MedMNIST", images, tree, path)
-
-
-def _shards(shards: list[Path], root: Path, cache_dir: Path, labels: Path | None) -> Release:
-    if labels is not None:
-        raise LabelError(f"{root} holds its own labels, so --labels {labels} has nothing to add. Leave it out.")
-    tree = walk(unpack_shards(shards, cache_dir))
-    if all(read_name(bare_name(seen.path)) for seen in tree.files):
-        return _from_names(tree, root)
-    return _release("Hugging Face", [_found(seen, seen.class_folder, "") for seen in tree.files], tree, root)
-
-
-def _from_names(tree: Tree, root: Path) -> Release:
-    """Labels from names and folders, which must agree."""
-    found: list[Found] = []
-    kinds: set[str] = set()
-    strange, contradictory = [], []
-    for seen in tree.files:
-        said = read_name(bare_name(seen.path)) if seen.kind != "other" else None
-        if said is not None and agrees(said.label, seen.class_folder):
-            found.append(_found(seen, said.label, said.patient_id))
-            kinds.add("DICOM" if seen.kind == "DICOM" else said.release)
-        elif said is not None:
-            contradictory.append(str(seen.path.relative_to(tree.top)))
-        elif seen.kind == "DICOM" and seen.class_folder:
-            found.append(_found(seen, seen.class_folder, ""))
-            kinds.add("DICOM")
-        elif seen.kind != "other" or seen.class_folder:
-            strange.append(str(seen.path.relative_to(tree.top)))
-    if strange:
+def _from_names(tree: FolderTree, root: Path) -> Release:
+    """Take labels from file names and folders, which must agree."""
+    found, kinds, unnamed, contradictory = list[FoundImage](), set[str](), list[str](), list[str]()
+    for file in tree.files:
+        parsed = read_name(bare_name(file.path)) if file.kind != "other" else None
+        is_dicom = file.kind == "DICOM"
+        if parsed is not None and not agrees(parsed.label, file.class_folder):
+            contradictory.append(tree.below(file.path))
+        elif parsed is not None or (is_dicom and file.class_folder):
+            label, patient = (parsed.label, parsed.patient_id) if parsed else (file.class_folder, "")
+            found.append(_image(file, label, patient))
+            kinds.add("DICOM" if is_dicom or parsed is None else parsed.release)
+        elif file.kind != "other" or file.class_folder:
+            unnamed.append(tree.below(file.path))
+    if unnamed:
         raise LabelError(
-            f"{len(strange)} files under {root} have names that say no class or patient, for example "
-            f"{some(strange, 3)}. Names must be like {NAMES}: the patient is read from them, and without patients a "
-            "split can leak. Rename them, move them away, or name classes and patients in a table: --labels FILE.csv."
+            f"{len(unnamed)} files under {root} have names without class or patient, for example {some(unnamed, 3)}. Names "
+            f"must be like {NAMES}: the patient is read from them, and without patients a split can leak. Rename them, move "
+            "them away, or name classes and patients in a table: --labels FILE.csv."
         )
     if contradictory:
         raise LabelError(
@@ -181,21 +172,22 @@ def _from_names(tree: Tree, root: Path) -> Release:
 
 
 def _from_table(root: Path, table: Path) -> Release:
-    """Labels from a table; names and folders that say something must not contradict it."""
+    """Take labels from a table, which names and folders must not contradict."""
     rows = read_table(table)
-    tree = walk(root, everything=True)
-    images = [seen for seen in tree.files if seen.kind != "other"]
-    if not images:
+    tree = walk(root, enter_all=True)
+    files = [file for file in tree.files if file.kind != "other"]
+    if not files:
         raise LayoutError(f"{root} holds no image, so the rows of {table} name nothing. Check the path.")
-    matched = match(rows, [seen.path for seen in images], root, table)
-    names = _distinct_names(images, root)
+    matched = match(rows, [file.path for file in files], root, table)
+    names = _distinct_names(files, root)
     found, contradictory = [], []
-    for seen in images:
-        row, said = matched[seen.path], read_name(bare_name(seen.path))
-        if not _can_be(row.label, seen.class_folder) or (said and not _can_be(row.label, said.label)):
-            contradictory.append(f"{seen.path.relative_to(root)} ({row.label} in line {row.line})")
-        patient = row.patient_id or (said.patient_id if said else "")
-        found.append(_found(seen, row.label, patient, row, names[seen.path]))
+    for file in files:
+        row, parsed = matched[file.path], read_name(bare_name(file.path))
+        others = [file.class_folder, *([parsed.label] if parsed else [])]
+        if not all(agrees(row.label, other) or agrees(other, row.label) for other in others):
+            contradictory.append(f"{file.path.relative_to(root)} ({row.label} in line {row.line})")
+        patient = row.patient_id or (parsed.patient_id if parsed else "")
+        found.append(_image(file, row.label, patient, row, names[file.path]))
     if contradictory:
         raise LabelError(
             f"{table} contradicts the names or folders of {len(contradictory)} images, for example {some(contradictory, 3)}. "
@@ -205,27 +197,22 @@ def _from_table(root: Path, table: Path) -> Release:
     return replace(release, notes=[f"Labels come from {table}.", *release.notes])
 
 
-def _can_be(one: str, other: str) -> bool:
-    """Whether two sources that say a class can both be right; one may say only that it is pneumonia."""
-    return agrees(one, other) or agrees(other, one)
+def _image(file: SourceFile, label: str, patient: str, row: Row | None = None, name: str = "") -> FoundImage:
+    name = name or _name(file)
+    if not patient and file.kind == "DICOM":
+        patient = dicom_patient(file.path) or ""
+    subset = row.subset if row and row.subset else file.subset
+    return FoundImage(file.path, name, label, patient or UNKNOWN_PATIENT + name, subset)
 
 
-def _found(seen: Seen, label: str, patient: str, row: Row | None = None, name: str = "") -> Found:
-    name = name or _name(seen)
-    if not patient and seen.kind == "DICOM":
-        patient = dicom_patient(seen.path) or ""
-    subset = row.subset if row and row.subset else seen.subset
-    return Found(seen.path, name, label, patient or UNKNOWN_PATIENT + name, subset)
+def _name(file: SourceFile) -> str:
+    bare = bare_name(file.path)
+    return bare if file.kind == "image" or read_name(bare) else file.name  # scanners restart numbering in each folder
 
 
-def _name(seen: Seen) -> str:
-    bare = bare_name(seen.path)
-    return bare if seen.kind == "image" or read_name(bare) else seen.name  # scanners number files anew in each folder
-
-
-def _distinct_names(images: list[Seen], root: Path) -> dict[Path, str]:
-    """A name of each image, by its path: with the folders where two are named alike, and then with the suffix."""
-    names = {seen.path: _name(seen) for seen in images}
+def _distinct_names(files: list[SourceFile], root: Path) -> dict[Path, str]:
+    """Return a unique name by path: prefixed with the folders where two names are equal, then with the suffix added."""
+    names = {file.path: _name(file) for file in files}
     for with_suffix in (False, True):
         count = Counter(names.values())
         for path in [path for path, name in names.items() if count[name] > 1]:
@@ -234,8 +221,13 @@ def _distinct_names(images: list[Seen], root: Path) -> dict[Path, str]:
     return names
 
 
-def _release(kind: str, images: list[Found], tree: Tree, root: Path) -> Release:
-    _check_ids(images)
+def _release(kind: str, images: list[FoundImage], tree: FolderTree, root: Path) -> Release:
+    twice = [image_id for image_id, count in Counter(item.image_id for item in images).items() if count > 1]
+    if twice:
+        raise LabelError(
+            f"{len(twice)} image names occur in more than one place, for example {some(twice, 3)}. Predictions are stored by "
+            "name, so each must be unique. Remove the copies."
+        )
     rows = [(item.label, item.patient_id, item.source_split) for item in images]
     return Release(kind, images, notes_on_tree(tree, root) + notes_on_images(kind, rows))
 
@@ -245,32 +237,17 @@ def _check_folder(root: Path) -> None:
         return
     check_root(root)
     raise LayoutError(
-        f"data.root={root} is a file that we can't read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
+        f"data.root={root} is a file that can't be read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
         f"archive ({', '.join(SUFFIXES)}). Check the path."
     )
 
 
-def _unknown(root: Path) -> LayoutError:
-    entries = sorted(entry.name for entry in root.iterdir())
-    holds = f"it holds {some(entries)}" if entries else "it is empty"
-    return LayoutError(f"{root} is in no layout that we know: {holds}. Expected {EXPECTED}")
-
-
 def _only_table(root: Path, top: Path | None) -> Path | None:
-    """The one table of a folder; more than one is nobody's to choose, unless none is needed."""
-    tables = tables_inside(root, top)
-    if len(tables) > 1 and (top is None or not names_say_all(top)):
+    """Return the one table of a folder, if any; several are ambiguous unless none is needed."""
+    tables = tables_in(root, top)
+    if len(tables) > 1 and (top is None or not names_give_labels(top)):
         names = ", ".join(path.name for path in tables)
         raise LayoutError(
-            f"{root} holds several tables ({names}), and which one has the labels is not said. Say --labels FILE."
+            f"{root} holds several tables ({names}), and which has the labels is not clear. Use --labels FILE."
         )
     return tables[0] if len(tables) == 1 else None
-
-
-def _check_ids(found: list[Found]) -> None:
-    twice = [image_id for image_id, count in Counter(item.image_id for item in found).items() if count > 1]
-    if twice:
-        raise LabelError(
-            f"{len(twice)} image names stand in more than one place, for example {some(twice, 3)}. Predictions are kept by "
-            "name, so each must be unique. Remove the copies."
-        )

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from pneumonia.config.schema import SplitConfig
-from pneumonia.data.duplicates import Groups, groups
+from pneumonia.data.duplicates import groups
 from pneumonia.data.splits.leaks import UNUSED, check_no_leak
 from pneumonia.errors import ConfigError, SplitError, some
+from pneumonia.system.arrays import Ints
 from pneumonia.system.files import digest
 from pneumonia.tasks import SUBSETS, in_class_order
 
@@ -24,7 +25,7 @@ HUGE: Final = 1 / 3  # of the training images of a class in one group, above whi
 NO_FOLD: Final = -1
 
 
-def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None = None) -> pd.DataFrame:
+def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None = None) -> pd.DataFrame:
     """Divides the images into subsets, and refuses what leaks without being named leaky.
 
     Args:
@@ -62,7 +63,7 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
     return split
 
 
-def check_split(manifest: pd.DataFrame, split: pd.DataFrame, config: SplitConfig, group: Groups | None = None) -> None:
+def check_split(manifest: pd.DataFrame, split: pd.DataFrame, config: SplitConfig, group: Ints | None = None) -> None:
     """Refuses a split that can't train, or that leaks without being named leaky.
 
     Raises:
@@ -96,11 +97,11 @@ def split_sha256(split: pd.DataFrame) -> str:
     return digest(rows.astype(str).to_numpy().tolist())
 
 
-def _grouped(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _grouped(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     return _deal(manifest, group, ("val", "test"), config), _no_folds(manifest)
 
 
-def _official(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _official(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """Source: Kermany et al. (2018); the official test folder stays the test split."""
     source = manifest["source_split"].to_numpy()
     if not np.isin(source, ["train", "val"]).any():
@@ -110,7 +111,7 @@ def _official(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tup
     return subsets, _no_folds(manifest)
 
 
-def _article(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _article(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """The study's: 80/10/10 of the images at random, stratified by class. One patient may stand in all subsets."""
     rows, label = np.arange(len(manifest)), manifest["label"].to_numpy()
     try:
@@ -128,7 +129,7 @@ def _article(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tupl
     return subsets, _no_folds(manifest)
 
 
-def _given(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _given(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     source = manifest["source_split"].to_numpy(dtype=object)
     missing = [subset for subset in ("train", "val") if subset not in source]
     if missing:
@@ -138,7 +139,7 @@ def _given(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[
     return source, _no_folds(manifest)
 
 
-def _kfold(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _kfold(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """Folds that keep groups together, balanced by class, after a test split was held out that no fold touches.
 
     Source: scikit-learn's StratifiedGroupKFold.
@@ -160,7 +161,7 @@ def _kfold(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[
     return subsets, folds
 
 
-def _rotating(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tuple[NDArray[np.object_], Groups]:
+def _rotating(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """The study's folds: images at random, stratified by class, after the test split of its random split."""
     subsets, folds = _article(manifest, group, config)
     rest = np.flatnonzero(subsets != "test")
@@ -177,11 +178,11 @@ def _rotating(manifest: pd.DataFrame, group: Groups, config: SplitConfig) -> tup
     return subsets, folds
 
 
-def _no_folds(manifest: pd.DataFrame) -> Groups:
+def _no_folds(manifest: pd.DataFrame) -> Ints:
     return np.full(len(manifest), NO_FOLD, dtype=np.int64)
 
 
-def _held_out_folder(manifest: pd.DataFrame, group: Groups) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
+def _held_out_folder(manifest: pd.DataFrame, group: Ints) -> tuple[NDArray[np.object_], NDArray[np.bool_]]:
     """The release's folder test as test split; what else shows its patients or images is left out of training."""
     test = (manifest["source_split"] == "test").to_numpy()
     subsets = np.full(len(manifest), "train", dtype=object)
@@ -190,7 +191,7 @@ def _held_out_folder(manifest: pd.DataFrame, group: Groups) -> tuple[NDArray[np.
     return subsets, subsets == "train"
 
 
-def _deal(manifest: pd.DataFrame, group: Groups, tenths: Sequence[str], config: SplitConfig) -> NDArray[np.object_]:
+def _deal(manifest: pd.DataFrame, group: Ints, tenths: Sequence[str], config: SplitConfig) -> NDArray[np.object_]:
     """Give a tenth of each class to each of ``tenths``, in whole groups, and the rest to train.
 
     Ten class-balanced piles do so where each class has enough groups of about one size. Otherwise each class is dealt by
@@ -210,7 +211,7 @@ def _deal(manifest: pd.DataFrame, group: Groups, tenths: Sequence[str], config: 
 
 
 def _dealt_by_class(
-    label: NDArray[np.object_], group: Groups, tenths: Sequence[str], config: SplitConfig
+    label: NDArray[np.object_], group: Ints, tenths: Sequence[str], config: SplitConfig
 ) -> NDArray[np.object_]:
     """Deal the groups of each class on its own: the largest trains, then each subset has one, then shares are filled.
 
@@ -250,13 +251,13 @@ def _dealt_by_class(
     return subsets
 
 
-def _patients(label: NDArray[np.object_], group: Groups) -> str:
-    """Groups of each class, for a message."""
+def _patients(label: NDArray[np.object_], group: Ints) -> str:
+    """Ints of each class, for a message."""
     found = pd.Series(group).groupby(label).nunique()
     return ", ".join(f"{name} {found[name]}" for name in in_class_order(found.index)) or "none"
 
 
-def _piles(manifest: pd.DataFrame, group: Groups, count: int, config: SplitConfig) -> Groups:
+def _piles(manifest: pd.DataFrame, group: Ints, count: int, config: SplitConfig) -> Ints:
     """A pile from 0 to ``count`` - 1 for each image, groups kept together, classes balanced.
 
     The only group of a class is in no pile (``NO_FOLD``), since without it there would be nothing to train on.
@@ -326,7 +327,7 @@ def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
 
 
 def _thinned(
-    manifest: pd.DataFrame, group: Groups, subsets: NDArray[np.object_], config: SplitConfig
+    manifest: pd.DataFrame, group: Ints, subsets: NDArray[np.object_], config: SplitConfig
 ) -> NDArray[np.object_]:
     """Keeps a fraction of the training split, whole groups, class by class; a smaller fraction lies within a larger one.
 
@@ -345,7 +346,7 @@ def _thinned(
     return thinned
 
 
-Method = Callable[[pd.DataFrame, Groups, SplitConfig], tuple[NDArray[np.object_], Groups]]
+Method = Callable[[pd.DataFrame, Ints, SplitConfig], tuple[NDArray[np.object_], Ints]]
 METHODS: Final[dict[str, Method]] = {
     "grouped": _grouped,
     "official": _official,

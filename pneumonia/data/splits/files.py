@@ -6,7 +6,6 @@ from typing import Final
 import pandas as pd
 
 from pneumonia.config.schema import SplitConfig
-from pneumonia.data.duplicates import Groups
 from pneumonia.data.splits.assign import (
     FOLDED,
     NO_FOLD,
@@ -18,6 +17,7 @@ from pneumonia.data.splits.assign import (
 )
 from pneumonia.data.splits.leaks import UNUSED
 from pneumonia.errors import ConfigError, ManifestError, some
+from pneumonia.system.arrays import Ints
 from pneumonia.system.console import warn
 from pneumonia.system.files import replacing
 from pneumonia.tasks import SUBSETS
@@ -25,7 +25,7 @@ from pneumonia.tasks import SUBSETS
 COLUMNS: Final = ("image_id", "subset", "fold")
 
 
-def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None = None) -> pd.DataFrame:
+def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None = None) -> pd.DataFrame:
     """The split that a config names: read from ``split.file`` where there is one, made otherwise.
 
     A file's subsets stand as they are, but for ``kfold`` and ``rotating``, where ``split.fold`` says which fold validates.
@@ -41,7 +41,7 @@ def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None
     return split
 
 
-def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Groups | None) -> pd.DataFrame:
+def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None) -> pd.DataFrame:
     split = read_split(Path(str(config.file)), manifest)
     if config.method in FOLDED:
         folds = split["fold"].to_numpy()

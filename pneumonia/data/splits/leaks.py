@@ -6,8 +6,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from pneumonia.data.duplicates import Groups, groups
+from pneumonia.data.duplicates import groups
 from pneumonia.errors import SplitLeakageError, some
+from pneumonia.system.arrays import Ints
 
 UNUSED: Final = "unused"  # in no subset: outside of split.fraction, or kept away from a test folder that shows it too
 
@@ -32,7 +33,7 @@ class Leak:
 
 
 def find_leaks(
-    manifest: pd.DataFrame, split: pd.DataFrame, group: Groups | None = None, rotating: bool = False
+    manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None, rotating: bool = False
 ) -> list[Leak]:
     """What val and test share with train: patients, and copies of an image.
 
@@ -56,7 +57,7 @@ def find_leaks(
     return leaks
 
 
-def check_no_leak(manifest: pd.DataFrame, split: pd.DataFrame, group: Groups | None = None) -> None:
+def check_no_leak(manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None) -> None:
     """Refuses a split in which one patient, or two copies of one image, stand in different subsets.
 
     Raises:

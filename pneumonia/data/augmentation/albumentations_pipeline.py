@@ -1,10 +1,10 @@
-"""Random changes to training images."""
+"""Augment one image at a time with albumentations: the reference of :mod:`pneumonia.data.augmentation.torch_batches`."""
 
 import os
 import warnings
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else it asks the network for news when imported
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise it asks the network for updates on import
 
 import albumentations as A
 import cv2
@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.config.schema import AugmentationConfig
+from pneumonia.system.arrays import Ints, Pixels
 
-APART = 0x9E3779B9  # between the seeds of two steps; 2**32 over the golden ratio
-cv2.setNumThreads(0)  # small images: threads cost more than they bring, and fork badly
+SEED_DISTANCE = 0x9E3779B9  # between the seeds of two steps; 2**32 over the golden ratio
+cv2.setNumThreads(0)  # small images: threads are slower, and unsafe to fork
 
 
-def build(strengths: AugmentationConfig) -> A.Compose | None:
-    """The albumentations pipeline of an augmentation file; ``None`` where nothing is switched on.
+def build_pipeline(strengths: AugmentationConfig) -> A.Compose | None:
+    """Build the pipeline of an augmentation file; ``None`` if all strengths are 0.
 
     Raises:
-        UserWarning: albumentations only warns of arguments that it ignores; here that is an error.
+        UserWarning: albumentations ignores an argument, which it only warns of.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -29,28 +30,19 @@ def build(strengths: AugmentationConfig) -> A.Compose | None:
         return A.Compose(steps) if steps else None
 
 
-def augment(pipeline: A.Compose, images: NDArray[np.uint8], seeds: NDArray[np.uint32]) -> NDArray[np.uint8]:
-    """Changes each image by a draw that depends on its seed alone, not on the worker or the batch it is in.
-
-    Args:
-        pipeline: From :func:`build`.
-        images: ``(B, H, W)`` uint8.
-        seeds: ``(B,)``; the same seed gives the same draw.
-
-    Returns:
-        ``(B, H, W)`` uint8.
-    """
+def augment_images(pipeline: A.Compose, images: Pixels, seeds: NDArray[np.uint32]) -> Pixels:
+    """Change each image of ``(B, H, W)`` by a draw that depends on its seed ``(B,)`` alone."""
     out = np.empty_like(images)
     for number, seed in enumerate(seeds):
         for place, step in enumerate(pipeline.transforms):
-            # The pipeline's own way gives all steps one seed: whatever is flipped would be darkened too.
-            step.set_random_seed((int(seed) + place * APART) % 2**32)
+            # The pipeline itself gives all steps one seed: flipped images would always be darkened too.
+            step.set_random_seed((int(seed) + place * SEED_DISTANCE) % 2**32)
         out[number] = pipeline(image=images[number][..., None])["image"][..., 0]
     return out
 
 
-def image_seeds(seed: int, epoch: int, rows: NDArray[np.int64]) -> NDArray[np.uint32]:
-    """A seed for each image in each epoch of a run: ``(B,)`` from rows ``(B,)``."""
+def image_seeds(seed: int, epoch: int, rows: Ints) -> NDArray[np.uint32]:
+    """Return a seed for each image in each epoch of a run: ``(B,)`` from rows ``(B,)``."""
     return np.array([np.random.SeedSequence([seed, epoch, int(row)]).generate_state(1)[0] for row in rows], np.uint32)
 
 
