@@ -52,7 +52,7 @@ def one_round(root: Path, cache_dir: Path) -> tuple[dict[str, float], dict[str, 
     spent: dict[str, float] = {}
     spent["start and imports"], _ = seconds(start)
     spent["manifest"], manifest = seconds(lambda: load_manifest(root, cache_dir, shape=Shape(SIZE)))
-    spent["pixels"], cache = seconds(lambda: load_cache(manifest, SIZE, "squash", cache_dir))
+    spent["pixels"], cache = seconds(lambda: load_cache(manifest, SIZE, "stretch", cache_dir))
     if cache.problems:
         raise SystemExit(f"{len(cache.problems)} images can't be read; audit them first")
     subset = manifest["source_split"].to_numpy(dtype=object)
@@ -77,7 +77,7 @@ def main() -> None:
     if options.root is None:
         raise SystemExit("Name DATA_ROOT, or set PNEUMONIA_XRAYS to a folder of X-rays.")
     root = Path(options.root)
-    load_cache(load_manifest(root, options.cache_dir, shape=Shape(SIZE)), SIZE, "squash", options.cache_dir)  # warm
+    load_cache(load_manifest(root, options.cache_dir, shape=Shape(SIZE)), SIZE, "stretch", options.cache_dir)  # warm
     CONSOLE.quiet = True
     rounds = [one_round(root, options.cache_dir) for _ in range(options.rounds)]
     CONSOLE.quiet = False

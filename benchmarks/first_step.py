@@ -10,22 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.fits import FirstBatch, Loop, ready
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.world import World, classifier
-from pneumonia.cli.data.split import composed
+from pneumonia.config.compose import compose
+from pneumonia.config.convert import to_plain
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.training.train import train
 
 FRESH: Final = """
 import json, sys
+from pneumonia.config.convert import from_plain
 from pneumonia.training.train import train
 from benchmarks.fits import FirstBatch
 first = FirstBatch()
-train(json.loads(sys.argv[1]), callbacks=[first])
+train(from_plain(json.loads(sys.argv[1])), callbacks=[first])
 print(json.dumps([first.at, first.loss]))
 """
 
@@ -41,7 +45,7 @@ def rows(world: World) -> list[Row]:
 
     def guard() -> str:
         config = settings(world, seeds, "guard")
-        mine, theirs = inside(config, data_cache)[1], outside({**config, "name": "guard_fresh"})[1]
+        mine, theirs = inside(config, data_cache)[1], outside(replace(config, name="guard_fresh"))[1]
         if mine != theirs:
             raise Differs(f"the first step has a loss of {mine} in this process and of {theirs} in a fresh one")
         return f"the first step has the same loss in both, {mine:.5f}"
@@ -63,15 +67,14 @@ def rows(world: World) -> list[Row]:
     return [found]
 
 
-def settings(world: World, seeds: Iterator[int], name: str) -> dict[str, Any]:
+def settings(world: World, seeds: Iterator[int], name: str) -> TrainConfig:
     """A config that no run had before."""
     few = {"trainer.limit_train_batches": "2", "trainer.limit_val_batches": "1", "max_epochs": "1"}
-    return composed(
-        {**world.words, **few, "split": "article", "split.leaky": "true", "seed": str(next(seeds)), "name": name}
-    )
+    words = {**world.words, **few, "split": "random", "split.leaky": "true", "seed": str(next(seeds)), "name": name}
+    return compose(*(f"{key}={value}" for key, value in words.items()))
 
 
-def inside(config: dict[str, Any], data_cache: RunDataCache) -> tuple[float, float]:
+def inside(config: TrainConfig, data_cache: RunDataCache) -> tuple[float, float]:
     """Seconds to the first step, and its loss."""
     first, begun = FirstBatch(), time.perf_counter()
     with unheard():
@@ -79,9 +82,9 @@ def inside(config: dict[str, Any], data_cache: RunDataCache) -> tuple[float, flo
     return first.at - begun, first.loss
 
 
-def outside(config: dict[str, Any]) -> tuple[float, float]:
+def outside(config: TrainConfig) -> tuple[float, float]:
     """The same in a process of its own; `perf_counter` is one clock for all processes of a Linux."""
     begun = time.perf_counter()
-    command = [sys.executable, "-c", FRESH, json.dumps(config)]
+    command = [sys.executable, "-c", FRESH, json.dumps(to_plain(config))]
     at, loss = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     return at - begun, loss

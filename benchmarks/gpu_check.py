@@ -113,14 +113,14 @@ def main() -> int:
 def _train(words: tuple[str, ...]) -> dict[str, Any]:
     """The training losses of a run, and what it cost."""
     from benchmarks.harness import unheard
-    from pneumonia.cli.data.split import composed
+    from pneumonia.config.compose import compose
     from pneumonia.runs.folder import RunFolder, read_metrics
     from pneumonia.training.train import train
 
-    config = composed(dict(word.split("=", 1) for word in (*COMMON, *SGD, *words)))
+    config = compose(*COMMON, *SGD, *words)
     with unheard():
         result = train(config)
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / result.run_id)
+    folder = RunFolder(Path(config.runs_dir) / config.name / result.run_id)
     losses = [float(row["train/loss"]) for row in read_metrics(folder)]
     cost, name = result.cost, result.family
     say(f"  {name} on {cost.device}, {cost.precision}: {cost.images_per_s:.0f} images/s")

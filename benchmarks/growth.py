@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from benchmarks.harness import conditions, unheard
 from benchmarks.ingest import files_of
-from pneumonia.cli.data.split import composed
+from pneumonia.config.compose import compose
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.system.console import say
 
@@ -93,7 +93,7 @@ def _all_points(scratch: Path, xrays: Path | None, base: int, only: list[str]) -
     source = load_phantoms(base, 0, scratch) if xrays is None else xrays
     trees = {times: _repeated(source, scratch / f"times_{times}", base, times) for times in TIMES}
     caches = scratch / "caches"
-    common = {"cache_dir": str(caches), "runs_dir": str(scratch / "runs"), "data": "folder", "split": "article"}
+    common = {"cache_dir": str(caches), "runs_dir": str(scratch / "runs"), "data": "folder", "split": "random"}
     few = {**common, "data.root": str(trees[1]), "max_epochs": "1", "trainer.limit_train_batches": str(TRAINED // 50)}
     few |= {"split.leaky": "true", "experiment": "article/simple_cnn", "optimizer": "adam"}
     images, sizes, jobs, workers = [], [], [], []
@@ -156,20 +156,20 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
 
     from pneumonia.cli.sweep import run
     from pneumonia.data.datamodule import load_images
-    from pneumonia.training.prepare import data_config
     from pneumonia.training.train import train
 
     work: Callable[[], Any]
     words = point["words"]
+    overrides = [f"{key}={value}" for key, value in words.items()]
     with unheard():
         if point["kind"] == "ingest":
-            config = composed(words)
-            shutil.rmtree(config["cache_dir"], ignore_errors=True)
+            config = compose(*overrides)
+            shutil.rmtree(config.cache_dir, ignore_errors=True)
 
             def work() -> None:
-                load_images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+                load_images(config.data, config.image_size, Path(config.cache_dir))
         elif point["kind"] == "train":
-            config = composed(words)
+            config = compose(*overrides)
 
             def work() -> Any:
                 return train(config).cost.images_per_s
@@ -179,7 +179,7 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
             def work() -> None:
                 assert run(sweep) == 0
         else:
-            loader = _data(composed(words)).loader("train", 0)
+            loader = _data(compose(*overrides)).loader("train", 0)
             list(loader)  # starts the workers
 
             def work() -> None:

@@ -25,14 +25,13 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from pneumonia.cli.data.split import composed
+from pneumonia.config.compose import compose
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.datamodule import DecodedImages, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.console import say
-from pneumonia.training.prepare import data_config
 from pneumonia.training.train import train
 
 
@@ -58,17 +57,16 @@ def main() -> None:
 def _run(root: Path, *words: str) -> tuple[dict[str, Any], RunFolder, float]:
     """A whole run into a new folder; its result, its folder and the seconds that its ``Trainer.fit`` took."""
     folder = tempfile.mkdtemp()
-    chosen = dict(word.split("=", 1) for word in words)
-    config = composed({**chosen, "data": "folder", "data.root": str(root), "split": "article", "runs_dir": folder})
-    config["trainer"]["accelerator"] = "cpu"
+    common = ("data=folder", f"data.root={root}", "split=random", f"runs_dir={folder}", "trainer.accelerator=cpu")
+    config = compose(*words, *common)
     result = train(config)
     return result, RunFolder(Path(folder) / result.name / result.run_id), result.cost.fit_s
 
 
 def _subset(root: Path, size: int) -> tuple[DecodedImages, np.ndarray, np.ndarray]:
-    config = composed({"data": "folder", "data.root": str(root), "image_size": str(size)})
-    images = load_images(data_config(config), size, Path(config["cache_dir"]))
-    subset = make_split(images.manifest, SplitConfig("article", leaky=True))["subset"].to_numpy()
+    config = compose("data=folder", f"data.root={root}", f"image_size={size}")
+    images = load_images(config.data, size, Path(config.cache_dir))
+    subset = make_split(images.manifest, SplitConfig("random", leaky=True))["subset"].to_numpy()
     label = images.manifest["label"].map({"NORMAL": 0, "VIRUS": 1, "BACTERIA": 2}).to_numpy()
     return images, np.flatnonzero(subset == "train"), label
 

@@ -70,7 +70,7 @@ def ours(world: World) -> list[float]:
         "optimizer": "adam",
         "scheduler": "none",
         "augmentation": "none",
-        "split": "article",
+        "split": "random",
         "split.leaky": "true",
         "seed": f"range(0,{JOBS})",
         "image_size": SIDE,

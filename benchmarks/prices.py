@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +21,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import conditions, unheard
+from pneumonia.config.convert import from_plain, to_plain
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.models.factory import family_of
 from pneumonia.sweep.plan import make_plan
@@ -84,7 +86,7 @@ def main() -> None:
             ]
             bills[name] = Bill()
             for job in make_plan(name, words).jobs:
-                meter.add(job.config, bills[name])
+                meter.add(from_plain(job.config), bills[name])
             say(f"{name}: {bills[name]}")
     spot, demand = (price({**T4, "spot": spot}).running or math.nan for spot in (True, False))
     told = {**conditions(), "usd_per_hour": {"here": MACHINES[HERE][0], "t4": demand, "t4_spot": spot}}
@@ -124,20 +126,20 @@ class Meter:
         self.data_cache = RunDataCache()
         self.known: dict[str, tuple[float, float]] = {}  # images a second, and FLOP of an image's way forward
 
-    def add(self, config: dict[str, Any], bill: Bill) -> None:
+    def add(self, config: TrainConfig, bill: Bill) -> None:
         """Adds a job to a sweep's bill."""
         with unheard():
             prepared = prepare_run(config, self.data_cache)
-        images = len(prepared.data.positions("train")) * config["max_epochs"]
-        family = family_of(config["model"])
-        name = family.__name__ + (f" {config['model']['name']}" if "name" in config["model"] else "")
-        what = f"{name}, {config['image_size']} px, {config['batch_size']}"
+        images = len(prepared.data.positions("train")) * config.max_epochs
+        family = family_of(to_plain(config.model))
+        name = family.__name__ + (f" {config.model.name}" if hasattr(config.model, "name") else "")
+        what = f"{name}, {config.image_size} px, {config.batch_size}"
         own = bool(family.training_rule)
         if own:
-            what += f", settings {digest([config['model'], config['scheduler'], config['max_epochs']])[:6]}"
+            what += f", settings {digest([to_plain(config.model), to_plain(config.scheduler), config.max_epochs])[:6]}"
         if what not in self.known:
             rate = self.rates.get(what) or (self._whole(config) if own else self._measured(config))
-            self.known[what] = (rate, 0.0 if own else _flop(prepared.classifier, config["image_size"]))
+            self.known[what] = (rate, 0.0 if own else _flop(prepared.classifier, config.image_size))
             say(f"  {what}: {self.known[what][0]:.1f} images/s")
         rate, flop = self.known[what]
         bill.jobs += 1
@@ -148,8 +150,8 @@ class Meter:
             study = card = rate
         else:
             relative = flop / self._flop_of_the_studys()
-            study = as_the_study(name == PSEUDO_RESNET, config["image_size"], config["batch_size"], relative)
-            card = by_arithmetic(config["batch_size"], flop)
+            study = as_the_study(name == PSEUDO_RESNET, config.image_size, config.batch_size, relative)
+            card = by_arithmetic(config.batch_size, flop)
         bill.t4_study_h += images / study / 3600
         bill.t4_h += images / card / 3600
 
@@ -160,22 +162,17 @@ class Meter:
             self.known["study"] = (math.nan, _flop(classifier(75, NETWORK), 75))
         return self.known["study"][1]
 
-    def _measured(self, config: dict[str, Any]) -> float:
-        batches = max(2, -(-TRIED // config["batch_size"]))
-        trainer = {
-            **config["trainer"],
-            "limit_train_batches": batches,
-            "limit_val_batches": 1,
-            "enable_progress_bar": False,
-        }
-        short = {**config, "trainer": trainer, "max_epochs": 1, "force": True, "name": "tried", "swa": None}
+    def _measured(self, config: TrainConfig) -> float:
+        batches = max(2, -(-TRIED // config.batch_size))
+        trainer = replace(config.trainer, limit_train_batches=batches, limit_val_batches=1, enable_progress_bar=False)
+        short = replace(config, trainer=trainer, max_epochs=1, force=True, name="tried", swa=None)
         with unheard():
             return float(train(short, data_cache=self.data_cache).cost.images_per_s)
 
-    def _whole(self, config: dict[str, Any]) -> float:
+    def _whole(self, config: TrainConfig) -> float:
         with unheard():
-            result = train({**config, "force": True, "name": "tried"}, data_cache=self.data_cache)
-        return float(result.data.train * config["max_epochs"] / result.cost.fit_s)
+            result = train(replace(config, force=True, name="tried"), data_cache=self.data_cache)
+        return float(result.data.train * config.max_epochs / result.cost.fit_s)
 
 
 def as_the_study(pseudo_resnet: bool, side: int, batch: int, flop_ratio: float) -> float:

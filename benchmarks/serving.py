@@ -21,7 +21,7 @@ from torchvision import transforms
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.ingest import files_of
 from benchmarks.world import SIDE, World
-from pneumonia.cli.data.split import composed
+from pneumonia.config.compose import compose
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
 from pneumonia.runs.load import load_finished_run
@@ -68,7 +68,7 @@ def trained(world: World) -> tuple[Path, Path]:
     """A run of the study's network, and its bundle."""
     few = {"max_epochs": "1", "name": "serving"}
     with unheard():
-        result = train(composed({**world.words, **few, "split": "article", "split.leaky": "true"}))
+        result = train(compose(*(f"{key}={value}" for key, value in (world.words | few).items()), "split=random"))
         run = world.scratch / "runs" / "serving" / result.run_id
         export(ExportOptions(run, world.scratch / "bundle", cache_dir=world.cache_dir))
     return run, world.scratch / "bundle"

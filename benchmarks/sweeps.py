@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-from pneumonia.cli.data.split import composed
+from pneumonia.config.compose import compose
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.system.console import say
 from pneumonia.training.train import train
@@ -51,11 +51,12 @@ def main() -> None:
 def _wandb(words: dict[str, str], rounds: int) -> dict[str, Any]:
     os.environ.pop("WANDB_API_KEY", None)
     data_cache, plain, followed = RunDataCache(), [], []
-    base = {**words, "model": "mlp", "image_size": "64", "max_epochs": "3", "trainer.limit_train_batches": "5"}
+    base = [f"{key}={value}" for key, value in words.items()]
+    base += ["model=mlp", "image_size=64", "max_epochs=3", "trainer.limit_train_batches=5"]
     for number in range(rounds + 1):
         seconds, metrics = {}, []
         for logger in ("csv", "wandb"):
-            config = composed({**base, "seed": str(number), "logger": logger, "name": logger})
+            config = compose(*base, f"seed={number}", f"logger={logger}", f"name={logger}")
             begun = time.perf_counter()
             metrics.append(train(config, data_cache=data_cache).metrics)
             seconds[logger] = time.perf_counter() - begun
@@ -69,7 +70,7 @@ def _wandb(words: dict[str, str], rounds: int) -> dict[str, Any]:
 
 
 def _recognised(scratch: str, words: dict[str, str], rounds: int) -> dict[str, Any]:
-    jobs = ["seeds", "experiment=article/mlp_4", "seed=range(0,50)", "max_epochs=1", "image_size=16", "rehearse=false"]
+    jobs = ["seeds", "experiment=article/mlp_4", "seed=range(0,50)", "max_epochs=1", "image_size=16", "dry_run=false"]
     said = [f"{key}={value}" for key, value in words.items()]
     command = [sys.executable, "-m", "pneumonia", "sweep", *jobs, *said]
     subprocess.run(command, check=True, capture_output=True)

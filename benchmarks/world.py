@@ -79,7 +79,7 @@ class World:
     ) -> XRayDataModule:
         """Batches of the study's split."""
         images = self.images(side)
-        split = make_split(images.manifest, SplitConfig("article", leaky=True))
+        split = make_split(images.manifest, SplitConfig("random", leaky=True))
         return XRayDataModule(images, split, SUBTYPE, batch_size, augmentation)
 
     def subset(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayDataModule:

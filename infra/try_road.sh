@@ -51,7 +51,7 @@ export PNEUMONIA_VM_SSH_KEY=$work/key.pub TF_VAR_behaviour=$work/behaviour
 export GOOGLE_OAUTH_ACCESS_TOKEN=stand-in GOOGLE_CLOUD_PROJECT=stand-in-project
 vm=(make --no-print-directory -C "$root_of_project")
 no_gpu="machine_type=e2-standard-2 gpu_type= gpu_count=0 caller_cidr=203.0.113.4/32"
-words="seed=0,1,2 data.phantom.patients=60 image_size=32 model=simple_cnn max_epochs=80 trainer.accelerator=cpu rehearse=false"
+words="seed=0,1,2 data.phantom.patients=60 image_size=32 model=simple_cnn max_epochs=80 trainer.accelerator=cpu dry_run=false"
 sweep() { "${vm[@]}" vm-sweep SWEEP=seeds ARGS="$words backup.place=runs/try"; }
 
 step "The first VM: make vm-up && make vm-sweep"

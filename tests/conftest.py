@@ -3,15 +3,12 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.config_store import ConfigStore
 
-from pneumonia.config.schema import TrainConfig, conf_dir, resolved
+from pneumonia.config.compose import compose as compose_config
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.training.train import train
@@ -24,7 +21,7 @@ SMALL = (
     "max_epochs=2",
     "trainer.accelerator=cpu",
 )
-Compose = Callable[..., dict[str, Any]]
+Compose = Callable[..., TrainConfig]
 
 
 @pytest.fixture(scope="session")
@@ -40,21 +37,12 @@ def phantoms(cache_dir: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def compose(cache_dir: Path) -> Compose:
-    """A resolved small config: compose("split=article", runs_dir=tmp_path)."""
-    ConfigStore.instance().store("schema", TrainConfig)
+    """A small config: compose("split=random", runs_dir=tmp_path)."""
 
-    def build(*overrides: str, runs_dir: Path | str = "runs", small: bool = True) -> dict[str, Any]:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            narrow = (
-                () if any(word.startswith(("model=", "experiment=")) for word in overrides) else ("model.width=16",)
-            )
-            words = [
-                *((*SMALL, *narrow) if small else ()),
-                f"cache_dir={cache_dir}",
-                f"runs_dir={runs_dir}",
-                *overrides,
-            ]
-            return resolved(hydra_compose("train", words))
+    def build(*overrides: str, runs_dir: Path | str = "runs", small: bool = True) -> TrainConfig:
+        narrow = () if any(one.startswith(("model=", "experiment=")) for one in overrides) else ("model.width=16",)
+        folders = (f"cache_dir={cache_dir}", f"runs_dir={runs_dir}")
+        return compose_config(*((*SMALL, *narrow) if small else ()), *folders, *overrides)
 
     return build
 

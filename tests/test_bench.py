@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import gpu_check
 from benchmarks.harness import Arm, Differs, Goal, Row, measure, words
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 
 
 def _bench(*said):

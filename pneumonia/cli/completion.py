@@ -42,7 +42,7 @@ def run(arguments: list[str]) -> int:
 
 def _choices(words: list[str]) -> list[str]:
     """What may follow these words of a command line, beside the overrides that Hydra knows."""
-    from pneumonia.config.schema import conf_dir
+    from pneumonia.config.keys import conf_dir
 
     if not words:
         return list(VERBS)

@@ -1,7 +1,7 @@
 """Hydra's command-line options: checked and put before the overrides, so that Hydra's own parser refuses nothing."""
 
 from itertools import pairwise
-from typing import Final, NoReturn
+from typing import Final, NoReturn, get_type_hints
 
 from pneumonia.errors import ConfigError, nearest
 
@@ -79,18 +79,17 @@ def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
     Raises:
         ConfigError: Always.
     """
-    from pneumonia.config.schema import TrainConfig, conf_dir, config_keys
-    from pneumonia.config.validation import choice_keys
+    from pneumonia.config.keys import choice_keys, config_groups, config_keys
+    from pneumonia.config.schema import TrainConfig
 
     name, joined, value = word.partition("=")
     key = name.lstrip("-").replace("-", "_")
-    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
-    keys = list(dict.fromkeys([*config_keys(), *groups, *choice_keys()]))
+    keys = list(dict.fromkeys([*config_keys(), *config_groups(), *choice_keys()]))
     same = [known for known in keys if known == key] or [known for known in keys if known.rpartition(".")[2] == key]
     if not joined and following and not following[0].startswith("-") and "=" not in following[0]:
         value = following[0]
     if len(same) == 1:
-        is_flag = isinstance(getattr(TrainConfig, same[0], None), bool)
+        is_flag = get_type_hints(TrainConfig).get(same[0]) is bool
         said = value or ("true" if is_flag else "VALUE")
         raise ConfigError(f"{name} is not an option: config keys are set as key=value. Say {same[0]}={said}.")
     meant = f" Did you mean one of {', '.join(f'{one}=...' for one in same[:5])}?" if same else ""

@@ -30,7 +30,7 @@ its values (optimizer=sgd,adam); experiment=... changes the settings of all jobs
   backup.place=CONTAINER/PREFIX   keep a copy in Blob Storage, from which another machine can resume
   launcher.timeout_min=60   stop a job after an hour; its finished epochs are kept
   fail_fast=true      stop at the first failure
-  rehearse=false      skip the two batches
+  dry_run=false       skip the two batches
 
 Sweeps:
 {sweeps}
@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
     from pneumonia.cli.hydra_options import refuse_option
-    from pneumonia.cli.train import explained
+    from pneumonia.config.error_translation import translated
     from pneumonia.sweep.plan import make_plan, open_search
     from pneumonia.sweep.sweep_files import sweep_names
 
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> int:
             )
     if "status" in overrides:
         return _status(name, [override for override in overrides if override != "status"])
-    with explained(), open_search(name, overrides) as found:
+    with translated(), open_search(name, overrides) as found:
         if found is not None:
             return _search(found, name)
         plan = make_plan(name, overrides)

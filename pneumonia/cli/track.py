@@ -82,13 +82,13 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _dashboard(options: argparse.Namespace) -> int:
-    from pneumonia.cli.train import explained
+    from pneumonia.config.error_translation import translated
     from pneumonia.errors import AccessError
     from pneumonia.sweep.plan import make_plan
     from pneumonia.sweep.wandb_dashboard import as_json, build, save
     from pneumonia.system.files import replacing
 
-    with explained():
+    with translated():
         plan = make_plan(options.sweep, options.overrides)
     workspace = build(plan, options.project, options.entity or "")
     if options.json is not None:

@@ -1,220 +1,277 @@
-"""The schema of the composed config, and what of it decides a result; imports nothing heavy.
+"""The config of one run: types, ranges and identity of every key. Values and comments are in ``conf/``.
 
-Types are checked by Hydra when it composes, because ``TrainConfig`` stands first in the defaults of ``conf/train.yaml``.
-The nodes that differ by choice (model, optimizer, scheduler, trainer, logger, launcher) list all their keys in their own file in
-``conf/``: a key that is in none of the chosen files is a mistake.
+The nodes of :data:`GROUPS` differ by choice; :mod:`pneumonia.config.choices` declares the built-in ones.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
-from datetime import timedelta
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from pneumonia.config.declarations import Rule, one_of, path, ranged, setting
+from pneumonia.config.names import MONITORS, NORMALISATIONS, RESIZES, TTA
+from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
+from pneumonia.tasks import TASKS
 
-PACKAGE: Final = Path(__file__).resolve().parent.parent
-OPEN_NODES: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
-FOREIGN_TO_RESULT: Final = (
-    *("name", "data", "runs_dir", "cache_dir", "num_workers", "force"),
-    *("logger", "launcher", "search", "fail_fast", "rehearse", "usd_per_hour", "backup"),
-)
-FOREIGN_TO_RESULT_IN_TRAINER: Final = (
-    *("accelerator", "devices", "strategy"),
-    *("enable_progress_bar", "benchmark", "detect_anomaly", "max_time"),
-)
-LIMITS: Final = ("limit_train_batches", "limit_val_batches")
+GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
+LARGEST_SEED: Final = 2**32 - 1
+MOST_MINUTES: Final = 10_000_000  # 19 years; longer times overflow the timers of the operating system
+MAX_TIME: Final = re.compile(r"\d{1,6}(:[0-5]?\d){3}", re.ASCII)
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
+
+
+def seed(**options: Any) -> Any:
+    """Declare a seed."""
+    return ranged("a whole number", at_least=0, at_most=LARGEST_SEED, **options)
+
+
+def minutes(**options: Any) -> Any:
+    """Declare a duration in minutes."""
+    return ranged("a number of minutes", above=0, at_most=MOST_MINUTES, **options)
 
 
 @dataclass
 class PhantomConfig:
-    """How many drawn patients, and which."""
+    """Which phantoms are drawn."""
 
-    patients: int = 360
-    seed: int = 0
+    patients: int = ranged("a number", at_least=12, at_most=100_000, default=360)
+    seed: int = seed(default=0)
 
 
 @dataclass
 class AzureConfig:
-    """Where the blobs of each part lie; credentials come from the environment alone, so that no snapshot holds them."""
+    """Where the blobs of each subset are; credentials come from the environment alone, so no snapshot holds them."""
 
     account_url: str | None = None
     train: str | None = "train"
     validation: str | None = "validation"
     test: str | None = "test"
-    workers: int = 16
+    workers: int = ranged("a number of parallel transfers", at_least=1, at_most=256, default=16)
 
 
 @dataclass
 class DataConfig:
     """Where the X-rays come from and how they are read."""
 
-    source: str = "phantom"
+    source: str = one_of("phantom", "folder", "azure", "medmnist", default="phantom")
     root: str | None = None
-    labels: str | None = None
-    resize: str = "squash"
-    on_bad_image: str = "error"
+    labels: str | None = path(default=None)
+    resize: str = one_of(*RESIZES, default="stretch")
+    on_bad_image: str = one_of("error", "skip", default="error")
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     azure: AzureConfig = field(default_factory=AzureConfig)
 
 
 @dataclass
 class SplitConfig:
-    """How the images are divided into train, val and test; the comments are in ``conf/split/``."""
+    """How the images are divided into train, val and test."""
 
-    method: str = "grouped"
-    seed: int = 0
-    fraction: float = 1.0
-    k: int = 5
-    fold: int = 0
-    holdout: str = "tenth"
-    every: int = 1
-    file: str | None = None
+    method: str = one_of(*SPLIT_METHODS, default="grouped")
+    seed: int = seed(default=0)
+    fraction: float = ranged("a fraction of the training split", above=0, at_most=1, default=1.0)
+    k: int = ranged("a number of folds", at_least=2, at_most=1000, default=5)
+    fold: int = ranged("a fold number", at_least=0, default=0)
+    holdout: str = one_of("0.1", "folder", "none", default="0.1")
+    every: int = ranged("a number of epochs", at_least=1, default=1)
+    file: str | None = path(default=None)
     leaky: bool = False
+
+    @property
+    def rules(self) -> SplitMethod:
+        """The properties of the method."""
+        return SPLIT_METHODS[self.method]
 
 
 @dataclass
 class AugmentationConfig:
     """Strengths of the random changes to a training image; 0 switches one off."""
 
-    flip: float = 0.0
-    rotate_deg: float = 0.0
-    shift: float = 0.0
-    zoom: float = 0.0
-    brightness: float = 0.0
-    contrast: float = 0.0
-    gamma: float = 0.0
-    noise: float = 0.0
-    blur: float = 0.0
+    flip: float = ranged("a probability", at_least=0, at_most=1, default=0.0)
+    rotate_deg: float = ranged("an angle in degrees", at_least=0, at_most=180, default=0.0)
+    shift: float = ranged("a fraction of the side", at_least=0, at_most=0.5, default=0.0)
+    zoom: float = ranged("a fraction", at_least=0, at_most=0.9, default=0.0)
+    brightness: float = ranged("a fraction", at_least=0, at_most=1, default=0.0)
+    contrast: float = ranged("a fraction", at_least=0, at_most=1, default=0.0)
+    gamma: float = ranged("a fraction", at_least=0, at_most=0.9, default=0.0)
+    noise: float = ranged("a fraction of the full range", at_least=0, at_most=1, default=0.0)
+    blur: float = ranged("a probability", at_least=0, at_most=1, default=0.0)
+
+    def __bool__(self) -> bool:
+        """Whether anything is changed."""
+        return any(asdict(self).values())
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EarlyStoppingConfig:
     """When to stop before ``max_epochs``."""
 
-    patience: int | None = None
-    min_delta: float = 0.0
+    patience: int | None = ranged("a number of epochs", at_least=1)
+    min_delta: float = ranged("a number", at_least=0)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BackupConfig:
-    """Where in Blob Storage the folder of a run or a sweep is kept as well; credentials come from the environment alone."""
+    """Where a copy of the run or sweep folder is kept in Blob Storage."""
 
-    place: str | None = None
-    every_min: float = 5.0
-    account_url: str | None = None
+    place: str | None
+    every_min: float = minutes()
+    account_url: str | None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SearchConfig:
-    """How ``pneumonia sweep`` searches, where a file gives it ranges."""
+    """How ``pneumonia sweep`` searches ranges."""
 
-    trials: int | None = None
-    startup: int = 8
-    prune: bool = True
-    warmup: int = 2
-    seed: int = 0
+    trials: int | None = ranged("a number of trials", at_least=1, at_most=100_000)
+    startup: int = ranged("a number of trials", at_least=1)
+    prune: bool
+    warmup: int = ranged("a number of epochs", at_least=0)
+    seed: int = seed()
 
 
-@dataclass
+@dataclass(kw_only=True)
+class Node:
+    """A node whose keys depend on the chosen file; see :func:`pneumonia.config.convert.group_node`."""
+
+    _group_: ClassVar[str]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Pickle the values: the class of a node with keys of its own is made at run time."""
+        from pneumonia.config.convert import group_node
+
+        return group_node, (self._group_, asdict(self))
+
+
+@dataclass(kw_only=True)
+class TargetNode(Node):
+    """A node that :func:`hydra.utils.instantiate` accepts."""
+
+    _target_: str
+
+
+@dataclass(kw_only=True)
+class ModelConfig(TargetNode):
+    """A model family and its own keys."""
+
+    _group_: ClassVar[str] = "model"
+
+
+@dataclass(kw_only=True)
+class OptimizerConfig(TargetNode):
+    """An optimizer class and its arguments."""
+
+    _group_: ClassVar[str] = "optimizer"
+
+
+@dataclass(kw_only=True)
+class SchedulerConfig(TargetNode):
+    """A schedule of :mod:`pneumonia.models.optimization` and its arguments."""
+
+    _group_: ClassVar[str] = "scheduler"
+
+
+@dataclass(kw_only=True)
+class LoggerConfig(Node):
+    """Where a run is mirrored."""
+
+    _group_: ClassVar[str] = "logger"
+    kind: str = one_of("csv", "wandb")
+
+
+@dataclass(kw_only=True)
+class LauncherConfig(Node):
+    """Where the jobs of a sweep run."""
+
+    _group_: ClassVar[str] = "launcher"
+    kind: str = one_of("local", "parallel", "slurm", "ray")
+    timeout_min: float | None = minutes()
+
+
+def _is_limit(value: float) -> bool:
+    return 0 < value <= 1 if isinstance(value, float) else value >= 1
+
+
+def _is_max_time(value: Any) -> bool:
+    if isinstance(value, dict):
+        numbers = all(isinstance(one, int | float) and 0 <= one <= 1e6 for one in value.values())
+        return bool(value) and set(value) <= set(TIME_PARTS) and numbers
+    return MAX_TIME.fullmatch(value) is not None
+
+
+def limit() -> Any:
+    """Declare a limit of batches an epoch."""
+    return setting(Rule(_is_limit, "a fraction above 0, at most 1.0, or a whole number of batches"))
+
+
+@dataclass(kw_only=True)
+class TrainerConfig(Node):
+    """Arguments of :class:`lightning.Trainer`."""
+
+    _group_: ClassVar[str] = "trainer"
+    accelerator: str = one_of("auto", "cpu", "gpu", "cuda", affects_result=False)
+    devices: int = ranged("a number of processes", at_least=1, affects_result=False)
+    strategy: str = one_of("auto", "ddp_spawn", affects_result=False)
+    precision: str = one_of("32-true", "mixed", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+    gradient_clip_val: float | None = ranged("a number", above=0)
+    gradient_clip_algorithm: str = one_of("norm", "value")
+    accumulate_grad_batches: int = ranged("a number of batches", at_least=1)
+    max_time: str | dict[str, float] | None = setting(
+        Rule(_is_max_time, "a time as DD:HH:MM:SS of at most 999999 days"), affects_result=False
+    )
+    limit_train_batches: float | int = limit()
+    limit_val_batches: float | int = limit()
+    max_steps: int = setting(Rule(lambda steps: steps == -1 or steps >= 1, "a number of steps, or -1 for no limit"))
+    fast_dev_run: bool | int = setting(Rule(lambda runs: runs >= 0, "true or false"))
+    deterministic: bool
+    benchmark: bool = setting(affects_result=False)
+    detect_anomaly: bool = setting(affects_result=False)
+    enable_progress_bar: bool = setting(affects_result=False)
+
+
+def _is_folder_name(name: str) -> bool:
+    return Path(name).name == name and name not in {"", ".", ".."}
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
-    """Everything one run depends on; the comments are in ``conf/train.yaml``."""
+    """Everything that one run depends on."""
 
-    name: str = "train"
-    task: str = "subtype"
-    seed: int = 0
-    image_size: int = 75
-    channels: int = 1
-    batch_size: int = 50
-    max_epochs: int = 10
-    label_smoothing: float = 0.0
-    class_weights: str = "none"
-    normalisation: str = "half"
-    mixup: float = 0.0
-    ema: float | None = None
-    swa: float | None = None
-    tta: str = "none"
-    monitor: str | None = None
-    early_stopping: EarlyStoppingConfig = field(default_factory=EarlyStoppingConfig)
-    runs_dir: str = "runs"
-    cache_dir: str = "cache"
-    augmenter: str = "batch"
-    num_workers: int = 0
-    force: bool = False
-    data: DataConfig = field(default_factory=DataConfig)
+    name: str = setting(
+        Rule(_is_folder_name, "", "name='{value}' can't name a folder under runs_dir. Use letters, digits, - and _."),
+        affects_result=False,
+    )
+    task: str = one_of(*TASKS)
+    seed: int = seed()
+    image_size: int = ranged("a number of pixels", at_least=8, at_most=2048)
+    channels: int = setting(Rule((1, 3).__contains__, "1 (grey) or 3 (grey, repeated)"))
+    batch_size: int = ranged("a number of images", at_least=1)
+    max_epochs: int = ranged("a number of epochs", at_least=1)
+    label_smoothing: float = ranged("a fraction", at_least=0, at_most=0.99)
+    class_weights: str = one_of("none", "balanced")
+    normalisation: str = one_of(*NORMALISATIONS)
+    mixup: float = ranged("a strength (alpha)", at_least=0, at_most=100)
+    ema: float | None = ranged("a decay", above=0, below=1)
+    swa: float | None = ranged("a fraction of the epochs", at_least=0, at_most=0.999)
+    tta: str = one_of(*TTA)
+    monitor: str | None = one_of(*MONITORS)
+    early_stopping: EarlyStoppingConfig
+    runs_dir: str = path(affects_result=False)
+    cache_dir: str = path(affects_result=False)
+    augmenter: str = one_of("batch", "albumentations")
+    num_workers: int = ranged("a number of processes", at_least=0, at_most=256, affects_result=False)
+    force: bool = setting(affects_result=False)
+    data: DataConfig = setting(default_factory=DataConfig, affects_result=False)
     split: SplitConfig = field(default_factory=SplitConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    model: dict[str, Any] = MISSING
-    optimizer: dict[str, Any] = MISSING
-    scheduler: dict[str, Any] = MISSING
-    trainer: dict[str, Any] = MISSING
-    logger: dict[str, Any] = MISSING
-    launcher: dict[str, Any] = MISSING
-    usd_per_hour: float | None = None
-    backup: BackupConfig = field(default_factory=BackupConfig)
-    search: SearchConfig = field(default_factory=SearchConfig)
-    fail_fast: bool = False
-    rehearse: bool = True
-
-
-def conf_dir(folder: str = "conf") -> Path:
-    """The shipped config folder (``conf`` or ``sweeps``): inside the wheel, or beside the package in a checkout."""
-    inside = PACKAGE / folder
-    return inside if inside.is_dir() else PACKAGE.parent / folder
-
-
-def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
-    """All dotted keys of the schema, for suggestions."""
-    keys: list[str] = []
-    for item in fields(node):
-        keys.append(prefix + item.name)
-        factory: Any = item.default_factory
-        if isinstance(factory, type) and is_dataclass(factory):
-            keys += config_keys(factory, f"{prefix}{item.name}.")
-    return keys
-
-
-def shortening(trainer: Mapping[str, Any]) -> list[str]:
-    """What of a ``trainer`` node leaves batches out of every epoch, as overrides; none for a full training.
-
-    ``trainer.max_steps`` is not among them: whether it shortens a run is known at its end.
-    """
-    limits = {key: trainer.get(key) for key in LIMITS}
-    found = [f"trainer.{key}={value}" for key, value in limits.items() if not _all_batches(value)]
-    if trainer.get("fast_dev_run"):
-        found.append(f"trainer.fast_dev_run={trainer['fast_dev_run']}")
-    return found
-
-
-def max_time_s(max_time: str | Mapping[str, float]) -> float:
-    """Seconds of a ``trainer.max_time``: ``DD:HH:MM:SS``, or days, hours, minutes and seconds by name."""
-    parts = dict(zip(TIME_PARTS, map(int, max_time.split(":")), strict=True)) if isinstance(max_time, str) else max_time
-    return timedelta(**parts).total_seconds()
-
-
-def _all_batches(limit: Any) -> bool:
-    """Whether a limit of batches is none: 1.0 is all batches, 1 is one."""
-    return limit is None or (isinstance(limit, float) and limit == 1)
-
-
-def resolved(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, without Hydra's own node."""
-    plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "hydra"}
-
-
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a resolved config that can change a run's result.
-
-    Left out is where and how fast it runs. ``data`` is left out too: the hash of the images and labels stands for it,
-    with the settings of the cache.
-    """
-    kept = {key: value for key, value in config.items() if key not in FOREIGN_TO_RESULT}
-    kept["trainer"] = {k: v for k, v in config["trainer"].items() if k not in FOREIGN_TO_RESULT_IN_TRAINER}
-    kept["resize"] = config["data"]["resize"]
-    kept["split"] = {k: v for k, v in config["split"].items() if k != "file"}  # the hash of the split stands for it
-    if not any(config["augmentation"].values()):
-        kept.pop("augmenter", None)
-    return kept
+    model: ModelConfig
+    optimizer: OptimizerConfig
+    scheduler: SchedulerConfig
+    trainer: TrainerConfig
+    logger: LoggerConfig = setting(affects_result=False)
+    launcher: LauncherConfig = setting(affects_result=False)
+    usd_per_hour: float | None = ranged("a price", at_least=0, affects_result=False)
+    backup: BackupConfig = setting(affects_result=False)
+    search: SearchConfig = setting(affects_result=False)
+    fail_fast: bool = setting(affects_result=False)
+    dry_run: bool = setting(affects_result=False)

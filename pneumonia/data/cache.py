@@ -34,10 +34,10 @@ FILE_COLUMNS: Final = {
 
 @dataclass(frozen=True)
 class Shape:
-    """How images become squares: pixels a side, and ``squash`` or ``pad``."""
+    """How images become squares: pixels a side, and ``stretch`` or ``pad``."""
 
     size: int
-    resize: str = "squash"
+    resize: str = "stretch"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
     Args:
         manifest: From :func:`pneumonia.data.manifest.load_manifest`.
         size: Pixels a side.
-        resize: ``squash`` or ``pad``.
+        resize: ``stretch`` or ``pad``.
         cache_dir: Where to keep the cache.
 
     Raises:

@@ -9,7 +9,6 @@ from pneumonia.errors import ConfigError
 from pneumonia.system.arrays import Ints, Pixels
 
 LEVELS: Final = 256
-METHODS: Final = ("half", "minmax", "zscore", "robust", "imagenet")
 FITTED: Final = ("minmax", "zscore", "robust")  # to all training images
 IMAGENET_MEAN: Final = (0.485 + 0.456 + 0.406) / 3  # of the three channels, as fractions of the full range
 IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3
@@ -19,7 +18,7 @@ IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3
 class Scaling:
     """``(grey - shift) / scale`` for grey levels from 0 to 255."""
 
-    method: str = "half"
+    method: str = "minus_one_one"
     shift: float = 127.5
     scale: float = 127.5
 
@@ -42,13 +41,13 @@ def fit_scaling(method: str, counts: Ints) -> Scaling:
     - ``robust``: median 0, interquartile range 1 (quartiles interpolate linearly, Hyndman and Fan (1996), type 7).
 
     Args:
-        method: One of ``METHODS``.
+        method: One of :data:`pneumonia.config.names.NORMALISATIONS`.
         counts: ``(256,)`` from :func:`histogram`, of the training split alone.
 
     Raises:
         ConfigError: The images are so flat that the method would divide by zero.
     """
-    if method == "half":
+    if method == "minus_one_one":
         return Scaling()
     if method == "imagenet":
         return Scaling(method, 255 * IMAGENET_MEAN, 255 * IMAGENET_STD)

@@ -53,6 +53,6 @@ class RunDataCache:
                 self._groups[sha256] = groups(manifest)
             group = self._groups[sha256]
             split = load_split(manifest, plan, group)
-            leaks = find_leaks(manifest, split, group, rotating=plan.method == "rotating")
+            leaks = find_leaks(manifest, split, group, rotating=plan.rules.rotates)
             self._divided[key] = Divided(split, leaks, split_sha256(split))
         return self._divided[key]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.audit.baselines import told_from
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
@@ -30,7 +31,6 @@ from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.console import say
 from pneumonia.system.files import digest, replacing, write_json
 from pneumonia.tasks import Task
-from pneumonia.training.prepare import data_config
 
 BASELINES: Final = ("metadata", "thumbnail")
 
@@ -155,7 +155,7 @@ def evaluate_ensemble(members: Sequence[Path], request: Request, desk: Desk | No
 def _tell(request: Request, desk: Desk) -> _Told:
     run = load_finished_run(request.run)
     config = run.config
-    data = data_config(config)
+    data = from_plain(config).data
     if request.data is not None:
         data = replace(request.data, resize=data.resize)  # a model is fed as it was trained
     images, manifest_hash = desk.data_cache.images(data, config["image_size"], request.cache_dir)
@@ -203,7 +203,7 @@ def _own_data(
 ) -> tuple[XRayDataModule | None, str]:
     """The data of a run that is evaluated on others, or why they can't be had."""
     config = run.config
-    data = data_config(config)
+    data = from_plain(config).data
     if data.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
     try:

@@ -43,7 +43,7 @@ class ImageFacts:
 
     Attributes:
         size: Pixels a side.
-        resize: ``squash`` or ``pad``.
+        resize: ``stretch`` or ``pad``.
         decoder: Version of the decoding; a bundle is refused by a program that would decode otherwise.
         channels: That the network has; the graph takes one, grey, uint8, and repeats it.
         normalisation: ``method``, ``shift``, ``scale``; applied inside the graph.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from pneumonia.config.names import NORMALISATIONS, RESIZES, TTA
 from pneumonia.metrics.calibration import TEMPERATURE_RANGE
 from pneumonia.tasks import TASKS
 
@@ -13,9 +14,6 @@ LONGEST: Final = 10_000  # characters of a text
 MOST: Final = 10_000  # entries of a list or a table
 LARGEST: Final = 1e300
 COUNT: Final = 2**53
-RESIZES: Final = ("squash", "pad")
-METHODS: Final = ("half", "minmax", "zscore", "robust", "imagenet")
-VIEWS: Final = ("none", "flip", "shift")
 SLACK: Final = 1e-9  # of a share that was rounded
 SHOWN: Final = 80  # characters of a wrong value
 
@@ -127,11 +125,11 @@ FIELDS: Final[Mapping[str, Any]] = {
         "decoder": text(),
         "channels": Field(lambda value: type(value) is int and value in (1, 3), "1 or 3"),
         "normalisation": {
-            "method": one_of(*METHODS),
+            "method": one_of(*NORMALISATIONS),
             "shift": number(-1e6, 1e6),
             "scale": number(1e-6, 1e6),
         },
-        "views": one_of(*VIEWS),
+        "views": one_of(*TTA),
     },
     "calibration": {"temperature": or_null(number(*TEMPERATURE_RANGE)), "reason": REASON, "images": whole(0)},
     "operating_points": Each(

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
@@ -55,7 +56,6 @@ from pneumonia.runs.model_warnings import warnings_of
 from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.console import say
 from pneumonia.system.files import check_writable, translated_os_errors
-from pneumonia.training.prepare import data_config
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
 EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")
@@ -226,7 +226,7 @@ def _open(order: ExportOptions) -> _Inputs:
         raise RunError(
             f"{folder.path} holds no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
         )
-    data = data_config(config)
+    data = from_plain(config).data
     if order.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
         data = replace(data, source=source, root=str(order.root))

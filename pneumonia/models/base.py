@@ -50,7 +50,7 @@ class ClassifierOptions:
     task: str
     channels: int = 1
     image_size: int = 75
-    resize: str = "squash"
+    resize: str = "stretch"
     scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
     seed: int = 0
     optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})

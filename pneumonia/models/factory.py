@@ -2,21 +2,22 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, fields
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 import torch
 from torch import nn
 
+from pneumonia.config.convert import to_plain
+from pneumonia.config.declarations import Rule, check_value, rule_of
+from pneumonia.config.schema import TrainConfig
 from pneumonia.config.targets import check_allowed, check_class, imported, target_of
-from pneumonia.config.validation import RANGES
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, ClassifierOptions
 from pneumonia.models.components.batch_norm import has_batch_norm
-from pneumonia.models.components.test_time_augmentation import VIEWS
-from pneumonia.models.signature_checks import check_kinds, is_kind, kind_words
+from pneumonia.models.signature_checks import check_kinds
 from pneumonia.system.parallel import available_cores
-from pneumonia.tasks import TASKS
 
 RETRAIN: Final = "Train the run again, with force=true."
 PACKAGES: Final = ("pneumonia.models",)  # of families that any file may name
@@ -90,24 +91,25 @@ def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str 
     return family
 
 
-def own_targets(config: Mapping[str, Any]) -> tuple[str, ...]:
+def own_targets(config: TrainConfig) -> tuple[str, ...]:
     """The targets that a user's own config names, which may lie in any package."""
-    return tuple(str(config[key].get("_target_")) for key in ("model", "optimizer", "scheduler"))
+    return config.model._target_, config.optimizer._target_, config.scheduler._target_
 
 
-def check_family(config: Mapping[str, Any]) -> None:
+def check_family(config: TrainConfig) -> None:
     """Refuses settings of a run that its family would not heed.
 
     Raises:
         ConfigError: With the setting and what to do.
     """
-    family = family_of(config["model"], own_targets(config))
-    if family.full_batch and config["split"]["method"] == "rotating":
+    family = family_of(to_plain(config.model), own_targets(config))
+    if family.full_batch and config.split.rules.rotates:
         raise ConfigError(
-            f"split=rotating changes the training split from epoch to epoch, and {family.__name__} learns "
-            f"{family.training_rule}. Use split=kfold, where each fold is a run of its own."
+            f"split={config.split.method} changes the training split from epoch to epoch, and {family.__name__} learns "
+            f"{family.training_rule}. "
+            "Use split=kfold, where each fold is a run of its own."
         )
-    swa, patience = config["swa"], config["early_stopping"]["patience"]
+    swa, patience = config.swa, config.early_stopping.patience
     if swa is not None and patience is not None:
         raise ConfigError(
             f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
@@ -115,10 +117,10 @@ def check_family(config: Mapping[str, Any]) -> None:
         )
     for key in family.unsupported_options:
         if key == "augmentation":
-            value = next((f"{name}={part}" for name, part in config[key].items() if part), None)
+            value = next((f"{name}={part}" for name, part in to_plain(config.augmentation).items() if part), None)
             wrong, shown, neutral = value is not None, f"augmentation.{value}", "augmentation=none"
         else:
-            value = _lookup(config, key)
+            value = attrgetter(key)(config)
             wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
         if wrong:
             raise ConfigError(
@@ -127,28 +129,28 @@ def check_family(config: Mapping[str, Any]) -> None:
             )
 
 
-def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
+def check_processes(classifier: Classifier, config: TrainConfig) -> None:
     """Refuses what several processes that train one network together can't do, or would do otherwise than one.
 
     Raises:
         ConfigError: With the setting and what to do.
     """
-    devices = config["trainer"]["devices"]
+    devices, frozen = config.trainer.devices, getattr(config.model, "frozen_epochs", 0)
     if devices == 1:
         return
     said, why = f"trainer.devices={devices}", ""
     gpus = torch.cuda.device_count()
-    if gpus and config["trainer"]["accelerator"] in {"auto", "gpu"} and devices > gpus:
+    if gpus and config.trainer.accelerator in {"auto", "gpu"} and devices > gpus:
         why = f"asks for more GPUs than the {gpus} that are seen here"
     elif not gpus and devices > max(2, available_cores()):
         why = f"are more processes than the {available_cores()} cores here, and each wants one"
     elif classifier.training_rule:
         why = f"is of no use to {type(classifier).__name__}, which learns {classifier.training_rule}"
-    elif config["mixup"]:
-        why = f"does not go with mixup={config['mixup']}: each process would blend only its own images"
-    elif config["model"].get("frozen_epochs"):
-        why = f"does not go with model.frozen_epochs={config['model']['frozen_epochs']}: what is thawed later would not be shared"
-    elif config["logger"]["kind"] == "wandb":
+    elif config.mixup:
+        why = f"does not go with mixup={config.mixup}: each process would blend only its own images"
+    elif frozen:
+        why = f"does not go with model.frozen_epochs={frozen}: what is thawed later would not be shared"
+    elif config.logger.kind == "wandb":
         why = "does not go with logger=wandb. Say logger=csv, and `pneumonia track push` afterwards"
     elif not gpus and has_batch_norm(classifier.network):
         why = (
@@ -157,13 +159,6 @@ def check_processes(classifier: Classifier, config: Mapping[str, Any]) -> None:
         )
     if why:
         raise ConfigError(f"{said} {why}. Say trainer=default to train in one process.")
-
-
-def _lookup(config: Mapping[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    return value
 
 
 def _word(value: Any) -> str:
@@ -230,25 +225,19 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
 
 def _check_options(options: ClassifierOptions, path: Path) -> None:
     """Refuses what no run has written into its checkpoint, and what would fail later without a reason."""
+    rules = {item.name: rule_of(item) for item in fields(TrainConfig)}
     values, hints = dict(vars(options)), get_type_hints(ClassifierOptions)
     if isinstance(options.scaling, dict):
         values |= {f"scaling.{name}": options.scaling.get(name) for name in ("shift", "scale")}
+    rules["scaling.scale"] = Rule(lambda scale: scale > 0, "above 0")
     for name, value in values.items():
-        hint = hints.get(name, float)
-        if not is_kind(value, hint):
-            raise CheckpointError(f"{path} holds {name}={value!r:.200}, and it must be {kind_words(hint)}. {RETRAIN}")
-    ranges = {key: (good, wanted) for key, good, wanted in RANGES if key in values}
-    ranges |= {
-        name: (choices.__contains__, f"one of {', '.join(choices)}")
-        for name, choices in (("task", TASKS), ("tta", VIEWS))
-    }
-    ranges["scaling.scale"] = (lambda value: value > 0, "above 0")
-    for name, (good, wanted) in ranges.items():
-        if values[name] is not None and not good(values[name]):
-            raise CheckpointError(f"{path} holds {name}={values[name]!r:.200}, and it must be {wanted}. {RETRAIN}")
+        try:
+            check_value(name, value, hints.get(name, float), rules.get(name))
+        except ConfigError as error:
+            raise CheckpointError(f"{path} holds a value that no run writes: {str(error)[:400]} {RETRAIN}") from error
 
 
-def check_checkpoint(classifier: Classifier, config: dict[str, Any], path: Path) -> None:
+def check_checkpoint(classifier: Classifier, config: Mapping[str, Any], path: Path) -> None:
     """Refuses a checkpoint that another run has written, as far as its settings tell.
 
     Args:

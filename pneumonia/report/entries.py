@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pneumonia.config.schema import identity
+from pneumonia.config.convert import from_plain, identity
 from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import OWN, RunFolder, read_metrics
 from pneumonia.runs.load import read_split
@@ -95,7 +95,7 @@ class Entry:
         """Equal for runs that differ in chance alone: the seed, the fold."""
         if self.members > 1:
             return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
-        kept = identity(self.config)
+        kept = identity(from_plain(self.config))
         kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
         del kept["seed"]
         views = [self.tta] if self.tta else []

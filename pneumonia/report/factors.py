@@ -54,7 +54,7 @@ def _by_configuration(entries: Sequence[Entry]) -> dict[str, Group]:
 def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> list[Block]:
     found = {label: estimates_on(group, "val") for label, group in groups.items()}
     blocks: list[Block] = [Heading(f"{name}: {question}", 3)]
-    leaky = [label for label, group in groups.items() if group[0].config["split"]["method"] in {"article", "rotating"}]
+    leaky = [label for label, group in groups.items() if group[0].config["split"]["method"] in {"random", "rotating"}]
     if leaky:
         share = "All" if len(leaky) == len(groups) else ", ".join(leaky)
         blocks.append(Note(f"{share}: a leaky split; patients of the validation split were trained on.", "bad"))

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pneumonia.config.schema import identity
+from pneumonia.config.convert import from_plain, identity
 from pneumonia.report.entries import CHANCES, Entry
 
 
@@ -35,7 +35,7 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
             labels[number] += f" ({entry.sweep})"
     for twin in {label for label in labels if labels.count(label) > 1}:
         twins = [number for number, other in enumerate(labels) if other == twin]
-        settings = [_flat(identity(entries[number].config)) for number in twins]
+        settings = [_flat(identity(from_plain(entries[number].config))) for number in twins]
         apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in CHANCES]
         for number, own in zip(twins, settings, strict=True):
             more = " ".join(f"{key}={own.get(key)}" for key in apart[:2])

@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
-from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, conf_dir
+from pneumonia.config.keys import conf_dir
+from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
 from pneumonia.report.entries import CHANCES
 
 GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
@@ -23,7 +24,7 @@ TOLD_BY: Final = {
     "optimizer": "_target_",
     "scheduler": "_target_",
 }
-LEFT_OUT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "rehearse", "logger", "launcher")
+LEFT_OUT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "dry_run", "logger", "launcher")
 PLAIN: Final = re.compile(
     r"[A-Za-z_/.][\w/.-]*", re.ASCII
 )  # read as text without quotes, unless it is one of OWN_WORDS
@@ -145,17 +146,17 @@ def _is_number(text: str) -> bool:
 def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]] | None:
     """The file of a group that a node was made of, and its settings: the one that differs least."""
     own, word = _flat(node), TOLD_BY.get(group)
-    best: tuple[int, bool, str, dict[str, Any]] | None = None
+    best: tuple[int, bool, bool, str, dict[str, Any]] | None = None
     for choice, settings in _files(group).items():
         # Of an optimiser, arguments of its class that no file sets can be added: +optimizer.amsgrad=true.
         fits = group in SCHEMAS or set(settings) == set(own) or (group == "optimizer" and set(settings) < set(own))
         if (word and settings.get(word) != own.get(word)) or not fits:
             continue
         apart = sum(settings.get(key, ...) != value for key, value in own.items())
-        rank = (apart, choice != default, choice, settings)
-        if best is None or rank[:3] < best[:3]:
+        rank = (apart, choice != default, choice != own.get(word or ""), choice, settings)
+        if best is None or rank[:4] < best[:4]:
             best = rank
-    return None if best is None else best[2:]
+    return None if best is None else best[3:]
 
 
 @cache

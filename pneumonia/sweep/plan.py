@@ -9,15 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pneumonia.config.schema import TrainConfig, conf_dir, identity, resolved
-from pneumonia.config.validation import check, check_root
+from pneumonia.config.compose import hydra_session, typed
+from pneumonia.config.convert import from_plain, identity, to_plain
+from pneumonia.config.keys import conf_dir, config_groups
+from pneumonia.config.validation import check_root
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.sweep_files import SHARED_KEYS, chosen_files, find_sweep, question, sets_name, swept_keys
 from pneumonia.system.files import digest
@@ -211,7 +211,7 @@ def _line(item: tuple[str, Any]) -> str:
 
 def job_key(config: dict[str, Any]) -> str:
     """Hash a job's config. The run id needs the data as well, and is known once they are read."""
-    return digest([identity(config), config["data"], config["split"]["file"]])[:12]
+    return digest([identity(from_plain(config)), config["data"], config["split"]["file"]])[:12]
 
 
 def _parse(overrides: Iterable[str]) -> list[Override]:
@@ -242,10 +242,8 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
 
     Hydra composes once for each set of chosen files (0.25 s each); other values are then set as Hydra sets them.
     """
-    ConfigStore.instance().store("schema", TrainConfig)
-    GlobalHydra.instance().clear()
     base: dict[tuple[str, ...], tuple[DictConfig, dict[str, str]]] = {}
-    groups = {entry.name for entry in conf_dir().iterdir() if entry.is_dir()}
+    groups = set(config_groups())
 
     def config_of(differs: dict[str, str]) -> dict[str, Any]:
         files = tuple(f"{key}={value}" for key, value in differs.items() if key in groups)
@@ -260,8 +258,7 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
         config = copy.deepcopy(shared)
         for override in _parse([f"{key}={value}" for key, value in differs.items() if f"{key}={value}" not in files]):
             OmegaConf.update(config, override.get_key_element(), override.value(), merge=True)
-        check(config, choices, [conf_dir(), path.parent])
-        return resolved(config)
+        return to_plain(typed(config, choices, [conf_dir(), path.parent]))
 
     # Hydra takes any folder beside a config file for a group, and any file there for the one of that name in conf/. So its
     # search path has the sweep file alone, then conf/, then the groups and the other files beside the sweep file.
@@ -275,7 +272,7 @@ def _composer(path: Path, fixed: list[str]) -> Iterator[Any]:
         for entry in path.parent.iterdir():
             if (entry.is_dir() and entry.name in groups) or (entry.suffix == ".yaml" and entry.stem not in packaged):
                 (own / entry.name).symlink_to(entry)
-        with initialize_config_dir(str(main), version_base="1.3"):
+        with hydra_session(main):
             yield config_of
 
 

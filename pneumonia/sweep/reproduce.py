@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError, PneumoniaError, nearest
 from pneumonia.report.collect import gather
 from pneumonia.report.entries import Entry

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pneumonia.config.schema import identity
+from pneumonia.config.convert import from_plain, identity
 from pneumonia.errors import RunError, some
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.state import FINISHED, SweepState
@@ -59,7 +59,9 @@ def _differences(held: list[Job], new: list[Job]) -> str:
     """Describe the settings in which two sweeps of one name differ."""
     by_label = {job.label: job for job in held}
     pairs = [(by_label[job.label], job) for job in new if job.label in by_label] or [(held[0], new[0])]
-    before, now = ({**_flat(identity(job.config)), **_flat(job.config["data"], "data.")} for job in pairs[0])
+    before, now = (
+        {**_flat(identity(from_plain(job.config))), **_flat(job.config["data"], "data.")} for job in pairs[0]
+    )
     swept = {*pairs[0][0].differs, *pairs[0][1].differs}
     changed = [key for key in sorted({*before, *now} - swept) if before.get(key) != now.get(key)]
     if not changed:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 
+from pneumonia.config.convert import from_plain
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import TimeLimitReached
 from pneumonia.runs.folder import RunFolder
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.state import FINISHED, SweepState
 from pneumonia.system.files import translated_os_errors
-from pneumonia.training.train import rehearse, train
+from pneumonia.training.train import train
 
 
 class JobOutcome(IntEnum):
@@ -77,7 +78,7 @@ def run_job(
     try:
         if dry_run:
             with _failures_recorded(job, state):
-                rehearse(job.config, cache)
+                train_dry_run(from_plain(job.config), cache)
             return JobOutcome.ENDED
         with state.lock(job.key) as locked:
             if not locked:
@@ -85,7 +86,13 @@ def run_job(
             if job.config["force"] or state.status(job).state not in FINISHED:
                 state.record_start(job)
                 with _failures_recorded(job, state), _time_limit(timeout_min):
-                    train(job.config, label=job.label, data_cache=cache, opened=record_run, callbacks=callbacks)
+                    train(
+                        from_plain(job.config),
+                        label=job.label,
+                        data_cache=cache,
+                        opened=record_run,
+                        callbacks=callbacks,
+                    )
     except KeyboardInterrupt:
         return JobOutcome.INTERRUPTED
     return JobOutcome.ENDED

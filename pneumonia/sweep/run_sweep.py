@@ -1,12 +1,11 @@
 """Run a sweep: plan, dry run, jobs, table. Finished jobs are skipped; see :mod:`pneumonia.sweep.resume`."""
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.config.schema import identity
+from pneumonia.config.convert import from_plain, identity
 from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.runs.scheduled_backup import backed_up
 from pneumonia.sweep.launchers.checks import check_launcher
@@ -85,7 +84,7 @@ def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTab
 
     with table.live():
         try:
-            if plan.common["rehearse"]:
+            if plan.common["dry_run"]:
                 jobs = _dry_run(jobs, launcher, state, on_end)
             launcher.run(jobs, on_end)
         except StopSweep:
@@ -122,7 +121,7 @@ def _check_jobs(jobs: list[Job]) -> None:
     """
     from pneumonia.training.prepare import check_settings
 
-    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(job.config))
+    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(from_plain(job.config)))
 
 
 def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
@@ -131,10 +130,9 @@ def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
     Raises:
         PneumoniaError: The error of the first job, if no job's images can be read.
     """
-    from pneumonia.training.prepare import data_config
 
     def load(job: Job) -> None:
-        cache.images(data_config(job.config), job.config["image_size"], Path(job.config["cache_dir"]))
+        cache.images(from_plain(job.config).data, job.config["image_size"], Path(job.config["cache_dir"]))
 
     _raise_if_all_fail(_grouped(jobs, lambda job: digest([job.config["data"], job.config["image_size"]])), load)
 
@@ -160,7 +158,7 @@ def _grouped(jobs: list[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]
 
 def _configuration(job: Job) -> str:
     """Return a hash that is equal for jobs that differ only in seeds and fold."""
-    kept = copy.deepcopy(identity(job.config))
+    kept = identity(from_plain(job.config))
     del kept["seed"], kept["split"]["seed"], kept["split"]["fold"]
     return digest([kept, job.config["data"]])
 

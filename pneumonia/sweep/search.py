@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
-from pneumonia.config.validation import MONITORS
+from pneumonia.config.names import MONITORS
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder, read_metrics

@@ -6,11 +6,11 @@ from typing import Any, Final
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError, nearest
 
 # Keys that all jobs of a sweep share: they say where its state is and how it runs.
-SHARED_KEYS: Final = ("name", "runs_dir", "launcher", "search", "fail_fast", "rehearse", "force", "backup")
+SHARED_KEYS: Final = ("name", "runs_dir", "launcher", "search", "fail_fast", "dry_run", "force", "backup")
 EXAMPLE: Final = "See sweeps/optimizer.yaml for an example."
 
 

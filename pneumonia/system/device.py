@@ -1,10 +1,10 @@
 """Choose the device of a run and its numerical precision."""
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch
 
+from pneumonia.config.schema import TrainerConfig
 from pneumonia.errors import ConfigError
 
 AUTO_MIXED: Final = "mixed"
@@ -13,9 +13,9 @@ BF16_FROM: Final = 8  # compute capability of Ampere; earlier cards (the T4 has 
 CPU: Final = torch.device("cpu")
 
 
-def device_of(trainer: Mapping[str, Any]) -> torch.device:
+def device_of(trainer: TrainerConfig) -> torch.device:
     """Return the device that a trainer config selects on this machine."""
-    return torch.device("cuda") if trainer["accelerator"] != "cpu" and torch.cuda.is_available() else CPU
+    return torch.device("cuda") if trainer.accelerator != "cpu" and torch.cuda.is_available() else CPU
 
 
 def name_of(device: torch.device) -> str:
@@ -23,13 +23,13 @@ def name_of(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def check_device(trainer: Mapping[str, Any]) -> None:
+def check_device(trainer: TrainerConfig) -> None:
     """Refuse a trainer config that this machine does not support.
 
     Raises:
         ConfigError: The accelerator or the precision needs a GPU.
     """
-    accelerator, precision = trainer["accelerator"], str(trainer["precision"])
+    accelerator, precision = trainer.accelerator, trainer.precision
     if device_of(trainer).type == "cuda":
         return
     if accelerator in {"gpu", "cuda"}:

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from pneumonia.config.schema import max_time_s
+from pneumonia.config.trainer_limits import max_time_s
 from pneumonia.errors import TimeLimitReached
 from pneumonia.metrics.classification import lower_is_better
 from pneumonia.models.base import Classifier
@@ -171,7 +171,7 @@ class TimeLimit(Callback):
     counting when the run is resumed, which would then end at once.
 
     Args:
-        max_time: From the start of the training in this process; see :func:`pneumonia.config.schema.max_time_s`.
+        max_time: From the start of the training in this process; see :func:`pneumonia.config.trainer_limits.max_time_s`.
         folder: Of the run.
 
     Raises:

@@ -3,23 +3,16 @@
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from lightning import seed_everything
 
-from pneumonia.config.schema import (
-    LIMITS,
-    AugmentationConfig,
-    AzureConfig,
-    DataConfig,
-    PhantomConfig,
-    SplitConfig,
-    shortening,
-)
-from pneumonia.config.validation import MEANS_OVER_CLASSES
+from pneumonia.config.convert import to_plain
+from pneumonia.config.names import CLASS_MEANS
+from pneumonia.config.schema import TrainConfig, TrainerConfig
+from pneumonia.config.trainer_limits import LIMITS, shortening
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.data.run_data_cache import RunDataCache
@@ -49,11 +42,11 @@ class PreparedRun:
     hashes: dict[str, str]
 
 
-def prepare_run(config: dict[str, Any], data_cache: RunDataCache) -> PreparedRun:
+def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     """Load and check all that a run needs before its first step.
 
     Args:
-        config: Resolved and checked; see :mod:`pneumonia.config.validation`.
+        config: From :func:`pneumonia.config.compose.compose`.
         data_cache: Holds what earlier runs of this process have loaded.
 
     Raises:
@@ -61,14 +54,14 @@ def prepare_run(config: dict[str, Any], data_cache: RunDataCache) -> PreparedRun
     """
     quiet()
     keep_freed_memory()
-    seed_everything(config["seed"], verbose=False)
+    seed_everything(config.seed, verbose=False)
     reset_peak_memory()
     check_settings(config)
-    plan = SplitConfig(**config["split"])
+    plan = config.split
     if plan.file is not None:
         check_split_file(Path(plan.file))
-    images, manifest_hash = data_cache.images(data_config(config), config["image_size"], Path(config["cache_dir"]))
-    task = TASKS[config["task"]]
+    images, manifest_hash = data_cache.images(config.data, config.image_size, Path(config.cache_dir))
+    task = TASKS[config.task]
     check_classes(task.counts(images.manifest["label"].tolist()), task.classes, "The data")
     divided = data_cache.divided(images.manifest, manifest_hash, plan)
     data = _data_module(config, images, divided.split)
@@ -77,41 +70,41 @@ def prepare_run(config: dict[str, Any], data_cache: RunDataCache) -> PreparedRun
     _check_limits(config, data)
     check_monitor(config, data)
     hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
-    classifier = build_classifier(config["model"], _classifier_options(config, data), own_targets(config))
-    if device_of(config["trainer"]).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
+    classifier = build_classifier(to_plain(config.model), _classifier_options(config, data), own_targets(config))
+    if device_of(config.trainer).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
     return PreparedRun(classifier, data, divided.split, divided.leaks, hashes)
 
 
-def check_settings(config: dict[str, Any]) -> None:
+def check_settings(config: TrainConfig) -> None:
     """Refuses what the family, the optimiser, the schedule or the logger can't take, before any data are read.
 
     Raises:
         PneumoniaError: With the setting and what to do.
     """
-    check_tracking(config["logger"])
-    check_device(config["trainer"])
+    check_tracking(to_plain(config.logger))
+    check_device(config.trainer)
     check_family(config)
     own = own_targets(config)
-    classifier = build_classifier(config["model"], _classifier_options(config), own)
+    classifier = build_classifier(to_plain(config.model), _classifier_options(config), own)
     check_processes(classifier, config)
-    if config["batch_size"] == 1 and not classifier.full_batch:
+    if config.batch_size == 1 and not classifier.full_batch:
         classifier.check_single_images()
-    optimizer = build_optimizer(classifier.parameter_groups(), config["optimizer"], own)
-    build_schedule(optimizer, config["scheduler"], 1, 1, own)
+    optimizer = build_optimizer(classifier.parameter_groups(), to_plain(config.optimizer), own)
+    build_schedule(optimizer, to_plain(config.scheduler), 1, 1, own)
 
 
-def check_monitor(config: dict[str, Any], data: XRayDataModule) -> None:
+def check_monitor(config: TrainConfig, data: XRayDataModule) -> None:
     """Refuses a ``monitor`` that the validation images of an epoch leave undefined: it could choose no epoch.
 
     Raises:
         ConfigError: With the class that has no image.
     """
-    monitor, trainer = config["monitor"], config["trainer"]
-    if monitor not in MEANS_OVER_CLASSES:
+    monitor, trainer = config.monitor, config.trainer
+    if monitor not in CLASS_MEANS:
         return
     limits = " and ".join(word for word in shortening(trainer) if "limit_train" not in word)
-    epochs = config["max_epochs"] if data.rotate_every else 1
+    epochs = config.max_epochs if data.rotate_every else 1
     for epoch in range(0, epochs, data.rotate_every or 1):
         positions = data.positions("val", epoch)[: _validated(trainer, data.val_batches(epoch), data.validation_size)]
         shown = set(data.labels[positions].tolist())
@@ -126,69 +119,63 @@ def check_monitor(config: dict[str, Any], data: XRayDataModule) -> None:
             )
 
 
-def _check_limits(config: dict[str, Any], data: XRayDataModule) -> None:
+def _check_limits(config: TrainConfig, data: XRayDataModule) -> None:
     """Refuses a fraction of the batches that leaves none.
 
     Raises:
         ConfigError: With the number of batches there are.
     """
-    epochs = range(config["max_epochs"] if data.rotate_every else 1)
+    epochs = range(config.max_epochs if data.rotate_every else 1)
     for key, batches in zip(LIMITS, (data.train_batches, data.val_batches), strict=True):
-        limit, fewest = config["trainer"].get(key), min(batches(epoch) for epoch in epochs)
+        limit, fewest = getattr(config.trainer, key), min(batches(epoch) for epoch in epochs)
         if isinstance(limit, float) and int(limit * fewest) == 0:
             raise ConfigError(
                 f"trainer.{key}={limit} of {fewest} batches leaves none. Say a whole number of batches, or a larger fraction."
             )
 
 
-def _validated(trainer: dict[str, Any], batches: int, size: int) -> int:
+def _validated(trainer: TrainerConfig, batches: int, size: int) -> int:
     """At most how many images are validated, of those of an epoch in their order."""
-    limit = int(trainer.get("fast_dev_run") or 0) or trainer.get("limit_val_batches", 1.0)
+    limit = int(trainer.fast_dev_run) or trainer.limit_val_batches
     return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
 
 
-def data_config(config: dict[str, Any]) -> DataConfig:
-    """The typed form of a resolved config's ``data`` node."""
-    node = dict(config["data"])
-    return DataConfig(**{**node, "phantom": PhantomConfig(**node["phantom"]), "azure": AzureConfig(**node["azure"])})
-
-
-def _classifier_options(config: dict[str, Any], data: XRayDataModule | None = None) -> ClassifierOptions:
+def _classifier_options(config: TrainConfig, data: XRayDataModule | None = None) -> ClassifierOptions:
     weights, scaling = None, Scaling()
     if data is not None:
-        rows = data.rows("train") if config["normalisation"] in FITTED else data.rows("train")[:0]
-        scaling = fit_scaling(config["normalisation"], histogram(data.images.pixels, rows))
-        if config["class_weights"] == "balanced":
+        rows = data.rows("train") if config.normalisation in FITTED else data.rows("train")[:0]
+        scaling = fit_scaling(config.normalisation, histogram(data.images.pixels, rows))
+        if config.class_weights == "balanced":
             counts = data.counts("train").astype(np.float64)
             weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
     return ClassifierOptions(
-        task=config["task"],
-        channels=config["channels"],
-        image_size=config["image_size"],
-        resize=config["data"]["resize"],
+        task=config.task,
+        channels=config.channels,
+        image_size=config.image_size,
+        resize=config.data.resize,
         scaling=asdict(scaling),
-        seed=config["seed"],
-        optimizer=config["optimizer"],
-        scheduler=config["scheduler"],
-        label_smoothing=config["label_smoothing"],
+        seed=config.seed,
+        optimizer=to_plain(config.optimizer),
+        scheduler=to_plain(config.scheduler),
+        label_smoothing=config.label_smoothing,
         class_weights=weights,
-        mixup=config["mixup"],
-        ema=config["ema"],
-        swa=config["swa"],
-        tta=config["tta"],
+        mixup=config.mixup,
+        ema=config.ema,
+        swa=config.swa,
+        tta=config.tta,
     )
 
 
-def _data_module(config: dict[str, Any], images: DecodedImages, split: pd.DataFrame) -> XRayDataModule:
+def _data_module(config: TrainConfig, images: DecodedImages, split: pd.DataFrame) -> XRayDataModule:
     return XRayDataModule(
         images,
         split,
-        TASKS[config["task"]],
-        config["batch_size"],
-        AugmentationConfig(**config["augmentation"]),
-        config["seed"],
-        config["num_workers"],
-        config["split"]["every"] if config["split"]["method"] == "rotating" else 0,
-        family_of(config["model"], own_targets(config)).full_batch,
-        config["augmenter"],
+        TASKS[config.task],
+        config.batch_size,
+        config.augmentation,
+        config.seed,
+        config.num_workers,
+        config.split.every if config.split.rules.rotates else 0,
+        family_of(to_plain(config.model), own_targets(config)).full_batch,
+        config.augmenter,
     )

@@ -1,11 +1,10 @@
 """What a person sees of a run: its data as it starts, its figures when it has ended."""
 
 from pathlib import Path
-from typing import Any
 
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.data.splits.assign import FOLDED
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.metrics.classification import class_metric
 from pneumonia.models.base import Classifier
@@ -17,36 +16,36 @@ from pneumonia.tasks import SUBSETS
 
 
 def announce(
-    config: dict[str, Any], classifier: Classifier, data: XRayDataModule, leaks: list[Leak], folder: RunFolder
+    config: TrainConfig, classifier: Classifier, data: XRayDataModule, leaks: list[Leak], folder: RunFolder
 ) -> None:
     """What a run is about to do, and what must be known of its data."""
     counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
     rows = [(subset, *(str(count) for count in counts[subset]), str(counts[subset].sum())) for subset in SUBSETS]
-    table(f"Split {config['split']['method']}, images by class", ("subset", *classes, "all"), rows)
+    table(f"Split {config.split.method}, images by class", ("subset", *classes, "all"), rows)
     seen = data.images.manifest.iloc[data.positions("train")]
-    if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])):
+    if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)):
         say(
             "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
         )
-    method, split = config["split"]["method"], config["split"]
-    if method in FOLDED:
-        turns = f"; every {split['every']} epochs the next one does" if data.rotate_every else ""
-        say(f"Fold {split['fold']} of {split['k']} validates{turns}")
+    split = config.split
+    if split.rules.folded:
+        turns = f"; every {split.every} epochs the next one does" if data.rotate_every else ""
+        say(f"Fold {split.fold} of {split.k} validates{turns}")
     for leak in leaks:
-        warn(_leak_text(method, leak))
+        warn(_leak_text(split.method, leak))
     for path, reason in data.images.skipped.items():
         warn(f"left out {path}: {reason}")
     if classifier.note:
         say(classifier.note)
     if classifier.training_rule:
         say(f"{type(classifier).__name__} learns {classifier.training_rule}")
-    if config["model"].get("activation") == "binary_step":
+    if getattr(config.model, "activation", None) == "binary_step":
         say(
             "The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)"
         )
-    batches = "the whole subset at once" if classifier.full_batch else f"batches of {config['batch_size']}"
-    say(f"Training {folder.path.name}: {config['max_epochs']} epochs, {batches}")
+    batches = "the whole subset at once" if classifier.full_batch else f"batches of {config.batch_size}"
+    say(f"Training {folder.path.name}: {config.max_epochs} epochs, {batches}")
 
 
 def show(result: RunResult, folder: RunFolder, note: str = "") -> None:

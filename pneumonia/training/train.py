@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from zipfile import is_zipfile
@@ -13,11 +14,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
-from pneumonia.config.schema import (
-    AugmentationConfig,
-    identity,
-    shortening,
-)
+from pneumonia.config.convert import identity, to_plain
+from pneumonia.config.schema import TrainConfig
+from pneumonia.config.trainer_limits import shortening
 from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
@@ -54,7 +53,7 @@ from pneumonia.training.loggers.wandb_charts import Samples
 from pneumonia.training.prepare import prepare_run
 from pneumonia.training.summary import announce, show
 
-REHEARSED: Final = 2  # batches of each subset
+DRY_RUN_BATCHES: Final = 2  # batches of each subset
 PATIENCE_S: Final = 10.0  # for a process that was told to end
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
@@ -64,7 +63,7 @@ class Interrupted(PneumoniaError, KeyboardInterrupt):
 
 
 def train(
-    config: dict[str, Any],
+    config: TrainConfig,
     *,
     label: str = "",
     data_cache: RunDataCache | None = None,
@@ -74,7 +73,7 @@ def train(
     """Trains a run to its end, or from where it was cut, or not at all where it is finished.
 
     Args:
-        config: Resolved and checked; see :mod:`pneumonia.config.validation`.
+        config: From :func:`pneumonia.config.compose.compose`.
         label: What tells the run from the others of its sweep.
         data_cache: Holds what earlier runs of this process have loaded.
         opened: Is told the run's folder as soon as it is known.
@@ -88,14 +87,14 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
         TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
     """
-    check_writable(Path(config["runs_dir"]))
+    check_writable(Path(config.runs_dir))
     run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(_known(config), **run.hashes)
-    folder = RunFolder(Path(config["runs_dir"]) / config["name"] / run_id)
+    folder = RunFolder(Path(config.runs_dir) / config.name / run_id)
     if opened is not None:
         opened(folder)
     with folder.held():
-        done = None if config["force"] else read_result(folder)
+        done = None if config.force else read_result(folder)
         if done is not None:
             if not is_zipfile(folder.best):  # as torch writes it; a file that was cut short is none
                 raise RunError(
@@ -104,16 +103,16 @@ def train(
                 )
             what = "is finished" if done.completed else done.shortened
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
-            mirror_finished(folder, config, label, done)
+            mirror_finished(folder, to_plain(config), label, done)
             return done
-        if config["force"]:
+        if config.force:
             folder.clear()
         announce(config, run.classifier, run.data, run.leaks, folder)
-        folder.begin(config)
+        folder.begin(to_plain(config))
         with replacing(folder.split(run.hashes["split_sha256"])) as part:
             run.split.to_parquet(part, index=False)
-        with followed(folder, config, label) as mirror:
-            if mirror is not None and any(config["augmentation"].values()):
+        with followed(folder, to_plain(config), label) as mirror:
+            if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
             recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
             _check_end(config, recorder, folder)
@@ -122,13 +121,13 @@ def train(
             if mirror is not None:
                 rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
-                mirror.result(result, Samples(pixels, config["logger"]["samples"]))
+                mirror.result(result, Samples(pixels, getattr(config.logger, "samples", 0)))
     note = "" if result.completed else f"This run {result.shortened}: no other command accepts it."
     show(result, folder, note)
     return result
 
 
-def _check_end(config: dict[str, Any], recorder: Recorder, folder: RunFolder) -> None:
+def _check_end(config: TrainConfig, recorder: Recorder, folder: RunFolder) -> None:
     """Refuses a result where the training ended before its config says, and is not said to be shortened.
 
     Raises:
@@ -136,22 +135,22 @@ def _check_end(config: dict[str, Any], recorder: Recorder, folder: RunFolder) ->
         TimeLimitReached: ``trainer.max_time`` was over, in several processes that train together.
         RunError: Something else has stopped the training.
     """
-    epochs, trainer = len(read_metrics(folder)), config["trainer"]
-    if recorder.ended or trainer.get("fast_dev_run") or epochs >= config["max_epochs"]:
+    epochs, trainer = len(read_metrics(folder)), config.trainer
+    if recorder.ended or trainer.fast_dev_run or epochs >= config.max_epochs:
         if not recorder.best_epoch:
             raise _divergence(config, recorder)
         return
-    if trainer.get("max_time") is not None:
-        raise time_is_over(trainer["max_time"], folder, config["max_epochs"])
+    if trainer.max_time is not None:
+        raise time_is_over(trainer.max_time, folder, config.max_epochs)
     raise RunError(
-        f"Something has stopped the training after {epochs} of {config['max_epochs']} epochs, and it was not early stopping. "
+        f"Something has stopped the training after {epochs} of {config.max_epochs} epochs, and it was not early stopping. "
         f"They are kept in {folder.path}. Run the same command again to go on."
     )
 
 
-def _divergence(config: dict[str, Any], recorder: Recorder) -> DivergenceError:
+def _divergence(config: TrainConfig, recorder: Recorder) -> DivergenceError:
     """The error of a training without an epoch that is worth keeping."""
-    rate, swa = config["optimizer"].get("lr"), config["swa"]
+    rate, swa = getattr(config.optimizer, "lr", None), config.swa
     lower = "optimizer.lr" if rate is None else f"optimizer.lr ({rate} now)"
     averaged = "" if swa is None else f" with averaged weights (swa={swa})"
     return DivergenceError(
@@ -161,22 +160,27 @@ def _divergence(config: dict[str, Any], recorder: Recorder) -> DivergenceError:
     )
 
 
-def _shortened_by(config: dict[str, Any], recorder: Recorder) -> list[str]:
+def _shortened_by(config: TrainConfig, recorder: Recorder) -> list[str]:
     """What has shortened a training, as overrides; none where it was full."""
-    steps = config["trainer"].get("max_steps", -1)
-    return [*shortening(config["trainer"]), *([f"trainer.max_steps={steps}"] if recorder.out_of_steps else [])]
+    steps = [f"trainer.max_steps={config.trainer.max_steps}"] if recorder.out_of_steps else []
+    return [*shortening(config.trainer), *steps]
 
 
-def rehearse(config: dict[str, Any], data_cache: RunDataCache) -> None:
+def train_dry_run(config: TrainConfig, data_cache: RunDataCache) -> None:
     """Trains on two batches and validates on two, and keeps nothing: what can't work fails now, not after hours.
 
     Raises:
         Exception: Whatever the run itself would raise.
     """
     run = prepare_run(config, data_cache)
-    one = {"devices": 1, "strategy": "auto"}  # a second process starts for longer than this lasts
-    words = {**config["trainer"], **one, "limit_train_batches": REHEARSED, "limit_val_batches": REHEARSED}
-    trainer = _trainer(words, config, [_OneEpoch()])
+    short = replace(
+        config.trainer,
+        devices=1,  # a second process takes longer to start than the batches
+        strategy="auto",
+        limit_train_batches=DRY_RUN_BATCHES,
+        limit_val_batches=DRY_RUN_BATCHES,
+    )
+    trainer = _trainer(replace(config, trainer=short), [_OneEpoch()])
     handler = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit(run.classifier, datamodule=run.data)
@@ -189,64 +193,61 @@ class _OneEpoch(Callback):
         trainer.should_stop = True
 
 
-def _known(config: dict[str, Any]) -> dict[str, Any]:
+def _known(config: TrainConfig) -> dict[str, Any]:
     """What of the config can change the result; a file of weights counts by its content."""
-    model = family_of(config["model"], own_targets(config)).identity(config["model"])
-    return identity({**config, "model": model})
+    model = to_plain(config.model)
+    return identity(config, family_of(model, own_targets(config)).identity(model))
 
 
-def _drawn(config: dict[str, Any], data: XRayDataModule) -> Any:
+def _drawn(config: TrainConfig, data: XRayDataModule) -> Any:
     """What training sees of some images."""
     rows = data.rows("train")
     manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
-    strengths = AugmentationConfig(**config["augmentation"])
-    return by_draw(
-        manifest, data.images.pixels[rows], strengths, "training", SHOWN, SHOWN, config["seed"], config["augmenter"]
-    )
+    pixels = data.images.pixels[rows]
+    return by_draw(manifest, pixels, config.augmentation, "training", SHOWN, SHOWN, config.seed, config.augmenter)
 
 
 def _fit(
-    config: dict[str, Any],
+    config: TrainConfig,
     classifier: Classifier,
     data: XRayDataModule,
     folder: RunFolder,
     mirror: Mirror | None,
     more: Sequence[Any],
 ) -> Recorder:
-    monitor = config["monitor"] or classifier.default_monitor
-    classifier.max_steps = config["trainer"].get("max_steps", -1)
+    monitor = config.monitor or classifier.default_monitor
+    settings = config.trainer
+    classifier.max_steps = settings.max_steps
     recorder = Recorder(folder, monitor, classifier.max_steps)
     callbacks: list[Any] = [recorder, WeightPictures(folder)]
     if mirror is not None:
         callbacks.append(Follower(mirror))
-    patience = config["early_stopping"]["patience"]
-    if patience is not None:
-        least = config["early_stopping"]["min_delta"]
-        callbacks.append(EarlyStopping(monitor, least, patience, mode=direction(monitor)))
-    words = dict(config["trainer"])
-    if words.get("max_time") is not None:
-        callbacks.append(TimeLimit(words["max_time"], folder))
-    if words["enable_progress_bar"]:
+    stopping = config.early_stopping
+    if stopping.patience is not None:
+        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=direction(monitor)))
+    if settings.max_time is not None:
+        callbacks.append(TimeLimit(settings.max_time, folder))
+    if settings.enable_progress_bar:
         callbacks.append(EpochReport(recorder))
     callbacks += more
     resume, data.first_epoch = _resume_point(folder, recorder)
     if recorder.ended:
         return recorder
-    trainer = _trainer(words, config, callbacks)
+    trainer = _trainer(config, callbacks)
     handler = signal.getsignal(signal.SIGINT)
-    several = words["devices"] > 1
+    several = settings.devices > 1
     try:
         with sigterm_as_interrupt() if several else nullcontext():  # of one process, Lightning takes care itself
             trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
     except (SystemExit, KeyboardInterrupt) as stop:  # Lightning exits on Ctrl-C and SIGTERM
         raise Interrupted(
-            f"Stopped after {len(read_metrics(folder))} of {config['max_epochs']} epochs; they are kept in {folder.path}. "
+            f"Stopped after {len(read_metrics(folder))} of {config.max_epochs} epochs; they are kept in {folder.path}. "
             "Run the same command again to go on."
         ) from stop
     except (ProcessExitedException, ProcessRaisedException) as error:
         last = str(error).strip().splitlines()[-1].rstrip(".")
         raise RunError(
-            f"One of the {words['devices']} processes of the training ended: {last}. The epochs before are kept in "
+            f"One of the {settings.devices} processes of the training ended: {last}. The epochs before are kept in "
             f"{folder.path}. Run the same command again to go on."
         ) from error
     finally:
@@ -270,23 +271,30 @@ def _end_children() -> None:
             child.join()
 
 
-def _trainer(words: dict[str, Any], config: dict[str, Any], callbacks: list[Any]) -> Trainer:
-    device = device_of(words)
-    precision = precision_on(device, words["precision"])
+def _trainer(config: TrainConfig, callbacks: list[Any]) -> Trainer:
+    settings = config.trainer
+    device = device_of(settings)
+    precision = precision_on(device, settings.precision)
     configure_tf32(device, precision)
     return Trainer(
         # See TimeLimit and Recorder for what Lightning is not given.
-        **{**words, "precision": precision, "enable_progress_bar": False, "max_time": None, "max_steps": -1},
-        max_epochs=config["max_epochs"],
-        sync_batchnorm=words["devices"] > 1,
+        **{
+            **to_plain(settings),
+            "precision": precision,
+            "enable_progress_bar": False,
+            "max_time": None,
+            "max_steps": -1,
+        },
+        max_epochs=config.max_epochs,
+        sync_batchnorm=settings.devices > 1,
         logger=False,
         callbacks=callbacks,
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, Recorder) for callback in callbacks),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        reload_dataloaders_every_n_epochs=1 if config["split"]["method"] == "rotating" else 0,
-        default_root_dir=config["runs_dir"],
+        reload_dataloaders_every_n_epochs=int(config.split.rules.rotates),
+        default_root_dir=config.runs_dir,
     )
 
 
@@ -314,7 +322,7 @@ def _recall(folder: RunFolder, recorder: Recorder) -> int:
 
 
 def _result(
-    config: dict[str, Any],
+    config: TrainConfig,
     run_id: str,
     data: XRayDataModule,
     leaks: list[Leak],
@@ -322,14 +330,14 @@ def _result(
     recorder: Recorder,
     folder: RunFolder,
 ) -> RunResult:
-    device = device_of(config["trainer"])
-    best = load_classifier(folder.best, config["task"], own_targets(config))
+    device = device_of(config.trainer)
+    best = load_classifier(folder.best, config.task, own_targets(config))
     predictions = predict_subset(best.to(device), data, "val", recorder.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = prediction_arrays(predictions, data.task.classes)
     confusion = confusion_matrix(probability.argmax(axis=1), label, len(data.task.classes))
-    price = config["usd_per_hour"]
+    price = config.usd_per_hour
     history = read_metrics(folder)
     row = history[recorder.best_epoch - 1]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
@@ -338,9 +346,9 @@ def _result(
     return RunResult(
         status=DEBUG if shortened_by else COMPLETED,
         shortened_by=shortened_by,
-        name=config["name"],
+        name=config.name,
         run_id=run_id,
-        config=config,
+        config=to_plain(config),
         data=RunData(
             manifest_sha256=hashes["manifest_sha256"],
             split_sha256=hashes["split_sha256"],
@@ -349,7 +357,7 @@ def _result(
             test=len(data.positions("test")),
             leaks=leaks,
             skipped=data.images.skipped,
-            phantoms=mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config["cache_dir"])),
+            phantoms=mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)),
         ),
         epochs=len(history),
         best_epoch=recorder.best_epoch,
@@ -357,7 +365,7 @@ def _result(
         confusion=Confusion(list(data.task.classes), confusion.tolist()),
         cost=Cost(
             device=name_of(device),
-            precision=precision_on(device, config["trainer"]["precision"]),
+            precision=precision_on(device, config.trainer.precision),
             fit_s=round(recorder.fit_s, 3),
             **recorder.speed(),
             peak_memory_mib=peak_memory_mib(),

@@ -10,7 +10,7 @@ import pytest
 from pneumonia.cli import VERBS, main
 from pneumonia.cli.hydra_options import options_first
 from pneumonia.cli.train import run as run_train
-from pneumonia.config.schema import OPEN_NODES
+from pneumonia.config.schema import GROUPS
 
 BAD = [
     ("btach_size=3", r"btach_size is not a config key.*'batch_size'"),
@@ -56,7 +56,7 @@ BAD = [
     ("seed=null", r"seed=null is of the wrong kind: it must be a whole number. Say for example seed=0"),
     ("seed={a:1}", r"seed=\{a:1\} is of the wrong kind: it must be a whole number"),
     ("ema=abc", r"ema=abc is of the wrong kind: it must be a number or null. Say for example ema=null"),
-    ("rehearse=null", r"rehearse=null is of the wrong kind: it must be true or false"),
+    ("dry_run=null", r"dry_run=null is of the wrong kind: it must be true or false"),
     ("data.phantom=null", r"holds several keys. Set them one by one: data.phantom.patients=VALUE"),
     ("early_stopping=3", r"early_stopping=3 is of the wrong kind: it holds several keys"),
     ("class_weights=[1,2,3]", r"class_weights=\[1,2,3\] is of the wrong kind: it must be text"),
@@ -84,7 +84,7 @@ BAD = [
     ("~data.phantom.seed", r"~data.phantom.seed removes a key that every run needs"),
     ("~trainer.devices", r"trainer.devices is missing from the config, and trainer=default needs it"),
     ("~optimizer.lr", r"optimizer.lr is missing from the config, and optimizer=adam needs it"),
-    *((f"~{group}", rf"{group} has no value, and a run needs one.*{group}=NAME") for group in OPEN_NODES),
+    *((f"~{group}", rf"{group} has no value, and a run needs one.*{group}=NAME") for group in GROUPS),
     ("~data=folder", r"~data=folder removes nothing: it is not chosen"),
     ("~nonsense", r"~nonsense removes nothing: nonsense is not a config key"),
     ("+batch_size=3", r"\+batch_size adds a key, and batch_size is there already"),

@@ -31,7 +31,7 @@ from pneumonia.report.audit_page import page
 @pytest.fixture(scope="module")
 def data(phantoms, cache_dir):
     manifest = load_manifest(phantoms, cache_dir)
-    return manifest, load_cache(manifest, 48, "squash", cache_dir).pixels
+    return manifest, load_cache(manifest, 48, "stretch", cache_dir).pixels
 
 
 @pytest.fixture
@@ -148,12 +148,12 @@ def test_a_hostile_name_can_not_write_into_the_page(data):
 
 
 def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
-    code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=article", "--json")
+    code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=random", "--json")
     assert code == 1
-    assert json.loads(out)["subsets_from"] == "article"
+    assert json.loads(out)["subsets_from"] == "random"
     assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=grouped")[0] == 0
     code, out, _ = _run(
-        ["split", phantoms, "split=article", "--out", tmp_path, f"cache_dir={cache_dir}"], monkeypatch, capsys
+        ["split", phantoms, "split=random", "--out", tmp_path, f"cache_dir={cache_dir}"], monkeypatch, capsys
     )
     assert code == 0
     assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--split", out.strip())[0] == 1
@@ -239,7 +239,7 @@ def test_a_group_in_two_folds_is_a_leak_even_where_the_parts_of_one_fold_hide_it
 
 def test_a_leaks_share_is_what_splitting_says_of_it(data):
     manifest, _ = data
-    split = make_split(manifest, SplitConfig("article", leaky=True))
+    split = make_split(manifest, SplitConfig("random", leaky=True))
     subset = split["subset"].to_numpy(dtype=object)
     group = pd.factorize(manifest["patient_id"])[0]
     found = {
@@ -469,7 +469,7 @@ def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monk
 def test_the_articles_split_of_the_real_data_leaks_four_in_ten_images(
     real_xrays, tmp_path, cache_dir, monkeypatch, capsys
 ):
-    code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "split=article", "--json")
+    code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "split=random", "--json")
     assert code == 1
     found = json.loads(out)
     assert found["patients"] == 3669

@@ -48,7 +48,7 @@ def test_the_manifest_has_one_typed_row_per_image_and_its_hash_ignores_the_place
 
 def test_the_cache_holds_what_decode_gives_and_a_later_run_decodes_nothing(tmp_path, monkeypatch):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
-    pixels = load_cache(manifest, 24, "squash", tmp_path / "cache").pixels
+    pixels = load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels
     assert pixels.shape == (9, 24, 24)
     assert isinstance(pixels, np.memmap)
     for row, path in enumerate(manifest["path"]):
@@ -58,13 +58,13 @@ def test_the_cache_holds_what_decode_gives_and_a_later_run_decodes_nothing(tmp_p
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(cache_module, "read_image", never)
-    assert np.array_equal(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels, pixels)
+    assert np.array_equal(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels, pixels)
     with pytest.raises(AssertionError, match="decoded again"):
         load_cache(manifest, 24, "pad", tmp_path / "cache")
 
 
 def _build(manifest: pd.DataFrame, where: Path, results) -> None:
-    results.put(int(np.asarray(load_cache(manifest, 48, "squash", where).pixels, dtype=np.int64).sum()))
+    results.put(int(np.asarray(load_cache(manifest, 48, "stretch", where).pixels, dtype=np.int64).sum()))
 
 
 def test_two_processes_may_build_one_cache_at_once(tmp_path):
@@ -114,7 +114,7 @@ def test_a_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, mo
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(StorageError, match=r"Can't write .*\.npy: .*cache_dir=DIR"):
-        load_cache(manifest, 24, "squash", tmp_path / "cache")
+        load_cache(manifest, 24, "stretch", tmp_path / "cache")
     left = [path for path in (tmp_path / "cache").iterdir() if path not in before and path.suffix != ".lock"]
     assert left == []
 
@@ -197,11 +197,11 @@ DAMAGE += [(".json", "no files", lambda path: path.write_text('{"of": 1, "files"
 def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
-    before = np.array(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels)
+    before = np.array(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels)
     (path,) = (tmp_path / "cache").glob(f"*{suffix}")
     capsys.readouterr()
     spoil(path)
-    after = load_cache(manifest, 24, "squash", tmp_path / "cache")
+    after = load_cache(manifest, 24, "stretch", tmp_path / "cache")
     assert np.array_equal(after.pixels, before)
     assert after.pixels.dtype == np.uint8
     assert after.problems == {}
@@ -209,7 +209,7 @@ def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil
     assert told.count("The images are decoded again.") == 1
     assert path.name in told
     assert not (tmp_path / "unpickled").exists()
-    load_cache(manifest, 24, "squash", tmp_path / "cache")
+    load_cache(manifest, 24, "stretch", tmp_path / "cache")
     assert capsys.readouterr().err == ""
 
 
@@ -217,13 +217,13 @@ def test_the_cache_of_other_images_under_this_name_is_not_used(tmp_path, capsys)
     ours, theirs = (
         load_manifest(_tree(tmp_path / name, count), tmp_path / "cache") for name, count in (("x", 3), ("y", 4))
     )
-    caches = [load_cache(manifest, 24, "squash", tmp_path / "cache").pixels for manifest in (ours, theirs)]
+    caches = [load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels for manifest in (ours, theirs)]
     names = [Path(pixels.filename).stem for pixels in caches]
     before = np.array(caches[0])
     for suffix in (".npy", ".parquet", ".json"):
         shutil.copy(tmp_path / "cache" / f"{names[1]}{suffix}", tmp_path / "cache" / f"{names[0]}{suffix}")
     capsys.readouterr()
-    assert np.array_equal(load_cache(ours, 24, "squash", tmp_path / "cache").pixels, before)
+    assert np.array_equal(load_cache(ours, 24, "stretch", tmp_path / "cache").pixels, before)
     assert "belongs to other data. The images are decoded again." in capsys.readouterr().err
 
 
@@ -270,7 +270,7 @@ def test_a_damaged_phantom_is_drawn_again_with_a_warning(how, tmp_path, capsys):
 
 def test_a_damaged_cache_that_can_not_be_written_is_an_error_and_is_kept(tmp_path, monkeypatch):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
-    path = Path(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels.filename)
+    path = Path(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels.filename)
     _flip_bits(path)
     damaged = path.read_bytes()
 
@@ -279,23 +279,23 @@ def test_a_damaged_cache_that_can_not_be_written_is_an_error_and_is_kept(tmp_pat
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(StorageError, match=r"Can't write .*: the file system is read-only"):
-        load_cache(manifest, 24, "squash", tmp_path / "cache")
+        load_cache(manifest, 24, "stretch", tmp_path / "cache")
     assert path.read_bytes() == damaged
     assert not list((tmp_path / "cache").glob(".*part"))
 
 
 def test_a_folder_in_the_place_of_a_cache_file_is_named(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
-    path = Path(load_cache(manifest, 24, "squash", tmp_path / "cache").pixels.filename)
+    path = Path(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels.filename)
     path.unlink()
     path.mkdir()
     with pytest.raises(StorageError, match="a folder is where a file is needed"):
-        load_cache(manifest, 24, "squash", tmp_path / "cache")
+        load_cache(manifest, 24, "stretch", tmp_path / "cache")
 
 
 def test_two_processes_may_repair_one_cache_at_once(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x", 60), tmp_path / "cache")
-    pixels = load_cache(manifest, 48, "squash", tmp_path / "cache").pixels
+    pixels = load_cache(manifest, 48, "stretch", tmp_path / "cache").pixels
     whole = int(np.asarray(pixels, dtype=np.int64).sum())
     path = Path(pixels.filename)
     path.write_bytes(path.read_bytes()[:1000])
@@ -315,4 +315,4 @@ def test_an_image_changed_behind_its_manifest_is_not_decoded(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     _flip_bits(Path(manifest["path"][0]))
     with pytest.raises(ManifestError, match=r"hold other bytes than the manifest says.*import the data again"):
-        load_cache(manifest, 24, "squash", tmp_path / "cache")
+        load_cache(manifest, 24, "stretch", tmp_path / "cache")

@@ -112,7 +112,7 @@ def test_without_augmentation_every_draw_is_the_original(manifest, pixels):
 
 def test_strengths_are_merged_as_training_merges_them(compose):
     for name in ("none", "normal", "high", "clinical"):
-        assert vars(_strengths(name)) == compose(f"augmentation={name}")["augmentation"]
+        assert _strengths(name) == compose(f"augmentation={name}").augmentation
     assert _strengths("high").rotate_deg == 100
     assert _strengths("high").noise == 0
 

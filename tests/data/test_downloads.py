@@ -218,7 +218,7 @@ def test_every_size_of_medmnist_has_an_address_and_a_checksum():
 
 def test_the_default_place_of_medmnist_is_where_the_config_looks_for_it(compose, tmp_path):
     config = compose("data=medmnist", f"cache_dir={tmp_path}", small=False)
-    assert config["data"]["root"] == str(tmp_path / "downloads" / "medmnist" / "pneumoniamnist.npz")
+    assert config.data.root == str(tmp_path / "downloads" / "medmnist" / "pneumoniamnist.npz")
 
 
 def test_a_size_that_medmnist_does_not_have_is_refused(tmp_path):

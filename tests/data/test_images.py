@@ -68,7 +68,7 @@ def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode_wh
 @pytest.mark.parametrize("extent", [(20, 30), (19.25, 29.5), (19.0001, 29.125)])
 def test_area_means_of_a_part_of_the_pixels_are_exact(extent):
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30)).astype(np.uint8)
-    got = fit(Grey(pixels, *extent), 7, "squash")
+    got = fit(Grey(pixels, *extent), 7, "stretch")
 
     def overlap(edge: float, count: int) -> np.ndarray:
         edges = np.linspace(0, edge, 8)

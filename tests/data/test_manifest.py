@@ -27,7 +27,7 @@ def test_a_kept_manifest_is_read_back_as_it_was(manifest, tmp_path):
 
 
 @pytest.mark.parametrize("size", [24, 75, 76, 160])
-@pytest.mark.parametrize("resize", ["squash", "pad"])
+@pytest.mark.parametrize("resize", ["stretch", "pad"])
 def test_a_manifest_is_the_same_whatever_size_was_decoded_on_the_way(size, resize, manifest, phantoms, tmp_path):
     other = load_manifest(phantoms, tmp_path / "other", shape=Shape(size, resize))
     pd.testing.assert_frame_equal(other, manifest)
@@ -38,7 +38,7 @@ def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monke
     plain = cache_module.read_image_file
     monkeypatch.setattr(cache_module, "read_image_file", lambda path: read.append(path) or plain(path))
     manifest = load_manifest(phantoms, tmp_path, shape=Shape(32))
-    load_cache(manifest, 32, "squash", tmp_path)
+    load_cache(manifest, 32, "stretch", tmp_path)
     assert sorted(read) == sorted(manifest["path"])
 
 
@@ -104,7 +104,7 @@ def test_a_file_that_changed_since_it_was_imported_is_found_when_it_is_decoded(p
     changed = Path(manifest["path"][2])
     Image.fromarray(np.zeros((60, 60), np.uint8)).save(changed)
     with pytest.raises(ManifestError, match=f"1 files are gone or hold other bytes .*{changed.name}"):
-        load_cache(manifest, 48, "squash", tmp_path / "cache")
+        load_cache(manifest, 48, "stretch", tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
 
 

@@ -18,7 +18,7 @@ def test_a_normalisation_is_what_numpy_makes_of_the_training_images_alone(method
     values = pixels[rows].astype(np.float64)
     low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
     shift, scale = {
-        "half": (127.5, 127.5),
+        "minus_one_one": (127.5, 127.5),
         "minmax": (values.min(), values.max() - values.min()),
         "zscore": (values.mean(), values.std()),
         "robust": (middle, high - low),
@@ -41,5 +41,5 @@ def test_quartiles_agree_with_numpy_for_any_number_of_values(count):
 
 @pytest.mark.parametrize("method", ["minmax", "zscore", "robust"])
 def test_flat_images_can_not_be_normalised_and_say_so(method):
-    with pytest.raises(ConfigError, match=f"normalisation={method} can't be fitted.*Use normalisation=half"):
+    with pytest.raises(ConfigError, match=f"normalisation={method} can't be fitted.*Use normalisation=minus_one_one"):
         fit_scaling(method, histogram(np.full((3, 4, 4), 7, np.uint8), np.arange(3)))

@@ -46,7 +46,7 @@ def _nearly(phash: str, rng: np.random.Generator) -> str:
 
 
 def _config(method: str, seed: int = 0, **settings) -> SplitConfig:
-    return SplitConfig(method, seed, leaky=method in {"article", "rotating", "given"}, **settings)
+    return SplitConfig(method, seed, leaky=method in {"random", "rotating", "given"}, **settings)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -73,7 +73,7 @@ def test_no_safe_split_ever_puts_one_group_in_two_parts_or_folds(data):
         data.draw(st.sampled_from([0.05, 0.3, 0.5, 0.99, 1.0])),
         k,
         data.draw(st.integers(0, k - 1)),
-        data.draw(st.sampled_from(["tenth", "folder", "none"])),
+        data.draw(st.sampled_from(["0.1", "folder", "none"])),
     )
     group = groups(manifest)
     try:
@@ -108,7 +108,7 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
     manifest = _manifest(1674)
     manifest = pd.concat([manifest] * 2, ignore_index=True).iloc[:5855]
     manifest["image_id"] = [f"i{n}" for n in range(len(manifest))]
-    split = make_split(manifest, _config("article"))
+    split = make_split(manifest, _config("random"))
     assert split["subset"].value_counts().to_dict() == {"train": 4684, "val": 586, "test": 585}
     leaks = {leak.subset: leak for leak in find_leaks(manifest, split)}
     assert set(leaks) == {"val", "test"}
@@ -240,7 +240,7 @@ def test_folds_spread_a_rare_class_and_always_train_on_it(data):
     rare = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
     k = data.draw(st.integers(2, 10))
     manifest = _of_sizes(NORMAL=[2] * 30, VIRUS=[1] * 30, BACTERIA=rare)
-    holdout = data.draw(st.sampled_from(["tenth", "none"]))
+    holdout = data.draw(st.sampled_from(["0.1", "none"]))
     config = _config("kfold", data.draw(st.integers(0, 2**32 - 1)), k=k, fold=0, holdout=holdout)
     split = make_split(manifest, config)
     folds, subsets = split["fold"].to_numpy(), split["subset"].to_numpy(dtype=object)
@@ -358,14 +358,14 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_leaves_val_and_test_alo
 def test_rotating_folds_are_the_studys_and_leaky_to_the_last_image():
     manifest = _manifest(90)
     split = make_split(manifest, _config("rotating", k=10))
-    assert ((split["subset"] == "test") == (make_split(manifest, _config("article"))["subset"] == "test")).all()
+    assert ((split["subset"] == "test") == (make_split(manifest, _config("random"))["subset"] == "test")).all()
     sizes = split.loc[split["fold"] >= 0, "fold"].value_counts()
     assert sizes.max() - sizes.min() <= len(LABELS)
     leak = find_leaks(manifest, split, rotating=True)[0]
     assert (leak.subset, leak.images, leak.fraction) == ("val", sizes[0], 1.0)
 
 
-@pytest.mark.parametrize("method", ["article", "rotating", "given"])
+@pytest.mark.parametrize("method", ["random", "rotating", "given"])
 def test_what_leaks_without_being_named_leaky_is_refused(method):
     manifest = _manifest()
     manifest.loc[::3, "source_split"] = "val"
@@ -400,7 +400,7 @@ def test_a_kept_split_is_read_back_for_any_fold_and_any_order_of_the_images(tmp_
 
 def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
     manifest = _manifest()
-    path = write_split(make_split(manifest, _config("article")), tmp_path)
+    path = write_split(make_split(manifest, _config("random")), tmp_path)
     with pytest.raises(SplitLeakageError, match="stand in more than one subset"):
         load_split(manifest, SplitConfig("given", file=str(path)))
     assert len(load_split(manifest, SplitConfig("given", file=str(path), leaky=True))) == len(manifest)

@@ -53,7 +53,7 @@ def test_families_without_weights_to_look_at_keep_no_pictures(finished):
 
 def test_what_the_pixels_add_and_the_bias_are_the_excitation(perceptron_run, images):
     classifier = load_classifier(perceptron_run / "checkpoints" / "best.ckpt")
-    pixels = decode(images[0].read_bytes(), 32, "squash")
+    pixels = decode(images[0].read_bytes(), 32, "stretch")
     added = contributions(classifier, pixels)["PNEUMONIA"]
     excitation = classifier.unit.excitation(classifier.prepare(torch.from_numpy(pixels)[None, None]))
     assert added.sum() + classifier.unit.bias.item() == pytest.approx(excitation.item(), rel=1e-4, abs=1e-4)

@@ -18,7 +18,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pneumonia.cli import main
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 from pneumonia.errors import BundleError, ConfigError, ParityError, RunError, StorageError
 from pneumonia.export.contract import ARCHIVE, CONTRACT, MODEL, OOD_DETECTOR
 from pneumonia.export.contract_builder import chosen, metric_facts

@@ -1,12 +1,16 @@
 """Every family of conf/model, the day its file lands."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import yaml
 from builders import few_images, killed_in, quick_fit
 
-from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig, conf_dir
+from pneumonia.config.convert import to_plain
+from pneumonia.config.keys import conf_dir
+from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayDataModule, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
@@ -41,13 +45,15 @@ def _cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_family_returns_one_logit_per_class(family, task, channels, compose):
     config = compose(f"model={family}", f"task={task}", f"channels={channels}")
-    classifier = build_classifier(config["model"], ClassifierOptions(task, channels=channels, image_size=32)).eval()
+    classifier = build_classifier(
+        to_plain(config.model), ClassifierOptions(task, channels=channels, image_size=32)
+    ).eval()
     assert classifier(torch.zeros(4, 1, 32, 32)).shape == (4, len(TASKS[task].classes))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_batches, tmp_path):
-    node = compose(f"model={family}")["model"]
+    node = to_plain(compose(f"model={family}").model)
     node |= {key: value for key, value in {"dropout": 0, "C": 1e6}.items() if key in node}  # nothing that holds it back
     task = family_of(node).tasks[0]
     setup = ClassifierOptions(task, image_size=32, optimizer={"_target_": "torch.optim.Adam", "lr": 3e-3})
@@ -65,16 +71,16 @@ def test_a_family_learns_two_batches_by_heart_and_restores(family, compose, two_
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_path):
-    task = family_of(compose(f"model={family}")["model"]).tasks[0]
+    task = family_of(to_plain(compose(f"model={family}").model)).tasks[0]
     words = [f"model={family}", f"task={task}", "max_epochs=3", "scheduler=plateau", "scheduler.patience=0"]
     config = compose(*words, runs_dir=tmp_path / "whole")
-    if "tolerance" in config["model"]:
-        config["model"]["tolerance"] = 1e-12  # not solved before the cut
+    if hasattr(config.model, "tolerance"):
+        config.model.tolerance = 1e-12  # not solved before the cut
     whole = train(config)
     for epoch in (1, 2):
         with killed_in(epoch):
-            train({**config, "runs_dir": str(tmp_path / "cut")})
-    cut = train({**config, "runs_dir": str(tmp_path / "cut")})
+            train(replace(config, runs_dir=str(tmp_path / "cut")))
+    cut = train(replace(config, runs_dir=str(tmp_path / "cut")))
     files = [tmp_path / where / whole.name / whole.run_id / "metrics.csv" for where in ("whole", "cut")]
     assert files[0].read_text() == files[1].read_text()
     assert cut.metrics == whole.metrics
@@ -82,7 +88,7 @@ def test_a_family_cut_in_any_epoch_ends_as_if_never_cut(family, compose, tmp_pat
 
 def _single(family, compose):
     """The config node of a family, and a size at which the last maps of the networks with batch norm are single pixels."""
-    return compose(f"model={family}")["model"], 8 if family == "pseudo_resnet" else 16
+    return to_plain(compose(f"model={family}").model), 8 if family == "pseudo_resnet" else 16
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,7 +127,7 @@ def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
 
 
 def test_a_training_set_of_one_image_is_refused_by_name(compose):
-    classifier = build_classifier(compose()["model"], ClassifierOptions("pneumonia", image_size=8))
+    classifier = build_classifier(to_plain(compose().model), ClassifierOptions("pneumonia", image_size=8))
     with pytest.raises(ConfigError, match="A training batch has one image"):
         quick_fit(classifier, few_images(np.zeros((1, 8, 8), np.uint8), ["VIRUS"]), 1)
 
@@ -146,7 +152,7 @@ def test_a_share_of_no_image_adds_zero_gradients(name):
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_trains_at_other_precisions(family, precision, compose, two_batches):
-    node = compose(f"model={family}")["model"]
+    node = to_plain(compose(f"model={family}").model)
     task = family_of(node).tasks[0]
     classifier = build_classifier(node, ClassifierOptions(task, image_size=32))
     trainer = quick_fit(classifier, two_batches[task], 1, precision=precision, limit_val_batches=1.0)
@@ -156,7 +162,7 @@ def test_a_family_trains_at_other_precisions(family, precision, compose, two_bat
 def test_the_training_loss_weighs_and_smooths_and_the_validation_loss_does_not(compose):
     config = compose()
     weighted = build_classifier(
-        config["model"], ClassifierOptions("subtype", class_weights=[1.0, 2.0, 3.0], label_smoothing=0.1)
+        to_plain(config.model), ClassifierOptions("subtype", class_weights=[1.0, 2.0, 3.0], label_smoothing=0.1)
     )
     logits, label = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
     reference = torch.nn.functional.cross_entropy(logits, label, torch.tensor([1.0, 2.0, 3.0]), label_smoothing=0.1)
@@ -176,7 +182,9 @@ def test_the_networks_channels_double_at_each_of_three_stages():
 @pytest.mark.parametrize("width", [8, 16])
 def test_batches_of_changing_size_train_at_widths_that_torch_can_and_can_not_lay_out_fast(width, compose):
     # Widths that are no multiple of 16 corrupt memory in torch 2.15's channels-last backward pass; see models/base.py.
-    classifier = build_classifier({**compose()["model"], "width": width}, ClassifierOptions("subtype", image_size=32))
+    classifier = build_classifier(
+        {**to_plain(compose().model), "width": width}, ClassifierOptions("subtype", image_size=32)
+    )
     for size in (32, 32, 27, 5, 32, 9):
         loss = classifier.criterion(classifier(torch.randn(size, 1, 32, 32)), torch.randint(0, 3, (size,)))
         loss.backward()

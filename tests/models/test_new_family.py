@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 
 ROOT = conf_dir().parent
 

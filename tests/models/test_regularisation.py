@@ -165,8 +165,8 @@ def test_two_averages_at_once_are_refused(words, tmp_path):
 
 
 def test_no_article_experiment_switches_any_of_them_on(compose):
-    from pneumonia.config.schema import conf_dir
+    from pneumonia.config.keys import conf_dir
 
     for path in (conf_dir() / "experiment" / "article").glob("*.yaml"):
         config = compose(f"experiment=article/{path.stem}")
-        assert (config["mixup"], config["ema"], config["swa"], config["tta"]) == (0, None, None, "none"), path.stem
+        assert (config.mixup, config.ema, config.swa, config.tta) == (0, None, None, "none"), path.stem

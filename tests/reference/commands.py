@@ -26,12 +26,12 @@ DIGEST = re.compile(r"\b[0-9a-f]{8,64}\b")  # of data, splits, runs and code: na
 # label: words beside SMALL. Several runs (-m) of one label are told apart by their seed and fold.
 TRAININGS = {
     "perceptron": [
-        *("model=perceptron", "task=pneumonia", "normalisation=minmax", "split=article"),
-        *("optimizer=plain", "optimizer.lr=0.06", "scheduler=step", "max_epochs=3"),
+        *("model=perceptron", "task=pneumonia", "normalisation=minmax", "split=random"),
+        *("optimizer=sgd_plain", "optimizer.lr=0.06", "scheduler=step", "max_epochs=3"),
     ],
     "perceptron_by_batch": [
         *("model=perceptron", "model.online=false", "task=pneumonia", "split=official"),
-        *("optimizer=plain", "scheduler=none", "max_epochs=2"),
+        *("optimizer=sgd_plain", "scheduler=none", "max_epochs=2"),
     ],
     "mlp": [
         *("model=mlp", "model.hidden=[8,4]", "model.activation=tanh", "model.dropout=0.1", "normalisation=zscore"),
@@ -117,7 +117,7 @@ PREDICTIONS = {
     "run": ["predict", "runs/resnet_swa/*", f"{XRAYS}/test", "--json"],
 }
 SWEEP = [
-    *("sweep", "optimizer", *SMALL, "model.width=8", "max_epochs=12", "rehearse=false"),
+    *("sweep", "optimizer", *SMALL, "model.width=8", "max_epochs=12", "dry_run=false"),
     *("optimizer=sgd,adam,rmsprop", "seed=0"),
 ]
 RESUMABLE = "runs/optimizer/*/checkpoints/last.ckpt"  # one more of these: a job has finished its first epoch

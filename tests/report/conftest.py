@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from simulated_predictions import world
 
+from pneumonia.config.convert import to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.evaluation.evaluate_predictions import assess
 from pneumonia.metrics.classification import weighted_metrics
@@ -58,7 +59,7 @@ def make_run(compose: Any) -> MakeRun:
         losses: tuple[float, ...] = (0.9, 0.7, 0.8),
         leaks: tuple[Leak, ...] = (),
     ) -> RunFolder:
-        config = compose(f"name={name}", f"seed={seed}", *words, runs_dir=runs)
+        config = to_plain(compose(f"name={name}", f"seed={seed}", *words, runs_dir=runs))
         task = TASKS[config["task"]]
         if tables is None:
             tables = {}

@@ -45,13 +45,13 @@ def test_tasks_images_and_splits_are_never_mixed(make_run, tmp_path):
     make_run(tmp_path, "one")
     make_run(tmp_path, "two", "task=pneumonia")
     make_run(tmp_path, "three", manifest="n" * 64)
-    make_run(tmp_path, "four", "split=article")
+    make_run(tmp_path, "four", "split=random")
     make_run(tmp_path, "five", "split.seed=7")
     make_run(tmp_path, "six", subset=None)
     found = _all(tmp_path)
     assert len(found) == 6
     assert all(len(one.candidates) == 1 and one.pairs == [] for one in found)
-    assert {one.split for one in found} == {"grouped", "article", "grouped split.seed=7"}
+    assert {one.split for one in found} == {"grouped", "random", "grouped split.seed=7"}
     assert [one.subset for one in found].count("val") == 1
 
 

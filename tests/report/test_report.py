@@ -123,7 +123,7 @@ def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
 
 def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
     leak = Leak("test", 40, 160, "p1")
-    make_run(tmp_path / "runs", "a", "split=article", leaks=(leak,))
+    make_run(tmp_path / "runs", "a", "split=random", leaks=(leak,))
     write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Leaky: 40 of 160 images show a patient that the models were trained on" in text

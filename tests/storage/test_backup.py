@@ -29,7 +29,7 @@ from .conftest import free_port
 
 SWEEP = (
     *("seeds", "seed=0,1", "data.phantom.patients=60", "image_size=32", "batch_size=16", "max_epochs=12"),
-    *("model.width=16", "optimizer=sgd", "rehearse=false", "trainer.accelerator=cpu"),
+    *("model.width=16", "optimizer=sgd", "dry_run=false", "trainer.accelerator=cpu"),
 )
 
 
@@ -389,7 +389,7 @@ def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pu
             "model.width=8",
             "trainer.accelerator=cpu",
         ]
-        told = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "rehearse=false", *words]
+        told = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "dry_run=false", *words]
         monkeypatch.setattr(sys, "argv", told)
         with pytest.raises(SystemExit) as stop:
             main()
@@ -419,7 +419,7 @@ def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
 ):
     monkeypatch.chdir(tmp_path)
     few = ["data.phantom.patients=60", "image_size=32", "model=simple_cnn", "model.width=8", "max_epochs=1", "seed=0"]
-    words = ["pneumonia", "sweep", "seeds", *few, f"cache_dir={cache_dir}", f"backup.place={place}", "rehearse=false"]
+    words = ["pneumonia", "sweep", "seeds", *few, f"cache_dir={cache_dir}", f"backup.place={place}", "dry_run=false"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for more, code in ((["trainer=gpu"], 2), ([], 0)):
         monkeypatch.setattr(sys, "argv", [*words, *more])

@@ -28,7 +28,7 @@ def test_killed_sweep_ends_like_an_undisturbed_one(workplace):
     chance, stamps, kills = random.Random(0), {}, 0
     while kills < KILLS:
         started = time.monotonic()
-        process = workplace.start(*OVERRIDES, "rehearse=false")
+        process = workplace.start(*OVERRIDES, "dry_run=false")
         while not (runs / "results.csv").exists() and process.poll() is None:
             time.sleep(0.05)
         time.sleep(chance.uniform(3, 9))  # from within the imports to some jobs later

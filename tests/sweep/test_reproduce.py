@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pneumonia.cli import main
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 from pneumonia.sweep.plan import make_plan
 from pneumonia.sweep.reproduce import best_of_families, preset_names, read_preset
 
@@ -65,7 +65,7 @@ def test_best_of_a_family_has_the_best_mean_validation_metric():
         return SimpleNamespace(configuration=configuration, family=family, config=config, result=result, members=1)
 
     good, bad = [entry("good", 0.8), entry("good", 0.6)], [entry("bad", 0.9), entry("bad", None)]
-    others = [entry("bad", 0.1, family="MLP"), entry("bad", 0.1, method="article")]
+    others = [entry("bad", 0.1, family="MLP"), entry("bad", 0.1, method="random")]
     assert best_of_families([*bad, *good, *others]) == [*good, *others]
 
 

@@ -205,7 +205,7 @@ def test_folder_refuses_another_sweep_but_accepts_an_extension(workplace):
 
 def test_two_processes_share_a_sweep(workplace):
     name = workplace.sweep("fine,well,good,sound")
-    both = [workplace.start(name, "max_epochs=12", "rehearse=false") for _ in range(2)]
+    both = [workplace.start(name, "max_epochs=12", "dry_run=false") for _ in range(2)]
     for process in both:
         output = process.communicate(timeout=240)[1]
         assert process.returncode == 0, output
@@ -298,7 +298,7 @@ def test_sweep_resumes_after_sigterm(workplace):
 def test_status_shows_running_interrupted_and_to_do(number, workplace, capsys):
     name = workplace.sweep("fine,stall,well")
     overrides = [name, "max_epochs=2"]
-    process = workplace.start(*overrides, "rehearse=false")
+    process = workplace.start(*overrides, "dry_run=false")
     jobs = make_plan(name, [*overrides[1:], *workplace.overrides]).jobs
     state = SweepState(workplace.folder / "runs" / "trouble")
     deadline = time.monotonic() + 180

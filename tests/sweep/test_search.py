@@ -89,9 +89,9 @@ def test_overrides_become_distributions(override, distribution, ends):
     ],
 )
 def test_invalid_search_space_is_refused(overrides, message, space, workplace):
-    from pneumonia.cli.train import explained
+    from pneumonia.config.error_translation import translated
 
-    with pytest.raises(ConfigError, match=message), explained():
+    with pytest.raises(ConfigError, match=message), translated():
         run([space, *workplace.overrides, *overrides])
     assert not list(workplace.folder.glob("runs/small/*/config.yaml"))
 

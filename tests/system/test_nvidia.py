@@ -124,7 +124,7 @@ def test_a_key_of_wandb_that_was_cut_is_found_and_none_is_shown(monkeypatch, tmp
 
 
 def _words(**changed):
-    return {"accelerator": "auto", "precision": "32-true", **changed}
+    return SimpleNamespace(**{"accelerator": "auto", "precision": "32-true", **changed})
 
 
 def test_without_a_gpu_what_needs_one_is_refused(monkeypatch):

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 
-from pneumonia.config.validation import check_values
 from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
 from pneumonia.models.factory import load_classifier
@@ -226,14 +225,8 @@ def test_processes_share_each_batch_without_loss_or_repetition(world):
     ],
 )
 def test_what_several_processes_can_not_do_is_refused(words, said, compose, tmp_path):
-    config = compose("trainer=ddp", "trainer.accelerator=cpu", *words, runs_dir=tmp_path, small=False)
-
-    def check() -> None:
-        check_values(config)
-        check_settings(config)
-
     with pytest.raises(ConfigError, match=said):
-        check()
+        check_settings(compose("trainer=ddp", "trainer.accelerator=cpu", *words, runs_dir=tmp_path, small=False))
 
 
 def test_reduced_precision_of_two_processes_has_one_loss(cache_dir, tmp_path):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +23,8 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
 from pneumonia.cli.predict import predict
-from pneumonia.config.schema import identity
-from pneumonia.config.validation import RUN_SETS_IN_TRAINER, check_values
+from pneumonia.config.convert import from_plain, identity, to_plain
+from pneumonia.config.validation import SET_BY_RUN, check_together
 from pneumonia.data.datamodule import XRayDataModule, load_images
 from pneumonia.data.dataset import XRayDataset
 from pneumonia.data.normalization import fit_scaling, histogram
@@ -47,7 +48,7 @@ from pneumonia.runs.load import load_finished_run
 from pneumonia.system.files import check_writable
 from pneumonia.tasks import TASKS
 from pneumonia.training import callbacks
-from pneumonia.training.prepare import check_monitor, data_config
+from pneumonia.training.prepare import check_monitor
 from pneumonia.training.train import Interrupted, train
 
 
@@ -371,12 +372,12 @@ def test_a_fraction_that_leaves_no_batch_is_refused_by_name(compose, tmp_path):
             train(compose(*TINY, f"trainer.{key}=0.01", runs_dir=tmp_path))
 
 
-@pytest.mark.parametrize("key", RUN_SETS_IN_TRAINER)
+@pytest.mark.parametrize("key", SET_BY_RUN)
 def test_what_a_run_sets_in_the_trainer_is_refused_by_name(key, compose):
-    config = compose()
+    config = to_plain(compose())
     config["trainer"][key] = 1
     with pytest.raises(ConfigError, match=rf"trainer.{key} is set by the run itself"):
-        check_values(config)
+        check_together(from_plain(config))
 
 
 def test_force_trains_a_finished_run_again(compose, tmp_path):
@@ -534,7 +535,7 @@ def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_pa
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
     table = pd.read_parquet(folder.predictions("val"))
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"]))).values
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(config.cache_dir))).values
     likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
     expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
     assert expected > 1, "the case would show nothing"
@@ -560,7 +561,7 @@ def test_reduced_precision_has_one_loss_everywhere(options, compose, tmp_path):
     result = train(config)
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(config["cache_dir"]))).values
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(config.cache_dir))).values
     for name in ("loss", "accuracy", "auroc"):
         assert row[f"val/{name}"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
         assert report["metrics"][name]["value"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
@@ -622,15 +623,15 @@ def test_a_monitor_that_limited_validation_leaves_undefined_is_refused(limit, co
 
 def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
     config = compose("data.phantom.patients=24", "image_size=16", "monitor=val/auroc")
-    images = load_images(data_config(config), 16, cache_dir)
+    images = load_images(config.data, 16, cache_dir)
     fold = np.where(images.manifest["label"] == "VIRUS", 0, np.arange(len(images.manifest)) % 2)
     split = pd.DataFrame(
         {"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold}
     )
-    data = XRayDataModule(images, split, TASKS[config["task"]], 8, rotate_every=2)
-    check_monitor({**config, "max_epochs": 2}, data)
+    data = XRayDataModule(images, split, TASKS[config.task], 8, rotate_every=2)
+    check_monitor(replace(config, max_epochs=2), data)
     with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined in epoch 3: .*no image of VIRUS"):
-        check_monitor({**config, "max_epochs": 3}, data)
+        check_monitor(replace(config, max_epochs=3), data)
 
 
 def test_the_binary_task_and_balanced_weights_train_to_the_end(compose, tmp_path):
@@ -658,7 +659,7 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     assert history["val/loss"][result.best_epoch - 1] == pytest.approx(result.metrics["val"]["loss"], abs=1e-6)
     leak = next(leak for leak in result.data.leaks if leak.part == "val")
     assert leak.images == leak.of == result.data.val
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(compose()["cache_dir"]))).values
+    report = evaluate(Request(folder.path, "val", cache_dir=Path(compose().cache_dir))).values
     assert report["trained_on"] == report["n"]
 
 
@@ -720,14 +721,14 @@ def test_cross_validation_is_one_run_a_fold_with_one_test_subset(compose, tmp_pa
     assert len({folder.path for folder in folders}) == 3
 
 
-@pytest.mark.parametrize("method", ["half", "minmax", "zscore", "robust"])
+@pytest.mark.parametrize("method", ["minus_one_one", "minmax", "zscore", "robust"])
 def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_and_used_by_predict(
     method, compose, tmp_path, phantoms
 ):
     config = compose(f"normalisation={method}", "max_epochs=1", runs_dir=tmp_path)
     folder = _folder(train(config), tmp_path)
     scaling = load_classifier(folder.best).options.scaling
-    images = load_images(data_config(config), config["image_size"], Path(config["cache_dir"]))
+    images = load_images(config.data, config.image_size, Path(config.cache_dir))
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     rows = images.rows[(split["subset"] == "train").to_numpy()]
     assert scaling == vars(fit_scaling(method, histogram(images.pixels, rows)))

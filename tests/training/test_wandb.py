@@ -131,7 +131,7 @@ def test_the_jobs_of_a_sweep_are_runs_of_one_group_that_never_mix(cache_dir, tmp
         f"cache_dir={cache_dir}",
         "data.phantom.patients=60",
         "max_epochs=2",
-        "rehearse=false",
+        "dry_run=false",
     ]
     assert sweep(["optimizer", *SMALL, *words, "optimizer=sgd,adam", "seed=0"]) == 0
     segments = [segment for folder in tmp_path.glob("optimizer/*") for segment in _segments(folder)]
@@ -166,7 +166,7 @@ def test_jobs_of_a_multirun_have_ids_of_their_own(launcher, cache_dir, tmp_path)
 def test_jobs_of_a_sweep_have_ids_of_their_own(launcher, cache_dir, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_RUN_ID", "fixedid")
     words = [f"runs_dir={tmp_path}", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
-    jobs = ["optimizer=sgd,adam", "seed=0", "rehearse=false", f"launcher={launcher}"]
+    jobs = ["optimizer=sgd,adam", "seed=0", "dry_run=false", f"launcher={launcher}"]
     assert sweep(["optimizer", *SMALL, *words, *jobs]) == 0
     ids = {json.loads(path.read_text())["id"] for path in tmp_path.glob("optimizer/*/wandb.json")}
     assert len(ids) == 2
@@ -370,7 +370,7 @@ def test_a_sweep_shows_the_trouble_of_its_jobs_once(server, cache_dir, tmp_path,
         f"cache_dir={cache_dir}",
         "data.phantom.patients=60",
         "max_epochs=1",
-        "rehearse=false",
+        "dry_run=false",
     ]
     assert sweep(["optimizer", *SMALL, *words, "optimizer=sgd", "seed=0,1"]) == 0
     told = capfd.readouterr().err

@@ -94,7 +94,7 @@ def images(
     from pneumonia.data.manifest import load_manifest
 
     manifest = load_manifest(options.source.expanduser(), options.cache_dir, labels, Shape(size))
-    cache = load_cache(manifest, size, "squash", options.cache_dir)
+    cache = load_cache(manifest, size, "stretch", options.cache_dir)
     good = ~manifest["path"].isin(list(cache.problems)).to_numpy()
     if cache.problems and (options.on_bad_image == "error" or not good.any()):
         raise broken_images(

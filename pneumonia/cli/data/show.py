@@ -74,7 +74,6 @@ def run(arguments: list[str]) -> int:
 
 def _strengths(name: str) -> "AugmentationConfig":
     """The strengths of a file of ``conf/augmentation``, merged as training would."""
-    from pneumonia.cli.data.split import composed
-    from pneumonia.config.schema import AugmentationConfig
+    from pneumonia.config.compose import compose
 
-    return AugmentationConfig(**composed({"augmentation": name})["augmentation"])
+    return compose(f"augmentation={name}").augmentation

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pneumonia.cli import key_values, wants_help
 from pneumonia.errors import ConfigError, some
@@ -19,8 +19,8 @@ method is named leaky. Train on it:
 
   pneumonia train data=folder data.root=SOURCE split=given split.file=DIR/split-<hash>.parquet
 
-  split=grouped|official|article|kfold|rotating|given
-  split.seed=0  split.k=5  split.fold=0  split.holdout=tenth|folder|none  split.fraction=1  split.leaky=true
+  split=grouped|official|random|kfold|rotating|given
+  split.seed=0  split.k=5  split.fold=0  split.holdout=0.1|folder|none  split.fraction=1  split.leaky=true
   --out DIR        default: splits
   cache_dir=cache
 """
@@ -77,7 +77,7 @@ def run(arguments: list[str]) -> int:
             for fold, size in folds.items()
         ]
         table("Folds, images by class", ("fold", *labels, "all"), counted)
-    for leak in find_leaks(manifest, split, group, rotating=plan.method == "rotating"):
+    for leak in find_leaks(manifest, split, group, rotating=plan.rules.rotates):
         warn(
             f"LEAKY: {leak.images} of {leak.of} {leak.subset} images ({leak.fraction:.0%}) show a patient of the training split."
         )
@@ -91,33 +91,9 @@ def split_config(words: dict[str, str]) -> "SplitConfig":
     Raises:
         ConfigError: An unknown method or value.
     """
-    from pneumonia.config.schema import SplitConfig
+    from pneumonia.config.compose import compose
 
-    return SplitConfig(**composed(words)["split"])
-
-
-def composed(words: dict[str, str]) -> dict[str, Any]:
-    """The config of a training run with these overrides, checked, as plain values.
-
-    Raises:
-        ConfigError: An unknown key or choice, or a value out of range.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
-
-    from pneumonia.cli.train import explained
-    from pneumonia.config.schema import TrainConfig, conf_dir
-    from pneumonia.config.validation import check_values
-
-    ConfigStore.instance().store("schema", TrainConfig)
-    GlobalHydra.instance().clear()
-    with explained(), initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = compose("train", [f"{key}={value}" for key, value in words.items()])
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    check_values(plain)
-    return dict(plain)
+    return compose(*(f"{key}={value}" for key, value in words.items())).split
 
 
 def option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:

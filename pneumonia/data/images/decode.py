@@ -91,7 +91,7 @@ def jpeg_quantisation(path: os.PathLike[str] | str) -> float | None:
             return None
 
 
-def decode(raw: bytes, size: int, resize: str = "squash") -> Pixels:
+def decode(raw: bytes, size: int, resize: str = "stretch") -> Pixels:
     """Decode the bytes of an image file to a grey square ``(size, size)``: :func:`read_image`, then :func:`fit`.
 
     Raises:
@@ -210,7 +210,7 @@ def _to_8_bits(values: NDArray[Any]) -> Pixels:
 
 
 def fit(grey: Grey, size: int, resize: str) -> Pixels:
-    """Resize to a square ``(size, size)``: ``squash`` it, or ``pad`` it with black, which keeps the aspect ratio."""
+    """Resize to a square ``(size, size)``: ``stretch`` it, or ``pad`` it with black, which keeps the aspect ratio."""
     if resize != "pad":
         return _resize(grey, (size, size))
     scale = size / max(grey.height, grey.width)

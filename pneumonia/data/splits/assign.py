@@ -45,15 +45,15 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None =
     """
     manifest = manifest.reset_index(drop=True)
     group = groups(manifest) if group is None else group
-    if config.method in FOLDED and not 0 <= config.fold < config.k:
+    if config.rules.folded and not 0 <= config.fold < config.k:
         raise ConfigError(
             f"split.fold={config.fold} is no fold of split.k={config.k}; the folds are 0 to {config.k - 1}."
         )
     subsets, folds = METHODS[config.method](manifest, group, config)
-    if config.method in FOLDED:
+    if config.rules.folded:
         subsets = subsets_of_fold(subsets, folds, config.fold)
     if config.fraction < 1:
-        if config.method == "rotating":
+        if config.rules.rotates:
             raise ConfigError(
                 "split.fraction does not go with split=rotating, whose training split changes. Use split=kfold."
             )
@@ -111,7 +111,7 @@ def _official(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple
     return subsets, _no_folds(manifest)
 
 
-def _article(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
+def _random(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """The study's: 80/10/10 of the images at random, stratified by class. One patient may stand in all subsets."""
     rows, label = np.arange(len(manifest)), manifest["label"].to_numpy()
     try:
@@ -148,9 +148,9 @@ def _kfold(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[ND
         subsets, rest = _held_out_folder(manifest, group)
         if not (subsets == "test").any():
             raise SplitError(
-                "split.holdout=folder needs the release's folder test; the data have none. Use tenth or none."
+                "split.holdout=folder needs the release's folder test; the data have none. Use 0.1 or none."
             )
-    elif config.holdout == "tenth":  # the very test split of split=grouped with this seed, so that runs compare
+    elif config.holdout == "0.1":  # the very test split of split=grouped with this seed, so that runs compare
         subsets = _deal(manifest, group, ("val", "test"), config)
         rest = subsets != "test"
         subsets[rest] = "train"
@@ -163,7 +163,7 @@ def _kfold(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[ND
 
 def _rotating(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[NDArray[np.object_], Ints]:
     """The study's folds: images at random, stratified by class, after the test split of its random split."""
-    subsets, folds = _article(manifest, group, config)
+    subsets, folds = _random(manifest, group, config)
     rest = np.flatnonzero(subsets != "test")
     label = manifest["label"].to_numpy()[rest]
     fewest = int(pd.Series(label).value_counts().min())
@@ -350,9 +350,8 @@ Method = Callable[[pd.DataFrame, Ints, SplitConfig], tuple[NDArray[np.object_], 
 METHODS: Final[dict[str, Method]] = {
     "grouped": _grouped,
     "official": _official,
-    "article": _article,
+    "random": _random,
     "given": _given,
     "kfold": _kfold,
     "rotating": _rotating,
 }
-FOLDED: Final = ("kfold", "rotating")

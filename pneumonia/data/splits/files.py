@@ -7,7 +7,6 @@ import pandas as pd
 
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.splits.assign import (
-    FOLDED,
     NO_FOLD,
     check_split,
     make_split,
@@ -43,7 +42,7 @@ def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None =
 
 def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None) -> pd.DataFrame:
     split = read_split(Path(str(config.file)), manifest)
-    if config.method in FOLDED:
+    if config.rules.folded:
         folds = split["fold"].to_numpy()
         if not (folds == config.fold).any() or folds.max() == NO_FOLD:
             raise ConfigError(

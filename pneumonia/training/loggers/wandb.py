@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 from rich.markup import escape
 
-from pneumonia.config.schema import conf_dir
+from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import RunResult

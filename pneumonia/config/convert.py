@@ -1,0 +1,133 @@
+"""Convert a config between plain values (JSON, YAML) and its dataclasses."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, make_dataclass
+from functools import cache
+from keyword import iskeyword
+from typing import Any, Final, TypeVar, get_type_hints
+
+from pneumonia.config.choices import CHOICES
+from pneumonia.config.declarations import check_value, rule_of, shown
+from pneumonia.config.schema import GROUPS, Node, TrainConfig
+from pneumonia.errors import ConfigError
+
+T = TypeVar("T")
+DISCRIMINATORS: Final = ("_target_", "kind")  # the key by which a built-in choice is recognised
+hints_of = cache(get_type_hints)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return a config, or a node of one, as nested dicts and lists: what ``result.json`` and ``config.yaml`` hold."""
+    return asdict(config)
+
+
+def arguments(node: Node) -> dict[str, Any]:
+    """Return the keys of a node without its ``_target_``."""
+    return {key: value for key, value in asdict(node).items() if key != "_target_"}
+
+
+def from_plain(mapping: Mapping[str, Any]) -> TrainConfig:
+    """Build a config from plain values, such as those of ``result.json``; nothing is imported from a ``_target_``.
+
+    Raises:
+        ConfigError: A key is missing or unknown, or a value is out of range; with the key, the value and what to do.
+    """
+    return _build(TrainConfig, mapping, "")
+
+
+def group_node(group: str, values: Mapping[str, Any]) -> Node:
+    """Build the node of a group: of the built-in class with these keys, or of a class made from the keys.
+
+    Raises:
+        ConfigError: A key can't be an attribute, or a value is out of range.
+    """
+    named = [schema for schema in CHOICES[group] if _names(schema, values)]
+    schema = max(named or [CHOICES[group][-1]], key=lambda one: len(fields(one)))
+    own = tuple(key for key in values if key not in {item.name for item in fields(schema)})
+    for key in own:
+        if not key.isidentifier() or iskeyword(key):
+            raise ConfigError(f"{group}.{key} can't be the name of an argument. Use letters, digits and _.")
+    if own:
+        schema = _extended(schema, own)  # type: ignore[arg-type] # mypy takes classes of dataclasses for unhashable
+    return _build(schema, values, f"{group}.")
+
+
+def identity(config: TrainConfig, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the values of a config that can change a run's result.
+
+    Where and how fast a run is computed is left out. The hashes of the images and of the split replace ``data`` and
+    ``split.file``.
+
+    Args:
+        config: Of the run.
+        model: The model node to use instead, if a family identifies itself otherwise.
+    """
+    kept = _identity_of(config)
+    kept["trainer"] = _identity_of(config.trainer)
+    kept["resize"] = config.data.resize
+    kept["split"].pop("file")
+    if not config.augmentation:
+        kept.pop("augmenter")
+    return kept if model is None else {**kept, "model": dict(model)}
+
+
+def _identity_of(node: Any) -> dict[str, Any]:
+    plain = asdict(node)
+    return {item.name: plain[item.name] for item in fields(node) if item.metadata.get("affects_result", True)}
+
+
+def _names(schema: type[Node], values: Mapping[str, Any]) -> bool:
+    """Return whether a built-in choice describes a node."""
+    items = {item.name: item for item in fields(schema)}
+    same = all(items[key].default == values.get(key) for key in DISCRIMINATORS if key in items)
+    return same and set(items) <= set(values)
+
+
+@cache
+def _extended(schema: type[Node], own: tuple[str, ...]) -> type[Node]:
+    """Make a subclass that has more keys."""
+    declared = _declared(schema._group_)
+    extra: list[Any] = [(key, Any, field(metadata=declared.get(key, {}))) for key in own]
+    return make_dataclass(schema.__name__, extra, bases=(schema,), kw_only=True)
+
+
+@cache
+def _declared(group: str) -> dict[str, Mapping[str, Any]]:
+    """Return the declarations of a group's keys, which hold for a user's own choice with the same key too."""
+    return {item.name: item.metadata for schema in CHOICES[group] for item in fields(schema) if rule_of(item)}
+
+
+def _build(schema: type[T], values: Any, prefix: str) -> T:
+    """Build a dataclass from plain values, and check each against the type and rule of its field."""
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{prefix.rstrip('.') or 'The config'}={shown(values)} must hold keys and values.")
+    found: dict[str, Any] = {}
+    hints = hints_of(schema)  # type: ignore[arg-type]
+    items: tuple[Field[Any], ...] = fields(schema)  # type: ignore[arg-type]
+    for item in items:
+        key, hint = prefix + item.name, hints[item.name]
+        if item.name not in values:
+            if item.default is MISSING and item.default_factory is MISSING:
+                raise ConfigError(
+                    f"{key} is missing from the config, and every run needs it. Set it with {key}=VALUE instead of removing it "
+                    f"with ~{key}."
+                )
+            continue
+        value = values[item.name]
+        if item.name in GROUPS and schema is TrainConfig:
+            found[item.name] = group_node(item.name, _mapping(key, value))
+        elif isinstance(hint, type) and is_dataclass(hint):
+            found[item.name] = _build(hint, value, f"{key}.")
+        else:
+            check_value(key, value, hint, rule_of(item))
+            found[item.name] = value
+    unknown = sorted(set(map(str, values)) - {item.name for item in items})
+    if unknown:
+        raise ConfigError(f"{prefix}{unknown[0]} is not a config key.")
+    return schema(**found)
+
+
+def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{key}={shown(value)} must hold keys and values.")
+    return value

@@ -1,0 +1,161 @@
+"""Translate the errors of Hydra, OmegaConf and YAML into ``ConfigError``: which key is wrong, and what it should be."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
+
+from pneumonia.config.keys import choice_keys, conf_dir, config_keys, nearest_key, wanted, why_not
+from pneumonia.errors import ConfigError, PneumoniaError, nearest
+
+CAUSES: Final = 6  # how deep a chain of causes is read
+SECRETS: Final = re.compile(r"((?:sig|AccountKey)=)[^&;\s]+", re.IGNORECASE)
+HELP: Final = "`pneumonia train --help` lists them."
+PLUGINS: Final = {
+    "hydra/launcher=joblib": " It comes with its own package: pip install hydra-joblib-launcher.",
+    "hydra/launcher=submitit": " It comes with its own package: pip install hydra-submitit-launcher.",
+    "hydra/sweeper=optuna": " `pneumonia sweep search` searches with Optuna, without this plugin.",
+}
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise a ``ConfigError`` for what Hydra, OmegaConf or YAML raise in the block."""
+    try:
+        yield
+    except OverrideParseException as error:
+        shown = SECRETS.sub(r"\1***", str(error.override))
+        raise ConfigError(
+            f"{shown} can't be parsed. An override is key=value; a value with quotes, commas, brackets or = needs "
+            "quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
+        ) from error
+    except MarkedYAMLError as error:
+        raise ConfigError(f"A config file is not valid YAML: {' '.join(str(error).split())}") from error
+    except (HydraException, OmegaConfBaseException, AttributeError, AssertionError, ValueError) as error:
+        known = isinstance(error, HydraException | OmegaConfBaseException)
+        message = None if isinstance(error, PneumoniaError) else _message(error, known)
+        if message is None:
+            raise
+        raise ConfigError(message) from error
+
+
+def _message(error: Exception, known: bool) -> str | None:
+    """Return the message of the first pattern that is found in an error and its causes."""
+    texts: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None and len(texts) < CAUSES:
+        texts.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(texts)
+    for pattern, message in PATTERNS if known else PATTERNS_OF_BUILTINS:
+        found = re.search(pattern, text, re.DOTALL)
+        if found:
+            return message.format(*found.groups()) if isinstance(message, str) else message(found)
+    if not known:
+        return None
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first if first.endswith(".") else f"{first} (see `pneumonia train --help`)"
+
+
+def _deleted(found: re.Match[str]) -> str:
+    key, keys = found[1], [*config_keys(), *choice_keys()]
+    if key in keys:
+        return f"~{key} removes a key that every run needs. Set it instead, {key}=VALUE, or leave the override out."
+    return f"~{key} removes nothing: {key} is not a config key.{nearest_key(key, keys)} {HELP}"
+
+
+def _unknown_override(found: re.Match[str]) -> str:
+    return _unknown(found[1])
+
+
+def _unknown_in_file(found: re.Match[str]) -> str:
+    full, place = (re.search(pattern, found.string) for pattern in (r"full_key: (\S+)", r"In '([^']+)'"))
+    return _unknown(full[1] if full else found[1], f" (in {place[1]})" if place else "")
+
+
+def _unknown(key: str, where: str = "") -> str:
+    """Return what may have been meant; a key may be known, but of another choice of its group."""
+    keys = [*config_keys(), *choice_keys()]
+    if key in keys:
+        group = key.partition(".")[0]
+        return f"{key} is not a config key of the chosen {group}, but of another one{where}: it would change nothing. {HELP}"
+    near = why_not(key) or nearest_key(key, keys)
+    if key.startswith("optimizer.") and not near:
+        near = f" An argument of the optimizer's class is added with a +: +{key}=VALUE."
+    return f"{key} is not a config key{where}.{near} {HELP}"
+
+
+def _unknown_choice(found: re.Match[str]) -> str:
+    group, choice = found[1], found[2]
+    if group.startswith("hydra"):
+        hint = PLUGINS.get(f"{group}={choice.partition('_')[0]}", " --info plugins lists what is installed.")
+        return f"{group}={choice} is not known.{hint}"
+    group, _, inside = group.partition("/")
+    choice = f"{inside}/{choice}" if inside else choice
+    folder = conf_dir() / group
+    options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    known = f" Choose one of {', '.join(options)}." if options else ""
+    return f"{group}={choice} is not known.{known}{nearest(choice, options)}"
+
+
+def _wrong_type(found: re.Match[str]) -> str:
+    given = re.search(r"Error merging override \S*?=(.*)", found.string)
+    wrong = f"{found[1]}={given[1]} has the wrong type" if given else f"{found[1]} has a value of the wrong type"
+    return f"{wrong}: {wanted(found[1])}"
+
+
+Message = str | Callable[[re.Match[str]], str]
+SEVERAL: Final = (
+    "{0} has several values, and one run takes one. Use -m for one run of each; a list needs brackets, key=[a,b], and text "
+    "with a comma needs quotes."
+)
+PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
+    (
+        r"Could not delete '([^']+)'\. No match in the defaults list",
+        "~{0} removes nothing: it is not chosen. Leave it out; --info defaults shows the choices.",
+    ),
+    (r"Error merging override ~([^=\s]+)", _deleted),
+    (r"Could not delete from config\. (?:The value of )?'([^']+)'", _deleted),
+    (
+        r"An item is already at '([^']+)'",
+        "+{0} adds a key, and {0} is there already. Leave the + out: {0}=VALUE.",
+    ),
+    (r"Ambiguous value for argument '([^']+)'", SEVERAL),
+    (r"Sweep parameters '([^\n]+)' requires --multirun", SEVERAL),
+    (
+        r"does not support sweep type : INTERVAL",
+        "An interval has no steps, so -m can't list its values. Use range(low, high, step), or values with commas; "
+        "`pneumonia sweep search` searches intervals.",
+    ),
+    (r"Could not (?:override|append)[^']*'([^']+)'(?=.*(?:is not in struct|Key '\w+' not in))", _unknown_override),
+    (r"Could not (?:override|append)[^']*'([^']+)'(?!.*Could not find)", _unknown_override),
+    (r"Key '(\w+)' (?:not in|is not in)", _unknown_in_file),
+    (r"Could not find '([^']+)/([^'/]+)'", _unknown_choice),
+    (
+        r"Missing mandatory value: (\w+)",
+        "{0} has no value, and a run needs one. Choose one of the files in conf/{0}: {0}=NAME.",
+    ),
+    (
+        r"Could not load '([^'/]+)/([^']+)'",
+        "{0}=[{1}] names no file of conf/{0}. Choose one by its name: {0}=NAME.",
+    ),
+    (r"full_key: (\S+)", _wrong_type),
+)
+NO_KEYS: Final = (
+    "so no keys can be set in it here. Set them in a config file; values for a multirun are overrides: -m seed=1,2."
+)
+PATTERNS_OF_BUILTINS: Final[
+    tuple[tuple[str, Message], ...]
+] = (  # how OmegaConf fails to set keys in a node that is null
+    (r"full_key: (\S+).*reference_type=", f"{{0}} is null, {NO_KEYS}"),
+    (r"reference_type=|Unexpected type for root", f"The key above one of the overrides is null, {NO_KEYS}"),
+    (
+        r"Config group override",
+        "A group of config files needs a name, not null, a number or a mapping: model=NAME, optimizer=NAME and so on; "
+        "~experiment leaves one out.",
+    ),
+)

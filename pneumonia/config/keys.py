@@ -1,0 +1,115 @@
+"""Find the packaged config folders, list all config keys, and suggest the nearest."""
+
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from pneumonia.config.choices import CHOICES
+from pneumonia.config.declarations import shown, type_text
+from pneumonia.config.schema import GROUPS, TrainConfig
+from pneumonia.errors import nearest
+
+PACKAGE: Final = Path(__file__).resolve().parent.parent
+NOT_PASSED_TO_TRAINER: Final = {
+    "overfit_batches": "use trainer.limit_train_batches=N",
+    "limit_test_batches": "`pneumonia evaluate` uses the whole split",
+    "limit_predict_batches": "`pneumonia predict` uses all images that it is given",
+    "max_epochs": "use max_epochs=N",
+    "min_epochs": "use early_stopping.patience=N, or leave early stopping out",
+    "min_steps": "use max_epochs=N",
+    "logger": "use logger=csv or logger=wandb",
+    "callbacks": "the run has its own callbacks; early_stopping, ema and swa have keys of their own",
+    "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray distribute the runs of a sweep",
+    "check_val_every_n_epoch": "every epoch is validated, because the best one is kept",
+    "val_check_interval": "every epoch is validated once, at its end",
+    "log_every_n_steps": "metrics are recorded by epoch",
+    "num_sanity_val_steps": "a sweep tries two batches first (dry_run=true)",
+    "enable_checkpointing": "the best and the last checkpoint are always written",
+    "enable_model_summary": "no model summary is printed",
+    "default_root_dir": "use runs_dir=DIR",
+    "sync_batchnorm": "it is on whenever trainer.devices is more than 1",
+    "use_distributed_sampler": "the data module divides each batch itself",
+    "reload_dataloaders_every_n_epochs": "split=rotating does it",
+    "profiler": "`make bench` measures",
+    "inference_mode": "it has no effect on results",
+    "plugins": "trainer.precision and trainer.strategy choose them",
+    "barebones": "a run has to record itself",
+    "model_registry": "use logger=wandb logger.artifact=true",
+    "enable_autolog_hparams": "config.yaml of the run folder has every setting",
+}
+
+
+def conf_dir(folder: str = "conf") -> Path:
+    """Return the packaged config folder (``conf`` or ``sweeps``): inside the wheel, or beside the package in a checkout."""
+    inside = PACKAGE / folder
+    return inside if inside.is_dir() else PACKAGE.parent / folder
+
+
+def config_groups() -> list[str]:
+    """Return the names of the groups, which are the folders of ``conf/``."""
+    return sorted(entry.name for entry in conf_dir().iterdir() if entry.is_dir() and entry.name != "__pycache__")
+
+
+def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys of the schema; of a group whose keys depend on the choice, its name alone."""
+    keys: list[str] = []
+    for name, hint in get_type_hints(node).items():
+        keys.append(prefix + name)
+        if is_dataclass(hint) and name not in GROUPS:
+            keys += config_keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return keys
+
+
+def choice_keys() -> list[str]:
+    """Return the dotted keys of all built-in choices of the groups."""
+    keys = [f"{group}.{item.name}" for group, schemas in CHOICES.items() for one in schemas for item in fields(one)]
+    return list(dict.fromkeys(keys))
+
+
+def nearest_key(key: str, keys: Iterable[str]) -> str:
+    """Return ``" Did you mean 'model.width'?"``, or nothing if no key is close.
+
+    Only the last part of a dotted key is compared if its parent is known: ``trainer.fast_dev_run`` shares most letters with
+    ``trainer.devices``.
+    """
+    parent, _, last = key.rpartition(".")
+    beside = [known.rpartition(".")[2] for known in keys if known.rpartition(".")[0] == parent]
+    if not parent or not beside:
+        return nearest(key, keys)
+    return nearest(last, beside).replace("'", f"'{parent}.", 1)
+
+
+def why_not(key: str) -> str:
+    """Explain why an argument of Lightning's Trainer is no config key; empty for any other key."""
+    name = key.removeprefix("trainer.")
+    instead = NOT_PASSED_TO_TRAINER.get(name) if name != key else None
+    return f" It is an argument of Lightning's Trainer that is not passed on: {instead}." if instead else ""
+
+
+def wanted(key: str) -> str:
+    """Return which values a key takes and an example, as the end of a sentence."""
+    node: Any = TrainConfig
+    *above, last = key.split(".")
+    for part in above:
+        node = get_type_hints(node).get(part) if is_dataclass(node) else None
+    hint = get_type_hints(node).get(last) if is_dataclass(node) else None
+    if hint is None:
+        return "the schema does not allow it. `pneumonia train --cfg all` shows the packaged value."
+    if is_dataclass(hint):
+        names = ", ".join(f"{key}.{item.name}=VALUE" for item in fields(hint))
+        return f"it holds several keys. Set them one by one: {names}."
+    return f"it must be {type_text(hint)}. For example {key}={shown(_packaged(key))}, or leave it out."
+
+
+def _packaged(key: str) -> Any:
+    """Return the value of a key in ``conf/train.yaml``, or the default of its dataclass."""
+    from omegaconf import OmegaConf
+
+    found = OmegaConf.select(OmegaConf.load(conf_dir() / "train.yaml"), key, throw_on_missing=False)
+    if found is None and key.partition(".")[0] in {"data", "split", "augmentation"}:
+        node: Any = get_type_hints(TrainConfig)[key.partition(".")[0]]()
+        for part in key.split(".")[1:]:
+            node = getattr(node, part)
+        return node
+    return found
