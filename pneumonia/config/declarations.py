@@ -108,7 +108,7 @@ def check_value(key: str, value: Any, hint: Any, rule: Rule | None = None) -> No
     has_type = is_type(value, hint)
     if has_type and (value is None or rule is None or rule.accepts(value)):
         return
-    if rule is None or (not has_type and rule.message in {EMPTY, UNKNOWN} and not isinstance(value, str | NoneType)):
+    if rule is None or (not has_type and rule.message == EMPTY):
         raise ConfigError(WRONG_TYPE.format(key=key, value=shown(value), wanted=type_text(hint)))
     wanted, null = rule.wanted, is_type(None, hint)
     if null:

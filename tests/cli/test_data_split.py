@@ -78,7 +78,7 @@ def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, m
         (["one", "two"], "there are 2: one, two"),
         (["DATA", "split=kfolds"], "split=kfolds is not known.*'kfold'"),
         (["DATA", "split.kk=3"], r"split.kk=3 is not understood.*'split.k'"),
-        (["DATA", "split.k=few"], "split.k=few is of the wrong kind: it must be a whole number"),
+        (["DATA", "split.k=few"], "split.k=few has the wrong type: it must be a whole number"),
         (["DATA", "split=kfold", "split.k=1000"], "needs 1000 patients or more of one class"),
         (["DATA", "split=random", "split.leaky=false"], "SplitLeakageError"),
         (["DATA", "--out"], "--out has no value"),
