@@ -17,7 +17,7 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.state import FINISHED, SweepState
 from pneumonia.system.files import translated_os_errors
-from pneumonia.training.train import train
+from pneumonia.training.train import train, train_dry_run
 
 
 class JobOutcome(IntEnum):

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
+from pneumonia.config.convert import to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.report.formatting import interval_words
 from pneumonia.report.render import figures
@@ -173,7 +174,7 @@ def test_each_row_of_the_study_is_matched_by_its_own_experiment_and_by_no_other_
     from types import SimpleNamespace
 
     def matched(experiment: str) -> bool:
-        config = compose(f"experiment=article/{experiment}", small=False)
+        config = to_plain(compose(f"experiment=article/{experiment}", small=False))
         return matches(row, SimpleNamespace(config=config, members=1))
 
     assert matched(EXPERIMENT_OF[row.name])

@@ -99,7 +99,7 @@ def test_sweep_composes_with_an_experiment():
         ("optimizer", ["hydra.sweep.dir=x"], "a sweep has no keys of Hydra"),
         ("optimizer", ["launcher.kind=8"], "launcher.kind=8 is not known"),
         ("seeds", ["seed=range(0,20000)"], "20000 jobs, and at most 10000"),
-        ("kfold", ["split.k=3"], "split.fold=3 is no fold"),
+        ("kfold", ["split.k=3"], "split.fold=3 does not exist"),
         ("optimizer", ["+sead=3"], "sead is not a config key.*Did you mean 'seed'"),
         ("optimizer", ["optimizer=glob(x*)"], r"optimizer=glob\(x\*\) has no value: there are adagrad, adam"),
         ("optimizer", ["seed=range(0,0)"], r"seed=range\(0,0\) has no value"),
