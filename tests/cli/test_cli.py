@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -199,7 +200,7 @@ def test_an_override_that_means_something_is_accepted(word, monkeypatch, tmp_pat
     def check_alone(config, **_):
         check_settings(config)
         trained.append(config)
-        return {"metrics": {"val": {"loss": 1.0}}}
+        return SimpleNamespace(metrics={"val": {"loss": 1.0}})
 
     monkeypatch.setattr("pneumonia.training.train.train", check_alone)
     monkeypatch.chdir(tmp_path)
