@@ -65,7 +65,7 @@ def fit_scaling(method: str, counts: Ints) -> Scaling:
     if not scale > 0:
         raise ConfigError(
             f"normalisation={method} can't be fitted: the training images have no spread to divide by (grey levels "
-            f"{seen[0]} to {seen[-1]}, most of them equal). Use normalisation=half, or check the images."
+            f"{seen[0]} to {seen[-1]}, most of them equal). Use normalisation=minus_one_one, or check the images."
         )
     return Scaling(method, shift, scale)
 

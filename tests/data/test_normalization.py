@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from pneumonia.data.normalization import METHODS, fit_scaling, histogram
+from pneumonia.config.names import NORMALISATIONS
+from pneumonia.data.normalization import fit_scaling, histogram
 from pneumonia.errors import ConfigError
 
 
@@ -11,7 +12,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).gamma(3, 20, (40, 9, 9)).clip(3, 250).astype(np.uint8)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", NORMALISATIONS)
 def test_a_normalisation_is_what_numpy_makes_of_the_training_images_alone(method, pixels):
     rows = np.arange(5, 31)
     scaling = fit_scaling(method, histogram(pixels, rows, block=7))
