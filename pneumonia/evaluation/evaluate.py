@@ -11,7 +11,7 @@ import torch
 
 from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.audit.baselines import told_from
+from pneumonia.data.audit.baselines import baseline_probabilities
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
@@ -290,7 +290,7 @@ def _baselines(told: _Told, table: pd.DataFrame, task: Task, request: Request, d
         key = digest([kind, task.name, told.run.result.data.split_sha256, told.manifest_sha256, request.subset, size])
         if key not in desk.baselines:
             manifests = [own.images.manifest.iloc[train], module.images.manifest.iloc[of]]
-            answers = told_from(
+            answers = baseline_probabilities(
                 kind,
                 pd.concat(manifests, ignore_index=True),
                 np.concatenate(

@@ -19,7 +19,7 @@ from PIL import Image
 from pneumonia.cli import main
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.audit.audit import BLOCK, PAIR, audit, copies, leaks, measured
-from pneumonia.data.audit.baselines import unsaid
+from pneumonia.data.audit.baselines import undefined
 from pneumonia.data.audit.findings import conclusion, likeness, remarks
 from pneumonia.data.cache import load_cache
 from pneumonia.data.manifest import load_manifest, write_manifest
@@ -376,13 +376,12 @@ def test_words_say_what_the_figures_mean(data):
     manifest, pixels = data
     found = audit(manifest, pixels)
     clean = remarks(found)
-    assert not any("betray" in text or "two labels" in text for text in clean)
+    assert not any("files predict the class" in text or "two labels" in text for text in clean)
     table = manifest.copy()
     table.loc[table["label"] == "NORMAL", "width"] = 900
     betrayed = remarks(audit(table, pixels))
     assert any(
-        re.search(r"The files betray the class.*normal or pneumonia: accuracy 1\.000 against", text)
-        for text in betrayed
+        re.search(r"files predict the class.*normal or pneumonia: accuracy 1\.000 against", text) for text in betrayed
     )
     conflict = manifest.copy()
     normal, virus = (int(np.flatnonzero(conflict["label"] == label)[0]) for label in ("NORMAL", "VIRUS"))
@@ -404,7 +403,7 @@ def test_words_say_what_the_figures_mean(data):
 )
 def test_shift_is_said_in_words(area, low, word):
     assert likeness({"auroc": area, "auroc_low": low, "reason": None}) == word
-    assert likeness(unsaid("val has 15 patients", 9)) == "val has 15 patients"
+    assert likeness(undefined("val has 15 patients", 9)) == "val has 15 patients"
 
 
 def test_data_without_patients_are_not_called_free_of_leaks_by_patient(data):
@@ -412,7 +411,7 @@ def test_data_without_patients_are_not_called_free_of_leaks_by_patient(data):
     unknown = manifest.assign(patient_id="unknown-" + manifest["image_id"])
     found = audit(unknown, pixels)
     assert not found["patients_known"]
-    assert conclusion(found)[1].endswith("The data name no patients: only copies of images could be looked for.")
+    assert conclusion(found)[1].endswith("The data name no patients: only copies of images could be found.")
     half = manifest.copy()
     half.loc[:9, "patient_id"] = unknown["patient_id"]
     found = audit(half, pixels)

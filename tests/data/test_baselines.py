@@ -13,7 +13,7 @@ from pneumonia.data.audit.baselines import (
     forest,
     linear,
     metadata_features,
-    of_duel,
+    of_pair,
     of_task,
     of_val,
     scored,
@@ -211,8 +211,8 @@ def test_too_few_patients_are_a_reason_that_names_the_class_and_not_a_figure():
 def test_nothing_is_said_of_the_shift_of_a_small_subset():
     subset = np.array(["train"] * 50 + ["val"] * 19, dtype=object)
     features = (subset == "val").astype(float)[:, None]
-    score = of_duel(features, subset, np.arange(69), ("train", "val"), linear)
+    score = of_pair(features, subset, np.arange(69), ("train", "val"), linear)
     assert score["reason"] == "val has 19 patients, and 20 are needed"
     subset[49] = "val"
     features = (subset == "val").astype(float)[:, None]
-    assert of_duel(features, subset, np.arange(69), ("train", "val"), linear)["auroc"] == 1
+    assert of_pair(features, subset, np.arange(69), ("train", "val"), linear)["auroc"] == 1

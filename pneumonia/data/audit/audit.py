@@ -1,4 +1,4 @@
-"""Holds data against what makes results on them false: leaks, copies, and shortcuts that are no lungs."""
+"""Audit a data set for leaks between subsets, copies of images, and shortcuts that give the class away."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -14,7 +14,7 @@ from pneumonia.data.images.decode import jpeg_quantisation
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 from pneumonia.data.splits.leaks import UNUSED
-from pneumonia.system.arrays import Ints
+from pneumonia.system.arrays import Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
 from pneumonia.tasks import SUBSETS, in_class_order
@@ -40,39 +40,36 @@ BLOCK: Final = 1024  # images measured at once
 
 def audit(
     manifest: pd.DataFrame,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     subsets: pd.Series | None = None,
     name: str = "folders",
     folds: pd.Series | None = None,
 ) -> dict[str, Any]:
-    """All findings, as plain values for JSON; what can't be said is ``None``, with a ``reason``.
+    """Return all findings as plain values for JSON; undefined values are ``None``, with a ``reason``.
 
     Args:
         manifest: Readable images, one row each, with ``phash``.
-        pixels: ``(N, S, S)`` uint8, the same images.
-        subsets: ``(N,)`` subset of each image; ``None`` takes the release's own folders.
-        name: What the subsets come from, for the report.
-        folds: ``(N,)`` fold of each image, -1 for none; the folds must not share anything either.
+        pixels: ``(N, S, S)``, the same images.
+        subsets: ``(N,)`` subset of each image; ``None`` uses the release's own folders.
+        name: Origin of the subsets, for the report.
+        folds: ``(N,)`` fold of each image, -1 for none; folds must not share anything either.
 
     Returns:
-        ``leaks`` is empty where no group stands in two subsets; ``pairs`` holds the gravest ``MOST_PAIRS`` pairs of copies; the
-        other keys are described where they are made.
+        ``leaks`` is empty if no group is in two subsets; ``pairs`` holds the ``MOST_PAIRS`` most serious pairs of copies; the
+        functions below describe the other keys.
     """
     manifest = manifest.reset_index(drop=True)
     subset = (manifest["source_split"] if subsets is None else subsets).to_numpy(dtype=object)
     fold = np.full(len(manifest), -1) if folds is None else folds.to_numpy()
-    group = groups(manifest)
+    label, patient, group = manifest["label"], manifest["patient_id"], groups(manifest)
     pairs = copies(manifest, subset)
-    unknown = manifest["patient_id"].str.startswith(UNKNOWN_PATIENT)
-    named = [name for name in in_order(subset) if name not in {UNUSED, ""}]
+    unknown = patient.str.startswith(UNKNOWN_PATIENT)
+    named = [name for name in _in_order(subset) if name not in {UNUSED, ""}]
     return {
         "manifest_sha256": manifest_sha256(manifest),
         "images": len(manifest),
-        "patients": int(manifest["patient_id"].nunique()),
-        "patients_by_class": {
-            name: int(manifest["patient_id"][manifest["label"] == name].nunique())
-            for name in in_class_order(manifest["label"])
-        },
+        "patients": int(patient.nunique()),
+        "patients_by_class": {name: int(patient[label == name].nunique()) for name in in_class_order(label)},
         "patients_known": not bool(unknown.all()),
         "images_without_patient": int(unknown.sum()),
         "groups": len(np.unique(group)),
@@ -81,37 +78,36 @@ def audit(
         "leaks": leaks(manifest, subset, fold, group, pairs),
         "duplicates": _duplicates(manifest, pairs),
         "pairs": pairs.head(MOST_PAIRS).to_dict("records"),
-        "quantities": _by_class(manifest, measured(manifest, pixels)),
+        "quantities": _quantiles(manifest, measured(manifest, pixels)),
         "modes": _modes(manifest),
         **shortcuts(manifest, pixels, subset, group, named, validate=subsets is not None),
     }
 
 
-def copies(manifest: pd.DataFrame, subset: NDArray[np.object_]) -> pd.DataFrame:
-    """Pairs of images that are one X-ray: byte-identical ones, and near ones within 24 of 256 bits.
+def copies(manifest: pd.DataFrame, subset: Objects) -> pd.DataFrame:
+    """Find pairs of images that are one X-ray: byte-identical ones, and near ones within 24 of 256 bits.
 
     Returns:
-        One row a pair: ``first``, ``second`` (image ids), ``kind`` (``exact``, ``near``), ``bits``, and under ``first_`` and
-        ``second_`` the ``patient``, ``label`` and ``subset`` of both. The gravest are first: two labels, two subsets, two
-        patients, then the nearest.
+        One row a pair: ``first``, ``second`` (image ids), ``kind`` (``exact``, ``near``), ``bits``, and the ``patient``,
+        ``label`` and ``subset`` of both, prefixed ``first_`` and ``second_``. The most serious are first: two labels, two
+        subsets, two patients, then the nearest.
     """
     found = near_pairs(manifest["phash"])
     first, second = found["first"].to_numpy(), found["second"].to_numpy()
     image, sha256 = manifest["image_id"].to_numpy(dtype=object), manifest["sha256"].to_numpy(dtype=object)
-    exact = sha256[first] == sha256[second]
-    kind = np.where(exact, "exact", "near").astype(object)
+    kind = np.where(sha256[first] == sha256[second], "exact", "near").astype(object)
     pairs = pd.DataFrame({"first": image[first], "second": image[second], "kind": kind, "bits": found["bits"]})
-    grave = {}
+    same = {}
     for key, column in (("label", manifest["label"]), ("subset", subset), ("patient", manifest["patient_id"])):
         values = np.asarray(column, dtype=object)
         pairs[f"first_{key}"], pairs[f"second_{key}"] = values[first], values[second]
-        grave[key] = values[first] == values[second]
-    order = np.lexsort([found["bits"], *(grave[key] for key in ("patient", "subset", "label"))])
+        same[key] = values[first] == values[second]
+    order = np.lexsort([found["bits"], *(same[key] for key in ("patient", "subset", "label"))])
     return pairs.iloc[order].reset_index(drop=True)[list(PAIR)]
 
 
-def measured(manifest: pd.DataFrame, pixels: NDArray[np.uint8]) -> pd.DataFrame:
-    """The quantities of ``QUANTITIES`` for each image; NaN where a file has none (a PNG has no quantisation)."""
+def measured(manifest: pd.DataFrame, pixels: Pixels) -> pd.DataFrame:
+    """Measure the ``QUANTITIES`` of each image; NaN for a missing one (a PNG has no quantisation)."""
     tables = list(track(in_threads(_quantisation, manifest["path"].tolist()), len(manifest), "Reading JPEG tables"))
     values = manifest[["width", "height", "bytes"]].astype(float)
     values["aspect"] = values["width"] / values["height"]
@@ -123,7 +119,7 @@ def measured(manifest: pd.DataFrame, pixels: NDArray[np.uint8]) -> pd.DataFrame:
 
 
 def _quantisation(path: str) -> float:
-    """The JPEG quantisation of a file; NaN where it has none, or is gone since it was decoded."""
+    """Return the JPEG quantisation of a file; NaN if it has none, or was removed since it was decoded."""
     try:
         step = jpeg_quantisation(path)
     except OSError:
@@ -131,16 +127,16 @@ def _quantisation(path: str) -> float:
     return float("nan") if step is None else step
 
 
-def in_order(subset: NDArray[np.object_]) -> list[str]:
-    """The subsets that occur: train, val, test, then what is in no subset, then names of others."""
-    present = set(map(str, subset))
-    return [name for name in (*SUBSETS, UNUSED, "") if name in present] + sorted(present - {*SUBSETS, UNUSED, ""})
+def _in_order(subset: Objects) -> list[str]:
+    """Return the subsets that occur: train, val, test, unused, none, then other names."""
+    present, known = set(map(str, subset)), (*SUBSETS, UNUSED, "")
+    return [name for name in known if name in present] + sorted(present - set(known))
 
 
-def _subsets(manifest: pd.DataFrame, subset: NDArray[np.object_]) -> dict[str, Any]:
-    """Images by class, and patients, of each subset."""
+def _subsets(manifest: pd.DataFrame, subset: Objects) -> dict[str, Any]:
+    """Count images, patients and images by class of each subset."""
     found = {}
-    for name in in_order(subset):
+    for name in _in_order(subset):
         inside = manifest[subset == name]
         counts = {label: int((inside["label"] == label).sum()) for label in in_class_order(inside["label"])}
         found[name] = {"images": len(inside), "patients": int(inside["patient_id"].nunique()), "classes": counts}
@@ -148,19 +144,15 @@ def _subsets(manifest: pd.DataFrame, subset: NDArray[np.object_]) -> dict[str, A
 
 
 def leaks(
-    manifest: pd.DataFrame,
-    subset: NDArray[np.object_],
-    fold: NDArray[np.int64],
-    group: Ints,
-    pairs: pd.DataFrame,
+    manifest: pd.DataFrame, subset: Objects, fold: Ints, group: Ints, pairs: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """For each two subsets (or folds) that share a group: how much, by patient and by copy, with examples.
+    """Describe each two subsets (or folds) that share a group.
 
-    ``images`` and ``share`` (of the subset) count by subset what stands in shared groups; ``patients`` are those in both;
-    ``copies`` are pairs that cross.
+    ``images`` and ``share`` (of the subset) count the images in shared groups by subset; ``patients`` are those in both;
+    ``copies`` are pairs between the two.
     """
-    where = dict(zip(manifest["image_id"], fold, strict=True))
-    folds = pd.DataFrame({key: pairs[key].map(where).astype("int64") for key in ("first", "second")})
+    fold_of = dict(zip(manifest["image_id"], fold, strict=True))
+    folds = pd.DataFrame({key: pairs[key].map(fold_of).astype("int64") for key in ("first", "second")})
     found = list(_shared(manifest, subset, group, pairs["first_subset"], pairs["second_subset"], {UNUSED, ""}, ""))
     return found + list(_shared(manifest, fold, group, folds["first"], folds["second"], {"-1"}, "fold "))
 
@@ -171,34 +163,33 @@ def _shared(
     group: Ints,
     first: "pd.Series[Any]",
     second: "pd.Series[Any]",
-    nowhere: set[str],
+    left_out: set[str],
     prefix: str,
 ) -> Iterator[dict[str, Any]]:
     place, ends = place.astype(str), (first.astype(str).to_numpy(), second.astype(str).to_numpy())
     patient = manifest["patient_id"].to_numpy(dtype=object)
-    for one, other in combinations([name for name in in_order(place) if name not in nowhere], 2):
+    for pair in combinations([name for name in _in_order(place) if name not in left_out], 2):
+        one, other = pair
         shared = np.intersect1d(group[place == one], group[place == other])
         if not len(shared):
             continue
-        inside = np.isin(group, shared) & np.isin(place, [one, other])
-        counts = {f"{prefix}{name}": int((inside & (place == name)).sum()) for name in (one, other)}
-        children = sorted(set(patient[place == one]) & set(patient[place == other]))
-        crossing = ((ends[0] == one) & (ends[1] == other)) | ((ends[0] == other) & (ends[1] == one))
+        inside = np.isin(group, shared) & np.isin(place, pair)
+        counts = {f"{prefix}{name}": int((inside & (place == name)).sum()) for name in pair}
+        patients = sorted(set(patient[place == one]) & set(patient[place == other]))
+        between = ((ends[0] == one) & (ends[1] == other)) | ((ends[0] == other) & (ends[1] == one))
         yield {
             "subsets": list(counts),
             "groups": len(shared),
             "images": counts,
-            "share": {
-                f"{prefix}{name}": counts[f"{prefix}{name}"] / int((place == name).sum()) for name in (one, other)
-            },
-            "patients": len(children),
-            "copies": int(crossing.sum()),
-            "examples": list(map(str, (children or sorted(set(patient[inside])))[:EXAMPLES])),
+            "share": {f"{prefix}{name}": counts[f"{prefix}{name}"] / int((place == name).sum()) for name in pair},
+            "patients": len(patients),
+            "copies": int(between.sum()),
+            "examples": list(map(str, (patients or sorted(set(patient[inside])))[:EXAMPLES])),
         }
 
 
 def _duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
-    """Counts over all pairs; an exact group is a set of byte-identical files."""
+    """Count all pairs; an exact group is a set of byte-identical files."""
     times = manifest["sha256"].value_counts()
     used = ~(pairs["first_subset"].isin([UNUSED, ""]) | pairs["second_subset"].isin([UNUSED, ""]))
     return {
@@ -212,18 +203,20 @@ def _duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
     }
 
 
-def _by_class(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
-    """The 5, 25, 50, 75 and 95% points of each quantity by class; ``None`` where no image has it."""
+def _quantiles(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
+    """Return the 5, 25, 50, 75 and 95% points of each quantity by class; ``None`` if no image has it."""
     found: dict[str, Any] = {}
     for quantity in QUANTITIES:
-        found[quantity] = {}
-        for label in in_class_order(manifest["label"]):
-            column = values[quantity][manifest["label"] == label].dropna()
-            found[quantity][label] = None if column.empty else np.quantile(column, POINTS).tolist()
+        columns = {
+            label: values[quantity][manifest["label"] == label].dropna() for label in in_class_order(manifest["label"])
+        }
+        found[quantity] = {
+            label: None if column.empty else np.quantile(column, POINTS).tolist() for label, column in columns.items()
+        }
     return found
 
 
 def _modes(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Files of each colour mode by class."""
+    """Count the files of each colour mode by class."""
     table = pd.crosstab(manifest["label"], manifest["mode"]).loc[in_class_order(manifest["label"])]
     return {str(label): {str(mode): int(count) for mode, count in row.items()} for label, row in table.iterrows()}

@@ -1,6 +1,6 @@
-"""What can be told without looking at lungs: from a file's size and format, and from a thumbnail.
+"""Baselines that see no lungs: they predict classes and subsets from file metadata, and from a thumbnail.
 
-A model is worth what it scores over these. Kermany's originals give their class away by width, height and bytes alone.
+Only what a model scores above them is evidence. Width, height and bytes alone reveal the class of Kermany's originals.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,27 +22,25 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from pneumonia.errors import some
 from pneumonia.metrics.bootstrap import BLOCK_SIZE, wilson_interval
 from pneumonia.metrics.classification import weighted_auroc
-from pneumonia.system.arrays import Ints
+from pneumonia.system.arrays import Floats, Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.system.parallel import available_cores
 from pneumonia.tasks import TASKS, Task, in_class_order
 
 FOLDS: Final = 5
 RESAMPLES: Final = 1000
-FEWEST: Final = 20  # groups that a subset must have before anything is said of its shift
+FEWEST: Final = 20  # groups that a subset needs for a shift score
 THUMBNAIL: Final = 16  # pixels a side
-FIGURES: Final = ("accuracy", "balanced_accuracy", "auroc")
-Features = NDArray[np.float64]
+VALUES: Final = ("accuracy", "balanced_accuracy", "auroc")
 Model = Callable[[], ClassifierMixin]
 Score = dict[str, Any]
-"""Plain values: ``accuracy`` with its bounds ``low`` and ``high``; ``balanced_accuracy`` and ``auroc`` (macro, one class
-against the rest) with ``_low`` and ``_high``; ``largest_class`` (the accuracy of always saying it); ``n`` images; ``reason``.
-Bounds are 95%, by group. What is undefined is ``None``, and ``reason`` then says why; bounds are ``None`` too where no
-resample differs (at a figure of exactly 1), since that is no certainty."""
+"""``accuracy`` with its bounds ``low`` and ``high``; ``balanced_accuracy`` and ``auroc`` (macro, one class against the rest) with
+``_low`` and ``_high``; ``largest_class`` (the accuracy of always predicting it); ``n`` images; ``reason``. Bounds are 95%, by
+group. An undefined value is ``None``, with its ``reason``; bounds are ``None`` too if no resample differs."""
 
 
-def metadata_features(manifest: pd.DataFrame) -> Features:
-    """What a file says of itself, ``(N, F)``: width, height, aspect ratio, bytes, bytes per pixel, and its mode one-hot."""
+def metadata_features(manifest: pd.DataFrame) -> Floats:
+    """Return file metadata ``(N, F)``: width, height, aspect ratio, bytes, bytes per pixel, and the mode one-hot."""
     width, height = manifest["width"].to_numpy(float), manifest["height"].to_numpy(float)
     size = manifest["bytes"].to_numpy(float)
     pixels = np.maximum(width * height, 1)
@@ -50,53 +48,53 @@ def metadata_features(manifest: pd.DataFrame) -> Features:
     return np.column_stack([width, height, width / np.maximum(height, 1), size, size / pixels, modes])
 
 
-def thumbnail_features(pixels: NDArray[np.uint8], side: int = THUMBNAIL) -> Features:
-    """Images as ``(N, side * side)`` grey levels from 0 to 1."""
+def thumbnail_features(pixels: Pixels, side: int = THUMBNAIL) -> Floats:
+    """Return thumbnails as ``(N, side * side)`` grey levels from 0 to 1."""
     small = [cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA).ravel() for image in pixels]
     return np.asarray(small, dtype=np.float64) / 255
 
 
 def forest() -> ClassifierMixin:
-    """For features of unlike scale. Source: Breiman (2001), Random forests."""
+    """Build a classifier for features of unlike scale. Source: Breiman (2001), Random forests."""
     return RandomForestClassifier(100, min_samples_leaf=2, n_jobs=available_cores(), random_state=0)
 
 
 def linear() -> ClassifierMixin:
-    """For thumbnails: multinomial logistic regression with an l2 penalty."""
+    """Build a classifier for thumbnails: multinomial logistic regression with an l2 penalty."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=2000, tol=1e-3))
 
 
 def shortcuts(
     manifest: pd.DataFrame,
-    pixels: NDArray[np.uint8],
-    subset: NDArray[np.object_],
+    pixels: Pixels,
+    subset: Objects,
     group: Ints,
     subsets: Sequence[str],
     validate: bool,
 ) -> dict[str, Any]:
-    """How far file metadata and thumbnails alone tell the classes, and the subsets.
+    """Score the prediction of classes and subsets from file metadata and thumbnails alone.
 
     Args:
         manifest: Readable images.
-        pixels: ``(N, S, S)`` uint8, the same images.
+        pixels: ``(N, S, S)``, the same images.
         subset: ``(N,)`` subset of each image.
         group: ``(N,)`` from :func:`pneumonia.data.duplicates.groups`.
-        subsets: Those to compare with each other.
+        subsets: The subsets to compare with each other.
         validate: Also fit on train and score on val.
 
     Returns:
-        ``baselines``: by kind (``metadata``, ``thumbnail``) and task a ``Score`` by cross-validation, with ``on_val``: that of
-        the subset val, or ``None``. Images of the subset test are left out: only an evaluation may score on them.
-        ``shift``: for each two subsets, under the same kinds, the ``Score`` of telling the one from the other.
+        ``baselines``: by kind (``metadata``, ``thumbnail``) and task a cross-validated ``Score``, with ``on_val``, the score on
+        val or ``None``. Images of test are left out: only an evaluation may score on them.
+        ``shift``: for each two subsets, by kind, the ``Score`` of a classifier that separates them.
     """
-    kinds: dict[str, tuple[Features, Model]] = {
+    kinds: dict[str, tuple[Floats, Model]] = {
         "metadata": (metadata_features(manifest), forest),
         "thumbnail": (thumbnail_features(pixels), linear),
     }
     label = manifest["label"].to_numpy(dtype=object)
-    duels = list(combinations(subsets, 2))
+    pairs = list(combinations(subsets, 2))
     baselines: dict[str, dict[str, Score]] = {kind: {} for kind in kinds}
-    shift: list[dict[str, Any]] = [{"subsets": list(duel)} for duel in duels]
+    shift: list[dict[str, Any]] = [{"subsets": list(pair)} for pair in pairs]
 
     def steps() -> Iterator[None]:
         for kind, (features, model) in kinds.items():
@@ -105,94 +103,84 @@ def shortcuts(
                 on_val = of_val(features, label, subset, group, task, model) if validate else None
                 baselines[kind][task.name] = {**score, "on_val": on_val}
                 yield
-            for number, duel in enumerate(duels):
-                shift[number][kind] = of_duel(features, subset, group, duel, model)
+            for number, pair in enumerate(pairs):
+                shift[number][kind] = of_pair(features, subset, group, pair, model)
                 yield
 
-    for _ in track(steps(), len(kinds) * (len(TASKS) + len(duels)), "Fitting baselines"):
+    for _ in track(steps(), len(kinds) * (len(TASKS) + len(pairs)), "Fitting baselines"):
         pass
     return {"baselines": baselines, "shift": shift}
 
 
-def of_task(
-    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Ints, task: Task, model: Model
-) -> Score:
-    """A task's score by cross-validation over all images that are not of the subset test."""
+def of_task(features: Floats, label: NDArray[Any], subset: Objects, group: Ints, task: Task, model: Model) -> Score:
+    """Cross-validate a task over all images outside of the subset test."""
     rows = np.flatnonzero(subset != "test")
     if not len(rows):
-        return unsaid("all images are of the subset test, on which only an evaluation may score", 0)
+        return undefined("all images are of the subset test, on which only an evaluation may score", 0)
     if reason := _foreign(label[rows], task):
-        return unsaid(reason, len(rows))
+        return undefined(reason, len(rows))
     classes = np.array([task.groups[name] for name in label[rows]])
     return cross_validated(features[rows], classes, group[rows], model)
 
 
-def of_val(
-    features: Features, label: NDArray[Any], subset: NDArray[np.object_], group: Ints, task: Task, model: Model
-) -> Score:
-    """A task's score on the subset val of a model that was fitted on the subset train, as a run would have it."""
+def of_val(features: Floats, label: NDArray[Any], subset: Objects, group: Ints, task: Task, model: Model) -> Score:
+    """Score a task on the subset val with a model fitted on the subset train, as a run does."""
     train, val = np.flatnonzero(subset == "train"), np.flatnonzero(subset == "val")
     if not len(train) or not len(val):
-        return unsaid("there is no subset train or no subset val", len(val))
+        return undefined("there is no subset train or no subset val", len(val))
     if reason := _foreign(label[np.concatenate([train, val])], task):
-        return unsaid(reason, len(val))
+        return undefined(reason, len(val))
     seen, codes = np.unique([task.groups[name] for name in label[train]], return_inverse=True)
     wanted = np.array([task.groups[name] for name in label[val]])
     if len(seen) < 2 or not set(wanted) <= set(seen):
-        return unsaid(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
+        return undefined(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
     probability = _probability(model, features[train], codes, features[val], len(seen))
     return scored(np.searchsorted(seen, wanted), probability, group[val], seen.tolist())
 
 
-def of_duel(features: Features, subset: NDArray[np.object_], group: Ints, duel: Sequence[str], model: Model) -> Score:
-    """How well two subsets are told apart, by cross-validation; nothing is said of a subset of fewer than ``FEWEST`` groups."""
-    rows = np.flatnonzero(np.isin(subset, duel))
-    sizes = {name: len(np.unique(group[subset == name])) for name in duel}
+def of_pair(features: Floats, subset: Objects, group: Ints, pair: Sequence[str], model: Model) -> Score:
+    """Cross-validate a classifier that separates two subsets; undefined for fewer than ``FEWEST`` groups."""
+    rows = np.flatnonzero(np.isin(subset, pair))
+    sizes = {name: len(np.unique(group[subset == name])) for name in pair}
     least = min(sizes, key=lambda name: sizes[name])
     if sizes[least] < FEWEST:
-        return unsaid(f"{least} has {sizes[least]} patients, and {FEWEST} are needed", len(rows))
+        return undefined(f"{least} has {sizes[least]} patients, and {FEWEST} are needed", len(rows))
     return cross_validated(features[rows], subset[rows].astype(str), group[rows], model)
 
 
-def told_from(
+def baseline_probabilities(
     kind: str,
     manifest: pd.DataFrame,
-    pixels: NDArray[np.uint8],
-    codes: NDArray[np.int64],
+    pixels: Pixels,
+    codes: Ints,
     kinds: int,
-) -> Features:
-    """Probabilities ``(N - M, kinds)`` of some images by a baseline that was fitted on others.
+) -> Floats:
+    """Return probabilities ``(N - M, kinds)`` of some images by a baseline that was fitted on others.
 
     Args:
         kind: ``metadata`` or ``thumbnail``.
         manifest: ``N`` images: first ``M`` to fit on, then those to predict.
-        pixels: ``(N, S, S)`` uint8, the same images.
+        pixels: ``(N, S, S)``, the same images.
         codes: ``(M,)`` class numbers of the images to fit on.
-        kinds: How many classes there are.
+        kinds: Number of classes.
     """
     features = metadata_features(manifest) if kind == "metadata" else thumbnail_features(pixels)
     model = forest if kind == "metadata" else linear
     return _probability(model, features[: len(codes)], codes, features[len(codes) :], kinds)
 
 
-def cross_validated(features: Features, label: NDArray[Any], group: Ints, model: Model) -> Score:
-    """How well the features tell the labels apart, on groups that the model was not fitted on.
-
-    Args:
-        features: ``(N, F)``.
-        label: ``(N,)``.
-        group: ``(N,)``; a group is never on both sides.
-        model: Makes a fresh classifier.
+def cross_validated(features: Floats, label: NDArray[Any], group: Ints, model: Model) -> Score:
+    """Score the prediction of labels ``(N,)`` from features ``(N, F)`` on groups ``(N,)`` that the model was not fitted on.
 
     Source: Kohavi (1995) for cross-validation.
     """
     classes, codes = np.unique(label, return_inverse=True)
     if len(classes) < 2:
-        return unsaid(f"there is one class alone, {classes[0]}", len(label))
+        return undefined(f"there is one class alone, {classes[0]}", len(label))
     sizes = pd.Series(group).groupby(codes).nunique().to_numpy()
     if sizes.min() < FOLDS:
         reason = f"{classes[sizes.argmin()]} has {sizes.min()} patients, and {FOLDS} are needed in each class"
-        return unsaid(reason, len(label))
+        return undefined(reason, len(label))
     probability = np.zeros((len(label), len(classes)))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(features, codes, group):
@@ -200,17 +188,11 @@ def cross_validated(features: Features, label: NDArray[Any], group: Ints, model:
     return scored(codes, probability, group, classes.tolist())
 
 
-def scored(codes: NDArray[np.int64], probability: Features, group: Ints, classes: Sequence[str]) -> Score:
-    """Figures of some predictions, with 95% intervals by group.
+def scored(codes: Ints, probability: Floats, group: Ints, classes: Sequence[str]) -> Score:
+    """Score probabilities ``(N, K)`` of class numbers ``(N,)``, with 95% intervals by group ``(N,)``.
 
-    That of the accuracy is Wilson's at the effective number of images; the others are percentiles over draws of whole groups
-    with replacement.
-
-    Args:
-        codes: ``(N,)`` class numbers.
-        probability: ``(N, K)``.
-        group: ``(N,)``.
-        classes: ``(K,)`` names.
+    The interval of the accuracy is Wilson's at the effective number of images; the others are percentiles over draws of whole
+    groups with replacement.
 
     Source: Wilson (1927); Korn and Graubard (1998) for the effective number; Field and Welsh (2007), Bootstrapping clustered
     data; Hand and Till (2001) for AUROC over several classes.
@@ -218,18 +200,18 @@ def scored(codes: NDArray[np.int64], probability: Features, group: Ints, classes
     cluster = np.unique(group, return_inverse=True)[1]
     count, kinds = int(cluster.max()) + 1, len(classes)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
-    times = np.concatenate([np.ones((1, count), dtype=np.int64), drawn])  # the first row is the data themselves
+    times = np.concatenate([np.ones((1, count), dtype=np.int64), drawn])  # the first row is the data
     cell = np.zeros((count, kinds * kinds))
     np.add.at(cell, (cluster, codes * kinds + probability.argmax(axis=1)), 1)
     confusion = (times @ cell).reshape(-1, kinds, kinds)
     right, truth = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(axis=2)
-    wanted = range(1, 2) if kinds == 2 else range(kinds)  # of two classes, the one's area is the other's
+    wanted = range(1, 2) if kinds == 2 else range(kinds)  # of two classes, both have the same area
     blocks = np.array_split(times, -(-times.shape[0] * len(codes) // BLOCK_SIZE))
 
-    def area(k: int, rows: NDArray[np.int64]) -> Features:
+    def area(k: int, rows: Ints) -> Floats:
         return weighted_auroc(probability[:, k], codes == k, rows[:, cluster].astype(np.float64))
 
-    with np.errstate(invalid="ignore"):  # a resample may lack a class: not a number, and counted below
+    with np.errstate(invalid="ignore"):  # a resample may lack a class: NaN, which is counted below
         values = {
             "balanced_accuracy": (right / truth).mean(axis=1),
             "auroc": np.concatenate([np.mean([area(k, rows) for k in wanted], axis=0) for rows in blocks]),
@@ -244,36 +226,36 @@ def scored(codes: NDArray[np.int64], probability: Features, group: Ints, classes
     return score
 
 
-def unsaid(reason: str, n: int) -> Score:
-    """A score that can't be given."""
-    bounds = ("low", "high", *(f"{name}_{end}" for name in FIGURES[1:] for end in ("low", "high")))
-    return {"reason": reason, "n": n, **dict.fromkeys((*FIGURES, *bounds, "largest_class"))}
+def undefined(reason: str, n: int) -> Score:
+    """Return a score without values."""
+    bounds = ("low", "high", *(f"{name}_{end}" for name in VALUES[1:] for end in ("low", "high")))
+    return {"reason": reason, "n": n, **dict.fromkeys((*VALUES, *bounds, "largest_class"))}
 
 
 def _foreign(label: NDArray[Any], task: Task) -> str:
-    """Why a task can't be set on these labels; empty where it can."""
+    """Return why these labels do not fit a task; an empty string if they do."""
     foreign = sorted(set(label) - set(task.groups))
     return f"some images are labelled {some(foreign)}, for which task={task.name} has no class" if foreign else ""
 
 
-def _probability(model: Model, features: Features, codes: NDArray[np.int64], of: Features, kinds: int) -> Features:
-    """Probabilities ``(N, kinds)`` of other images by a freshly fitted model; 0 for a class that it never saw."""
-    with threadpool_limits(1, "blas"):  # on so small matrices two threads are up to ten times slower than one
+def _probability(model: Model, features: Floats, codes: Ints, of: Floats, kinds: int) -> Floats:
+    """Return probabilities ``(N, kinds)`` of other images by a freshly fitted model; 0 for an unseen class."""
+    with threadpool_limits(1, "blas"):  # on such small matrices two threads are up to ten times slower than one
         fitted = model().fit(features, codes)
         if "n_jobs" in fitted.get_params():
-            fitted.set_params(n_jobs=1)  # threads add up trees in the order they end, and the last digits differ
+            fitted.set_params(n_jobs=1)  # threads sum trees in the order they end, so that last digits differ
         probability = np.zeros((len(of), kinds))
         probability[:, fitted.classes_] = fitted.predict_proba(of)
     return probability
 
 
-def _bounded(values: Features) -> tuple[float | None, float | None, float | None]:
-    """The figure itself and its bounds; ``None`` where it, or one resample in twenty, is undefined, or none differs."""
-    figure, resampled = values[0], values[1:]
-    if not np.isfinite(figure):
+def _bounded(values: Floats) -> tuple[float | None, float | None, float | None]:
+    """Return a value and its bounds; ``None`` if it or one resample in twenty is undefined, or no resample differs."""
+    value, resampled = values[0], values[1:]
+    if not np.isfinite(value):
         return None, None, None
     known = resampled[np.isfinite(resampled)]
     if len(known) < 0.95 * len(resampled) or np.ptp(known) == 0:
-        return float(figure), None, None
+        return float(value), None, None
     low, high = np.quantile(known, [0.025, 0.975])
-    return float(figure), float(low), float(high)
+    return float(value), float(low), float(high)

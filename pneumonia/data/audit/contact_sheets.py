@@ -1,4 +1,4 @@
-"""Contact sheets: what the classes, the subsets and the augmentation look like, in one picture each."""
+"""Draw contact sheets of the classes, the subsets and the augmentation."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -6,11 +6,11 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonia.config.schema import AugmentationConfig
 from pneumonia.data.splits.leaks import UNUSED
+from pneumonia.system.arrays import Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.tasks import LABELS, SUBSETS, UNKNOWN_KIND
 
@@ -18,18 +18,12 @@ GAP: Final = 4  # pixels between images
 TEXT: Final = 16  # pixels of a line of text
 PAPER: Final = (255, 255, 255)
 INK: Final = (32, 32, 32)
-Grey = NDArray[np.uint8]
 
 
-def grid(rows: Sequence[Sequence[Grey]], names: Sequence[str], title: str, columns: Sequence[str] = ()) -> Image.Image:
-    """A titled table of grey pictures with a name before each row.
-
-    Args:
-        rows: Pictures ``(H, W)`` uint8, all of one size; rows may differ in length.
-        names: One for each row.
-        title: Above all.
-        columns: Headings of the first columns.
-    """
+def grid(
+    rows: Sequence[Sequence[Pixels]], names: Sequence[str], title: str, columns: Sequence[str] = ()
+) -> Image.Image:
+    """Draw a titled table of grey pictures ``(H, W)`` of one size, with a name before each row and column headings."""
     font, bold = ImageFont.load_default(TEXT - 2), ImageFont.load_default(TEXT)
     height, width = rows[0][0].shape
     margin = GAP * 3 + max(int(font.getlength(name)) for name in names)
@@ -50,26 +44,24 @@ def grid(rows: Sequence[Sequence[Grey]], names: Sequence[str], title: str, colum
     return page
 
 
-def chosen(manifest: pd.DataFrame, rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
-    """Up to ``count`` of some rows, of as many patients as there are, drawn by the seed."""
+def chosen(manifest: pd.DataFrame, rows: Ints, count: int, seed: int) -> Ints:
+    """Draw up to ``count`` of some rows by the seed, of as many patients as possible."""
     order = np.random.default_rng(seed).permutation(rows)
     patients = manifest["patient_id"].to_numpy()[order]
     first = ~pd.Series(patients).duplicated().to_numpy()
     return np.concatenate([order[first], order[~first]])[:count]
 
 
-def by_class(manifest: pd.DataFrame, pixels: NDArray[np.uint8], count: int, seed: int) -> Image.Image:
-    """A row of examples for each class, another patient in each picture where there are so many."""
+def by_class(manifest: pd.DataFrame, pixels: Pixels, count: int, seed: int) -> Image.Image:
+    """Draw a row of examples for each class, of as many patients as possible."""
     label = manifest["label"].to_numpy()
     names = _present(label, (*LABELS, UNKNOWN_KIND))
     rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
     return grid([list(row) for row in rows], names, "Examples by class")
 
 
-def by_subset(
-    manifest: pd.DataFrame, pixels: NDArray[np.uint8], subset: NDArray[np.object_], count: int, seed: int
-) -> Image.Image:
-    """A row of examples for each class of each subset: what differs between subsets can be seen."""
+def by_subset(manifest: pd.DataFrame, pixels: Pixels, subset: Objects, count: int, seed: int) -> Image.Image:
+    """Draw a row of examples for each class of each subset, to show differences between subsets."""
     label = manifest["label"].to_numpy()
     rows, names = [], []
     for name in _present(label, (*LABELS, UNKNOWN_KIND)):
@@ -83,7 +75,7 @@ def by_subset(
 
 def by_draw(
     manifest: pd.DataFrame,
-    pixels: NDArray[np.uint8],
+    pixels: Pixels,
     strengths: AugmentationConfig,
     name: str,
     images: int,
@@ -91,13 +83,9 @@ def by_draw(
     seed: int,
     kind: str = "batch",
 ) -> Image.Image:
-    """What training sees: a row for each image, first as it is, then as it comes in one epoch after the other.
-
-    The classes take turns. The draws are those of training.
-    """
-    from pneumonia.data.augmentation.augmenter import (
-        augmenter,  # loads torch, which the page of an audit need not wait for
-    )
+    """Draw a row for each image: the original, then the augmented image of each epoch, as in training. Classes alternate."""
+    # It loads torch, which the page of an audit does not need.
+    from pneumonia.data.augmentation.augmenter import augmenter
 
     changes = augmenter(strengths, kind)
     label = manifest["label"].to_numpy()
@@ -115,7 +103,7 @@ def by_draw(
     return grid(pictures, label[rows].tolist(), f"augmentation={name}", columns)
 
 
-def _present(values: NDArray[np.object_], known: Sequence[str]) -> list[str]:
-    """The values that occur: those we know in our order, then others."""
+def _present(values: Objects, known: Sequence[str]) -> list[str]:
+    """Return the values that occur: known ones in their order, then others."""
     found = set(map(str, values))
     return [name for name in known if name in found] + sorted(found - set(known))

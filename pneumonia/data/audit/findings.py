@@ -1,11 +1,11 @@
-"""What an audit found, in sentences: for its page and for the terminal."""
+"""Summarise the findings of an audit in sentences, for its page and the terminal."""
 
 from typing import Any, Final
 
 from pneumonia.system.console import figure
 from pneumonia.tasks import SUBSETS, in_class_order
 
-SMALL: Final = 0.6  # AUROC up to which a difference is called small; 0.75 is half way from chance to always
+SMALL: Final = 0.6  # AUROC up to which a difference is small; 0.75 is half way from chance to certain
 LARGE: Final = 0.75
 BETRAYS: Final = 0.9
 TASKS: Final = {"subtype": "normal, virus or bacteria", "pneumonia": "normal or pneumonia"}
@@ -16,25 +16,24 @@ KINDS: Final = {
 
 
 def conclusion(found: dict[str, Any]) -> tuple[str, str]:
-    """``clean``, ``leak`` or ``unknown``, and one sentence that says so."""
+    """Return ``clean``, ``leak`` or ``unknown``, and a sentence about it."""
     named = [name for name in found["subsets"] if name in SUBSETS]
     if found["leaks"]:
         texts = []
         for leak in found["leaks"]:
             one, other = leak["subsets"]
-            who = "patient or X-ray stands" if leak["groups"] == 1 else "patients or X-rays stand"
-            texts.append(
-                f"{leak['groups']} {who} in both {one} and {other} ({leak['share'][other]:.1%} of the images of {other})"
-            )
+            who = "patient or X-ray is" if leak["groups"] == 1 else "patients or X-rays are"
+            share = f"{leak['share'][other]:.1%} of the images of {other}"
+            texts.append(f"{leak['groups']} {who} in both {one} and {other} ({share})")
         return "leak", f"LEAK: {'; '.join(texts)}. Scores on these subsets are optimistic."
     if len(named) < 2:
         return "unknown", "The data are not divided into subsets, so nothing can leak yet; name a split to audit it."
-    known = "" if found["patients_known"] else " The data name no patients: only copies of images could be looked for."
+    known = "" if found["patients_known"] else " The data name no patients: only copies of images could be found."
     return "clean", f"No leak found between {', '.join(named[:-1])} and {named[-1]}.{known}"
 
 
 def remarks(found: dict[str, Any]) -> list[str]:
-    """What else a person must know before a result on these data is believed: one or two sentences each, gravest first."""
+    """Return further facts to know before trusting results on these data, the most serious first."""
     counts, said = found["duplicates"], []
     pair = found["pairs"][0] if found["pairs"] else {}
     if counts["label_conflicts"]:
@@ -44,35 +43,34 @@ def remarks(found: dict[str, Any]) -> list[str]:
         )
     if counts["across_patients"] and found["patients_known"]:
         said.append(
-            f"Pairs of copies under two patients: {counts['across_patients']}. They are one child, or a name is wrong. Our "
-            "splits keep them together; splits by patient alone would tear them."
+            f"Pairs of copies under two patients: {counts['across_patients']}. They are one child, or a name is wrong. Splits by "
+            "group keep them together; splits by patient alone would separate them."
         )
-    told = {title: found["baselines"]["metadata"][task] for task, title in TASKS.items()}
-    told = {title: score for title, score in told.items() if at_least(score) > SMALL}
-    if told:
-        betrayed = max(map(at_least, told.values())) > BETRAYS
-        areas = "; ".join(
+    scores = {title: found["baselines"]["metadata"][task] for task, title in TASKS.items()}
+    scores = {title: score for title, score in scores.items() if at_least(score) > SMALL}
+    if scores:
+        strong = max(map(at_least, scores.values())) > BETRAYS
+        values = "; ".join(
             f"{title}: accuracy {score['accuracy']:.3f} against {score['largest_class']:.3f} of the largest class, AUROC "
             f"{score['auroc']:.3f}"
-            for title, score in sorted(told.items(), key=lambda item: -at_least(item[1]))
+            for title, score in sorted(scores.items(), key=lambda item: -at_least(item[1]))
         )
         said.append(
-            f"{'The files betray the class' if betrayed else 'Size and format of the files say something of the class'}, without "
-            f"their pixels ({areas}). A model may learn that instead of lungs: read all images as grey, at one size, and show "
-            "these figures beside its own."
+            f"Size and format of the files {'predict' if strong else 'partly predict'} the class without pixels ({values}). "
+            "A model may learn that instead of lungs: read all images as grey, at one size, and report these baselines beside it."
         )
     for entry in found["shift"]:
         kinds = [kind for kind in KINDS if at_least(entry[kind]) > SMALL]
         if kinds:
+            one, other = entry["subsets"]
             areas = " and ".join(f"by {kind} with AUROC {entry[kind]['auroc']:.2f}" for kind in kinds)
             said.append(
-                f"{entry['subsets'][0]} and {entry['subsets'][1]} differ {areas} (0.5 is chance): a score on the one says "
-                "little about the other."
+                f"{one} and {other} differ {areas} (0.5 is chance): a score on one predicts little about the other."
             )
-    some_unknown = found["images_without_patient"] if found["patients_known"] else 0
-    if some_unknown:
+    unknown = found["images_without_patient"] if found["patients_known"] else 0
+    if unknown:
         said.append(
-            f"Images that name no patient: {some_unknown}. Each counts as its own, and only copies of it can be found."
+            f"Images that name no patient: {unknown}. Each counts as its own, and only copies of it can be found."
         )
     if found.get("skipped"):
         said.append(f"Images that can't be read and were left out: {len(found['skipped'])}.")
@@ -80,7 +78,7 @@ def remarks(found: dict[str, Any]) -> list[str]:
 
 
 def likeness(score: dict[str, Any]) -> str:
-    """What the score of telling two subsets apart means; the reason where there is none."""
+    """Return how different two subsets are by their score, or the reason why it is undefined."""
     if score["auroc"] is None:
         return str(score["reason"])
     if at_least(score) <= 0.5:
@@ -91,18 +89,18 @@ def likeness(score: dict[str, Any]) -> str:
 
 
 def at_least(score: dict[str, Any]) -> float:
-    """The lower bound of the AUROC; the AUROC itself where there is no bound, and 0 where there is none either."""
+    """Return the lower bound of the AUROC; the AUROC itself without a bound, and 0 without either."""
     return float(next((score[key] for key in ("auroc_low", "auroc") if score[key] is not None), 0))
 
 
 def ranged(score: dict[str, Any], name: str = "accuracy") -> str:
-    """A figure with its 95% bounds."""
+    """Format a value with its 95% bounds."""
     low, high = (score[end if name == "accuracy" else f"{name}_{end}"] for end in ("low", "high"))
     return figure(score[name], 3) + ("" if low is None else f" ({low:.3f} to {high:.3f})")
 
 
 def with_all(found: dict[str, Any]) -> dict[str, Any]:
-    """Counts of each subset, and of all subsets together where there are several."""
+    """Return the counts of each subset, and the total if there are several."""
     subsets: dict[str, Any] = found["subsets"]
     if len(subsets) < 2:
         return subsets
