@@ -51,7 +51,7 @@ def read_preset(name: str) -> Preset:
     if name not in known:
         raise ConfigError(f"preset={name} is not known; choose one of {', '.join(known)}.{nearest(name, known)}")
     found: dict[str, Any] = yaml.safe_load((conf_dir() / "reproduce" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Preset(name, found["words"], found["sweeps"], found.get("needs_data", False))
+    return Preset(name, found["overrides"], found["sweeps"], found.get("needs_data", False))
 
 
 def reproduce(

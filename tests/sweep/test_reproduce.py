@@ -42,7 +42,7 @@ def test_preset_writes_a_report_and_a_second_call_trains_nothing(monkeypatch, ca
     monkeypatch.setattr("pneumonia.sweep.reproduce.conf_dir", lambda: tmp_path)
     (tmp_path / "reproduce").mkdir()
     sweeps = {"mlp": ["model.hidden=[4],[8]"], "final": ["seed=0,1", "model.width=16"]}
-    tiny = {"words": list(SMALL), "sweeps": sweeps}
+    tiny = {"overrides": list(SMALL), "sweeps": sweeps}
     (tmp_path / "reproduce" / "tiny.yaml").write_text(yaml.safe_dump(tiny))
     arguments = ("preset=tiny", f"runs_dir={tmp_path / 'runs'}", f"out={tmp_path / 'report'}", f"cache_dir={cache_dir}")
     code, err = _command(monkeypatch, capsys, *arguments)
