@@ -88,7 +88,7 @@ def _search(plan: "Search", name: str) -> int:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
     from pneumonia.report.overrides import commands_of, words_of
-    from pneumonia.runs.scheduled_backup import backed_up
+    from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
     from pneumonia.sweep.sweep_files import find_sweep
     from pneumonia.training.loggers.wandb_account import without_run_id

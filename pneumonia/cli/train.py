@@ -138,7 +138,7 @@ def _job(composed: DictConfig) -> float | None:
         check_root(Path(config.data.root).expanduser())
     announce_loading()
     from pneumonia.models.factory import family_of, own_targets
-    from pneumonia.runs.scheduled_backup import backed_up
+    from pneumonia.runs.backup import backed_up
     from pneumonia.training.train import train  # heavy: only once the config is known to be right
 
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pneumonia.config.convert import from_plain, identity
 from pneumonia.errors import PneumoniaError, RunError
-from pneumonia.runs.scheduled_backup import backed_up
+from pneumonia.runs.backup import backed_up
 from pneumonia.sweep.launchers.checks import check_launcher
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.progress_table import ProgressTable

@@ -19,11 +19,12 @@ from azure.storage.blob import BlobLeaseClient
 
 from pneumonia.cli import main
 from pneumonia.errors import BlobError, ConfigError, TransferError
-from pneumonia.runs import backup as blob_backup
-from pneumonia.runs.backup import BlobBackup
+from pneumonia.runs.backup import RunUnits, backed_up, finished_trials
 from pneumonia.runs.folder import RunFolder
-from pneumonia.runs.scheduled_backup import backed_up
-from pneumonia.runs.snapshot import capture, trials_of
+from pneumonia.storage import backup as blob_backup
+from pneumonia.storage.backup import BlobBackup
+from pneumonia.storage.client import Place
+from pneumonia.storage.snapshot import capture
 
 from .conftest import free_port
 
@@ -111,7 +112,7 @@ def test_a_sweep_cut_by_sigterm_goes_on_on_another_machine_and_gives_the_same_ta
     done = {path.parent.name: path.read_bytes() for path in first.runs.glob("*/result.json")}
     assert len(done) == 1
     told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "2 runs go on here, 1 of them finished" in told
+    assert "2 runs resume here, 1 of them finished" in told
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
     for run, result in done.items():
         assert (second.runs / run / "result.json").read_bytes() == result, "a finished run was trained again"
@@ -131,7 +132,7 @@ def test_a_machine_that_vanishes_without_a_word_costs_what_came_after_the_last_p
     gone.communicate()
     _let_a_minute_pass(service, f"{place}/seeds")
     told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "runs go on here" in told
+    assert "runs resume here" in told
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
@@ -163,7 +164,7 @@ def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_u
         "with more space the same command goes on"
     )
     told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "2 runs go on here, 2 of them finished" in told
+    assert "2 runs resume here, 2 of them finished" in told
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
@@ -297,7 +298,8 @@ def test_what_is_captured_while_a_run_goes_on_is_something_to_go_on_from(tmp_pat
         for number in range(200):
             scratch = tmp_path / f"scratch{number}"
             scratch.mkdir()
-            held = {name: file.copy for wave in capture(folder, scratch, {}) for name, file in wave.items()}
+            groups = capture(folder, [run.path], RunUnits.last, scratch, {})
+            held = {name: file.copy for group in groups for name, file in group.items()}
             best, last = (int(held[f"r/checkpoints/{name}.ckpt"].read_text()) for name in ("best", "last"))
             assert best >= last
     finally:
@@ -307,7 +309,7 @@ def test_what_is_captured_while_a_run_goes_on_is_something_to_go_on_from(tmp_pat
 
 def test_two_machines_do_not_work_on_one_backup(place, tmp_path, monkeypatch):
     monkeypatch.setattr(blob_backup, "WAIT_S", 0.2)
-    monkeypatch.setattr("pneumonia.storage.lease.AGAIN_S", 0.1)
+    monkeypatch.setattr("pneumonia.storage.lease.POLL_S", 0.1)
     _run(tmp_path / "two" / "s" / "r", 1)
     with backed_up(tmp_path / "one" / "s", _settings(place), "s"):
         with pytest.raises(BlobError, match=r"Another machine \(.* since .* UTC\) works on study/s"):
@@ -322,15 +324,15 @@ def test_a_second_process_of_the_same_machine_joins_in(place, tmp_path, capsys):
     with backed_up(folder, _settings(place), "s"):
         with backed_up(folder, _settings(place), "s"):
             _run(folder / "r", 2)
-        assert "Another process of this machine backs" in capsys.readouterr().err
+        assert "Another process of this machine already backs" in capsys.readouterr().err
     _push(tmp_path / "fresh" / "s", place)
     assert (tmp_path / "fresh" / "s" / "r" / "checkpoints" / "last.ckpt").read_text() == "2"
 
 
 def test_who_was_overtaken_pushes_nothing_more(place, service, tmp_path, capsys):
-    folder = tmp_path / "s"
+    folder, container = tmp_path / "s", place.partition("/")[0]
     _run(folder / "r", 1)
-    backup = BlobBackup(folder, _settings(place), "s")
+    backup = BlobBackup(folder, Place.parse(f"{place}/s"), service.get_container_client(container), 300, RunUnits())
     backup.open()
     _let_a_minute_pass(service, f"{place}/s")  # the network was away
     with backed_up(tmp_path / "other" / "s", _settings(place), "s"):
@@ -369,11 +371,11 @@ def test_of_two_studies_of_a_search_the_one_with_more_trials_stays(place, tmp_pa
     _push(mine.parent, place)
     other = study(tmp_path / "two" / "s" / "study.db", 1)
     _push(other.parent, place)
-    assert trials_of(other) == 3
+    assert finished_trials(other) == 3
     study(other, 2)
     _push(other.parent, place)
     _push(mine.parent, place)
-    assert trials_of(mine) == 5
+    assert finished_trials(mine) == 5
 
 
 def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pushed(
@@ -466,7 +468,7 @@ def test_without_an_account_it_says_so_before_any_work(monkeypatch, tmp_path):
 def test_without_a_place_nothing_of_azure_is_loaded():
     code = (
         "import sys; from pathlib import Path; import pneumonia.sweep.run_sweep\n"
-        "from pneumonia.runs.scheduled_backup import backed_up\n"
+        "from pneumonia.runs.backup import backed_up\n"
         "with backed_up(Path('x'), {'place': None}, 's'): pass\n"
         "assert not any(name.startswith('azure.storage') for name in sys.modules)"
     )
