@@ -29,7 +29,7 @@ folder names NORMAL and PNEUMONIA and the file names are the labels.
   ensemble=DIR,DIR,...           the mean of several runs' probabilities, into runs/ensembles; a folder stands for its runs
   split=train|val|test
   tta=none|flip|shift            averages over views of each image, whatever the run was trained with
-  cases=true|false               a page of the surest mistakes, the least certain images and examples of each kind, with what
+  cases=true|false               the error gallery: most confident errors, least certain images and examples, with Grad-CAM or
                                  the model looked at (on for one run, off for several)
   data=folder data.root=DIR      other X-rays
   data.on_bad_image=error|skip
@@ -100,26 +100,28 @@ def run(arguments: list[str]) -> int:
         if not todo:
             return _ended(failed)
     announce_loading()
-    from pneumonia.evaluation.evaluate import Desk, Request, evaluate, evaluate_ensemble
+    from pneumonia.evaluation.evaluate import evaluate, evaluate_ensemble
+    from pneumonia.evaluation.run_predictions import EvaluateOptions, EvaluationCache
     from pneumonia.report.evaluation_page import write_evaluation_page
     from pneumonia.system.console import quiet
 
     quiet()
     data = DataConfig("folder", words["data.root"], on_bad_image=skip) if source else None
-    request = Request(todo[0].folder.path, subset, data, cache_dir, tta or None, cases=(cases or "true") == "true")
     if not places:
+        gallery = (cases or "true") == "true"
+        options = EvaluateOptions(subset, data, cache_dir, tta or None, gallery)
         members = [one.folder.path for one in todo]
-        found = evaluate_ensemble(members, request) if words.get("ensemble") else evaluate(request)
-        page = write_evaluation_page(found.path) if request.cases else None
+        found = evaluate_ensemble(members, options) if words.get("ensemble") else evaluate(members[0], options)
+        page = write_evaluation_page(found.path) if gallery else None
         say(f"Written: [bold]{found.path}[/]" + (f"; error gallery: [bold]{page}[/]" if page else ""))
         return 0
-    desk = Desk()
+    cache = EvaluationCache()
+    options = EvaluateOptions(subset, data, cache_dir, tta or None, cases == "true", brief=True)
     for number, one in enumerate(todo, 1):
-        wanted = Request(one.folder.path, subset, data, cache_dir, tta or None, cases=cases == "true", brief=True)
         say(f"{number}/{len(todo)} {one.folder.path}")
         try:
-            found = evaluate(wanted, desk)
-            if wanted.cases:
+            found = evaluate(one.folder.path, options, cache)
+            if options.error_gallery:
                 write_evaluation_page(found.path)
         except PneumoniaError as error:
             failed += 1

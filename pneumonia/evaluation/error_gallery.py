@@ -1,4 +1,4 @@
-"""Which images of an evaluated subset are worth looking at, and the file that keeps them; imports no torch."""
+"""Choose the images of an error gallery, and read and write its file; imports no torch."""
 
 import base64
 import json
@@ -15,37 +15,24 @@ from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.system.files import write_json
 from pneumonia.tasks import Task
 
-SUREST: Final = "The surest mistakes"
-UNSURE: Final = "The least certain"
-SHOWN: Final = {SUREST: 12, UNSURE: 12}
-PER_CELL: Final = 4
+CONFIDENT: Final = "Most confident errors"
+UNCERTAIN: Final = "Least certain"
+PER_GROUP: Final = 12
+PER_CELL: Final = 4  # images of each cell of the confusion matrix
 
 
 @dataclass(frozen=True)
-class Choice:
-    """An image that was chosen.
+class GalleryImage:
+    """An image of an error gallery.
 
     Attributes:
-        group: Why: among the surest mistakes, the least certain, or an example of one cell of the confusion matrix.
-        row: Of the table of predictions.
-    """
-
-    group: str
-    row: int
-
-
-@dataclass(frozen=True)
-class Case:
-    """An image that was chosen, with its picture.
-
-    Attributes:
-        group: See :class:`Choice`.
-        image_id: Its name.
-        patient_id: Whose it is.
-        label: What it shows.
-        predicted: What it was told as.
-        probability: Of what it was told as.
-        picture: JPEG: the image, and beside it what the model looked at.
+        group: :data:`CONFIDENT`, :data:`UNCERTAIN`, or the name of a cell of the confusion matrix.
+        image_id: Id of the image.
+        patient_id: Id of the patient.
+        label: True class.
+        predicted: Predicted class.
+        probability: Probability of the predicted class.
+        picture: JPEG of the image, and beside it an explanation of the prediction.
     """
 
     group: str
@@ -58,56 +45,67 @@ class Case:
 
     @property
     def caption(self) -> str:
-        told = "told right" if self.predicted == self.label else f"told as {self.predicted}"
-        return f"{self.label}, {told} ({self.probability:.2f}): {self.image_id}"
+        return f"{_outcome(self.label, self.predicted)} ({self.probability:.2f}): {self.image_id}"
 
 
-def choose(table: pd.DataFrame, task: Task) -> list[Choice]:
-    """The images worth looking at, always the same ones; within a group one of a patient.
+@dataclass(frozen=True)
+class ErrorGallery:
+    """The images of an error gallery, ordered by group, and what the right halves of their pictures show."""
 
-    Examples of a cell of the confusion matrix are spread evenly from the surest to the least sure.
+    images: Sequence[GalleryImage]
+    explanation: str
+
+
+def choose_images(table: pd.DataFrame, task: Task) -> list[tuple[str, int]]:
+    """Choose the images of an error gallery; the choice is deterministic, with one image per patient in a group.
+
+    Examples of a cell of the confusion matrix are spread evenly from the most to the least confident.
+
+    Returns:
+        Group and row of the table.
     """
     probability, label = prediction_arrays(table, task.classes)
-    said, patient = probability.argmax(axis=1), table["patient_id"].to_numpy(dtype=object)
-    sure, wrong = probability.max(axis=1), said != label
+    predicted, patient = probability.argmax(axis=1), table["patient_id"].to_numpy(dtype=object)
     ranked = np.sort(probability, axis=1)
-    margin = ranked[:, -1] - ranked[:, -2]
-    chosen = [Choice(SUREST, row) for row in _first(np.argsort(-sure, kind="stable"), wrong, patient, SHOWN[SUREST])]
+    by_confidence = np.argsort(-ranked[:, -1], kind="stable")
+    by_margin = np.argsort(ranked[:, -1] - ranked[:, -2], kind="stable")
+    chosen = [(CONFIDENT, row) for row in _one_per_patient(by_confidence, predicted != label, patient)[:PER_GROUP]]
     everything = np.ones(len(table), dtype=bool)
-    chosen += [
-        Choice(UNSURE, row) for row in _first(np.argsort(margin, kind="stable"), everything, patient, SHOWN[UNSURE])
-    ]
-    for truth, name in enumerate(task.classes):
-        for told, other in enumerate(task.classes):
-            cell = (label == truth) & (said == told)
-            rows = _first(np.argsort(-sure, kind="stable"), cell, patient, len(table))
-            places = np.unique(np.linspace(0, len(rows) - 1, min(PER_CELL, len(rows))).round().astype(int))
-            group = f"{name} told right" if truth == told else f"{name} told as {other}"
-            chosen += [Choice(group, rows[place]) for place in places]
+    chosen += [(UNCERTAIN, row) for row in _one_per_patient(by_margin, everything, patient)[:PER_GROUP]]
+    for true_class, true_name in enumerate(task.classes):
+        for predicted_class, predicted_name in enumerate(task.classes):
+            cell = (label == true_class) & (predicted == predicted_class)
+            rows = _one_per_patient(by_confidence, cell, patient)
+            spread = np.unique(np.linspace(0, len(rows) - 1, min(PER_CELL, len(rows))).round().astype(int))
+            chosen += [(_outcome(true_name, predicted_name), rows[place]) for place in spread]
     return chosen
 
 
-def _first(order: NDArray[np.int64], among: NDArray[np.bool_], patient: NDArray[np.object_], count: int) -> list[int]:
-    """The first rows of an order that are among some, one of a patient."""
-    found: dict[str, int] = {}
-    for row in order:
-        if among[row] and len(found) < count:
-            found.setdefault(str(patient[row]), int(row))
-    return list(found.values())
+def gallery_file(evaluation: Path) -> Path:
+    """Return the file of an evaluation's error gallery, beside its JSON file."""
+    return evaluation.with_name(f"{evaluation.stem}-gallery.json")
 
 
-def cases_file(evaluation: Path) -> Path:
-    """Where the cases of an evaluation are kept, beside its JSON file."""
-    return evaluation.with_name(f"{evaluation.stem}-cases.json")
+def write_gallery(path: Path, gallery: ErrorGallery) -> None:
+    """Write an error gallery, with its pictures in base64."""
+    images = [{**vars(image), "picture": base64.b64encode(image.picture).decode()} for image in gallery.images]
+    write_json(path, {"explanation": gallery.explanation, "images": images})
 
 
-def write_cases(path: Path, cases: Sequence[Case], how: str) -> None:
-    """Keeps cases, their pictures in base64, and what the right halves of these show."""
-    kept = [{**vars(case), "picture": base64.b64encode(case.picture).decode()} for case in cases]
-    write_json(path, {"how": how, "cases": kept})
+def read_gallery(path: Path) -> ErrorGallery:
+    """Read an error gallery."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    images = [GalleryImage(**{**image, "picture": base64.b64decode(image["picture"])}) for image in found["images"]]
+    return ErrorGallery(images, found["explanation"])
 
 
-def read_cases(path: Path) -> tuple[list[Case], str]:
-    """Cases as they were kept, and what the right halves of their pictures show."""
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    return [Case(**{**case, "picture": base64.b64decode(case["picture"])}) for case in kept["cases"]], kept["how"]
+def _outcome(label: str, predicted: str) -> str:
+    return f"{label}, correct" if label == predicted else f"{label}, predicted {predicted}"
+
+
+def _one_per_patient(order: NDArray[np.int64], chosen: NDArray[np.bool_], patient: NDArray[np.object_]) -> list[int]:
+    """Return the chosen rows in an order, the first of each patient."""
+    first: dict[str, int] = {}
+    for row in order[chosen[order]]:
+        first.setdefault(str(patient[row]), int(row))
+    return list(first.values())

@@ -1,7 +1,8 @@
-"""The pictures of the images worth looking at: the X-ray, and beside it what the model looked at."""
+"""Draw the pictures of an error gallery: the X-ray, and beside it an explanation of the prediction."""
 
 import io
 from collections.abc import Sequence
+from typing import Final
 
 import cv2
 import numpy as np
@@ -11,73 +12,68 @@ from PIL import Image
 
 from pneumonia.data.datamodule import DecodedImages
 from pneumonia.errors import ConfigError
-from pneumonia.evaluation.error_gallery import Case, choose
+from pneumonia.evaluation.error_gallery import ErrorGallery, GalleryImage, choose_images
 from pneumonia.evaluation.explanations import contributions
-from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
+from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.models.base import Classifier
 from pneumonia.models.weight_images import diverging
 from pneumonia.system.console import track
 from pneumonia.tasks import Task
 
-SIDE = 176
-QUALITY = 82
-CAM = (
-    "Right half: where the network looked for what it told (Grad-CAM), yellow the most. Where no colour is, "
-    "nothing in its last map "
-    "spoke for that class."
+SIDE: Final = 176
+JPEG_QUALITY: Final = 82
+GRAD_CAM: Final = (
+    "Right half: evidence for the predicted class (Grad-CAM), yellow the strongest. Where no colour is, nothing in the last "
+    "feature map supports that class."
 )
-WEIGHTS = "Right half: weights times image for what it told; red speaks for it, blue against."
-NOTHING = "This family has neither places nor weights that can be laid over an image, so that the X-ray stands alone."
+WEIGHTS: Final = "Right half: weights times image for the predicted class; red supports it, blue opposes it."
+NO_EXPLANATION: Final = (
+    "This family has neither feature maps nor weights that can be laid over an image, so the X-ray is shown alone."
+)
 Pixels = NDArray[np.uint8]
 
 
-def draw_cases(
+def draw_gallery(
     table: pd.DataFrame, images: DecodedImages, classifiers: Sequence[Classifier], task: Task
-) -> tuple[list[Case], str]:
-    """The images of an evaluation that are worth looking at, each with its picture.
+) -> ErrorGallery:
+    """Draw the error gallery of an evaluation.
 
     Args:
-        table: Predictions, one row an image.
-        images: That hold them.
-        classifiers: What told them; of several the mean of the heat maps is drawn.
+        table: Predictions, one row per image.
+        images: Contain the images of the table.
+        classifiers: Made the predictions; the heat maps of several are averaged.
         task: Gives the classes.
-
-    Returns:
-        The cases, and what their right halves show.
     """
-    chosen = choose(table, task)
-    rows = sorted({choice.row for choice in chosen})
+    chosen = choose_images(table, task)
+    rows = sorted({row for _, row in chosen})
     place = pd.Series(images.rows, index=images.manifest["image_id"])
     pixels: Pixels = np.stack([images.pixels[place[table["image_id"].iloc[row]]] for row in rows])
-    told = np.array([task.classes.index(table["predicted"].iloc[row]) for row in rows])
-    beside, how = _beside(classifiers, pixels, told, task)
-    drawn = dict(zip(rows, (_jpeg(left, right) for left, right in zip(pixels, beside, strict=True)), strict=True))
-    return [_case(choice.group, table.iloc[choice.row], drawn[choice.row]) for choice in chosen], how
+    predicted = np.array([task.classes.index(table["predicted"].iloc[row]) for row in rows])
+    explained, explanation = _explain(classifiers, pixels, predicted, task)
+    pictures = {row: _jpeg(*halves) for row, *halves in zip(rows, pixels, explained, strict=True)}
+    return ErrorGallery([_gallery_image(group, table.iloc[row], pictures[row]) for group, row in chosen], explanation)
 
 
-def _beside(
-    classifiers: Sequence[Classifier], pixels: Pixels, told: NDArray[np.int64], task: Task
+def _explain(
+    classifiers: Sequence[Classifier], pixels: Pixels, predicted: NDArray[np.int64], task: Task
 ) -> tuple[list[Pixels | None], str]:
-    """The right halves, in the way that the family allows."""
-    shape = pixels.shape[1:]
+    """Draw the right halves in the way that the family allows, and say what they show."""
     try:
         for classifier in classifiers:
-            last_map(classifier, shape)
+            last_feature_map(classifier, pixels.shape[1:])
     except ConfigError:
         if len(classifiers) == 1 and classifiers[0].weight_images():
             steps = track(range(len(pixels)), len(pixels), "Drawing weights over images")
-            return [_weighed(classifiers[0], pixels[number], task.classes[told[number]]) for number in steps], WEIGHTS
-        return [None] * len(pixels), NOTHING
-    heats = [
-        heat_maps(one, pixels, told) for one in track(classifiers, len(classifiers), "Drawing where networks looked")
-    ]
-    heat = np.mean(heats, axis=0)
-    return [overlay(picture, one) for picture, one in zip(pixels, heat, strict=True)], CAM
+            return [_weighted(classifiers[0], pixels[k], task.classes[predicted[k]]) for k in steps], WEIGHTS
+        return [None] * len(pixels), NO_EXPLANATION
+    models = track(classifiers, len(classifiers), "Drawing Grad-CAM heat maps")
+    heat = np.mean([heat_maps(classifier, pixels, predicted) for classifier in models], axis=0)
+    return [overlay(picture, one) for picture, one in zip(pixels, heat, strict=True)], GRAD_CAM
 
 
-def _weighed(classifier: Classifier, pixels: Pixels, name: str) -> Pixels:
-    """Weights times image of the unit of a class; of the only unit, or the first, where units are of no class."""
+def _weighted(classifier: Classifier, pixels: Pixels, name: str) -> Pixels:
+    """Draw weights times image of the unit of a class, or of the first unit where units belong to no class."""
     products = contributions(classifier, pixels)
     product = products.get(name, next(iter(products.values())))
     return diverging(product, float(np.abs(product).max()))
@@ -87,11 +83,13 @@ def _jpeg(left: Pixels, right: Pixels | None) -> bytes:
     halves = [np.repeat(left[:, :, None], 3, axis=2)] + ([] if right is None else [right])
     larger = [cv2.resize(half, (SIDE, SIDE), interpolation=cv2.INTER_CUBIC) for half in halves]
     file = io.BytesIO()
-    Image.fromarray(np.hstack(larger)).save(file, "JPEG", quality=QUALITY)
+    Image.fromarray(np.hstack(larger)).save(file, "JPEG", quality=JPEG_QUALITY)
     return file.getvalue()
 
 
-def _case(group: str, row: pd.Series, picture: bytes) -> Case:
-    predicted, label = str(row["predicted"]), str(row["label"])
-    sure = float(row[f"{PROBABILITY_PREFIX}{predicted}"])
-    return Case(group, str(row["image_id"]), str(row["patient_id"]), label, predicted, sure, picture)
+def _gallery_image(group: str, row: pd.Series, picture: bytes) -> GalleryImage:
+    predicted = str(row["predicted"])
+    probability = float(row[f"{PROBABILITY_PREFIX}{predicted}"])
+    return GalleryImage(
+        group, str(row["image_id"]), str(row["patient_id"]), str(row["label"]), predicted, probability, picture
+    )

@@ -1,4 +1,4 @@
-"""Pictures of why: the weights of linear units, and what each pixel added to a prediction."""
+"""Draw explanations of predictions: weights and their products with the image, or Grad-CAM."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,43 +10,43 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumonia.errors import ConfigError
-from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
+from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
 from pneumonia.models.base import Classifier
 from pneumonia.models.weight_images import Floats, diverging, largest, tile_page
 from pneumonia.system.files import replacing
 
 
 def contributions(classifier: Classifier, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
-    """Weights times image, pixel by pixel: what each pixel adds to the sum that a unit compares with its threshold.
+    """Multiply weights and image: the contribution of each pixel to the input of a unit.
 
     Args:
-        classifier: Of a family with weights that can be looked at.
+        classifier: Of a family with weight images.
         pixels: ``(H, W)``.
 
     Returns:
         ``(H, W)`` by name of the unit.
 
     Raises:
-        ConfigError: The family has no such weights.
+        ConfigError: The family has no weight images.
     """
     weights = classifier.weight_images()
     if not weights:
         raise ConfigError(
-            f"{type(classifier).__name__} has no weights that can be laid over an image: a perceptron, logistic regression and "
-            "the first layer of an MLP have."
+            f"{type(classifier).__name__} has no weights that can be laid over an image. Use a perceptron, logistic regression "
+            "or an MLP."
         )
     scaled = classifier.scale(torch.from_numpy(pixels)[None, None].to(classifier.device))[0, 0]
     return {name: (weight * scaled).float().cpu().numpy() for name, weight in weights.items()}
 
 
 def check_explainable(classifier: Classifier) -> None:
-    """Refuses a family that there is no picture of: it has neither weights to lay over an image nor a map of features.
+    """Refuse a family that cannot be explained: it has neither weight images nor a feature map.
 
     Raises:
-        ConfigError: With what has.
+        ConfigError: With the families that can.
     """
     if not classifier.weight_images():
-        last_map(classifier, (classifier.options.image_size,) * 2)
+        last_feature_map(classifier, (classifier.options.image_size,) * 2)
 
 
 def draw_explanations(
@@ -56,11 +56,18 @@ def draw_explanations(
     titles: Sequence[str],
     folder: Path,
 ) -> list[Path]:
-    """A picture of each image into a folder, under the image's name; images of one name get numbers.
+    """Write an explanation of each image into a folder, under the image's name, numbered if names repeat.
+
+    Args:
+        classifier: Made the predictions.
+        pixels: ``(H, W)`` each, as the classifier sees them.
+        images: The files.
+        titles: Title of each explanation.
+        folder: Output.
 
     Raises:
-        ConfigError: There is no picture of the family; see :func:`check_explainable`.
-        StorageError: The folder can't be written.
+        ConfigError: The family cannot be explained; see :func:`check_explainable`.
+        StorageError: The folder cannot be written.
     """
     taken: Counter[str] = Counter()
     paths = []
@@ -74,13 +81,13 @@ def draw_explanations(
 
 
 def explanation(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -> Image.Image:
-    """An image, then for each unit its weights and their product with the image; for networks where each class was looked for.
+    """Draw an image, and for each unit its weights and their product with the image, or for each class a Grad-CAM heat map.
 
     Raises:
-        ConfigError: There is no picture of the family; see :func:`check_explainable`.
+        ConfigError: The family cannot be explained; see :func:`check_explainable`.
     """
     if not classifier.weight_images():
-        return _looked_at(classifier, pixels, title)
+        return _grad_cam(classifier, pixels, title)
     products = contributions(classifier, pixels)
     weights = {name: weight.float().cpu().numpy() for name, weight in classifier.weight_images().items()}
     most, most_product = largest(weights.values()), largest(products.values())
@@ -89,20 +96,16 @@ def explanation(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -
     for name, product in products.items():
         tiles.append((diverging(weights[name], most), f"{name}: weights"))
         total = float(product.sum())
-        tiles.append(
-            (
-                diverging(product, most_product),
-                f"x image: {total:.3g} {offsets[name]:+.3g} = {total + offsets[name]:.3g}",
-            )
-        )
-    key = f"red: for it, up to {most:.2g} (weights), {most_product:.2g} (x image)   blue: against   sum, bias, both"
+        sums = f"x image: {total:.3g} {offsets[name]:+.3g} = {total + offsets[name]:.3g}"
+        tiles.append((diverging(product, most_product), sums))
+    key = f"red: for, up to {most:.2g} (weights), {most_product:.2g} (x image)   blue: against   sum, bias, both"
     return tile_page(tiles, title, key, columns=3 if len(weights) == 1 else 1 + 2 * 2)
 
 
-def _looked_at(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -> Image.Image:
-    """An image, then where the network looked for each class."""
+def _grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], title: str) -> Image.Image:
+    """Draw an image, and a heat map for each class."""
     classes = classifier.task.classes
     heat = heat_maps(classifier, np.repeat(pixels[None], len(classes), axis=0), np.arange(len(classes)))
     tiles = [(np.repeat(pixels[:, :, None], 3, axis=2), "image")]
     tiles += [(overlay(pixels, one), f"for {name}") for one, name in zip(heat, classes, strict=True)]
-    return tile_page(tiles, title, "Grad-CAM: yellow speaks for the class the most, without colour nothing does")
+    return tile_page(tiles, title, "Grad-CAM: yellow is the strongest evidence for the class, no colour is none")

@@ -1,5 +1,6 @@
-"""What a person sees of an evaluation."""
+"""Print the summary of an evaluation."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
@@ -8,118 +9,111 @@ from pneumonia.system.console import figure, say, table, warn
 from pneumonia.tasks import Task
 
 
-def show_evaluation(
-    report: dict[str, Any],
+def print_summary(
+    values: Mapping[str, Any],
     task: Task,
-    skipped: dict[str, str],
-    results: list[RunResult],
+    skipped: Mapping[str, str],
+    results: Sequence[RunResult],
     brief: bool = False,
 ) -> None:
-    """The tables of an evaluation, and what they are worth.
+    """Print the tables of an evaluation and warnings about its validity.
 
     Args:
-        report: What the JSON file holds.
+        values: Content of the JSON file.
         task: Gives the classes.
-        skipped: Images that could not be read, with the reason.
-        results: Of the runs that were evaluated: one, or the members of an ensemble.
-        brief: One line instead of the tables; what must not be missed is said all the same.
+        skipped: Unreadable images, with the reason.
+        results: Results of the evaluated runs: one, or the members of an ensemble.
+        brief: Print one line instead of the tables; warnings are printed all the same.
     """
+    n, subset, other_data = values["n"], values["split"], values["of"]["other_data"]
     if brief:
-        value, range_ = _bounded(report["metrics"]["accuracy"])
-        say(f"  {report['n']} images of {report['patients']} patients: accuracy {value} ({range_})")
+        value, interval = _cells(values["metrics"]["accuracy"])
+        say(f"  {n} images of {values['patients']} patients: accuracy {value} ({interval})")
     else:
-        _show_tables(report, task, len(results))
-    if report["trained_on"]:
-        warn(
-            f"The model was trained on {report['trained_on']} of these {report['n']} images: these scores are optimistic."
-        )
-    for leak in results[0].data.leaks if report["of"]["other_data"] is None else []:
-        if leak.subset == report["split"]:
+        _print_tables(values, task, len(results))
+    if values["trained_on"]:
+        warn(f"The model was trained on {values['trained_on']} of these {n} images: these scores are optimistic.")
+    for leak in results[0].data.leaks if other_data is None else []:
+        if leak.subset == subset:
             warn(
                 f"split={results[0].config['split']['method']} is leaky: {leak.images} of {leak.of} images show a "
                 "patient that the model was trained on."
             )
-    constant = constant_prediction(report["confusion"]["counts"], report["confusion"]["classes"], report["split"])
+    constant = constant_prediction(values["confusion"]["counts"], values["confusion"]["classes"], subset)
     if constant:
         warn(constant)
-    other = report["of"]["other_data"]
-    if other is not None and not report["phantoms"] and any(result.data.phantoms for result in results):
+    if other_data is not None and not values["phantoms"] and any(result.data.phantoms for result in results):
         warn(PHANTOMS)
     for path, reason in skipped.items():
         warn(f"left out {path}: {reason}")
 
 
-def _show_tables(report: dict[str, Any], task: Task, members: int) -> None:
-    other = report["of"]["other_data"]
-    where = "" if other is None else f" of other data, {other}"
-    title = f"{report['split']}{where}: {report['n']} images of {report['patients']} patients"
+def _print_tables(values: Mapping[str, Any], task: Task, members: int) -> None:
+    other_data = values["of"]["other_data"]
+    source = "" if other_data is None else f" of other data, {other_data}"
+    title = f"{values['split']}{source}: {values['n']} images of {values['patients']} patients"
     if members > 1:
         title += f", the mean of {members} runs"
-    rows = [(name, *_bounded(entry)) for name, entry in report["metrics"].items()]
+    rows = [(name, *_cells(entry)) for name, entry in values["metrics"].items()]
     table(title, ("metric", "value", "95% interval, by patient"), rows)
-    counts = report["confusion"]["counts"]
-    shown = [(name, *(str(count) for count in row)) for name, row in zip(task.classes, counts, strict=True)]
-    table("Confusion: true class by predicted class", ("", *task.classes), shown)
-    _show_points(report)
-    _show_baselines(report["baselines"])
-    _show_calibration(report["calibration"])
-    answered = next(point for point in report["abstention"]["points"] if point["asked"] == 0.8)
+    counts = zip(task.classes, values["confusion"]["counts"], strict=True)
+    table(
+        "Confusion: true class by predicted class",
+        ("", *task.classes),
+        [(name, *map(str, row)) for name, row in counts],
+    )
+    _print_thresholds(values["operating_points"])
+    _print_baselines(values["baselines"])
+    _print_calibration(values["calibration"])
+    point = next(point for point in values["abstention"]["points"] if point["asked"] == 0.8)
     say(
-        f"Of the surest {answered['coverage']:.0%} of the images {figure(answered['risk']['value'])} are told wrong; of all "
-        f"{figure(1 - report['metrics']['accuracy']['value'])}"
+        f"Error rate of the most confident {point['coverage']:.0%} of the predictions: {figure(point['risk']['value'])}; of all: "
+        f"{figure(1 - values['metrics']['accuracy']['value'])}"
     )
 
 
-def _bounded(entry: dict[str, float | None]) -> tuple[str, str]:
-    return figure(entry["value"]), f"{figure(entry['low'])} to {figure(entry['high'])}"
-
-
-def _show_points(report: dict[str, Any]) -> None:
-    points = report["operating_points"]
+def _print_thresholds(points: Sequence[Mapping[str, Any]]) -> None:
+    names = ("sensitivity", "specificity", "ppv", "npv")
     rows = [
-        (
-            point["positive"],
-            f"{point['threshold']:.4f}",
-            *(figure(point["metrics"][name]["value"]) for name in ("sensitivity", "specificity", "ppv", "npv")),
-        )
+        (point["positive"], f"{point['threshold']:.4f}", *(figure(point["metrics"][name]["value"]) for name in names))
         for point in points
         if point["metrics"] is not None
     ]
     if rows:
-        columns = ("positive", "threshold", "sensitivity", "specificity", "ppv", "npv")
-        table("Thresholds for a sensitivity of 0.95 on the validation split, and what they give here", columns, rows)
+        title = "Thresholds for a sensitivity of 0.95 on the validation split, and their metrics here"
+        table(title, ("positive", "threshold", *names), rows)
     for point in points:
         if point["metrics"] is None:
             say(f"No threshold for {point['positive']}: {point['reason']}")
 
 
-def _show_baselines(baselines: dict[str, Any]) -> None:
+def _print_baselines(baselines: Mapping[str, Any]) -> None:
     if baselines["reason"]:
         say(f"No baselines: {baselines['reason']}")
         return
-    rows = []
-    for kind in (kind for kind in baselines if kind != "reason"):
-        metrics, gains = baselines[kind]["metrics"], baselines[kind]["gain"]
-        rows += [
-            (f"{kind}: {name}", *_bounded(metrics[name]), f"{figure(one['value'])} ({_range(one)})")
-            for name, one in gains.items()
-        ]
-    columns = ("baseline", "value", "95% interval", "the model has more")
-    table("What file metadata and 16 x 16 thumbnails alone give on these images", columns, rows)
+    rows = [
+        (f"{kind}: {name}", *_cells(found["metrics"][name]), "{} ({})".format(*_cells(gain)))
+        for kind, found in baselines.items()
+        if kind != "reason"
+        for name, gain in found["gain"].items()
+    ]
+    columns = ("baseline", "value", "95% interval", "improvement of the model")
+    table("Baselines that see only file metadata or 16 x 16 thumbnails, on these images", columns, rows)
 
 
-def _range(one: dict[str, float | None]) -> str:
-    return f"{figure(one['low'])} to {figure(one['high'])}"
-
-
-def _show_calibration(found: dict[str, Any]) -> None:
+def _print_calibration(found: Mapping[str, Any]) -> None:
     text = f"Calibration error {found['ece']:.4f} ({found['bins']} bins), Brier score {found['brier']:.4f}"
     if found["scaled"] is not None:
-        mended = found["scaled"]
+        scaled = found["scaled"]
         text += (
-            f"; with the logits divided by {found['temperature']:.3f}, as the validation split asks: {mended['ece']:.4f}, "
-            f"{mended['brier']:.4f}"
+            f"; calibrated (temperature {found['temperature']:.3f}, fitted on the validation split): {scaled['ece']:.4f}, "
+            f"{scaled['brier']:.4f}"
         )
     say(text)
     if found["reason"]:
         say(f"No temperature: {found['reason']}")
+
+
+def _cells(entry: Mapping[str, float | None]) -> tuple[str, str]:
+    """Return value and interval."""
+    return figure(entry["value"]), f"{figure(entry['low'])} to {figure(entry['high'])}"

@@ -1,10 +1,9 @@
 """Draw the error gallery of an evaluation, as a page of its own and as blocks of the report."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
-from pneumonia.evaluation.error_gallery import SUREST, Case, cases_file, read_cases
+from pneumonia.evaluation.error_gallery import CONFIDENT, ErrorGallery, gallery_file, read_gallery
 from pneumonia.report.render.document import Block, Document, Gallery, Heading, Picture, Text
 from pneumonia.report.render.html import page
 from pneumonia.system.files import replacing
@@ -27,26 +26,20 @@ def write_evaluation_page(evaluation: Path) -> Path:
     counts = values["confusion"]["counts"]
     correct = sum(row[number] for number, row in enumerate(counts))
     subtitle = f"{values['n'] - correct} of {values['n']} images are predicted wrong. Not a medical device."
-    document = Document(
-        f"{run}: error gallery of {name}", subtitle, gallery_blocks(*read_cases(cases_file(evaluation)))
-    )
+    blocks = gallery_blocks(read_gallery(gallery_file(evaluation)))
+    document = Document(f"{run}: error gallery of {name}", subtitle, blocks)
     written = evaluation.with_suffix(".html")
     with replacing(written) as part:
         part.write_text(page(document), encoding="utf-8")
     return written
 
 
-def gallery_blocks(cases: Sequence[Case], how: str = "") -> list[Block]:
-    """Return a gallery for each group of images, in the order of the groups.
-
-    Args:
-        cases: Images, ordered by group.
-        how: Explanation of the right half of each picture.
-    """
-    blocks: list[Block] = [Text(how)] if how else []
-    if not any(case.group == SUREST for case in cases):
+def gallery_blocks(gallery: ErrorGallery) -> list[Block]:
+    """Return the pictures of each group of images, in the order of the groups."""
+    blocks: list[Block] = [Text(gallery.explanation)]
+    if not any(image.group == CONFIDENT for image in gallery.images):
         blocks.append(Text("No image is predicted wrong."))
-    for group in dict.fromkeys(case.group for case in cases):
-        found = [case for case in cases if case.group == group]
-        blocks += [Heading(group, 3), Gallery([Picture(case.picture, case.caption) for case in found])]
+    for group in dict.fromkeys(image.group for image in gallery.images):
+        pictures = [Picture(image.picture, image.caption) for image in gallery.images if image.group == group]
+        blocks += [Heading(group, 3), Gallery(pictures)]
     return blocks

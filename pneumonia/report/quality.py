@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from pneumonia.evaluation.error_gallery import cases_file, read_cases
+from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
 from pneumonia.metrics.classification import metric_label
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import one_vs_rest, risk_coverage_curve
@@ -45,13 +45,13 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     else:
         blocks += [*_calibration(found, number_), *_thresholds(found, number_), *_baselines(found, number_)]
     blocks += _abstention(comparison, number_)
-    cases = cases_file(entry.evaluation(comparison.subset))
-    if cases.is_file():
+    gallery = gallery_file(entry.evaluation(comparison.subset))
+    if gallery.is_file():
         blocks.append(Heading("Images worth looking at", 3))
         try:
-            blocks += gallery_blocks(*read_cases(cases))
+            blocks += gallery_blocks(read_gallery(gallery))
         except (ValueError, KeyError, TypeError):
-            blocks.append(Note(f"`{cases}` is damaged. Evaluate this run again with `cases=true`."))
+            blocks.append(Note(f"`{gallery}` is damaged. Evaluate this run again with `cases=true`."))
     return blocks
 
 

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from pneumonia.evaluation.error_gallery import cases_file
+from pneumonia.evaluation.error_gallery import gallery_file
 from pneumonia.report.entries import Entry
 from pneumonia.report.overrides import commands_of, words_of
 from pneumonia.report.render.document import Block, Code, Heading, Items, Note, Text
@@ -73,7 +73,7 @@ def evaluating(entries: Sequence[Entry]) -> list[str]:
                 members = ",".join(member["run"] for member in entry.joined)
                 lines.append(shlex.join(["pneumonia", "evaluate", f"ensemble={members}", *words]))
                 continue
-            pictured = cases_file(entry.evaluation(subset)).is_file()
+            pictured = gallery_file(entry.evaluation(subset)).is_file()
             words += ["cases=true"] if pictured else []
             groups.setdefault(tuple(words), []).append(str(entry.folder.path))
     return [shlex.join(["pneumonia", "evaluate", *runs, *words]) for words, runs in groups.items()] + lines

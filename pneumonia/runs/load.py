@@ -6,15 +6,19 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
+import pandas as pd
+
+from pneumonia.data.images.limits import UnreadableImageError
 from pneumonia.errors import RunError, broken_images
+from pneumonia.metrics.calibration import Temperature, apply_temperature, fit_temperature
+from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes, prediction_arrays
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.runs.result import RunResult, read_result
 from pneumonia.tasks import Task
 
-if TYPE_CHECKING:  # each of them takes a while to import
-    import pandas as pd
-
-    from pneumonia.metrics.calibration import Temperature
+if TYPE_CHECKING:
     from pneumonia.models.base import Classifier
 
 RETRAIN: Final = "Train the run again, with force=true."
@@ -40,20 +44,18 @@ class FinishedRun:
         """``<name>/<run_id>``, as predictions name their model."""
         return f"{self.result.name}/{self.result.run_id}"
 
-    def history(self) -> "pd.DataFrame":
+    def history(self) -> pd.DataFrame:
         """Return ``metrics.csv``: one row per epoch, indexed by ``epoch`` from 1."""
-        import pandas as pd
-
         return pd.read_csv(self.folder.metrics, index_col="epoch")
 
-    def split(self) -> "pd.DataFrame":
+    def split(self) -> pd.DataFrame:
         """Return the split of the training: ``image_id``, ``subset``, ``fold``.
 
         Raises:
             RunError: Its file is missing or damaged.
             ManifestError: It was changed since the training.
         """
-        from pneumonia.data.splits.files import as_trained
+        from pneumonia.data.splits.files import as_trained  # imports scikit-learn
 
         sha256 = self.result.data.split_sha256
         return as_trained(read_split(self.folder, self.result), sha256, self.folder.split(sha256))
@@ -65,20 +67,18 @@ class FinishedRun:
             CheckpointError: It is missing, damaged, or of another run.
             TargetError: It names a class that is not allowed.
         """
-        from pneumonia.models.factory import check_checkpoint, load_classifier
+        from pneumonia.models.factory import check_checkpoint, load_classifier  # imports torch
 
         classifier = load_classifier(self.folder.best, self.task.name)
         check_checkpoint(classifier, self.config, self.folder.best)
         return classifier
 
-    def validation_predictions(self) -> "pd.DataFrame":
+    def validation_predictions(self) -> pd.DataFrame:
         """Return the predictions of the best epoch for the validation images.
 
         Raises:
             RunError: Their file is missing or damaged.
         """
-        from pneumonia.runs.prediction_tables import read_predictions
-
         return read_predictions(self.folder.predictions("val"), self.task, RETRAIN)
 
     @property
@@ -88,23 +88,18 @@ class FinishedRun:
             return "split=rotating has trained on its validation images, so nothing can be chosen on them"
         return "" if self.folder.predictions("val").is_file() else "the run folder holds no predictions/val.parquet"
 
-    def temperature(self) -> "Temperature":
+    def temperature(self) -> Temperature:
         """Fit the temperature on the validation predictions.
 
         Raises:
             RunError: They are damaged.
         """
-        import numpy as np
-
-        from pneumonia.metrics.calibration import Temperature, fit_temperature
-        from pneumonia.metrics.predictions import prediction_arrays
-
         if self.why_uncalibrated:
             return Temperature(None, self.why_uncalibrated)
         probability, label = prediction_arrays(self.validation_predictions(), self.task.classes)
         return fit_temperature(probability.astype(np.float64), label)
 
-    def predict(self, images: Iterable[str | PathLike[str]]) -> "pd.DataFrame":
+    def predict(self, images: Iterable[str | PathLike[str]]) -> pd.DataFrame:
         """Predict image files, decoded and normalized as in training.
 
         Returns:
@@ -115,29 +110,23 @@ class FinishedRun:
             BrokenImagesError: Lists the files that cannot be read.
             CheckpointError, TargetError: See :meth:`load_model`.
         """
-        import numpy as np
-        import pandas as pd
-
-        from pneumonia.data.images.limits import UnreadableImageError
-        from pneumonia.metrics.calibration import apply_temperature
-        from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
-        from pneumonia.runs.predictions import predict_file
+        from pneumonia.runs.predictions import predict_file  # imports torch
 
         classifier, classes = self.load_model(), self.task.classes
-        raw: dict[str, Any] = {}
-        problems: dict[str, str] = {}
+        names, raw, problems = [], [], {}
         for path in map(Path, images):
             try:
-                raw[str(path)] = predict_file(classifier, path)[1]
+                raw.append(predict_file(classifier, path)[1])
+                names.append(str(path))
             except UnreadableImageError as error:
                 problems[str(path)] = str(error)
         if problems:
             raise broken_images(problems, "Leave them out, or repair them.")
-        probability = np.array(list(raw.values())).reshape(-1, len(classes))
+        probability = np.array(raw).reshape(-1, len(classes))
         calibrated = apply_temperature(probability, self.temperature())
         columns = {f"{PROBABILITY_PREFIX}{name}": calibrated[:, k] for k, name in enumerate(classes)}
         columns |= {f"raw_{name}": probability[:, k] for k, name in enumerate(classes)}
-        return pd.DataFrame({"image": list(raw), "predicted": predicted_classes(probability, classes), **columns})
+        return pd.DataFrame({"image": names, "predicted": predicted_classes(probability, classes), **columns})
 
 
 def load_finished_run(path: str | PathLike[str]) -> FinishedRun:
@@ -164,14 +153,12 @@ def load_finished_run(path: str | PathLike[str]) -> FinishedRun:
     return FinishedRun(folder, result)
 
 
-def read_split(folder: RunFolder, result: RunResult) -> "pd.DataFrame":
+def read_split(folder: RunFolder, result: RunResult) -> pd.DataFrame:
     """Read the split of a run: ``image_id``, ``subset``, ``fold``.
 
     Raises:
         RunError: Its file is missing or damaged.
     """
-    import pandas as pd
-
     path = folder.split(result.data.split_sha256)
     try:
         return pd.read_parquet(path, columns=["image_id", "subset", "fold"])

@@ -1,4 +1,4 @@
-"""Pictures of weights, and of weights times image."""
+"""Explanations of predictions: weights times image, and Grad-CAM."""
 
 import numpy as np
 import pytest
@@ -18,8 +18,8 @@ from pneumonia.training.train import train
 @pytest.fixture(scope="module")
 def perceptron_run(compose, tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    words = ["model=perceptron", "task=pneumonia", "max_epochs=3", "normalisation=minmax"]
-    result = train(compose(*words, runs_dir=runs))
+    overrides = ["model=perceptron", "task=pneumonia", "max_epochs=3", "normalisation=minmax"]
+    result = train(compose(*overrides, runs_dir=runs))
     return runs / result.name / result.run_id
 
 
@@ -28,7 +28,7 @@ def images(phantoms):
     return sorted(phantoms.rglob("*.jpeg"))[:3]
 
 
-def test_colours_run_from_blue_over_white_to_red():
+def test_colours_range_from_blue_over_white_to_red():
     colours = diverging(np.array([[-2.0, 0.0, 2.0, 1.0]], dtype=np.float32), 2.0)[0]
     assert colours[0].tolist() == LOW.tolist()
     assert colours[1].tolist() == [255, 255, 255]
@@ -37,7 +37,7 @@ def test_colours_run_from_blue_over_white_to_red():
     assert (diverging(np.zeros((2, 2), dtype=np.float32), 0.0) == 255).all()
 
 
-def test_a_run_keeps_a_picture_of_its_weights_after_each_epoch(perceptron_run):
+def test_run_keeps_a_picture_of_its_weights_per_epoch(perceptron_run):
     pages = sorted((perceptron_run / "pictures" / "weights").iterdir())
     assert [page.name for page in pages] == ["epoch-001.png", "epoch-002.png", "epoch-003.png"]
     weight = load_classifier(perceptron_run / "checkpoints" / "last.ckpt").weight_images()["PNEUMONIA"]
@@ -47,11 +47,11 @@ def test_a_run_keeps_a_picture_of_its_weights_after_each_epoch(perceptron_run):
     assert reddish[0] == reddish[1] * 36 > 0  # every weight is a square of six pixels a side
 
 
-def test_families_without_weights_to_look_at_keep_no_pictures(finished):
+def test_family_without_weight_images_keeps_no_pictures(finished):
     assert not (finished / "pictures").exists()
 
 
-def test_what_the_pixels_add_and_the_bias_are_the_excitation(perceptron_run, images):
+def test_contributions_and_bias_sum_to_the_excitation(perceptron_run, images):
     classifier = load_classifier(perceptron_run / "checkpoints" / "best.ckpt")
     pixels = decode(images[0].read_bytes(), 32, "stretch")
     added = contributions(classifier, pixels)["PNEUMONIA"]
@@ -59,7 +59,7 @@ def test_what_the_pixels_add_and_the_bias_are_the_excitation(perceptron_run, ima
     assert added.sum() + classifier.unit.bias.item() == pytest.approx(excitation.item(), rel=1e-4, abs=1e-4)
 
 
-def test_what_the_pixels_add_for_each_class_is_the_logit_of_logistic_regression_without_centring():
+def test_contributions_sum_to_logits_of_logistic_regression():
     node = {"_target_": "pneumonia.models.logistic_regression.LogisticRegression"}
     classifier = build_classifier(node, ClassifierOptions("subtype", image_size=8)).eval()
     torch.nn.init.normal_(classifier.linear.weight)
@@ -72,7 +72,7 @@ def test_what_the_pixels_add_for_each_class_is_the_logit_of_logistic_regression_
     assert with_bias == pytest.approx(logits.tolist(), abs=1e-3)
 
 
-def test_without_a_hidden_layer_the_units_of_an_mlp_are_the_classes():
+def test_contributions_sum_to_logits_of_a_linear_mlp():
     node = {"_target_": "pneumonia.models.mlp.MLP", "hidden": []}
     classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=8)).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8)).astype(np.uint8)
@@ -82,7 +82,7 @@ def test_without_a_hidden_layer_the_units_of_an_mlp_are_the_classes():
     assert [added[name] + offsets[name] for name in ("NORMAL", "PNEUMONIA")] == pytest.approx(logits, abs=1e-3)
 
 
-def test_pictures_name_each_neuron_and_stay_on_the_page():
+def test_page_of_weights_wraps_many_neurons():
     page = weights_picture({f"neuron {n}": torch.randn(20, 20) for n in range(11)}, "MLP, epoch 1 of 60")
     assert page.width < 2000
     assert page.height > 2 * 192  # two lines
@@ -94,7 +94,7 @@ def test_predict_draws_an_explanation_of_each_image(perceptron_run, images, tmp_
     assert sorted(path.stem for path in (tmp_path / "why").iterdir()) == sorted(path.stem for path in images)
 
 
-def test_images_of_one_name_get_numbers(perceptron_run, images, tmp_path):
+def test_explanations_of_equal_names_are_numbered(perceptron_run, images, tmp_path):
     again = tmp_path / images[0].name
     again.write_bytes(images[0].read_bytes())
     answers = predict(perceptron_run, [images[0], again], tmp_path / "why")
@@ -102,15 +102,15 @@ def test_images_of_one_name_get_numbers(perceptron_run, images, tmp_path):
     assert names == [f"{images[0].stem}.png", f"{images[0].stem}-2.png"]
 
 
-def test_a_convolutional_family_is_explained_by_where_it_looked(finished, images, tmp_path):
+def test_convolutional_family_is_explained_by_grad_cam(finished, images, tmp_path):
     answers = predict(finished, images[:1], tmp_path / "why")
     with Image.open(answers[0]["explanation"]) as drawn:
         assert drawn.width > 4 * 192, "the image, and beside it a heat map for each class"
 
 
-def test_a_family_that_there_is_no_picture_of_says_so_and_draws_nothing(compose, images, tmp_path):
+def test_family_without_explanation_is_refused(compose, images, tmp_path):
     words = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
     result = train(compose(*words, runs_dir=tmp_path / "runs"))
-    with pytest.raises(ConfigError, match=r"Backbone has no layer of features with places at 32 x 32.*Leave --explain"):
+    with pytest.raises(ConfigError, match=r"Backbone has no feature map at 32 x 32.*Leave --explain"):
         predict(tmp_path / "runs" / "train" / result.run_id, images, tmp_path / "why")
     assert not (tmp_path / "why").exists()

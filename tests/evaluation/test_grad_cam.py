@@ -1,4 +1,4 @@
-"""Grad-CAM against its formula, on every convolutional family, and that it leaves no trace."""
+"""Grad-CAM compared with its formula on every convolutional family."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from builders import few_images, quick_fit
 from torch import nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.evaluation.grad_cam import heat_maps, last_map, overlay
+from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
 from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
 
@@ -25,9 +25,9 @@ def _named(node: dict) -> str:
     return node.get("name", node["_target_"].rpartition(".")[2])
 
 
-def _classifier(node: dict, size: int = 64, **words: object):
+def _classifier(node: dict, size: int = 64, **options: object):
     torch.manual_seed(0)
-    return build_classifier(node, ClassifierOptions("subtype", image_size=size, **words)).eval()
+    return build_classifier(node, ClassifierOptions("subtype", image_size=size, **options)).eval()
 
 
 def _pixels(count: int, size: int = 64) -> np.ndarray:
@@ -35,9 +35,9 @@ def _pixels(count: int, size: int = 64) -> np.ndarray:
 
 
 def _by_formula(classifier, pixels, target):
-    """Selvaraju et al. (2017), equations 1 and 2: mean gradients weigh the maps, what is left above zero is the heat."""
+    """Selvaraju et al. (2017), equations 1 and 2: the positive part of the maps, weighted by their mean gradients."""
     maps = []
-    layer = last_map(classifier, pixels.shape[1:])
+    layer = last_feature_map(classifier, pixels.shape[1:])
     hook = layer.register_forward_hook(lambda module, _, output: maps.append(output))
     with torch.enable_grad():
         image = classifier.prepare(torch.from_numpy(pixels)[:, None])
@@ -53,7 +53,7 @@ def _by_formula(classifier, pixels, target):
 
 
 @pytest.mark.parametrize("node", CONVOLUTIONAL, ids=_named)
-def test_heat_is_that_of_the_formula_for_every_convolutional_family(node):
+def test_heat_maps_equal_the_formula(node):
     classifier, pixels, target = _classifier(node), _pixels(3), np.array([0, 1, 2])
     heat = heat_maps(classifier, pixels, target)
     assert heat.shape == (3, 64, 64)
@@ -62,7 +62,7 @@ def test_heat_is_that_of_the_formula_for_every_convolutional_family(node):
     assert heat == pytest.approx(_by_formula(classifier, pixels, target), abs=2e-4)
 
 
-def test_heat_lies_where_the_class_is():
+def test_heat_is_where_the_class_is():
     rng = np.random.default_rng(0)
     pixels = rng.integers(60, 100, (60, 32, 32)).astype(np.uint8)
     labels = ["NORMAL", "VIRUS"] * 30
@@ -82,7 +82,7 @@ def test_heat_lies_where_the_class_is():
 
 
 @pytest.mark.parametrize("ema", [None, 0.9])
-def test_no_trace_is_left(ema):
+def test_classifier_is_left_unchanged(ema):
     classifier, pixels = _classifier(CONVOLUTIONAL[1], 32, ema=ema), _pixels(2, 32)
     batch = torch.from_numpy(pixels)[:, None]
     with torch.inference_mode():
@@ -105,12 +105,12 @@ def test_no_trace_is_left(ema):
     ],
     ids=_named,
 )
-def test_a_network_without_places_is_refused(node):
-    with pytest.raises(ConfigError, match=r"no layer of features with places at 32 x 32 pixels"):
+def test_network_without_feature_map_is_refused(node):
+    with pytest.raises(ConfigError, match=r"no feature map at 32 x 32 pixels"):
         heat_maps(_classifier(node, 32), _pixels(1, 32), np.array([0]))
 
 
-def test_an_overlay_leaves_the_x_ray_where_there_is_no_heat():
+def test_overlay_shows_the_image_where_there_is_no_heat():
     pixels = _pixels(1, 16)[0]
     heat = np.zeros((16, 16), dtype=np.float32)
     heat[4, 4] = 1

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pneumonia.evaluation.evaluate import Request, evaluate
+from pneumonia.evaluation.evaluate import evaluate
+from pneumonia.evaluation.run_predictions import EvaluateOptions
 from pneumonia.export.contract import CONTRACT, read_contract
 from pneumonia.export.runtime import Bundle
 
@@ -27,7 +28,7 @@ def evaluated(
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """The report and the table that ``pneumonia evaluate`` writes of the validation split."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
-    report = evaluate(Request(run, "val", cache_dir=cache_dir)).values
+    report = evaluate(run, EvaluateOptions("val", cache_dir=cache_dir)).values
     return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")
 
 

@@ -13,7 +13,7 @@ from simulated_predictions import world
 
 from pneumonia.config.convert import to_plain
 from pneumonia.data.splits.leaks import Leak
-from pneumonia.evaluation.evaluate_predictions import assess
+from pneumonia.evaluation.evaluate_predictions import evaluate_predictions
 from pneumonia.metrics.classification import weighted_metrics
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
 from pneumonia.runs.ensembles import describe_ensemble, ensemble_folder, mean_predictions
@@ -147,7 +147,7 @@ def _evaluate(
     views: str = "",
 ) -> None:
     """Write an evaluation: of the run's own data, or of ``other`` (a folder, whose name is its hash too)."""
-    found = assess(table, subset, task, fitting)
+    found = evaluate_predictions(table, subset, task, fitting)
     about = (f"/data/{other}", other * 8) if other else (None, None)
     found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta, *about)}
     name = folder.name_of_data(Path(f"/data/{other}"), other * 8) if other else OWN

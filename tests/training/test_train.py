@@ -38,7 +38,8 @@ from pneumonia.errors import (
     StorageError,
     TimeLimitReached,
 )
-from pneumonia.evaluation.evaluate import Request, evaluate
+from pneumonia.evaluation.evaluate import evaluate
+from pneumonia.evaluation.run_predictions import EvaluateOptions
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import load_classifier
 from pneumonia.report.collect import gather
@@ -535,7 +536,7 @@ def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_pa
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
     table = pd.read_parquet(folder.predictions("val"))
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(config.cache_dir))).values
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).values
     likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
     expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
     assert expected > 1, "the case would show nothing"
@@ -561,7 +562,7 @@ def test_reduced_precision_has_one_loss_everywhere(options, compose, tmp_path):
     result = train(config)
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(config.cache_dir))).values
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).values
     for name in ("loss", "accuracy", "auroc"):
         assert row[f"val/{name}"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
         assert report["metrics"][name]["value"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
@@ -659,7 +660,7 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     assert history["val/loss"][result.best_epoch - 1] == pytest.approx(result.metrics["val"]["loss"], abs=1e-6)
     leak = next(leak for leak in result.data.leaks if leak.part == "val")
     assert leak.images == leak.of == result.data.val
-    report = evaluate(Request(folder.path, "val", cache_dir=Path(compose().cache_dir))).values
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(compose().cache_dir))).values
     assert report["trained_on"] == report["n"]
 
 
