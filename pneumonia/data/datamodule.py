@@ -18,7 +18,7 @@ from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
 from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.sources.phantom import load_phantoms
-from pneumonia.data.splits.assign import subsets_of_fold
+from pneumonia.data.splits.assign import fold_view
 from pneumonia.errors import SplitError
 from pneumonia.tasks import Task
 
@@ -128,7 +128,8 @@ class XRayDataModule(LightningDataModule):
         if self.rotate_every:
             folds = self.split["fold"].to_numpy()
             start = int(folds[subsets == "val"][0])
-            subsets = subsets_of_fold(subsets, folds, (start + epoch // self.rotate_every) % (int(folds.max()) + 1))
+            fold = (start + epoch // self.rotate_every) % (int(folds.max()) + 1)
+            subsets = fold_view(self.split, fold)["subset"].to_numpy(dtype=object)
         return np.flatnonzero(subsets == subset)
 
     def rows(self, subset: str) -> NDArray[np.int64]:

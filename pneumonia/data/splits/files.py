@@ -1,4 +1,4 @@
-"""Keeps splits as files, and believes one only after it was held against the images."""
+"""Read and write splits as files; a file is checked against the images before use."""
 
 from pathlib import Path
 from typing import Final
@@ -6,15 +6,10 @@ from typing import Final
 import pandas as pd
 
 from pneumonia.config.schema import SplitConfig
-from pneumonia.data.splits.assign import (
-    NO_FOLD,
-    check_split,
-    make_split,
-    rare_classes,
-    split_sha256,
-    subsets_of_fold,
-)
+from pneumonia.data.splits.assign import check_split, fold_view, make_split, split_sha256
+from pneumonia.data.splits.deal import NO_FOLD
 from pneumonia.data.splits.leaks import UNUSED
+from pneumonia.data.splits.rare_classes import rare_classes
 from pneumonia.errors import ConfigError, ManifestError, some
 from pneumonia.system.arrays import Ints
 from pneumonia.system.console import warn
@@ -25,10 +20,10 @@ COLUMNS: Final = ("image_id", "subset", "fold")
 
 
 def load_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None = None) -> pd.DataFrame:
-    """The split that a config names: read from ``split.file`` where there is one, made otherwise.
+    """Return the split of a config: read from ``split.file`` if it is set, assigned otherwise.
 
-    A file's subsets stand as they are, but for ``kfold`` and ``rotating``, where ``split.fold`` says which fold validates.
-    Warns of classes with too few patients for the split.
+    The subsets of a file are kept, except that ``split.fold`` selects the fold of ``kfold`` and ``rotating`` that validates.
+    Classes with too few patients for the split are warned of.
 
     Raises:
         ManifestError: The file can't be read, or is not of these images.
@@ -49,16 +44,16 @@ def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None) 
                 f"split.fold={config.fold} is no fold of {config.file}, which has {folds.max() + 1}. Choose another one, or "
                 f"make the file with `pneumonia data split SOURCE split={config.method}`."
             )
-        split["subset"] = subsets_of_fold(split["subset"].to_numpy(dtype=object), folds, config.fold)
+        split = fold_view(split, config.fold)
     check_split(manifest, split, config, group)
     return split
 
 
 def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a split file in the order of the manifest.
+    """Return the rows of a split file in the order of the manifest.
 
     Raises:
-        ManifestError: Missing, no parquet, columns or subsets that are not ours, or images that do not match.
+        ManifestError: Missing, no parquet, missing columns, unknown subsets, or images that do not match.
     """
     check_split_file(path)
     try:
@@ -69,10 +64,10 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
             f"{path} is not a split file: it must be parquet with the columns {', '.join(COLUMNS)} ({error}). "
             "`pneumonia data split SOURCE` writes one."
         ) from error
-    strange = sorted(set(split["subset"]) - {*SUBSETS, UNUSED})
-    if strange:
+    unknown = sorted(set(split["subset"]) - {*SUBSETS, UNUSED})
+    if unknown:
         raise ManifestError(
-            f"{path} has subsets that we do not know: {some(strange)}. They must be {', '.join(SUBSETS)} or {UNUSED}."
+            f"{path} has unknown subsets: {some(unknown)}. They must be {', '.join(SUBSETS)} or {UNUSED}."
         )
     twice = split["image_id"][split["image_id"].duplicated()]
     ours, theirs = set(manifest["image_id"]), set(split["image_id"])
@@ -80,21 +75,21 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
         wrong = [
             f"{len(names)} {what}, for example {some(sorted(names), 3)}"
             for what, names in (
-                ("images stand in it twice", set(twice)),
+                ("images occur twice", set(twice)),
                 ("images of the data are not in it", ours - theirs),
                 ("of its images are not in the data", theirs - ours),
             )
             if names
         ]
         raise ManifestError(
-            f"{path} does not fit the data: {'; '.join(wrong)}. A split says for every image where it goes. Make it anew with "
+            f"{path} does not match the data: {'; '.join(wrong)}. A split must assign every image. Make a new one with "
             "`pneumonia data split SOURCE`."
         )
     return split.set_index("image_id").loc[manifest["image_id"]].reset_index()[list(COLUMNS)]
 
 
 def check_split_file(path: Path) -> None:
-    """Says that a split file is missing, before hours are spent on what comes before it is read.
+    """Check that a split file exists, before the expensive steps that precede reading it.
 
     Raises:
         ManifestError: There is no such file.
@@ -104,7 +99,7 @@ def check_split_file(path: Path) -> None:
 
 
 def write_split(split: pd.DataFrame, folder: Path) -> Path:
-    """Writes ``split-<hash>.parquet`` atomically, and returns its path."""
+    """Write ``split-<hash>.parquet`` atomically, and return its path."""
     path = folder / f"split-{split_sha256(split)[:12]}.parquet"
     with replacing(path) as part:
         split.to_parquet(part, index=False)
@@ -112,24 +107,19 @@ def write_split(split: pd.DataFrame, folder: Path) -> Path:
 
 
 def as_trained(split: pd.DataFrame, sha256: str, path: Path) -> pd.DataFrame:
-    """A split that a run has kept, once it is known to be the one that it was trained on.
-
-    Args:
-        split: As it was read.
-        sha256: That the run recorded, from :func:`pneumonia.data.splits.assign.split_sha256`.
-        path: Where it was read, for the message.
+    """Return the split of a run, checked against the hash that the run recorded; ``path`` is named in the message.
 
     Raises:
-        ManifestError: It is another one; scores by it could be of images that the model was trained on.
+        ManifestError: It is another split; its scores could be of images that the model was trained on.
     """
     if split_sha256(split) != sha256:
         raise ManifestError(
-            f"{path} was changed since the run was trained: it divides the images otherwise, so scores by it could be of images "
+            f"{path} was changed since the run was trained: it assigns images to other subsets, so its scores could be of images "
             "that the model has seen. Put the file back, or train the run again with force=true."
         )
     return split
 
 
 def row_by_row(split: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """A split with the rows of a manifest, in its order; the two name the same images."""
+    """Return a split in the row order of a manifest with the same images."""
     return split.set_index("image_id").loc[manifest["image_id"]].reset_index()

@@ -1,4 +1,4 @@
-"""What two subsets of a split share: patients, and copies of an image."""
+"""Find leakage between subsets, that is shared patients and copies of an image, and refuse a split that leaks."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,12 +10,12 @@ from pneumonia.data.duplicates import groups
 from pneumonia.errors import SplitLeakageError, some
 from pneumonia.system.arrays import Ints
 
-UNUSED: Final = "unused"  # in no subset: outside of split.fraction, or kept away from a test folder that shows it too
+UNUSED: Final = "unused"  # in no subset: outside of split.fraction, or a copy of a test folder's patient or image
 
 
 @dataclass(frozen=True)
 class Leak:
-    """How many images of ``subset`` show a patient (or are a copy of an image) that the training split holds too."""
+    """Images of ``subset`` whose patient, or a copy of which, is in the training subset too."""
 
     subset: str
     images: int
@@ -24,24 +24,24 @@ class Leak:
 
     @property
     def fraction(self) -> float:
-        """Share of the subset's images, from 0 to 1."""
+        """Fraction of the subset's images, from 0 to 1."""
         return self.images / self.of if self.of else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The record that ``result.json`` keeps, which calls the subset ``part``."""
+        """Return the record of ``result.json``, where the subset is called ``part``."""
         return {"part": self.subset, "images": self.images, "of": self.of, "example": self.example}
 
 
 def find_leaks(
     manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None, rotating: bool = False
 ) -> list[Leak]:
-    """What val and test share with train: patients, and copies of an image.
+    """Find the images of val and test whose patient, or a copy of which, is in train.
 
     Args:
         manifest: One row per image.
         split: One row per row of the manifest.
         group: From :func:`pneumonia.data.duplicates.groups`.
-        rotating: The validating fold changes while one model trains, so that in the end all folds have trained it.
+        rotating: Whether the validation fold changes during training, so that all folds train the model in the end.
     """
     group = groups(manifest) if group is None else group
     subset = split["subset"].to_numpy()
@@ -58,7 +58,7 @@ def find_leaks(
 
 
 def check_no_leak(manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None) -> None:
-    """Refuses a split in which one patient, or two copies of one image, stand in different subsets.
+    """Refuse a split in which one patient, or copies of one image, are in different subsets.
 
     Raises:
         SplitLeakageError: With the number of patients and an example.
@@ -71,7 +71,7 @@ def check_no_leak(manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | Non
         first = (table["group"] == torn.index[0]).to_numpy() & used
         names = some(manifest["patient_id"][first].unique(), 2)
         raise SplitLeakageError(
-            f"{len(torn)} patients (or copies of one image) stand in more than one subset, for example '{names}' in "
-            f"{sorted(torn.iloc[0])}. Scores would be optimistic. Use split=grouped, which keeps them together; or say "
-            "split.leaky=true to go on, and the run and all its figures will be marked LEAKY."
+            f"{len(torn)} patients (or copies of one image) are in more than one subset, for example '{names}' in "
+            f"{sorted(torn.iloc[0])}. Scores would be optimistic. Use split=grouped, which keeps them together; or set "
+            "split.leaky=true to train anyway, and mark the run and all its metrics LEAKY."
         )
