@@ -230,6 +230,7 @@ def _check_options(options: ClassifierOptions, path: Path) -> None:
     if isinstance(options.scaling, dict):
         values |= {f"scaling.{name}": options.scaling.get(name) for name in ("shift", "scale")}
     rules["scaling.scale"] = Rule(lambda scale: scale > 0, "above 0")
+    del rules["class_weights"]  # the options hold the weights themselves, the config their name
     for name, value in values.items():
         try:
             check_value(name, value, hints.get(name, float), rules.get(name))
