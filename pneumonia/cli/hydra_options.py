@@ -1,4 +1,4 @@
-"""Hydra's command-line options: checked and put before the overrides, so that Hydra's own parser refuses nothing."""
+"""Check Hydra's command-line options and put them before the overrides, so that Hydra's own parser accepts them."""
 
 from itertools import pairwise
 from typing import Final, NoReturn, get_type_hints
@@ -13,13 +13,13 @@ SHELLS: Final = ("bash", "zsh", "fish")
 
 
 def options_first(arguments: list[str]) -> list[str]:
-    """Return Hydra's options, then the overrides: Hydra accepts them only in this order or the opposite one.
+    """Return Hydra's options, then the overrides; Hydra does not accept them mixed.
 
     Args:
-        arguments: Of ``pneumonia train``, in any order.
+        arguments: Options and overrides in any order.
 
     Raises:
-        ConfigError: An option that Hydra does not have, that lacks its value, or that excludes another one.
+        ConfigError: An option is unknown, lacks its value, or excludes another one.
     """
     from hydra._internal.utils import get_args_parser
 
@@ -44,14 +44,14 @@ def options_first(arguments: list[str]) -> list[str]:
         options.append(name)
         if action.nargs == 0:
             if joined:
-                raise ConfigError(f"{word}: {name} takes no value. Say {name}.")
+                raise ConfigError(f"{word}: {name} takes no value. Use {name} alone.")
             continue
         choices = list(action.choices or ())
         optional = action.nargs == "?"
         if not joined and left and not left[0].startswith("-") and not (optional and "=" in left[0]):
             value, joined = left.pop(0), "="
         if not joined and optional:
-            options.append(str(action.const))  # else Hydra's parser takes the next override for the value
+            options.append(str(action.const))  # else Hydra's parser reads the next override as its value
             continue
         if not value or (choices and value not in choices):
             expected = f"one of {', '.join(choices)}" if choices else "a value"
@@ -63,18 +63,18 @@ def options_first(arguments: list[str]) -> list[str]:
 
 
 def option_value(arguments: list[str], name: str) -> str:
-    """The value of an option, from what :func:`options_first` returned; empty where it is not given."""
+    """Return the value of an option after :func:`options_first`; empty if it is not given."""
     names = {"--package": {"--package", "-p"}, "--cfg": {"--cfg", "-c"}}[name]
     return next((value for word, value in pairwise(arguments) if word in names), "")
 
 
 def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
-    """Refuse an option that does not exist, naming the override that it stands for.
+    """Refuse an unknown option, and name the override that it probably means.
 
     Args:
         word: The option, such as ``--max-epochs`` or ``--max_epochs=2``.
         following: The arguments after it.
-        verb: Of the command line.
+        verb: The command, such as ``train``.
 
     Raises:
         ConfigError: Always.
@@ -90,8 +90,8 @@ def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
         value = following[0]
     if len(same) == 1:
         is_flag = get_type_hints(TrainConfig).get(same[0]) is bool
-        said = value or ("true" if is_flag else "VALUE")
-        raise ConfigError(f"{name} is not an option: config keys are set as key=value. Say {same[0]}={said}.")
+        example = value or ("true" if is_flag else "VALUE")
+        raise ConfigError(f"{name} is not an option: config keys are set as key=value. Use {same[0]}={example}.")
     meant = f" Did you mean one of {', '.join(f'{one}=...' for one in same[:5])}?" if same else ""
     options = ["multirun", "cfg", "config-dir", "config-name", "help"] if verb == "train" else ["help"]
     raise ConfigError(
@@ -104,14 +104,14 @@ def _check_together(given: list[str], overrides: list[str]) -> None:
     """Refuse options that exclude or need one another.
 
     Raises:
-        ConfigError: With the options.
+        ConfigError: Options exclude one another, or lack one.
     """
     commands = [name for name in COMMANDS if name in given]
     if len(commands) > 1:
-        raise ConfigError(f"{' and '.join(commands)} exclude one another. Say one of them.")
+        raise ConfigError(f"{' and '.join(commands)} exclude one another. Use one of them.")
     for name in ("--resolve", "--package"):
         if name in given and "--cfg" not in given:
-            raise ConfigError(f"{name} goes with --cfg. Say --cfg job {name}.")
+            raise ConfigError(f"{name} needs --cfg. Use --cfg job {name}.")
     if "--shell-completion" in given:
         asked = [word for word in overrides if word.partition("=")[0] in {"install", "uninstall", "query"}]
         if len(asked) != 1 or len(overrides) != 1 or asked[0].partition("=")[2] not in SHELLS:

@@ -1,4 +1,4 @@
-"""`pneumonia train`: a Hydra app over conf/train.yaml."""
+"""Run `pneumonia train`, a Hydra application with the primary config conf/train.yaml."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 HELP = """
 usage: pneumonia train [OVERRIDES] [-m] [--cfg job]
 
-One training run. It is identified by its config, data and seed: run it again and it is recognised as finished, or goes
-on where it was cut. OVERRIDES, each key=value:
+Train one run. Its config, data and seed identify it: the same command again skips a finished run and resumes an interrupted
+one. OVERRIDES are key=value:
 
   data=phantom|folder|medmnist|azure  data.root=DIR|FILE  data.labels=FILE.csv  data.on_bad_image=error|skip
   data.resize=stretch|pad  normalisation=minus_one_one|minmax|zscore|robust|imagenet
@@ -31,33 +31,39 @@ on where it was cut. OVERRIDES, each key=value:
   split=grouped|official|kfold|given|random|rotating  split.k=5  split.fold=0  split.fraction=1  split.file=FILE
   augmentation=none|normal|high|clinical
   model={models}
-    and the keys of its file in conf/model: model.activation=relu  model.dropout=0.2  model.name=densenet121
+    and the keys of its file in conf/model, for example model.activation=relu  model.dropout=0.2  model.name=densenet121
   optimizer=sgd|adam|adamw|rmsprop|adagrad|sgd_plain  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
   scheduler=none|step|exponential|cosine|one_cycle|plateau  early_stopping.patience=5  class_weights=balanced
   mixup=0.2  ema=0.99  swa=0.75  tta=none|flip|shift  monitor=val/accuracy
   logger=csv|wandb  usd_per_hour=0.40
   label_smoothing=0.1  trainer=default|gpu|ddp  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
-  trainer.max_time=DD:HH:MM:SS  for trials: trainer.limit_train_batches=10  trainer.max_steps=10  trainer.fast_dev_run=true
+  trainer.max_time=DD:HH:MM:SS  for debugging: trainer.limit_train_batches=10  trainer.max_steps=10  trainer.fast_dev_run=true
   backup.place=CONTAINER/PREFIX (Blob Storage)  backup.every_min=5
   experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true
 
-  -m           every combination of comma-separated values, one run after the other:  -m seed=0,1,2
-  --cfg job    print the composed config and stop
+  -m           run every combination of comma-separated values, one after another:  -m seed=0,1,2
+  --cfg job    print the composed config and exit
+  Hydra's other options work too: --config-dir DIR, --info, hydra/launcher=..., +key=VALUE, ~key
 
 Examples:
-  pneumonia train                                                   drawn phantoms, about a minute
+  pneumonia train                                                   phantoms, about a minute
   pneumonia train data=folder data.root=chest_xray experiment=article/final
 """
 
 
 def run(arguments: list[str], config_name: str = "train", config_dir: Path | None = None) -> int:
-    """Composes, checks, trains.
+    """Compose and validate a config, then train it; or run Hydra's multirun.
+
+    Args:
+        arguments: Hydra's options and overrides.
+        config_name: Primary config.
+        config_dir: Folder with more config files.
 
     Returns:
-        The exit code: 0, or 1 where jobs of a multirun failed.
+        The exit code: 0, or 1 if jobs of a multirun failed.
 
     Raises:
-        PneumoniaError: With the name of what is wrong.
+        PneumoniaError: An invalid argument, config or data set; the message says what to do.
     """
     from pneumonia.config.keys import conf_dir
 
@@ -69,12 +75,12 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from pneumonia.cli.multirun import Multirun, noted
+    from pneumonia.cli.multirun import Multirun, run_recorded
     from pneumonia.config.compose import register_schema
     from pneumonia.config.error_translation import translated
 
     package = option_value(arguments, "--package")
-    if "--hydra-help" in arguments:  # composes no config, so that it knows no override
+    if "--hydra-help" in arguments:  # it takes no overrides
         arguments = ["--hydra-help"]
     for argument in arguments:
         if not argument.partition("=")[0].strip("+~ "):
@@ -82,48 +88,48 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
                 f"{argument!r} names no key; overrides are key=value. `pneumonia train --help` lists them."
             )
     register_schema()
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors, and we say what to do
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them
     refused: list[PneumoniaError] = []
     multirun = Multirun()
-    token = multirun.token  # alone goes with a job to another process
+    token = multirun.token  # the only part that is pickled with a job
 
     def job(config: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return noted(lambda: _job(config), token)
+            return run_recorded(lambda: _job(config), token)
         try:
             return _job(config)
-        except PneumoniaError as error:  # kept from Hydra, which would add lines of its own
+        except PneumoniaError as error:  # hidden from Hydra, which would print more lines
             refused.append(error)
             return None
 
     app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
-    before = sys.argv
-    more = ["--config-dir", str(config_dir)] if config_dir else []
-    sys.argv = ["pneumonia", *more, *arguments]
-    said = io.StringIO()
+    argv = sys.argv
+    folder = ["--config-dir", str(config_dir)] if config_dir else []
+    sys.argv = ["pneumonia", *folder, *arguments]
+    captured = io.StringIO()
     try:
-        with translated(), multirun.watched(), redirect_stderr(said) if package else nullcontext():
+        with translated(), multirun.watched(), redirect_stderr(captured) if package else nullcontext():
             app()
     except SystemExit as stop:
-        if package and stop.code and "not found in config" in said.getvalue():
+        if package and stop.code and "not found in config" in captured.getvalue():
             raise ConfigError(
-                f"--package {package}: the config has no such key, or it is null. Without --package all are shown."
+                f"--package {package}: the config has no such key, or it is null. Leave --package out to show all keys."
             ) from stop
         raise
     except PneumoniaError:
-        if not multirun.failed:  # else it is the failure of a job, which has been shown, by way of a sweeper
+        if not multirun.failed:  # else a sweeper has passed on the failure of a job, which is already printed
             raise
     finally:
-        sys.argv = before
-        if package and "not found in config" not in said.getvalue():
-            sys.stderr.write(said.getvalue())
+        sys.argv = argv
+        if package and "not found in config" not in captured.getvalue():
+            sys.stderr.write(captured.getvalue())
     if refused:
         raise refused[0]
     return 1 if multirun.failed else 0
 
 
 def _job(composed: DictConfig) -> float | None:
-    """Trains one run; returns the metric by which its best epoch was chosen, for Hydra's sweepers."""
+    """Train one run; return the value of its monitor at the best epoch, for Hydra's sweepers."""
     from hydra.core.hydra_config import HydraConfig
 
     from pneumonia.config.compose import typed
@@ -139,14 +145,14 @@ def _job(composed: DictConfig) -> float | None:
     announce_loading()
     from pneumonia.models.factory import family_of, own_targets
     from pneumonia.runs.backup import backed_up
-    from pneumonia.training.train import train  # heavy: only once the config is known to be right
+    from pneumonia.training.train import train  # imports torch: only for a valid config
 
     with ExitStack() as stack:
 
-        def opened(folder: RunFolder) -> None:
+        def start_backup(folder: RunFolder) -> None:
             stack.enter_context(backed_up(folder.path, to_plain(config.backup), f"{config.name}/{folder.path.name}"))
 
-        result = train(config, opened=opened)
+        result = train(config, opened=start_backup)
     monitor = config.monitor or family_of(to_plain(config.model), own_targets(config)).default_monitor
     stage, _, metric = monitor.partition("/")
     value = result.metrics[stage].get(metric)

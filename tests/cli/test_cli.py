@@ -111,17 +111,17 @@ BAD = [
     ("++optimizer.betas=[0.9]", r"optimizer.betas=\[0.9\] has the wrong type: it must be a list of 2 numbers"),
     ("++optimizer.eps=abc", r"optimizer.eps=abc has the wrong type: it must be a number"),
     ("++scheduler.foo=1", r"scheduler.foo is not a key of scheduler=one_cycle, so it is refused"),
-    ("--max-epochs 2", r"--max-epochs is not an option: config keys are set as key=value. Say max_epochs=2"),
-    ("--max_epochs=2", r"Say max_epochs=2"),
-    ("--lr 0.1", r"Say optimizer.lr=0.1"),
-    ("--model mlp", r"Say model=mlp"),
-    ("--force", r"Say force=true"),
+    ("--max-epochs 2", r"--max-epochs is not an option: config keys are set as key=value. Use max_epochs=2"),
+    ("--max_epochs=2", r"Use max_epochs=2"),
+    ("--lr 0.1", r"Use optimizer.lr=0.1"),
+    ("--model mlp", r"Use model=mlp"),
+    ("--force", r"Use force=true"),
     ("--foo", r"--foo is not an option of `pneumonia train`[^?]*$"),
     ("--multi", r"--multi is not an option.*Did you mean '--multirun'"),
     ("--cfg foo", r"--cfg foo: --cfg needs one of job, hydra, all"),
     ("--info foo", r"--info foo: --info needs one of all, config"),
     ("-m --cfg job", r"--multirun and --cfg exclude one another"),
-    ("--resolve", r"--resolve goes with --cfg"),
+    ("--resolve", r"--resolve needs --cfg"),
     ("--experimental-rerun x.pickle", r"--experimental-rerun is not supported: it loads a pickle"),
     ("hydra/launcher=foo", r"hydra/launcher=foo is not known"),
     ("hydra/sweeper=optuna", r"`pneumonia sweep search` searches with Optuna"),
@@ -222,7 +222,7 @@ def test_help_fits_a_terminal_and_has_no_leftover_of_formatting(verb, monkeypatc
 def test_an_option_of_a_sweep_names_the_override(verb, said, monkeypatch, capsys):
     code, _, err = _run([verb, *said.split()], monkeypatch, capsys)
     assert code == 2
-    assert "--seed is not an option: config keys are set as key=value. Say seed=3." in err
+    assert "--seed is not an option: config keys are set as key=value. Use seed=3." in err
 
 
 def test_a_typo_inside_an_experiment_file_is_refused(monkeypatch, capsys, tmp_path):
