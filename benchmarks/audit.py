@@ -26,7 +26,7 @@ from pneumonia.data.audit.baselines import shortcuts
 from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.duplicates import groups
 from pneumonia.data.manifest import load_manifest
-from pneumonia.report.audit_page import page
+from pneumonia.report.audit_page import audit_page
 from pneumonia.system.console import CONSOLE, table
 from pneumonia.system.parallel import available_cores
 
@@ -62,7 +62,7 @@ def one_round(root: Path, cache_dir: Path) -> tuple[dict[str, float], dict[str, 
     named = [name for name in ("train", "val", "test") if (subset == name).any()]
     spent["baselines and shift"], _ = seconds(lambda: shortcuts(manifest, cache.pixels, subset, group, named, False))
     spent["audit, all of these"], found = seconds(lambda: audit(manifest, cache.pixels))
-    spent["page"], text = seconds(lambda: page(found, manifest, cache.pixels, str(root)))
+    spent["page"], text = seconds(lambda: audit_page(found, manifest, cache.pixels, str(root)))
     return spent, {**found, "page_bytes": len(text)}
 
 

@@ -20,6 +20,7 @@ from pneumonia.metrics.classification import lower_is_better, metrics_of
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
 from pneumonia.report.entries import EVALUATED, Entry
+from pneumonia.report.formatting import NO_DIFFERENCE
 from pneumonia.report.naming import labels_of
 from pneumonia.runs.folder import OWN
 from pneumonia.system.console import track
@@ -28,7 +29,6 @@ from pneumonia.tasks import TASKS, Task
 
 LEVEL: Final = 0.05  # of the corrected p below which two are called different
 ALL_PAIRS: Final = 12  # candidates; of more, each is held against the best alone
-APART: Final = "can't be told apart"
 Kind = Literal["images", "folds"]
 Bounded = tuple[float, float, float]
 
@@ -294,7 +294,7 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
     made = []
     for (first, second, gap), p in zip(found, corrected, strict=True):
         better = gap.value < 0 if lower_is_better(metric) else gap.value > 0
-        verdict = ("better" if better else "worse") if p < LEVEL else APART
+        verdict = ("better" if better else "worse") if p < LEVEL else NO_DIFFERENCE
         if np.isnan(p):
             verdict = "undefined"
         tests = (float("nan"), float("nan")) if kind == "folds" else _typical_tests(first, second, subset, task)

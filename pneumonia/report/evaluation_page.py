@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from pneumonia.evaluation.error_gallery import CONFIDENT, ErrorGallery, gallery_file, read_gallery
-from pneumonia.report.render.document import Block, Document, Gallery, Heading, Picture, Text
-from pneumonia.report.render.html import page
+from pneumonia.report.render.document import Block, Document, Gallery, Heading, Picture, Text, Tile
+from pneumonia.report.render.html import html_page
 from pneumonia.system.files import replacing
 
 
@@ -22,16 +22,17 @@ def write_evaluation_page(evaluation: Path) -> Path:
         StorageError: The folder can't be written.
     """
     values = json.loads(evaluation.read_text(encoding="utf-8"))
-    run, name = evaluation.parent.parent.name, evaluation.stem
     counts = values["confusion"]["counts"]
-    correct = sum(row[number] for number, row in enumerate(counts))
-    subtitle = f"{values['n'] - correct} of {values['n']} images are predicted wrong. Not a medical device."
-    blocks = gallery_blocks(read_gallery(gallery_file(evaluation)))
-    document = Document(f"{run}: error gallery of {name}", subtitle, blocks)
-    written = evaluation.with_suffix(".html")
-    with replacing(written) as part:
-        part.write_text(page(document), encoding="utf-8")
-    return written
+    wrong = values["n"] - sum(row[number] for number, row in enumerate(counts))
+    document = Document(
+        f"{evaluation.parent.parent.name}: error gallery of {evaluation.stem}",
+        f"{wrong} of {values['n']} images are predicted wrong. Not a medical device.",
+        gallery_blocks(read_gallery(gallery_file(evaluation))),
+    )
+    page = evaluation.with_suffix(".html")
+    with replacing(page) as part:
+        part.write_text(html_page(document), encoding="utf-8")
+    return page
 
 
 def gallery_blocks(gallery: ErrorGallery) -> list[Block]:
@@ -40,6 +41,6 @@ def gallery_blocks(gallery: ErrorGallery) -> list[Block]:
     if not any(image.group == CONFIDENT for image in gallery.images):
         blocks.append(Text("No image is predicted wrong."))
     for group in dict.fromkeys(image.group for image in gallery.images):
-        pictures = [Picture(image.picture, image.caption) for image in gallery.images if image.group == group]
-        blocks += [Heading(group, 3), Gallery(pictures)]
+        tiles = [Tile([Picture(image.picture, image.caption)]) for image in gallery.images if image.group == group]
+        blocks += [Heading(group, 3), Gallery(tiles)]
     return blocks

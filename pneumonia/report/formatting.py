@@ -2,6 +2,9 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
+
+NO_DIFFERENCE: Final = "no significant difference"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -122,7 +122,7 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
         roc[name] = (fpr, tpr, None if undefined else (1 - specificity, sensitivity))
         pr[name] = (recall, precision, None if undefined or ppv is None else (sensitivity, ppv))
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
-    svg = figures.curve_pairs(roc, pr, share)
+    svg = figures.roc_and_precision_recall(roc, pr, share)
     caption = "ROC and precision–recall, each kind against the rest. Dashes: chance."
     marked = [name for name, (*_, point) in roc.items() if point is not None]
     if marked:

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumonia.metrics.classification import metric_label
-from pneumonia.report.compare import ALL_PAIRS, APART, Candidate, Comparison
+from pneumonia.report.compare import ALL_PAIRS, Candidate, Comparison
 from pneumonia.report.formatting import (
+    NO_DIFFERENCE,
     bounded,
     chance,
     count,
@@ -33,7 +34,7 @@ def in_short(comparison: Comparison) -> str:
     if len(comparison.candidates) == 1:
         return f"**{best.label}** alone: {metric_label(metric)} {figure}; there is nothing to compare it with."
     beaten = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == "better"]
-    equal = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == APART]
+    equal = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == NO_DIFFERENCE]
     text = f"**{best.label}** stands first with {metric_label(metric)} {figure}."
     if equal:
         text += f" It can't be told apart from {_few(equal)}."
@@ -170,7 +171,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
     rows = [
         [
             pair.first,
-            f"**{pair.verdict}**" if pair.verdict != APART else APART,
+            f"**{pair.verdict}**" if pair.verdict != NO_DIFFERENCE else NO_DIFFERENCE,
             pair.second,
             bounded(pair.difference.value, pair.difference.low, pair.difference.high),
             chance(pair.difference.p),

@@ -13,9 +13,9 @@ from pneumonia.report.compare import Comparison, comparisons
 from pneumonia.report.content import report
 from pneumonia.report.entries import Entry
 from pneumonia.report.render.document import Document, Figure, Table
-from pneumonia.report.render.html import page
+from pneumonia.report.render.html import html_page
 from pneumonia.report.render.markdown import write_markdown
-from pneumonia.report.render.pdf import pdf
+from pneumonia.report.render.pdf import pdf_bytes
 from pneumonia.runs.listing import check_places
 from pneumonia.system.console import say, warn
 from pneumonia.system.files import check_writable, read_json, replacing, write_json
@@ -68,9 +68,9 @@ def write_report(wanted: Wanted) -> Document:
     write_json(out / "report.json", {**as_data(found, compared), "files": files})
     write_markdown(document, out)
     with replacing(out / "report.pdf") as part:
-        part.write_bytes(pdf(document))
+        part.write_bytes(pdf_bytes(document))
     with replacing(out / "index.html") as part:
-        part.write_text(page(document), encoding="utf-8")
+        part.write_text(html_page(document), encoding="utf-8")
     return document
 
 

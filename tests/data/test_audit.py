@@ -25,7 +25,7 @@ from pneumonia.data.cache import load_cache
 from pneumonia.data.manifest import load_manifest, write_manifest
 from pneumonia.data.splits.assign import make_split
 from pneumonia.data.splits.leaks import find_leaks
-from pneumonia.report.audit_page import page
+from pneumonia.report.audit_page import audit_page
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_hostile_name_can_not_write_into_the_page(data):
     hostile.loc[:, "image_id"] = [f'<script>alert({n})</script>" onload="x' for n in range(len(hostile))]
     hostile.loc[1, ["sha256", "phash"]] = hostile.loc[0, ["sha256", "phash"]].to_list()
     found = audit(hostile, pixels)
-    text = page(found, hostile, pixels, "<b>source</b>")
+    text = audit_page(found, hostile, pixels, "<b>source</b>")
     assert "<script" not in text
     assert 'onload="x' not in text
     assert "<b>source" not in text
@@ -348,7 +348,7 @@ def test_the_page_shows_each_pair_as_the_files_are_and_needs_nothing_else(data):
     spoilt.loc[[5, 9], ["sha256", "phash"]] = spoilt.loc[3, ["sha256", "phash"]].to_list()
     found = audit(spoilt, pixels)
     found["skipped"] = {"/data/<broken>.jpeg": "it is empty"}
-    text = page(found, spoilt, pixels, "data")
+    text = audit_page(found, spoilt, pixels, "data")
     shown = _Balance(text)
     assert shown.open == []
     assert len(text) < 3_000_000
@@ -367,9 +367,9 @@ def test_a_page_of_many_pairs_says_how_many_it_does_not_show(data):
     spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
     found = audit(spoilt, pixels)
     assert found["duplicates"]["exact_pairs"] == 66
-    assert "The gravest 40 of 66 pairs; all are in pairs.csv." in page(found, spoilt, pixels, "data")
+    assert "The gravest 40 of 66 pairs; all are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
     found["pairs"] = found["pairs"][:50]
-    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in page(found, spoilt, pixels, "data")
+    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
 
 
 def test_words_say_what_the_figures_mean(data):

@@ -11,7 +11,8 @@ from scipy.stats import ttest_1samp
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import RunError
 from pneumonia.report.collect import gather
-from pneumonia.report.compare import APART, comparisons
+from pneumonia.report.compare import comparisons
+from pneumonia.report.formatting import NO_DIFFERENCE
 
 
 def _all(*places, metric="f1_macro"):
@@ -28,7 +29,7 @@ def test_a_better_configuration_is_called_better_and_an_equal_one_can_not_be_tol
     assert found.candidates[-1].label == "lr=0.3"
     verdicts = {(pair.first, pair.second): pair.verdict for pair in found.pairs}
     first, second = (one.label for one in found.candidates[:2])
-    assert verdicts == {(first, second): APART, (first, "lr=0.3"): "better", (second, "lr=0.3"): "better"}
+    assert verdicts == {(first, second): NO_DIFFERENCE, (first, "lr=0.3"): "better", (second, "lr=0.3"): "better"}
     assert all(pair.corrected >= pair.difference.p for pair in found.pairs)
 
 

@@ -8,4 +8,4 @@ def test_page_without_an_error_says_so():
     blocks = gallery_blocks(ErrorGallery([image], "explanation"))
     assert any(isinstance(block, Text) and "No image is predicted wrong" in block.text for block in blocks)
     gallery = next(block for block in blocks if isinstance(block, Gallery))
-    assert gallery.pictures[0].caption == "NORMAL, correct (0.51): i1"
+    assert gallery.tiles[0].pictures[0].caption == "NORMAL, correct (0.51): i1"

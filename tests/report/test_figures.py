@@ -2,6 +2,7 @@
 
 from xml.etree import ElementTree
 
+import matplotlib as mpl
 import pytest
 
 from pneumonia.report.render import figures
@@ -18,7 +19,7 @@ def _drawn():
         "intervals": lambda: figures.intervals(
             ["a", "b", "c"], [0.5, NAN, 1.0], [0.4, NAN, None], [0.6, None, NAN], "F1"
         ),
-        "pairs of curves": lambda: figures.curve_pairs(
+        "pairs of curves": lambda: figures.roc_and_precision_recall(
             {"X": ([0, 1], [0, 1], (0.5, 0.5))}, {"X": ([0, 1], [1, 0.5], None)}, {"X": 0.5}
         ),
         "reliability": lambda: figures.reliability(BINS, None),
@@ -26,6 +27,8 @@ def _drawn():
         "risk": lambda: figures.risk_coverage({f"model {n}": ([0.5, 1], [0, 0.1 * n]) for n in range(12)}),
         "confusion": lambda: figures.confusion([[3, 1], [0, 0]], ["NORMAL", "VIRUS"]),
         "pairwise": lambda: figures.pairwise(["a", "b"], [["", "better"], ["worse", ""]]),
+        "bars": lambda: figures.bars(["a", "b"], [0.5, 1.0], [0.4, 1.0], [0.6, 1.0], [0.3, 0.4], "accuracy"),
+        "boxes": lambda: figures.boxes({"bytes": {"NORMAL": [1, 2, 3, 4, 5], "X": [2, 2, 2, 2, 2]}}),
         "scatter": lambda: figures.scatter(["a", "b", "c"], [1.0, 30.0, 30.0], [0.5, 0.5, 0.5], "s", "F1"),
     }
 
@@ -40,14 +43,8 @@ def test_a_drawing_is_well_formed_and_always_the_same(name):
 
 def test_a_curve_that_leaves_the_others_is_cut_off_and_the_axis_says_so():
     calm = {"a": [[0.5, 0.4, 0.35, 0.3]], "b": [[0.6, 0.5, 0.45, 0.4]]}
-    drawn = []
-    real = figures._svg
-    try:
-        figures._svg = lambda figure: drawn.append(figure.axes[0]) or ""
-        figures.curves(calm, "epoch", "loss")
-        figures.curves(calm | {"c": [[0.5, 90.0, 400.0, 1000.0]]}, "epoch", "loss")
-    finally:
-        figures._svg = real
+    wild = calm | {"c": [[0.5, 90.0, 400.0, 1000.0]]}
+    drawn = [figures.curves.__wrapped__(series, "epoch", "loss").axes[0] for series in (calm, wild)]
     assert [axis.get_ylabel() for axis in drawn] == ["loss", "loss (cut off above)"]
     assert drawn[1].get_ylim()[1] < 1000
 
@@ -55,4 +52,7 @@ def test_a_curve_that_leaves_the_others_is_cut_off_and_the_axis_says_so():
 def test_every_verdict_has_a_sign_of_its_own_beside_its_colour():
     signs = [sign for sign, _ in figures.VERDICTS.values()]
     assert len(set(signs)) == len(signs)
-    assert len(set(figures.PALETTE)) == len(figures.PALETTE) == len(figures.STROKES)
+    with mpl.rc_context(fname=figures.STYLE):
+        styles = [tuple(style.values()) for style in mpl.rcParams["axes.prop_cycle"]]
+    for values in zip(*styles, strict=True):
+        assert len(set(values)) == len(styles)

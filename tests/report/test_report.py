@@ -214,8 +214,8 @@ def test_a_threshold_without_specificity_has_no_dot(make_run, tmp_path, monkeypa
     found["operating_points"][0]["metrics"]["specificity"]["value"] = None
     path.write_text(json.dumps(found))
     drawn = {}
-    whole = figures.curve_pairs
-    monkeypatch.setattr(figures, "curve_pairs", lambda roc, *more: drawn.update(roc) or whole(roc, *more))
+    whole = figures.roc_and_precision_recall
+    monkeypatch.setattr(figures, "roc_and_precision_recall", lambda roc, *more: drawn.update(roc) or whole(roc, *more))
     assert "Dot (of VIRUS and BACTERIA alone): the threshold" in _text(tmp_path / "runs", tmp_path / "out")
     assert [name for name, (*_, point) in drawn.items() if point is None] == ["PNEUMONIA"]
 

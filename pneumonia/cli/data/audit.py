@@ -52,7 +52,7 @@ def run(arguments: list[str]) -> int:
 
     from pneumonia.data.audit.audit import PAIR, audit
     from pneumonia.data.splits.files import load_split
-    from pneumonia.report.audit_page import page
+    from pneumonia.report.audit_page import audit_page
     from pneumonia.system.console import say, warn
     from pneumonia.system.files import replacing, write_json
 
@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     found["skipped"] = problems
     _show(found)
     with replacing(options.out / "index.html") as part:
-        part.write_text(page(found, manifest, pixels, str(options.source)), encoding="utf-8")
+        part.write_text(audit_page(found, manifest, pixels, str(options.source)), encoding="utf-8")
     with replacing(options.out / "pairs.csv") as part:
         pd.DataFrame(found["pairs"], columns=PAIR).to_csv(part, index=False)
     write_json(options.out / "audit.json", found)

@@ -1,20 +1,19 @@
-"""What a page consists of, said once and drawn three times: as HTML, as Markdown, as PDF."""
+"""Describe a page as blocks, which the renderers draw as HTML, Markdown and PDF."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-COLOURS: Final = {  # Okabe and Ito (2008): told apart by people who are colour-blind; names stand beside them anyway
-    "NORMAL": "#0072B2",
-    "VIRUS": "#E69F00",
-    "BACTERIA": "#D55E00",
-    "PNEUMONIA": "#CC79A7",
-}
+MARKUP: Final = re.compile(r"\*\*(.+?)\*\*|`([^`]+)`")  # bold and code; all other text is plain
+INTERVAL: Final = re.compile(r"\([-–−\d.,]+ to [-–−\d.,]+\)")  # kept on one line
+NoteKind = Literal["good", "bad", "info"]
+WIDTH: Final = re.compile(r'width="([\d.]+)pt"')
 
 
 @dataclass(frozen=True)
 class Heading:
-    """The begin of a section; ``level`` 2 stands in the contents, 3 under it."""
+    """A heading; level 2 is listed in the contents."""
 
     text: str
     level: Literal[2, 3] = 2
@@ -22,17 +21,17 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """A paragraph, in which ``**bold**`` and ```code``` are understood and all else is plain."""
+    """A paragraph with ``**bold**`` and ```code```."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Note:
-    """A paragraph that must not be missed."""
+    """A highlighted paragraph."""
 
     text: str
-    kind: Literal["good", "bad", "info"] = "info"
+    kind: NoteKind = "info"
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,14 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under a head.
+    """A table.
 
     Attributes:
         head: Column names.
         rows: As many cells as the head has; marked up like :class:`Text`.
-        caption: What it shows, above it.
-        words: The first so many columns hold words and stand left; the others hold figures and stand right.
-        name: Of its CSV file; without one it has none.
+        caption: Title above the table.
+        words: Number of leading columns that hold text and are aligned left; the others hold numbers.
+        name: Of its CSV file; a table without a name has none.
     """
 
     head: Sequence[str]
@@ -66,10 +65,10 @@ class Figure:
     """A drawing.
 
     Attributes:
-        name: Of its file, without the ending.
-        svg: The drawing itself.
-        caption: What it shows, below it.
-        alt: What it says, for those who can't see it.
+        name: Of its file, without the suffix.
+        svg: The SVG element.
+        caption: Description below it.
+        alt: Content, for readers who can't see it.
     """
 
     name: str
@@ -77,20 +76,40 @@ class Figure:
     caption: str
     alt: str
 
+    @property
+    def width_pt(self) -> float:
+        """Width of the drawing in points."""
+        found = WIDTH.search(self.svg)
+        return float(found[1]) if found else 0.0
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A JPEG or PNG image with a few words."""
+    """A JPEG or PNG image."""
 
     data: bytes
     caption: str
+    alt: str = ""
+
+    @property
+    def kind(self) -> Literal["png", "jpeg"]:
+        return "png" if self.data.startswith(b"\x89PNG") else "jpeg"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Pictures that belong together, under one caption."""
+
+    pictures: Sequence[Picture]
+    caption: str = ""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Small pictures side by side. They show patients' X-rays: Markdown, which is for publishing, leaves them out."""
+    """Tiles side by side; as thumbnails without captions. They show patients: Markdown, made for publishing, omits them."""
 
-    pictures: Sequence[Picture]
+    tiles: Sequence[Tile]
+    thumbnails: bool = False
 
 
 @dataclass(frozen=True)
@@ -109,10 +128,19 @@ class Document:
 
     Attributes:
         title: Its name.
-        subtitle: One line under it.
-        blocks: What follows, in order.
+        subtitle: A line under it.
+        blocks: The content, in order.
     """
 
     title: str
     subtitle: str
     blocks: Sequence[Block] = field(default_factory=tuple)
+
+
+def marked(text: str) -> list[tuple[str, str]]:
+    """Split text with markup into pieces, each with its kind: ``plain``, ``bold`` or ``code``."""
+    pieces, last = [], 0
+    for found in MARKUP.finditer(text):
+        pieces += [("plain", text[last : found.start()]), ("bold", found[1]) if found[1] else ("code", found[2])]
+        last = found.end()
+    return [*pieces, ("plain", text[last:])]

@@ -1,12 +1,24 @@
-"""A document as PDF, by Typst: one wheel, no LaTeX, no network."""
+"""Render documents as PDF by Typst: one wheel, no LaTeX, no network."""
 
 import re
 import tempfile
 from pathlib import Path
 from typing import Final
 
-from pneumonia.report.render.document import Block, Code, Document, Figure, Gallery, Heading, Items, Note, Table, Text
-from pneumonia.report.render.html import MARKS, RANGE, width_of
+from pneumonia.report.render.document import (
+    INTERVAL,
+    Block,
+    Code,
+    Document,
+    Figure,
+    Gallery,
+    Heading,
+    Items,
+    Note,
+    Table,
+    Text,
+    marked,
+)
 
 SPECIAL: Final = re.compile(r"([\\#$*_`<>@\[\]~'\"/=+-])")
 PREAMBLE: Final = """
@@ -25,109 +37,99 @@ PREAMBLE: Final = """
 #text(fill: luma(90))[{subtitle}]
 #outline(title: none, depth: 1)
 """
-SIZES: Final = ((8.5, 100), (7.5, 120), (7.0, 135))  # points, and characters that a line of the page then holds
-SMALLEST: Final = 6.5
-LONG: Final = 12  # rows, above which a table may go over pages
-LINE_PT: Final = 495  # points of a line of the page
-SHRUNK: Final = 0.78  # of a drawing, whose type is made for the screen
+SIZES: Final = ((8.5, 100), (7.5, 120), (7.0, 135))  # points, and the characters that fit in a line
+SMALLEST_PT: Final = 6.5
+LONG: Final = 12  # rows; a longer table may break across pages
+LINE_PT: Final = 495  # width of the text
+SCALE: Final = 0.78  # of drawings, whose type is made for screens
 COLOURS: Final = {"good": "#009E73", "bad": "#D55E00", "info": "#8a94a3"}
 
 
-def pdf(document: Document) -> bytes:
-    """The bytes of a PDF file, A4, with contents and page numbers."""
+def pdf_bytes(document: Document) -> bytes:
+    """Render a document as a PDF file, A4, with contents and page numbers."""
     import typst
 
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        parts = [_block(block, number, folder) for number, block in enumerate(document.blocks)]
+        blocks = [_block(block, number, folder) for number, block in enumerate(document.blocks)]
         plain = document.title.replace("\\", "").replace('"', "")
-        head = PREAMBLE.replace("{plain}", plain).replace("{title}", inline(document.title))
-        source = head.replace("{subtitle}", inline(document.subtitle)) + "\n\n".join(parts)
+        head = PREAMBLE.replace("{plain}", plain).replace("{title}", _inline(document.title))
+        source = head.replace("{subtitle}", _inline(document.subtitle)) + "\n\n".join(blocks)
         (folder / "report.typ").write_text(source, encoding="utf-8")
         compiled = typst.compile(folder / "report.typ", root=folder, ignore_system_fonts=True)
     if not isinstance(compiled, bytes):
-        raise TypeError("typst gave several files for one PDF")
+        raise TypeError("typst returned several files for one PDF")
     return compiled
 
 
 def _block(block: Block, number: int, folder: Path) -> str:
     match block:
         case Heading(text, level):
-            return f"{'=' * (level - 1)} {inline(text)}"
+            return f"{'=' * (level - 1)} {_inline(text)}"
         case Text(text):
-            return inline(text)
+            return _inline(text)
         case Note(text, kind):
-            return f'#note(rgb("{COLOURS[kind]}"))[{inline(text)}]'
+            return f'#note(rgb("{COLOURS[kind]}"))[{_inline(text)}]'
         case Items(items):
-            return "\n".join(f"- {inline(item)}" for item in items)
+            return "\n".join(f"- {_inline(item)}" for item in items)
         case Code(text):
             return f"#raw({_string(text)}, block: true)"
         case Table():
             return _table(block)
         case Figure(_, svg, caption, alt):
             (folder / f"f{number}.svg").write_text(svg, encoding="utf-8")
-            width = min(100.0, SHRUNK * width_of(svg) / LINE_PT * 100)
+            width = min(100.0, SCALE * block.width_pt / LINE_PT * 100)
             drawn = f'image("f{number}.svg", width: {width:.0f}%, alt: {_string(alt)})'
-            return f"#block(breakable: false)[#{drawn}\n#text(size: 8.5pt, fill: luma(90))[{inline(caption)}]]"
-        case Gallery(pictures):
+            return f"#block(breakable: false)[#{drawn}\n#text(size: 8.5pt, fill: luma(90))[{_inline(caption)}]]"
+        case Gallery(tiles):
             cells = []
-            for place, picture in enumerate(pictures):
-                ending = "png" if picture.data.startswith(b"\x89PNG") else "jpg"
-                (folder / f"g{number}-{place}.{ending}").write_bytes(picture.data)
-                cells.append(
-                    f'block(breakable: false)[#image("g{number}-{place}.{ending}", width: 100%)\n#text(size: '
-                    f"6.5pt)[{inline(picture.caption)}]]"
-                )
+            for place, picture in enumerate(picture for tile in tiles for picture in tile.pictures):
+                file = folder / f"g{number}-{place}.{picture.kind}"
+                file.write_bytes(picture.data)
+                caption = f"#text(size: 6.5pt)[{_inline(picture.caption)}]"
+                cells.append(f'block(breakable: false)[#image("{file.name}", width: 100%)\n{caption}]')
             return f"#grid(columns: (1fr,) * 4, gutter: 8pt, {', '.join(cells)})"
 
 
-def inline(text: str) -> str:
-    """Text with its bold and code marks, all else escaped."""
-    kept = []
-    last = 0
-    for found in MARKS.finditer(text):
-        kept.append(_escaped(text[last : found.start()]))
-        kept.append(f"#strong[{_escaped(found[1])}]" if found[1] else f"#raw({_string(found[2])})")
-        last = found.end()
-    kept.append(_escaped(text[last:]))
-    return "".join(kept)
+def _inline(text: str) -> str:
+    """Escape text and render its markup."""
 
+    def piece(kind: str, text: str) -> str:
+        escaped = SPECIAL.sub(r"\\\1", text).replace("\n", " ")
+        return {"plain": escaped, "bold": f"#strong[{escaped}]", "code": f"#raw({_string(text)})"}[kind]
 
-def _escaped(text: str) -> str:
-    return SPECIAL.sub(r"\\\1", text).replace("\n", " ")
+    return "".join(piece(*found) for found in marked(text))
 
 
 def _string(text: str) -> str:
-    kept = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-    return f'"{kept}"'
-
-
-def _unbreakable(cell: str) -> int:
-    """Characters of the longest piece of a cell that is best kept on one line."""
-    return max((len(piece) for piece in RANGE.split(cell) + RANGE.findall(cell)), default=0) if len(cell) < 25 else 25
-
-
-def _kept_together(cell: str) -> str:
-    """A cell in which an interval stays on one line."""
-    spaced = RANGE.sub(lambda found: found[0].replace(" ", "\u00a0"), cell)
-    return inline(spaced)
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
 
 
 def _table(block: Table) -> str:
-    """A table in the largest type in which its columns fit the page."""
+    """Render a table in the largest type in which its columns fit the page; an interval stays on one line."""
+
+    def unbroken(cell: str) -> int:
+        """Characters of the longest piece that is best kept on one line."""
+        pieces = INTERVAL.split(cell) + INTERVAL.findall(cell) if len(cell) < 25 else []
+        return max(map(len, pieces), default=25 if len(cell) >= 25 else 0)
+
+    def cell(text: str) -> str:
+        return f"[{_inline(INTERVAL.sub(lambda found: found[0].replace(' ', chr(0xA0)), text))}]"
+
     count = len(block.head)
-    needed = [max(map(_unbreakable, column)) for column in zip(block.head, *block.rows, strict=True)]
-    size = next((size for size, room in SIZES if sum(needed) + 2 * count <= room), SMALLEST)
-    broken = str(len(block.rows) > LONG).lower()  # a short table stays on one page, under its caption
-    columns = ", ".join(["auto"] * count)
+    needed = [max(map(unbroken, column)) for column in zip(block.head, *block.rows, strict=True)]
+    size = next((size for size, room in SIZES if sum(needed) + 2 * count <= room), SMALLEST_PT)
+    breakable = str(len(block.rows) > LONG).lower()  # a short table stays on one page, under its caption
     align = ", ".join("left" if column < block.words else "right" for column in range(count))
-    head = f"table.header({', '.join(f'[#strong[{inline(cell)}]]' for cell in block.head)})," if any(block.head) else ""
-    rows = ",\n".join(f"[{_kept_together(cell)}]" for row in block.rows for cell in row)
-    caption = (
-        f"#block(above: 1.2em, below: 0.5em, sticky: true)[#strong[{inline(block.caption)}]]\n" if block.caption else ""
+    head = (
+        f"table.header({', '.join(f'[#strong[{_inline(name)}]]' for name in block.head)})," if any(block.head) else ""
     )
+    rows = ",\n".join(cell(text) for row in block.rows for text in row)
+    caption = f"#strong[{_inline(block.caption)}]" if block.caption else ""
+    above = f"#block(above: 1.2em, below: 0.5em, sticky: true)[{caption}]\n" if caption else ""
     return (
-        f"#block(breakable: {broken})[{caption}#block[#set text(size: {size}pt)\n#set par(justify: false)\n"
-        f"#table(columns: ({columns},), align: ({align},), "
+        f"#block(breakable: {breakable})[{above}#block[#set text(size: {size}pt)\n#set par(justify: false)\n"
+        f"#table(columns: ({'auto, ' * count}), align: ({align},), "
         f"stroke: (x, y) => (bottom: 0.4pt + luma(200)), inset: (x: 3pt, y: 3pt), {head}\n{rows})]]"
     )
