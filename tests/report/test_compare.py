@@ -216,7 +216,7 @@ def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, eval
     assert len(found.entries) == 2
     made = comparisons([one for entry in found.entries for one in entry.everywhere], "f1_macro")
     assert [(one.other_data, len(one.candidates)) for one in made] == [(None, 2), ("x-xxxxxxxx", 2), ("y-yyyyyyyy", 1)]
-    assert "test split of other data, x-xxxxxxxx (trained with split=" in made[1].title
+    assert "test subset of other data, x-xxxxxxxx (trained with split=" in made[1].title
     assert (bool(made[0].leaks), made[1].leaks) == (True, ""), "the split leaks on its own test split"
     assert made[0].n > made[1].n
 

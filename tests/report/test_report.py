@@ -241,7 +241,7 @@ def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_ru
     run = make_run(tmp_path / "runs", "a")
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
     text = _text(tmp_path / "runs", tmp_path / "out")
-    assert "test split of other data, x-xxxxxxxx (trained with split=grouped)" in text
+    assert "test subset of other data, x-xxxxxxxx (trained with split=grouped)" in text
     assert "These images are not of the data that the models were trained on" in text
     assert "These runs differ in images or labels, so they are compared within 2 separate groups" in text
     card = text[text.index("Model card") :]
