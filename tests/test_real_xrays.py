@@ -38,7 +38,7 @@ def test_safe_splits_of_the_real_data_do_not_leak(method, images):
     assert [leak for leak in find_leaks(images.manifest, split) if leak.subset == "val"] == []
 
 
-def test_about_four_in_ten_images_of_the_article_split_show_a_child_of_the_training(images):
+def test_random_split_leaks_about_four_in_ten_images(images):
     split = make_split(images.manifest, SplitConfig("random", leaky=True))
     leaks = {leak.subset: leak.fraction for leak in find_leaks(images.manifest, split)}
     assert 0.33 < leaks["test"] < 0.47
@@ -99,14 +99,14 @@ def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, 
     assert result.metrics["val"]["loss"] <= 0.48
 
 
-def test_the_audit_of_the_real_data_finds_its_copies_and_no_leak_between_its_folders(real_xrays, cache_dir):
+def test_audit_of_real_data_finds_copies_and_no_leak(real_xrays, cache_dir):
     manifest = load_manifest(real_xrays, cache_dir)
     found = audit(manifest, load_cache(manifest, 32, "stretch", cache_dir).pixels)
     assert found["patients_by_class"] == {"BACTERIA": 1360, "NORMAL": 1219, "VIRUS": 1090}
     assert found["duplicates"]["exact_groups"] == 24
     assert found["leaks"] == []
-    told = found["baselines"]["thumbnail"]["pneumonia"]
-    assert told["low"] > told["largest_class"] + 0.15, "even a thumbnail tells pneumonia on this data"
+    score = found["baselines"]["thumbnail"]["pneumonia"]
+    assert score["low"] > score["largest_class"] + 0.15, "even a thumbnail tells pneumonia on this data"
 
 
 @pytest.mark.parametrize("k", [3, 10])

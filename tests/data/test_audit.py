@@ -74,7 +74,7 @@ def test_clean_phantoms_have_no_leak_and_their_counts_are_right(data):
     assert again == found, "the same data give the same figures, to the last digit"
 
 
-def test_a_patient_in_two_folders_ends_with_exit_code_1_and_is_named(tree, tmp_path, cache_dir, monkeypatch, capsys):
+def test_patient_in_two_folders_gives_exit_code_1(tree, tmp_path, cache_dir, monkeypatch, capsys):
     assert _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)[0] == 0
     child = sorted((tree / "train" / "NORMAL").glob("*.jpeg"))[0]
     number = re.fullmatch(r"(.*)-(\d+)", child.stem)
@@ -91,9 +91,7 @@ def test_a_patient_in_two_folders_ends_with_exit_code_1_and_is_named(tree, tmp_p
     assert "LEAK" in (tmp_path / "audit" / "index.html").read_text()
 
 
-def test_a_copy_saved_anew_under_another_name_is_found_across_subsets_with_its_label_conflict(
-    tree, tmp_path, cache_dir, monkeypatch, capsys
-):
+def test_resaved_copy_is_found_across_subsets_with_its_label_conflict(tree, tmp_path, cache_dir, monkeypatch, capsys):
     source = sorted((tree / "train" / "NORMAL").glob("*.jpeg"))[3]
     image = Image.open(source).convert("L")
     image.resize((150, 140)).save(tree / "test" / "PNEUMONIA" / "person9999_virus_1.jpeg", quality=60)
@@ -124,7 +122,7 @@ def test_pairs_agree_with_a_brute_force_search_by_another_library(tree, cache_di
     assert len(theirs) == 6
 
 
-def test_a_planted_shift_between_parts_is_found_and_its_absence_too(data):
+def test_shift_between_subsets_is_found_only_where_planted(data):
     manifest, pixels = data
     half = pd.Series(np.where(pd.factorize(manifest["patient_id"])[0] % 2, "train", "test"))
     alike = audit(manifest, pixels, half)["shift"][0]
@@ -159,9 +157,7 @@ def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, ca
     assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--split", out.strip())[0] == 1
 
 
-def test_broken_images_are_all_listed_and_nothing_is_written_or_they_are_left_out(
-    tree, tmp_path, cache_dir, monkeypatch, capsys
-):
+def test_broken_images_are_listed_or_skipped(tree, tmp_path, cache_dir, monkeypatch, capsys):
     for name in ("IM-8001-0001", "IM-8002-0001"):
         (tree / "train" / "NORMAL" / f"{name}.jpeg").write_bytes(b"not an image")
     code, _, said = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
@@ -213,7 +209,7 @@ def _table(**columns):
         st.tuples(st.integers(0, 5), st.sampled_from(["train", "val", "test", "unused", ""])), min_size=1, max_size=14
     )
 )
-def test_leaks_are_exactly_what_a_search_of_all_pairs_of_images_finds(rows):
+def test_leaks_equal_a_search_over_all_pairs(rows):
     group, subset = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=object)
     manifest = _table(patient_id=[f"p{number}" for number in group])
     found = leaks(manifest, subset, np.full(len(rows), -1), group, copies(manifest, subset))
@@ -227,7 +223,7 @@ def test_leaks_are_exactly_what_a_search_of_all_pairs_of_images_finds(rows):
     assert {tuple(leak["subsets"]): (leak["groups"], leak["images"]) for leak in found} == expected
 
 
-def test_a_group_in_two_folds_is_a_leak_even_where_the_parts_of_one_fold_hide_it():
+def test_group_in_two_folds_is_a_leak():
     manifest = _table(patient_id=["a", "a", "b", "c", "d"])
     subset = np.array(["train", "train", "train", "val", "test"], dtype=object)
     found = leaks(manifest, subset, np.array([1, 2, 1, 0, -1]), np.array([0, 0, 1, 2, 3]), copies(manifest, subset))
@@ -272,7 +268,7 @@ def test_the_gravest_pairs_come_first():
     assert kinds == ["label"] * 5 + ["subset"] * 4 + ["patient"] * 3 + ["copy"] * 3
 
 
-def test_images_that_are_in_no_part_cannot_leak():
+def test_unused_images_cannot_leak():
     same = "cd" * 32
     manifest = _table(patient_id=["a", "a", "b"], phash=[same] * 3, sha256=["2" * 64] * 3)
     subset = np.array(["train", "unused", ""], dtype=object)
@@ -342,7 +338,7 @@ class _Balance(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_shows_each_pair_as_the_files_are_and_needs_nothing_else(data):
+def test_page_shows_each_pair_and_is_self_contained(data):
     manifest, pixels = data
     spoilt = manifest.copy()
     spoilt.loc[[5, 9], ["sha256", "phash"]] = spoilt.loc[3, ["sha256", "phash"]].to_list()
@@ -361,7 +357,7 @@ def test_the_page_shows_each_pair_as_the_files_are_and_needs_nothing_else(data):
         assert np.abs(np.asarray(Image.open(io.BytesIO(raw))).astype(int) - pixels[row]).mean() < 4
 
 
-def test_a_page_of_many_pairs_says_how_many_it_does_not_show(data):
+def test_page_counts_the_pairs_that_it_does_not_show(data):
     manifest, pixels = data
     spoilt = manifest.copy()
     spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
@@ -372,7 +368,7 @@ def test_a_page_of_many_pairs_says_how_many_it_does_not_show(data):
     assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
 
 
-def test_words_say_what_the_figures_mean(data):
+def test_remarks_explain_the_scores(data):
     manifest, pixels = data
     found = audit(manifest, pixels)
     clean = remarks(found)
@@ -401,12 +397,12 @@ def test_words_say_what_the_figures_mean(data):
         (1.0, None, "very different"),
     ],
 )
-def test_shift_is_said_in_words(area, low, word):
+def test_likeness_describes_the_shift(area, low, word):
     assert likeness({"auroc": area, "auroc_low": low, "reason": None}) == word
     assert likeness(undefined("val has 15 patients", 9)) == "val has 15 patients"
 
 
-def test_data_without_patients_are_not_called_free_of_leaks_by_patient(data):
+def test_data_without_patients_are_not_called_free_of_leaks(data):
     manifest, pixels = data
     unknown = manifest.assign(patient_id="unknown-" + manifest["image_id"])
     found = audit(unknown, pixels)
@@ -432,9 +428,7 @@ def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_p
     assert json.loads((out / "audit.json").read_text())["subsets_from"] == split.strip()
 
 
-def test_files_are_whole_and_the_same_again_and_pairs_have_a_head_even_if_there_are_none(
-    tree, tmp_path, cache_dir, monkeypatch, capsys
-):
+def test_audit_files_repeat_and_empty_pairs_have_a_header(tree, tmp_path, cache_dir, monkeypatch, capsys):
     _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
     first = {path.name: path.read_bytes() for path in (tmp_path / "audit").iterdir()}
     assert sorted(first) == ["audit.json", "index.html", "pairs.csv"]
@@ -465,9 +459,7 @@ def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monk
 
 
 @pytest.mark.real
-def test_the_articles_split_of_the_real_data_leaks_four_in_ten_images(
-    real_xrays, tmp_path, cache_dir, monkeypatch, capsys
-):
+def test_random_split_of_real_data_leaks_four_in_ten_images(real_xrays, tmp_path, cache_dir, monkeypatch, capsys):
     code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "split=random", "--json")
     assert code == 1
     found = json.loads(out)

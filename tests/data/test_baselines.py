@@ -50,7 +50,7 @@ def test_figures_are_those_of_scikit_learn(classes, seed):
     assert score["largest_class"] == np.bincount(codes).max() / 90
 
 
-def test_bounds_of_the_auroc_are_those_of_drawing_whole_groups_with_scikit_learn():
+def test_auroc_bounds_equal_a_group_bootstrap_with_scikit_learn():
     codes, probability = _predictions(60, 2, 9)
     group = np.arange(60) // 3
     score = scored(codes, probability, group, ["a", "b"])
@@ -60,7 +60,7 @@ def test_bounds_of_the_auroc_are_those_of_drawing_whole_groups_with_scikit_learn
 
 
 @pytest.mark.parametrize("right", [0, 7, 37, 50])
-def test_bounds_of_the_accuracy_are_wilsons_where_each_image_is_its_own_group(right):
+def test_accuracy_bounds_are_wilsons_for_single_image_groups(right):
     codes = np.zeros(50, dtype=int)
     codes[25:] = 1
     said = codes.copy()
@@ -70,7 +70,7 @@ def test_bounds_of_the_accuracy_are_wilsons_where_each_image_is_its_own_group(ri
     assert [score["low"], score["high"]] == pytest.approx([theirs.low, theirs.high], abs=2e-3)
 
 
-def test_more_images_of_the_same_patients_do_not_make_a_figure_surer():
+def test_more_images_per_patient_do_not_narrow_intervals():
     codes, probability = _predictions(40, 3, 5)
     once = scored(codes, probability, np.arange(40), list("abc"))
     again = scored(np.repeat(codes, 6), np.repeat(probability, 6, axis=0), np.repeat(np.arange(40), 6), list("abc"))
@@ -99,7 +99,7 @@ def test_a_perfect_score_is_not_called_certain():
     assert score["auroc_low"] is None
 
 
-def test_figures_are_the_same_to_the_last_digit_again_and_on_any_number_of_cores(monkeypatch):
+def test_scores_are_identical_on_any_number_of_cores(monkeypatch):
     rng = np.random.default_rng(3)
     label = np.array(["NORMAL", "VIRUS"])[rng.integers(0, 2, 2000)]
     features = metadata_features(_files(2000))
@@ -140,7 +140,7 @@ def test_a_class_that_differs_in_grey_is_told_by_the_thumbnail():
     assert cross_validated(thumbnail_features(pixels), label, np.arange(240), linear)["auroc"] > 0.99
 
 
-def test_a_patient_who_is_known_again_helps_nothing_since_groups_are_never_on_both_sides():
+def test_groups_are_never_on_both_sides_of_a_fold():
     rng = np.random.default_rng(2)
     group = np.repeat(np.arange(80), 5)
     label = np.array(["a", "b"])[rng.integers(0, 2, 80)][group]
@@ -151,7 +151,7 @@ def test_a_patient_who_is_known_again_helps_nothing_since_groups_are_never_on_bo
     assert cross_validated(face, label, group, forest)["accuracy"] < 0.65
 
 
-def test_images_of_the_part_test_change_no_baseline():
+def test_test_images_change_no_baseline():
     label = np.tile(["NORMAL", "VIRUS", "BACTERIA"], 60)
     subset = np.where(np.arange(180) < 120, "train", "test").astype(object)
     features, group = np.random.default_rng(4).normal(size=(180, 6)), np.arange(180)
@@ -164,7 +164,7 @@ def test_images_of_the_part_test_change_no_baseline():
     assert "only an evaluation may score" in nothing["reason"]
 
 
-def test_on_val_is_the_score_of_one_model_that_saw_train_alone():
+def test_on_val_scores_a_model_fitted_on_train_alone():
     rng = np.random.default_rng(5)
     label = np.array(["NORMAL", "VIRUS", "BACTERIA"])[rng.integers(0, 3, 300)]
     features = rng.normal(size=(300, 4)) + (label == "VIRUS")[:, None]
@@ -178,7 +178,7 @@ def test_on_val_is_the_score_of_one_model_that_saw_train_alone():
     assert score["n"] == (subset == "val").sum()
 
 
-def test_a_class_that_val_lacks_leaves_the_auroc_undefined_and_says_why():
+def test_class_missing_from_val_leaves_auroc_undefined():
     label = np.array(["NORMAL", "VIRUS", "BACTERIA"] * 20 + ["NORMAL", "VIRUS"] * 5)
     subset = np.array(["train"] * 60 + ["val"] * 10, dtype=object)
     features = np.random.default_rng(6).normal(size=(70, 3))
@@ -200,7 +200,7 @@ def test_binary_labels_have_no_subtype_and_the_reason_names_them():
     assert of_task(features, label, subset, np.arange(40), PNEUMONIA, linear)["accuracy"] == 1
 
 
-def test_too_few_patients_are_a_reason_that_names_the_class_and_not_a_figure():
+def test_too_few_patients_give_a_reason_and_no_value():
     label = np.array(["a"] * 30 + ["b"] * 12)
     score = cross_validated(np.zeros((42, 2)), label, np.r_[np.arange(30), 100 + np.arange(12) // 3], linear)
     assert score["reason"] == "b has 4 patients, and 5 are needed in each class"
@@ -208,7 +208,7 @@ def test_too_few_patients_are_a_reason_that_names_the_class_and_not_a_figure():
     assert "one class alone, a" in cross_validated(np.zeros((9, 2)), np.full(9, "a"), np.arange(9), linear)["reason"]
 
 
-def test_nothing_is_said_of_the_shift_of_a_small_subset():
+def test_shift_of_a_small_subset_is_undefined():
     subset = np.array(["train"] * 50 + ["val"] * 19, dtype=object)
     features = (subset == "val").astype(float)[:, None]
     score = of_pair(features, subset, np.arange(69), ("train", "val"), linear)

@@ -34,7 +34,7 @@ def _tree(root: Path, count: int = 3) -> Path:
     return root
 
 
-def test_the_manifest_has_one_typed_row_per_image_and_its_hash_ignores_the_place(tmp_path):
+def test_manifest_has_typed_rows_and_a_path_free_hash(tmp_path):
     one, other = _tree(tmp_path / "one"), _tree(tmp_path / "other")
     manifest = load_manifest(one, tmp_path / "cache")
     assert list(manifest.columns) == list(COLUMNS)
@@ -46,7 +46,7 @@ def test_the_manifest_has_one_typed_row_per_image_and_its_hash_ignores_the_place
     assert manifest_sha256(load_manifest(one, tmp_path / "cache")) != manifest_sha256(manifest)
 
 
-def test_the_cache_holds_what_decode_gives_and_a_later_run_decodes_nothing(tmp_path, monkeypatch):
+def test_cache_holds_decoded_images_and_is_reused(tmp_path, monkeypatch):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     pixels = load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels
     assert pixels.shape == (9, 24, 24)
@@ -67,7 +67,7 @@ def _build(manifest: pd.DataFrame, where: Path, results) -> None:
     results.put(int(np.asarray(load_cache(manifest, 48, "stretch", where).pixels, dtype=np.int64).sum()))
 
 
-def test_two_processes_may_build_one_cache_at_once(tmp_path):
+def test_two_processes_build_one_cache_together(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x", 60), tmp_path / "cache")
     context = multiprocessing.get_context("spawn")
     results = context.Queue()
@@ -205,9 +205,9 @@ def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil
     assert np.array_equal(after.pixels, before)
     assert after.pixels.dtype == np.uint8
     assert after.problems == {}
-    told = capsys.readouterr().err
-    assert told.count("The images are decoded again.") == 1
-    assert path.name in told
+    printed = capsys.readouterr().err
+    assert printed.count("The images are decoded again.") == 1
+    assert path.name in printed
     assert not (tmp_path / "unpickled").exists()
     load_cache(manifest, 24, "stretch", tmp_path / "cache")
     assert capsys.readouterr().err == ""
@@ -261,14 +261,14 @@ def test_a_damaged_phantom_is_drawn_again_with_a_warning(how, tmp_path, capsys):
     capsys.readouterr()
     load_phantoms(6, 0, tmp_path)
     assert {path: path.read_bytes() for path in root.rglob("*.jpeg")} == films
-    told = capsys.readouterr().err
-    assert told.count("The phantoms are drawn again.") == 1
-    assert spoiled.name in told
+    printed = capsys.readouterr().err
+    assert printed.count("The phantoms are drawn again.") == 1
+    assert spoiled.name in printed
     load_phantoms(6, 0, tmp_path)
     assert capsys.readouterr().err == ""
 
 
-def test_a_damaged_cache_that_can_not_be_written_is_an_error_and_is_kept(tmp_path, monkeypatch):
+def test_damaged_cache_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     path = Path(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels.filename)
     _flip_bits(path)

@@ -44,7 +44,7 @@ def _cells(sheet: Image.Image, rows: int, columns: int) -> np.ndarray:
 
 
 def _sources(cells: np.ndarray) -> np.ndarray:
-    """Which image each picture is, told by its grey level."""
+    """The index of the image of each picture, by its grey level."""
     return cells[..., -1, -1].astype(int) - 60
 
 
@@ -70,7 +70,7 @@ def test_a_long_title_widens_the_sheet(pixels):
     assert page.shape[1] > 300
 
 
-def test_examples_are_of_as_many_patients_as_there_are_and_repeat_by_seed(manifest):
+def test_examples_cover_many_patients_and_repeat_by_seed(manifest):
     rows = np.arange(30)
     first = chosen(manifest, rows, 10, 0)
     assert len(set(manifest["patient_id"].to_numpy()[first])) == 10
@@ -86,7 +86,7 @@ def test_each_row_of_the_classes_holds_images_of_its_class(manifest, pixels):
     assert all(len(set(row)) == 5 for row in found)
 
 
-def test_each_row_of_the_parts_holds_images_of_its_class_and_subset(manifest, pixels):
+def test_each_row_holds_images_of_its_class_and_subset(manifest, pixels):
     subset = manifest["source_split"].to_numpy(dtype=object)
     found = _sources(_cells(by_subset(manifest, pixels, subset, 3, 0), 9, 3))
     assert manifest["label"].to_numpy()[found[:, 0]].tolist() == ["NORMAL"] * 3 + ["VIRUS"] * 3 + ["ZEBRA"] * 3
@@ -141,7 +141,7 @@ def test_the_command_writes_sheets_that_other_programs_open(phantoms, tmp_path, 
     assert (tmp_path / "augmentation-high.png").read_bytes() != first
 
 
-def test_data_without_parts_have_no_sheet_of_parts_and_broken_images_are_named(tmp_path, monkeypatch, capsys):
+def test_data_without_subsets_have_no_subset_sheet(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     for name in (
         "NORMAL/IM-0001-0001",
@@ -167,7 +167,7 @@ def test_data_without_parts_have_no_sheet_of_parts_and_broken_images_are_named(t
     assert "left out" in said
 
 
-def test_a_picture_that_few_programs_could_open_is_refused_before_anything_is_read(tmp_path, monkeypatch, capsys):
+def test_too_large_sheet_is_refused_before_reading_images(tmp_path, monkeypatch, capsys):
     words = ["/no/such/data", "--images", 100, "--draws", 100, "--size", 1024, "--out", tmp_path / "sheets"]
     code, _, said = _show(words, monkeypatch, capsys)
     assert code == 2

@@ -32,7 +32,7 @@ def _pixels(batches) -> torch.Tensor:
     return torch.cat([batch["image"] for batch in batches])
 
 
-def test_an_epoch_shows_every_training_image_once_and_the_last_batch_is_kept(module):
+def test_epoch_has_every_training_image_once(module):
     data = module(augmentation=AugmentationConfig())
     batches = _epoch(data.loader("train", 5), 0)
     positions = torch.cat([batch["position"] for batch in batches])
@@ -58,7 +58,7 @@ def test_last_batch_of_one_is_merged(images, batch_size):
     assert in_order == [min(batch_size, images - start) for start in range(0, images, batch_size)]
 
 
-def test_augmentation_differs_by_epoch_and_repeats_under_one_seed_whatever_the_workers(module):
+def test_augmentation_differs_by_epoch_and_repeats_by_seed(module):
     alone, helped = module(0).loader("train", 5), module(2).loader("train", 5)
     first, second = _pixels(_epoch(alone, 0)), _pixels(_epoch(alone, 1))
     assert torch.equal(first, _pixels(_epoch(helped, 0)))

@@ -167,7 +167,7 @@ def test_bits_outside_the_stored_ones_are_ignored(stored, high, signed, syntax):
 @pytest.mark.parametrize(
     ("padding", "limit"), [(0, None), (4095, None), (4000, 4095), (4095, 4000), (63536, None), (61440, 65535)]
 )
-def test_padding_is_black_and_has_no_part_in_the_contrast(padding, limit, window, inverted):
+def test_padding_is_black_and_excluded_from_the_contrast(padding, limit, window, inverted):
     inside = np.linspace(1000, 2000, 2048).round().astype(np.uint16)
     pixels = np.concatenate([inside, np.full(2048, padding, np.uint16)]).reshape(64, 64)
     tags = {"PixelPaddingValue": padding, **({} if limit is None else {"PixelPaddingRangeLimit": limit}), **window}
@@ -452,7 +452,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_dicom_file_that_is_no_radiograph_is_refused_with_its_reason(name):
+def test_dicom_file_that_is_no_radiograph_is_refused(name):
     raw, reason = BROKEN[name]
     with pytest.raises(UnreadableImageError, match=reason):
         read_header(raw) and decode(raw, 32)
@@ -508,10 +508,10 @@ def test_a_patient_is_a_digest_and_never_the_id_itself(tmp_path: Path):
     files["none"].write_bytes(dicom(SMALL, PatientID=""))
     files["broken"].write_bytes(b"x")
     files["deflated"].write_bytes(dicom(SMALL, DeflatedExplicitVRLittleEndian))
-    told = {name: dicom_patient(path) for name, path in files.items()}
-    assert told["a"] == told["b"] == "DICOM-" + "".join(f"{byte:02x}" for byte in _sha256(b"4711"))[:12]
-    assert told["c"] not in {told["a"], None}
-    assert told["none"] is told["broken"] is told["deflated"] is None
+    patients = {name: dicom_patient(path) for name, path in files.items()}
+    assert patients["a"] == patients["b"] == "DICOM-" + "".join(f"{byte:02x}" for byte in _sha256(b"4711"))[:12]
+    assert patients["c"] not in {patients["a"], None}
+    assert patients["none"] is patients["broken"] is patients["deflated"] is None
 
 
 def _sha256(text: bytes) -> bytes:

@@ -129,13 +129,13 @@ def test_a_server_that_can_not_continue_starts_anew(server, tmp_path):
     assert download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY)).read_bytes() == BODY
 
 
-def test_a_part_that_is_whole_already_is_taken(server, tmp_path):
+def test_complete_partial_file_is_used(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     (tmp_path / ".x.npz.part").write_bytes(BODY)
     assert download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY)).read_bytes() == BODY
 
 
-def test_a_part_with_wrong_bytes_is_thrown_away_and_fetched_again(server, tmp_path):
+def test_partial_file_with_wrong_bytes_is_fetched_again(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     (tmp_path / ".x.npz.part").write_bytes(b"y" * 1000)
     assert download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY)).read_bytes() == BODY
@@ -176,7 +176,7 @@ def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
             download(f"http://127.0.0.1:{silent.getsockname()[1]}/x", tmp_path / "x", md5(BODY))
 
 
-def test_a_transfer_that_stays_broken_says_what_is_kept(server, tmp_path):
+def test_broken_transfer_reports_the_kept_bytes(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     server.cut = [200, 200, 200, 200]
     with pytest.raises(TransferError, match="800 bytes are kept, and the same command resumes"):
@@ -201,7 +201,7 @@ def medmnist_server(server, monkeypatch, tmp_path):
     return server
 
 
-def test_medmnist_comes_from_the_address_and_with_the_checksum_of_its_package(medmnist_server, tmp_path):
+def test_medmnist_uses_address_and_checksum_of_its_package(medmnist_server, tmp_path):
     path = fetch("medmnist", tmp_path / "cache", size=64)
     assert path == tmp_path / "cache" / "downloads" / "medmnist" / "pneumoniamnist_64.npz"
     assert recognise(path, tmp_path / "cache").kind == "MedMNIST"
@@ -216,7 +216,7 @@ def test_every_size_of_medmnist_has_an_address_and_a_checksum():
         assert len(info[f"MD5{flag}"]) == 32
 
 
-def test_the_default_place_of_medmnist_is_where_the_config_looks_for_it(compose, tmp_path):
+def test_default_medmnist_path_matches_the_config(compose, tmp_path):
     config = compose("data=medmnist", f"cache_dir={tmp_path}", small=False)
     assert config.data.root == str(tmp_path / "downloads" / "medmnist" / "pneumoniamnist.npz")
 
@@ -241,11 +241,11 @@ def kaggle(server, monkeypatch):
     monkeypatch.setitem(environment._env_to_endpoint, environment.KaggleEnv.PROD, server.url)
     raw = release_zip()
     check = base64.b64encode(hashlib.md5(raw).digest()).decode()
-    told = {"ref": KAGGLE, "currentVersionNumber": 2}
+    answer = {"ref": KAGGLE, "currentVersionNumber": 2}
     server.routes["/v1/datasets.DatasetApiService/GetDataset"] = (
         200,
         {"Content-Type": "application/json"},
-        json.dumps(told).encode(),
+        json.dumps(answer).encode(),
     )
     server.routes["/v1/datasets.DatasetApiService/DownloadDataset"] = (200, {"X-Goog-Hash": f"md5={check}"}, raw)
     return server
@@ -261,7 +261,7 @@ def test_kaggle_is_asked_for_the_release_by_its_own_client(kaggle, tmp_path):
     assert not any(path.endswith("DownloadDataset") for _, path, _ in kaggle.asked[asked:]), "nothing is fetched twice"
 
 
-def test_a_kaggle_download_that_broke_goes_on_where_it_was(kaggle, tmp_path):
+def test_broken_kaggle_download_resumes(kaggle, tmp_path):
     kaggle.cut = [5000]
     with pytest.raises(TransferError, match=r"Kaggle .*broke off.*the same command resumes"):
         fetch("kaggle", tmp_path / "cache")
@@ -278,7 +278,7 @@ def test_wrong_bytes_from_kaggle_are_deleted(kaggle, tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_login_that_kaggle_refuses_says_what_to_do_and_keeps_the_key_secret(status, kaggle, tmp_path, monkeypatch):
+def test_refused_kaggle_login_has_a_remedy_and_hides_the_key(status, kaggle, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     kaggle.routes["/v1/datasets.DatasetApiService/GetDataset"] = (status, {}, b"{}")
     with pytest.raises(
@@ -318,9 +318,9 @@ def hub(server):
         etag = entry.get("lfs", {}).get("sha256", git)
         headers = {"ETag": f'"{etag}"', "X-Repo-Commit": SHA}
         server.routes[f"/datasets/{REPO}/resolve/{SHA}/{name}"] = (200, headers, raw)
-    told = {"id": REPO, "sha": SHA, "siblings": listing, "private": False, "tags": [], "downloads": 0, "likes": 0}
+    answer = {"id": REPO, "sha": SHA, "siblings": listing, "private": False, "tags": [], "downloads": 0, "likes": 0}
     kind = {"Content-Type": "application/json"}
-    server.routes[f"/api/datasets/{REPO}"] = (200, kind, json.dumps(told).encode())
+    server.routes[f"/api/datasets/{REPO}"] = (200, kind, json.dumps(answer).encode())
     server.routes[f"/api/datasets/{REPO}/tree/{SHA}"] = (200, kind, json.dumps(listing).encode())
     return server
 
@@ -339,7 +339,7 @@ def from_hub(url: str, cache: Path, repo: str = REPO, **environment: str) -> sub
     )
 
 
-def test_hugging_face_is_asked_for_the_images_of_a_data_set_by_its_own_client(hub, tmp_path):
+def test_hugging_face_images_are_fetched_by_its_client(hub, tmp_path):
     done = from_hub(hub.url, tmp_path / "cache")
     assert done.returncode == 0, done.stdout + done.stderr
     folder = Path(done.stdout.strip())
@@ -359,7 +359,7 @@ def test_hugging_face_is_asked_for_the_images_of_a_data_set_by_its_own_client(hu
     )
 
 
-def test_a_file_from_hugging_face_with_other_bytes_of_the_same_length_is_deleted(hub, tmp_path):
+def test_hugging_face_file_with_wrong_bytes_is_deleted(hub, tmp_path):
     for name in ("train/PNEUMONIA/person1_virus_1.png", "train/NORMAL/IM-0001-0001.png"):
         path = f"/datasets/{REPO}/resolve/{SHA}/{name}"
         status, headers, raw = hub.routes[path]
@@ -372,7 +372,7 @@ def test_a_file_from_hugging_face_with_other_bytes_of_the_same_length_is_deleted
     assert sorted(path.name for path in folder.glob("train/*/*.png")) == ["IM-0000-0001.png", "IM-0002-0001.png"]
 
 
-def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_its_listing_fails(hub, tmp_path):
+def test_incomplete_hugging_face_copy_is_refused(hub, tmp_path):
     """The client then hands out the folder as it is, with a warning."""
     assert from_hub(hub.url, tmp_path / "cache").returncode == 0
     folder = tmp_path / "cache" / "downloads" / "huggingface" / "someone--chest-xrays"
@@ -402,7 +402,7 @@ def test_a_half_copy_from_hugging_face_is_not_taken_for_whole_when_its_listing_f
         ("../x", {}, 200, "ConfigError --repo ../x names no data set"),
     ],
 )
-def test_a_data_set_that_is_not_to_be_had_says_what_to_do(repo, headers, status, message, hub, tmp_path):
+def test_unavailable_data_set_has_a_remedy(repo, headers, status, message, hub, tmp_path):
     hub.routes[f"/api/datasets/{repo}"] = (status, headers, b"{}")
     done = from_hub(hub.url, tmp_path / "cache", repo, HF_TOKEN=SECRET)
     assert done.returncode == 2
@@ -433,7 +433,7 @@ def test_without_any_network_each_host_says_so_soon(tmp_path):
 
 
 @pytest.mark.parametrize("host", ["kaggle", "huggingface", "medmnist"])
-def test_a_missing_client_says_how_to_get_it(host, tmp_path, monkeypatch):
+def test_missing_client_has_a_remedy(host, tmp_path, monkeypatch):
     for name in ("kagglehub", "huggingface_hub", "medmnist"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     with pytest.raises(

@@ -191,7 +191,7 @@ def test_threads_that_silence_warnings_together_restore_them():
     assert warnings.filters == before
 
 
-def test_a_jpeg_of_a_thousand_scans_is_refused_before_it_is_decoded():
+def test_jpeg_with_a_thousand_scans_is_refused_before_decoding():
     out = io.BytesIO()
     Image.effect_noise((64, 64), 60).save(out, "JPEG", progressive=True)
     raw = out.getvalue()
@@ -233,7 +233,7 @@ def test_the_first_frame_of_several_is_read():
         assert abs(int(decode(out.getvalue(), 16).mean()) - 40) <= 1
 
 
-def test_a_file_above_the_limit_is_refused_by_its_size_on_disk(tmp_path):
+def test_too_large_file_is_refused_by_its_size_on_disk(tmp_path):
     path = tmp_path / "x.jpeg"
     with path.open("wb") as file:
         file.truncate(5 * 2**30)

@@ -52,7 +52,7 @@ def test_transparency_lies_on_black(ramp):
 
 @pytest.mark.parametrize("shape", [(960, 1280), (957, 1283), (1001, 1499), (904, 911), (113, 120)])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode_whatever_the_size(shape, mode):
+def test_scaled_jpeg_decode_is_within_half_a_grey_level(shape, mode):
     rng = np.random.default_rng(0)
     noise = [cv2.GaussianBlur(rng.integers(0, 255, shape).astype(np.float32), (0, 0), sigma) for sigma in (40, 6)]
     coarse, fine = (cv2.normalize(layer, None, 0, 255, cv2.NORM_MINMAX) for layer in noise)
@@ -66,7 +66,7 @@ def test_scaled_jpeg_decoding_stays_within_half_a_grey_level_of_a_full_decode_wh
 
 
 @pytest.mark.parametrize("extent", [(20, 30), (19.25, 29.5), (19.0001, 29.125)])
-def test_area_means_of_a_part_of_the_pixels_are_exact(extent):
+def test_area_means_over_partial_pixels_are_exact(extent):
     pixels = np.random.default_rng(1).integers(0, 256, (20, 30)).astype(np.uint8)
     got = fit(Grey(pixels, *extent), 7, "stretch")
 

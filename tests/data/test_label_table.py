@@ -89,21 +89,21 @@ def test_numbers_count_where_the_header_says_what_they_mean(header, codes, label
     assert [found[name][0] for name in "abcd"] == labels
 
 
-def test_a_patient_that_the_table_leaves_open_is_taken_from_the_name(tmp_path):
+def test_patient_missing_from_the_table_is_read_from_the_name(tmp_path):
     images = {"person7_virus_1.png": png(0), "IM-0003-0001.png": png(1)}
     table = "image,label\nperson7_virus_1.png,pneumonia\nIM-0003-0001.png,normal\n"
     found = said(make(tmp_path / "root", table, images), tmp_path / "cache", tmp_path / "root" / "labels.csv")
     assert found == {"person7_virus_1": ("PNEUMONIA", "VIRUS-7", ""), "IM-0003-0001": ("NORMAL", "IM-3", "")}
 
 
-def test_a_table_beside_a_release_that_needs_none_is_left_alone_and_that_is_said(tmp_path):
+def test_unneeded_table_is_ignored_with_a_note(tmp_path):
     images = {"train/NORMAL/IM-0001-0001.jpeg": png(0), "train/PNEUMONIA/person1_virus_1.jpeg": png(1)}
     release = recognise(make(tmp_path / "root", "image,label\nx,y\n", images), tmp_path / "cache")
     assert release.kind == "Kaggle"
     assert "labels.csv was not used" in release.notes[-1]
 
 
-def test_parts_come_from_folders_where_the_table_has_none(tmp_path):
+def test_subsets_are_from_folders_if_the_table_has_none(tmp_path):
     images = {"train/a.png": png(0), "validation/b.png": png(1)}
     found = said(make(tmp_path / "root", "image,label\na,normal\nb,virus\n", images), tmp_path / "cache")
     assert {name: values[2] for name, values in found.items()} == {"a": "train", "b": "val"}
@@ -157,14 +157,14 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_table_that_does_not_fit_is_refused_with_numbers_and_examples(name, tmp_path):
+def test_table_that_does_not_match_is_refused_with_examples(name, tmp_path):
     table, message = BAD[name]
     root = make(tmp_path / "root", table)
     with pytest.raises(LabelError, match=message):
         recognise(root, tmp_path / "cache")
 
 
-def test_a_name_in_two_places_must_be_said_by_path(tmp_path):
+def test_name_in_two_places_needs_a_path(tmp_path):
     images = {"x/a.png": png(0), "y/a.png": png(1)}
     root = make(tmp_path / "root", "image,label\na.png,normal\nx/a.png,virus\n", images)
     with pytest.raises(
@@ -251,7 +251,7 @@ def test_a_table_that_contradicts_folder_or_name_is_refused(image, tmp_path):
         recognise(root, tmp_path / "cache", root / "labels.csv")
 
 
-def test_several_tables_are_nobodys_to_choose(tmp_path):
+def test_several_tables_are_ambiguous(tmp_path):
     root = make(make(tmp_path / "root", TABLE), TABLE, name="other.csv")
     with pytest.raises(LayoutError, match=r"several tables \(labels.csv, other.csv\).*Use --labels FILE"):
         recognise(root, tmp_path / "cache")
@@ -266,7 +266,7 @@ def test_a_missing_table_and_a_folder_without_images_are_named(tmp_path):
         recognise(root, tmp_path / "cache")
 
 
-def test_a_file_that_is_far_too_large_for_a_table_is_not_read(tmp_path):
+def test_far_too_large_table_is_not_read(tmp_path):
     with (tmp_path / "x.csv").open("wb") as file:
         file.truncate(200 * 2**20)
     with pytest.raises(LabelError, match="more than 100 MB"):
@@ -289,7 +289,7 @@ def test_any_table_is_read_or_refused_and_nothing_else(start, rest, tmp_path_fac
 
 
 @pytest.mark.parametrize("column", ["image", "label"])
-def test_a_cell_with_a_control_character_is_printed_as_an_escape_sequence(column, tmp_path):
+def test_control_characters_in_cells_are_escaped(column, tmp_path):
     table = "image,label\na\x1b[31m,normal\n" if column == "image" else "image,label\na,nor\x1b[31mmal\n"
     with pytest.raises(LabelError) as refused:
         recognise(make(tmp_path / "root", table), tmp_path / "cache")

@@ -28,7 +28,7 @@ def test_a_kept_manifest_is_read_back_as_it_was(manifest, tmp_path):
 
 @pytest.mark.parametrize("size", [24, 75, 76, 160])
 @pytest.mark.parametrize("resize", ["stretch", "pad"])
-def test_a_manifest_is_the_same_whatever_size_was_decoded_on_the_way(size, resize, manifest, phantoms, tmp_path):
+def test_manifest_does_not_depend_on_the_decoded_size(size, resize, manifest, phantoms, tmp_path):
     other = load_manifest(phantoms, tmp_path / "other", shape=Shape(size, resize))
     pd.testing.assert_frame_equal(other, manifest)
 
@@ -76,7 +76,7 @@ CELLS = {
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_a_manifest_with_an_unsound_cell_names_the_column_and_the_row(name, manifest, tmp_path):
+def test_invalid_manifest_cell_is_named_by_column_and_row(name, manifest, tmp_path):
     column, value, message = CELLS[name]
     cells = manifest[column].tolist()
     # A Parquet column has one type: a cell of another one makes the column that of all cells.
@@ -87,7 +87,7 @@ def test_a_manifest_with_an_unsound_cell_names_the_column_and_the_row(name, mani
         load_manifest(tmp_path / "manifest.parquet", tmp_path)
 
 
-def test_a_manifest_that_is_none_is_named(tmp_path):
+def test_file_that_is_no_manifest_is_refused(tmp_path):
     with pytest.raises(ManifestError, match=r"There is no manifest .*pneumonia data import"):
         load_manifest(tmp_path / "none.parquet", tmp_path)
     (tmp_path / "text.parquet").write_text("image_id,label\n")
@@ -95,7 +95,7 @@ def test_a_manifest_that_is_none_is_named(tmp_path):
         load_manifest(tmp_path / "text.parquet", tmp_path)
 
 
-def test_a_file_that_changed_since_it_was_imported_is_found_when_it_is_decoded(phantoms, tmp_path):
+def test_file_changed_after_import_is_found_on_decoding(phantoms, tmp_path):
     root = tmp_path / "NORMAL"
     root.mkdir()
     for path in sorted(phantoms.rglob("IM-*.jpeg"))[:5]:

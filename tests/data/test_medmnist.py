@@ -33,7 +33,7 @@ def test_every_pixel_and_label_survives(side, tmp_path):
             assert np.array_equal(labels, arrays[f"{subset}_labels"].ravel() == 1)
 
 
-def test_a_last_axis_of_one_and_flat_labels_are_the_same_data(tmp_path):
+def test_trailing_axis_and_flat_labels_give_equal_data(tmp_path):
     plain = medmnist(tmp_path / "plain.npz")
     with np.load(plain) as arrays:
         other = {
@@ -46,7 +46,7 @@ def test_a_last_axis_of_one_and_flat_labels_are_the_same_data(tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(read_back(one, subset), read_back(two, subset), strict=True))
 
 
-def test_a_subset_of_the_parts_is_fine(tmp_path):
+def test_missing_subsets_are_accepted(tmp_path):
     path = medmnist(tmp_path / "x.npz", counts={"test": 5})
     folder = unpack_medmnist(path, tmp_path / "cache")
     assert sorted(entry.name for entry in folder.iterdir()) == ["test"]
@@ -125,7 +125,7 @@ def header(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
     return out.getvalue()
 
 
-def test_an_array_that_claims_more_than_it_holds_is_refused_before_memory_is_asked_for(tmp_path):
+def test_array_with_too_large_a_header_is_refused_before_allocation(tmp_path):
     files = {"train_images.npy": header((10**9, 224, 224)), "train_labels.npy": header((10**9, 1))}
     with pytest.raises(ArchiveError, match=r"train_images declares 50,176,000,000,000 bytes and has 0"):
         unpack_medmnist(make_zip(tmp_path / "x.npz", files), tmp_path / "cache")

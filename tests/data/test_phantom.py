@@ -22,7 +22,7 @@ def test_phantoms_look_like_a_release(phantoms):
 
 
 @pytest.mark.parametrize("label", LABELS)
-def test_a_film_repeats_under_its_seed_and_differs_by_take_and_patient(label):
+def test_phantom_repeats_by_seed_and_differs_by_take_and_patient(label):
     film = draw(label, 7, 0)
     assert film.dtype == np.uint8
     assert film.shape[0] == 256

@@ -48,7 +48,7 @@ def test_the_release_nested_twice_is_not_read_twice(tmp_path):
     assert len(find(tmp_path)) == len(KAGGLE)
 
 
-def test_a_bacterial_and_a_viral_patient_of_one_number_are_two_children(tmp_path):
+def test_bacterial_and_viral_patients_of_one_number_are_distinct(tmp_path):
     found = find(_tree(tmp_path, KAGGLE))
     assert len({item.patient_id for item in found if "person90_" in item.path.name}) == 2
 
@@ -113,7 +113,7 @@ def test_a_mendeley_tree_is_recognised_by_its_names(tmp_path):
     assert "The release is in chest_xray." in release.notes
 
 
-def test_the_kaggle_names_are_recognised_with_what_a_person_should_know(tmp_path):
+def test_kaggle_names_are_recognised_with_notes(tmp_path):
     _tree(tmp_path / "chest_xray", [*KAGGLE, "train/COVID/x.jpeg", ".DS_Store"])
     release = recognise(tmp_path, tmp_path / "cache")
     assert release.kind == "Kaggle"
@@ -145,7 +145,7 @@ def test_both_ways_of_naming_side_by_side_are_called_mixed(tmp_path):
 @pytest.mark.parametrize(
     "subset_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
 )
-def test_every_layout_of_parts_and_classes_gives_the_same_images(layout, subsets, subset_names, tmp_path):
+def test_every_folder_layout_gives_the_same_images(layout, subsets, subset_names, tmp_path):
     for number, name in enumerate(KAGGLE):
         kind = KAGGLE[name][0]
         place = layout.format(
@@ -189,7 +189,7 @@ def test_a_folder_that_links_back_to_itself_is_walked_once(tmp_path):
     assert len(find(root)) == len(KAGGLE)
 
 
-def test_a_link_that_leads_nowhere_is_refused_and_not_left_out_silently(tmp_path):
+def test_broken_link_is_refused(tmp_path):
     root = _tree(tmp_path / "root", KAGGLE)
     (root / "train" / "NORMAL" / "more").symlink_to(tmp_path / "gone")
     with pytest.raises(
@@ -261,7 +261,7 @@ def test_a_medmnist_file_is_read_with_its_subsets_and_without_patients(tmp_path)
     assert "MedMNIST took its val at random" in notes
 
 
-def test_a_folder_or_archive_around_one_medmnist_file_is_read_as_the_file(tmp_path):
+def test_folder_or_archive_around_a_medmnist_file_is_read(tmp_path):
     (tmp_path / "folder").mkdir()
     path = medmnist(tmp_path / "folder" / "pneumoniamnist.npz")
     archive = make_zip(tmp_path / "x.zip", {"pneumoniamnist.npz": path.read_bytes()})
@@ -270,7 +270,7 @@ def test_a_folder_or_archive_around_one_medmnist_file_is_read_as_the_file(tmp_pa
     assert _said(recognise(archive, tmp_path / "cache").images) == alone
 
 
-def test_parquet_shards_are_unpacked_byte_for_byte_with_the_names_of_the_release(tmp_path):
+def test_parquet_shards_are_unpacked_with_release_names(tmp_path):
     files = {"IM-0001-0001.jpeg": 0, "person1_virus_1.jpeg": 1, "person1_bacteria_1.jpeg": 1}
     rows = [(png(number), name, label) for number, (name, label) in enumerate(files.items())]
     shard(tmp_path / "hub" / "data" / "train-00000-of-00002.parquet", rows[:2], ["NORMAL", "PNEUMONIA"])
@@ -320,7 +320,7 @@ BAD_SHARDS = {
 
 
 @pytest.mark.parametrize("name", BAD_SHARDS)
-def test_a_shard_that_is_not_this_data_set_is_refused_and_nothing_is_kept(name, tmp_path):
+def test_foreign_shard_is_refused_and_nothing_is_kept(name, tmp_path):
     rows, names, message = BAD_SHARDS[name]
     shard(tmp_path / "hub" / "train.parquet", rows, names)
     with pytest.raises(ArchiveError, match=message):
@@ -344,7 +344,7 @@ def _dicom(root: Path, files: dict[str, str | None]) -> Path:
     return root
 
 
-def test_dicom_files_take_class_from_the_folder_and_patient_from_the_header(tmp_path):
+def test_dicom_class_is_from_folder_and_patient_from_header(tmp_path):
     root = _dicom(
         tmp_path,
         {
@@ -391,7 +391,7 @@ def test_a_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
         find(_tree(tmp_path, ["NORMAL/IM-0001-0001.jpeg", "NORMAL/LICENSE"]))
 
 
-def test_pneumonia_of_unknown_kind_is_a_class_of_the_binary_task_alone():
+def test_unknown_pneumonia_is_a_class_of_the_binary_task_only():
     assert PNEUMONIA.index("PNEUMONIA") == PNEUMONIA.index("VIRUS") == 1
     with pytest.raises(LabelError, match=r"task=subtype has no class for them\. Use task=pneumonia"):
         SUBTYPE.index("PNEUMONIA")

@@ -50,7 +50,7 @@ def _config(method: str, seed: int = 0, **settings) -> SplitConfig:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_image_is_in_exactly_one_part_and_the_split_repeats_under_its_seed(method):
+def test_every_image_is_in_one_subset_and_the_split_repeats(method):
     manifest = _manifest()
     if method == "given":
         manifest.loc[:40, "source_split"] = "val"
@@ -64,7 +64,7 @@ def test_every_image_is_in_exactly_one_part_and_the_split_repeats_under_its_seed
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_no_safe_split_ever_puts_one_group_in_two_parts_or_folds(data):
+def test_safe_splits_keep_groups_together(data):
     manifest = _manifest(data.draw(st.integers(12, 80)), data.draw(st.integers(0, 10**6)), data.draw(st.integers(0, 8)))
     k = data.draw(st.integers(2, 12))
     config = SplitConfig(
@@ -92,7 +92,7 @@ def test_no_safe_split_ever_puts_one_group_in_two_parts_or_folds(data):
         assert config.method == "grouped" or ((split["subset"] == "test") == (manifest["source_split"] == "test")).all()
 
 
-def test_the_grouped_split_is_near_80_10_10_in_every_class_as_scikit_learn_would_cut_it():
+def test_grouped_split_is_near_80_10_10_in_every_class():
     manifest = _manifest(300)
     split = make_split(manifest, _config("grouped"))
     shares = pd.crosstab(manifest["label"], split["subset"], normalize="index")
@@ -123,7 +123,7 @@ def test_the_official_split_leaves_the_test_folder_alone():
     check_no_leak(manifest[rest].reset_index(drop=True), split[rest].reset_index(drop=True))
 
 
-def test_a_patient_in_two_parts_is_refused():
+def test_patient_in_two_subsets_is_refused():
     manifest = pd.DataFrame({"patient_id": ["a", "a", "b"], "sha256": ["1", "2", "3"], "phash": ""})
     split = pd.DataFrame({"image_id": ["x", "y", "z"], "subset": ["train", "val", "test"]})
     with pytest.raises(SplitLeakageError, match=r"1 patients.*'a' in \['train', 'val'\].*split=grouped"):
@@ -145,7 +145,7 @@ def test_copies_join_patients_transitively():
         ("given", "", "no folder train, val"),
     ],
 )
-def test_a_split_that_the_folders_do_not_allow_says_what_is_missing(method, source, message):
+def test_split_without_its_folders_is_refused(method, source, message):
     manifest = _manifest()
     manifest["source_split"] = source
     with pytest.raises(SplitError, match=message):
@@ -258,7 +258,7 @@ def test_the_only_patient_of_a_class_trains_in_every_fold():
         assert (set(rare["subset"]), set(rare["fold"])) == ({"train"}, {-1})
 
 
-def test_a_small_fraction_is_not_all_of_a_patient_with_many_images():
+def test_small_fraction_skips_a_patient_with_many_images():
     manifest = _of_sizes(NORMAL=[40, *[1] * 60], VIRUS=[1] * 100, BACTERIA=[1] * 100)
     whole = (make_split(manifest, _config("grouped"))["subset"] == "train").to_numpy()
     for seed in range(5):
@@ -281,7 +281,7 @@ def test_a_rare_class_is_warned_of_with_its_counts(config, message, capsys):
     assert re.search(message, capsys.readouterr().err)
 
 
-def test_a_class_that_a_part_lacks_is_warned_of(capsys):
+def test_class_missing_from_a_subset_is_warned_of(capsys):
     load_split(_of_sizes(NORMAL=[1] * 20, VIRUS=[1] * 20, BACTERIA=[1, 1]), SplitConfig())
     assert "(train 1, val 1, test 0)" in (said := capsys.readouterr().err)
     assert "Metrics that need all classes are undefined on test." in said
@@ -309,7 +309,7 @@ def test_splits_of_ordinary_data_stay_as_recorded(method, settings_, sha256):
     assert split_sha256(make_split(_manifest(300), SplitConfig(method, **settings_)))[:12] == sha256
 
 
-def test_each_fold_validates_once_and_the_test_part_is_that_of_the_grouped_split():
+def test_each_fold_validates_once_with_the_grouped_test_subset():
     manifest = _manifest(120)
     splits = [make_split(manifest, _config("kfold", 7, k=4, fold=fold)) for fold in range(4)]
     held_out = make_split(manifest, _config("grouped", 7))["subset"] == "test"
@@ -321,7 +321,7 @@ def test_each_fold_validates_once_and_the_test_part_is_that_of_the_grouped_split
     assert len({split_sha256(split) for split in splits}) == 4
 
 
-def test_folds_are_balanced_by_class_no_worse_than_those_of_scikit_learn():
+def test_folds_are_balanced_as_well_as_scikit_learns():
     manifest = _manifest(300)
     group, label = groups(manifest), manifest["label"].to_numpy()
 
@@ -340,7 +340,7 @@ def test_folds_are_balanced_by_class_no_worse_than_those_of_scikit_learn():
     assert imbalance(ours) <= max(worst)
 
 
-def test_a_smaller_fraction_lies_within_a_larger_one_and_leaves_val_and_test_alone():
+def test_smaller_fraction_is_within_a_larger_one():
     manifest = _manifest(300)
     whole = make_split(manifest, _config("grouped"))
     before: set[str] = set()
@@ -385,7 +385,7 @@ def test_what_the_official_test_folder_shows_is_kept_out_of_training():
     assert find_leaks(manifest, split) == []
 
 
-def test_a_kept_split_is_read_back_for_any_fold_and_any_order_of_the_images(tmp_path):
+def test_split_file_is_read_for_any_fold_and_order(tmp_path):
     manifest = _manifest()
     path = write_split(make_split(manifest, _config("kfold")), tmp_path)
     assert path.name == f"split-{split_sha256(make_split(manifest, _config('kfold')))[:12]}.parquet"
