@@ -75,10 +75,10 @@ def _show(contract: "Contract", out: Path) -> None:
     stated = f"{detector.false_alarms} of {detector.measured_on} ({detector.false_alarm_rate:.2%})"
     rows = [
         ("validation images compared", str(parity.images)),
-        ("largest difference, raw", f"{parity.largest:.1e}"),
-        ("largest difference, calibrated", f"{parity.largest_calibrated:.1e}"),
-        ("largest difference from what the run recorded", f"{parity.largest_recorded:.1e}"),
-        ("other labels", str(parity.changed)),
+        ("largest difference, raw", f"{parity.max_difference:.1e}"),
+        ("largest difference, calibrated", f"{parity.max_difference_calibrated:.1e}"),
+        ("largest difference from what the run recorded", f"{parity.max_difference_recorded:.1e}"),
+        ("other labels", str(parity.changed_labels)),
         ("temperature", "none" if calibration.temperature is None else f"{calibration.temperature:.3f}"),
         ("false alarms of the out-of-distribution detector on unseen images", stated),
     ]

@@ -1,320 +1,342 @@
-"""What a bundle promises: read by the server and by ``predict``, sealed so that no word of it can change unseen."""
+"""Define ``contract.json``, all that a bundle promises: the type, the range and the meaning of each field."""
 
-import json
-from dataclasses import asdict, dataclass, replace
-from errno import EFBIG, EINVAL, ENOENT
-from os import strerror
-from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pneumonia.data.images.decode import DECODER
-from pneumonia.errors import BundleError, ParityError, TamperedBundleError
-from pneumonia.export.contract_schema import wrong_field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from pneumonia.config.names import NORMALISATIONS, RESIZES, TTA
+from pneumonia.metrics.calibration import TEMPERATURE_RANGE
 from pneumonia.system.files import digest
+from pneumonia.tasks import TASKS
 
-SCHEMA: Final = 3  # 3: `ood_detector` in the place of `gate`
-OPSET: Final = 20  # the graphs of this version; another may mean other arithmetic
+SCHEMA_VERSION: Final = 3  # 3: `ood_detector`, `preprocessing`; 2: thresholds on the calibrated scale
+OPSET: Final = 20  # of the ONNX graphs; another opset may compute differently
 CONTRACT: Final = "contract.json"
 MODEL: Final = "model.onnx"
 OOD_DETECTOR: Final = "ood_detector.npz"
 ARCHIVE: Final = "model.tar.gz"
-LARGEST_FILE: Final = 2**20  # bytes of contract.json; real ones have about 4,000
-Facts = dict[str, Any]
+MAX_TEXT: Final = 10_000  # characters
+MAX_METRIC: Final = 1e300
+LOSS: Final = "loss"  # the metric that may exceed 1
+ROUNDING: Final = 1e-9  # of a coverage
+SPACES: Final = "\n\t\u3000\u00a0\u202f\u2009"  # allowed besides printable characters
 
 
-@dataclass(frozen=True)
-class ModelFacts:
-    """Which run it is: ``version`` is ``name/run_id``, ``family`` the class of the network, ``epoch`` counts from 1."""
+def _check_text(text: str) -> str:
+    if not text.strip() or not all(letter.isprintable() or letter in SPACES for letter in text):
+        raise PydanticCustomError("text", "Text should not be blank and should have no control characters")
+    return text
 
-    name: str
-    run_id: str
-    family: str
-    seed: int
-    epoch: int
+
+def _one_of(*choices: str | int) -> AfterValidator:
+    def check(value: str | int) -> str | int:
+        if value not in choices:
+            raise PydanticCustomError("choice", f"Input should be one of {', '.join(map(str, choices))}")
+        return value
+
+    return AfterValidator(check)
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_check_text)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # from a list, as JSON has it
+Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(ge=0.001, le=1)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
+PositiveCount = Annotated[int, Field(ge=1, le=2**53)]
+FileName = Literal["model.onnx", "ood_detector.npz"]
+Metric = Annotated[float, Field(ge=0, le=MAX_METRIC)] | None  # null where undefined
+
+
+class Section(BaseModel):
+    """A part of the contract. It is immutable, has every field and no other, and converts no type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    at_most: ClassVar[dict[str, str]] = {}  # fields that must not exceed another field
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        for name, limit in self.at_most.items():
+            if getattr(self, name) > getattr(self, limit):
+                raise ValueError(f"{name}={getattr(self, name)} should be at most {limit}={getattr(self, limit)}")
+        return self
+
+
+class Explained(Section):
+    """Values that are either all given, or all null with a reason."""
+
+    nullable: ClassVar[tuple[str, ...]]
+    reason: Text | None
+
+    @model_validator(mode="after")
+    def _check_reason(self) -> Self:
+        if {getattr(self, name) is None for name in self.nullable} != {self.reason is not None}:
+            raise ValueError(f"{', '.join(self.nullable)} should be given without a reason, or null with a reason")
+        return self
+
+
+class ModelInfo(Section):
+    """The exported run: its name and id, the class of its model, and the epoch of its weights, counted from 1."""
+
+    model_config = ConfigDict(regex_engine="python-re")  # for the look-ahead
+
+    name: Annotated[str, StringConstraints(pattern=r"^(?!\.{1,2}\Z)[^/\\\x00-\x1f\x7f]{1,255}\Z")]
+    run_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{12}\Z")]
+    family: Word
+    seed: int = Field(ge=0, lt=2**32)
+    epoch: PositiveCount
 
     @property
     def version(self) -> str:
+        """``name/run_id``."""
         return f"{self.name}/{self.run_id}"
 
 
-@dataclass(frozen=True)
-class ImageFacts:
-    """How a file becomes what the graph takes; see :func:`pneumonia.data.images.decode.decode`.
+class Normalization(Section):
+    """``(grey - shift) / scale``, part of the graph."""
 
-    Attributes:
-        size: Pixels a side.
-        resize: ``stretch`` or ``pad``.
-        decoder: Version of the decoding; a bundle is refused by a program that would decode otherwise.
-        channels: That the network has; the graph takes one, grey, uint8, and repeats it.
-        normalisation: ``method``, ``shift``, ``scale``; applied inside the graph.
-        views: Test-time augmentation inside the graph.
+    method: Annotated[str, _one_of(*NORMALISATIONS)]
+    shift: float = Field(ge=-1e6, le=1e6)
+    scale: float = Field(ge=1e-6, le=1e6)
+
+
+class Preprocessing(Section):
+    """From an image file to the input of the graph; see :func:`pneumonia.data.images.decode.decode`.
+
+    ``size`` is in pixels a side, ``decoder`` the version of the decoding, ``channels`` the inputs of the network, to which the
+    graph repeats its one grey channel. Test-time augmentation (``tta``) is part of the graph.
     """
 
-    size: int
-    resize: str
-    decoder: str
-    channels: int
-    normalisation: Facts
-    views: str
+    size: int = Field(ge=8, le=2048)
+    resize: Annotated[str, _one_of(*RESIZES)]
+    decoder: Text
+    channels: Annotated[int, _one_of(1, 3)]
+    normalisation: Normalization
+    tta: Annotated[str, _one_of(*TTA)]
 
 
-@dataclass(frozen=True)
-class CalibrationFacts:
-    """The temperature fitted on the validation split, or why there is none."""
+class Calibration(Explained):
+    """The temperature fitted on ``images`` validation images, or why there is none."""
 
-    temperature: float | None
-    reason: str | None
-    images: int
+    nullable = ("temperature",)
 
-
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A yes-or-no question: yes from ``threshold`` of its calibrated score on, which has this sensitivity in validation."""
-
-    positive: str
-    sensitivity: float
-    threshold: float | None
-    reason: str | None
+    temperature: float | None = Field(ge=TEMPERATURE_RANGE[0], le=TEMPERATURE_RANGE[1])
+    images: Count
 
 
-@dataclass(frozen=True)
-class AbstentionFacts:
-    """Answers whose highest calibrated probability is below ``confidence`` are left to a person.
+class OperatingPoint(Explained):
+    """A binary question. Calibrated scores from ``threshold`` on are positive, with this sensitivity in validation."""
 
-    ``coverage`` is the share of validation images that is answered, ``risk`` the share of these that is told wrong.
+    nullable = ("threshold",)
+
+    positive: Text
+    sensitivity: PositiveShare
+    threshold: Share | None
+
+
+class Abstention(Explained):
+    """The model abstains where its highest calibrated probability is below ``confidence``.
+
+    ``coverage`` is the fraction of validation images with a prediction, at least ``target``; ``risk`` the error rate of these.
     """
 
-    asked: float
-    confidence: float | None
-    coverage: float | None
-    risk: float | None
-    reason: str | None
+    nullable = ("confidence", "coverage", "risk")
+
+    target: PositiveShare
+    confidence: Share | None
+    coverage: PositiveShare | None
+    risk: Share | None
+
+    @model_validator(mode="after")
+    def _check_coverage(self) -> Self:
+        if self.coverage is not None and self.coverage < self.target - ROUNDING:
+            raise ValueError(f"coverage={self.coverage} should be at least target={self.target}")
+        return self
 
 
-@dataclass(frozen=True)
-class OodDetectorFacts:
-    """The out-of-distribution detector, and its ``false_alarms`` among ``measured_on`` real images that it was not fitted on."""
+class OodDetectorInfo(Section):
+    """The out-of-distribution detector, and its ``false_alarms`` among ``measured_on`` X-rays that it was not fitted on."""
 
-    threshold: float
-    prototypes: int
-    side: int
-    fitted_on: int
-    false_alarms: int
-    measured_on: int
+    at_most = {"prototypes": "fitted_on", "false_alarms": "measured_on"}
+
+    threshold: float = Field(gt=0, le=2)
+    prototypes: PositiveCount
+    side: int = Field(ge=1, le=2048)
+    fitted_on: PositiveCount
+    false_alarms: Count
+    measured_on: PositiveCount
 
     @property
     def false_alarm_rate(self) -> float:
         return self.false_alarms / self.measured_on
 
 
-@dataclass(frozen=True)
-class ParityFacts:
-    """How far the bundle is from the trained model, over the whole validation split, from the bytes of the files.
+class Parity(Section):
+    """Differences between bundle and trained model over the validation images, from file bytes to probabilities.
 
-    ``largest`` is the largest difference of a probability, ``changed`` the number of other labels; against torch now, and
-    against the predictions that the run recorded.
+    ``max_difference`` is the largest difference of a probability, ``changed_labels`` the number of images with another label:
+    uncalibrated and calibrated against torch, and uncalibrated against the predictions that the run recorded.
     """
+
+    at_most = dict.fromkeys(("changed_labels", "changed_labels_calibrated", "changed_labels_recorded"), "images")
 
     passed: bool
-    images: int
-    tolerance: float
-    largest: float
-    largest_calibrated: float
-    changed: int
-    changed_calibrated: int
-    largest_recorded: float
-    changed_recorded: int
+    images: PositiveCount
+    tolerance: float = Field(gt=0, le=0.01)
+    max_difference: Share
+    max_difference_calibrated: Share
+    max_difference_recorded: Share
+    changed_labels: Count
+    changed_labels_calibrated: Count
+    changed_labels_recorded: Count
+
+    @model_validator(mode="after")
+    def _check_result(self) -> Self:
+        largest = max(self.max_difference, self.max_difference_calibrated)
+        changed = max(self.changed_labels, self.changed_labels_calibrated)
+        if self.passed and (largest > self.tolerance or changed):
+            raise ValueError(f"passed=true contradicts max_difference={largest:.2g} and changed_labels={changed}")
+        return self
 
 
-@dataclass(frozen=True)
-class Contract:
-    """All that is promised.
+class SubsetLeak(Section):
+    """How many of the ``total`` images of a subset share a patient with, or copy, a training image."""
+
+    at_most = {"images": "total"}
+
+    subset: Word
+    images: Count
+    total: Count
+
+
+class DataInfo(Section):
+    """The images of the run: hashes, split method, number of images by subset, leaks."""
+
+    source: Word
+    manifest_sha256: Sha256
+    split_sha256: Sha256
+    split: Word
+    train: PositiveCount
+    val: PositiveCount
+    test: Count
+    leaks: Annotated[tuple[SubsetLeak, ...], Field(strict=False)]
+
+
+class Interval(Section):
+    """A metric with its 95% interval."""
+
+    value: Metric
+    low: Metric
+    high: Metric
+
+
+class TestMetrics(Section):
+    """An evaluation of the run on its test split."""
+
+    images: PositiveCount
+    patients: PositiveCount
+    metrics: dict[Word, Interval]
+
+
+class MetricInfo(Section):
+    """Metrics of the validation split; those of the test split where the run was evaluated on it."""
+
+    val: dict[Word, Metric]
+    test: TestMetrics | None
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> Self:
+        if "accuracy" not in self.val:
+            raise ValueError("val.accuracy is missing")
+        test = {} if self.test is None else self.test.metrics
+        found = [*self.val.items(), *((name, end) for name in test for end in test[name].model_dump().values())]
+        for name, value in found:
+            if value is not None and value > 1 and name != LOSS:
+                raise ValueError(f"{name}={value} should be at most 1")
+        return self
+
+
+class OnnxInfo(Section):
+    """Versions of the graph."""
+
+    opset: int = Field(ge=1, le=1000)
+    ir_version: int = Field(ge=1, le=1000)
+
+
+class Contract(Section):
+    """The content of ``contract.json``.
 
     Attributes:
+        digest: SHA-256 of all other fields; see :meth:`with_digest`.
         task: A name of :data:`pneumonia.tasks.TASKS`.
-        classes: In the order of the graph's outputs.
-        data: What the model was trained on: hashes, counts by subset, leaks.
-        metrics: ``val``, and ``test`` where the run was evaluated on it.
+        classes: In the order of the outputs.
         licence: Terms of the weights.
-        intended_use: In one sentence.
-        warnings: Of the limits those that leave no answer of any use, such as a model that always predicts one class.
-        limits: Sentences, with the measured figures.
-        caveat: What must be known of the probabilities, where they are none; else empty.
+        warnings: The limitations that make every prediction useless, such as a model that predicts one class.
+        limitations: Sentences with the measured values.
+        caveat: What users must know of the scores where they are no probabilities; else empty.
         files: SHA-256 by name.
-        onnx: ``opset``, ``ir_version``.
-        versions: Of the programs that exported it.
-        schema: Of this file.
-        seal: SHA-256 of all the rest.
+        versions: Versions of the exporting packages.
     """
 
-    task: str
-    classes: tuple[str, ...]
-    model: ModelFacts
-    image: ImageFacts
-    calibration: CalibrationFacts
-    operating_points: tuple[OperatingPoint, ...]
-    abstention: AbstentionFacts
-    ood_detector: OodDetectorFacts
-    parity: ParityFacts
-    data: Facts
-    metrics: Facts
-    licence: str
-    intended_use: str
-    warnings: tuple[str, ...]
-    limits: tuple[str, ...]
-    caveat: str
-    files: dict[str, str]
-    onnx: Facts
-    versions: dict[str, str]
-    schema: int = SCHEMA
-    seal: str = ""
+    schema_version: Literal[3] = SCHEMA_VERSION
+    digest: Sha256 = ""
+    task: Annotated[str, _one_of(*TASKS)]
+    classes: Annotated[Texts, Field(min_length=2)]
+    model: ModelInfo
+    preprocessing: Preprocessing
+    calibration: Calibration
+    operating_points: Annotated[tuple[OperatingPoint, ...], Field(min_length=1, strict=False)]
+    abstention: Abstention
+    ood_detector: OodDetectorInfo
+    parity: Parity
+    data: DataInfo
+    metrics: MetricInfo
+    licence: Text
+    intended_use: Text
+    warnings: Texts
+    limitations: Annotated[Texts, Field(min_length=1)]
+    caveat: Annotated[
+        str, StringConstraints(max_length=MAX_TEXT), AfterValidator(lambda text: text and _check_text(text))
+    ]
+    files: Annotated[dict[FileName, Sha256], Field(min_length=2)]
+    onnx: OnnxInfo
+    versions: dict[Word, Text]
+
+    @model_validator(mode="after")
+    def _check_agreement(self) -> Self:
+        """Refuse sections that contradict each other."""
+        task, images = TASKS[self.task], self.parity.images
+        positive = tuple(point.positive for point in self.operating_points)
+        if self.classes != task.classes:
+            raise ValueError(f"classes={self.classes} should be {task.classes}, those of task={task.name}")
+        if positive != task.questions:
+            raise ValueError(
+                f"operating_points={positive} should be {task.questions}, the questions of task={task.name}"
+            )
+        if images != self.data.val:
+            raise ValueError(f"parity.images={images} should be data.val={self.data.val}")
+        if self.calibration.images != images and (self.calibration.images or self.calibration.temperature is not None):
+            raise ValueError(f"calibration.images={self.calibration.images} should be parity.images={images}")
+        if not {*self.warnings} <= {*self.limitations}:
+            raise ValueError("warnings should be among the limitations")
+        return self
 
     @property
     def bundle_version(self) -> str:
-        """Twelve hexadecimal digits that stand for every byte of the bundle."""
-        return self.seal[:12]
+        """Twelve hexadecimal digits that identify every byte of the bundle."""
+        return self.digest[:12]
 
-    def sealed(self) -> "Contract":
-        """The same, with its seal."""
-        return replace(self, seal=_seal(self.as_dict()))
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return self.model_dump(mode="json")
 
-    def as_dict(self) -> Facts:
-        """Plain values, in the order of the file."""
-        own: Facts = json.loads(json.dumps(asdict(self), allow_nan=False))
-        first = {"schema": own.pop("schema"), "bundle_version": self.bundle_version, "seal": own.pop("seal")}
-        own["model"] = {**own["model"], "version": self.model.version}
-        own["ood_detector"] = {**own["ood_detector"], "false_alarm_rate": self.ood_detector.false_alarm_rate}
-        return first | own
-
-    def text(self) -> str:
-        """The file."""
-        return json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n"
+    def with_digest(self) -> "Contract":
+        """Return a copy with its digest."""
+        return self.model_copy(update={"digest": digest_of(self.as_dict())})
 
 
-def _seal(plain: Facts) -> str:
-    return digest({key: value for key, value in plain.items() if key not in {"seal", "bundle_version"}})
-
-
-def read_contract(folder: Path) -> Contract:
-    """The contract of a bundle, once it is known to be whole and fit for this program.
-
-    Raises:
-        TamperedBundleError: The contract was edited or damaged.
-        ParityError: The bundle did not pass its own comparison with the trained model.
-        BundleError: There is none, it is of another version, or a field holds what it must not.
-    """
-    path = folder / CONTRACT
-    if folder.is_file():
-        raise BundleError(
-            f"{folder} is a file, and a bundle is a folder. Name its folder, or the one that model.tar.gz was unpacked into."
-        )
-    if not folder.is_dir():
-        raise BundleError(f"There is no bundle {folder}. `pneumonia export RUN --out BUNDLE` makes one.")
-    if not path.exists():
-        raise BundleError(f"{folder} is not a bundle: it holds no {CONTRACT}. Name the folder of `pneumonia export`.")
-    plain = _plain(path)
-    if type(plain["schema"]) is not int or plain["schema"] != SCHEMA:
-        raise BundleError(
-            f"{path} has schema {plain['schema']!r:.40}, and this version reads {SCHEMA}. Export the run again."
-        )
-    wrong = wrong_field(plain)
-    if wrong:
-        raise BundleError(
-            f"{path} has {wrong}. This program seals no such contract, so answers by it could not be relied on. Export the run "
-            "again."
-        )
-    contract = _typed(plain)
-    check_fit(contract, path)
-    return contract
-
-
-def _plain(path: Path) -> Facts:
-    """What the file holds, once its seal is known to fit."""
-    raw = read_regular(path, LARGEST_FILE)
-    try:
-        plain = json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
-        seal = _seal(plain) if isinstance(plain, dict) else ""
-        stated = plain["seal"], plain["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TamperedBundleError(
-            f"{path} is damaged ({type(error).__name__}: {error}). Export the run again."
-        ) from error
-    if stated[0] != seal:
-        raise TamperedBundleError(
-            f"{path} was changed after it was exported: its seal does not fit its words, so none of them can be relied on. "
-            "Take the bundle from where it was exported, or export the run again."
-        )
-    return dict(plain)
-
-
-def read_regular(path: Path, most: int | None = None) -> bytes:
-    """The content of a file of a bundle.
-
-    Args:
-        path: A pipe or a device, which may never end, is refused.
-        most: Bytes.
-
-    Raises:
-        TamperedBundleError: It is gone, larger, or no regular file.
-    """
-    try:
-        if not path.is_file():
-            missing = FileNotFoundError(ENOENT, strerror(ENOENT))
-            raise missing if not path.exists() else OSError(EINVAL, "it is no regular file")
-        size = path.stat().st_size
-        if most is not None and size > most:
-            raise OSError(EFBIG, f"it has {size:,} bytes, and at most {most:,} are read")
-        return path.read_bytes()
-    except OSError as error:
-        raise TamperedBundleError(f"{path} can't be read ({error.strerror}). Export the run again.") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> Facts:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"it holds {next(key for key in keys if keys.count(key) > 1)!r:.80} twice")
-    return found
-
-
-def check_fit(contract: Contract, path: Path) -> None:
-    """Refuses what this program would not serve as it was exported.
-
-    Raises:
-        ParityError, BundleError: See :func:`read_contract`.
-    """
-    parity = contract.parity
-    if not parity.passed:
-        raise ParityError(
-            f"{path} says that the exported model differs from the trained one by {parity.largest:.2g} (tolerance "
-            f"{parity.tolerance:g}) and tells {parity.changed} images otherwise. It is not the trained model. Export again."
-        )
-    if contract.onnx["opset"] != OPSET:
-        raise BundleError(
-            f"{path} holds a graph of ONNX opset {contract.onnx['opset']}, and this version serves opset {OPSET}. "
-            "Export the run again."
-        )
-    if contract.image.decoder != DECODER:
-        raise BundleError(
-            f"{path} was measured with decoder {contract.image.decoder} of image files, and this version has {DECODER}: the same "
-            "file would give other pixels. Export the run again."
-        )
-
-
-def _typed(plain: Facts) -> Contract:
-    own = {key: value for key, value in plain.items() if key != "bundle_version"}
-    model = {key: value for key, value in own.pop("model").items() if key != "version"}
-    ood_detector = {key: value for key, value in own.pop("ood_detector").items() if key != "false_alarm_rate"}
-    return Contract(
-        classes=tuple(own.pop("classes")),
-        model=ModelFacts(**model),
-        image=ImageFacts(**own.pop("image")),
-        calibration=CalibrationFacts(**own.pop("calibration")),
-        operating_points=tuple(OperatingPoint(**point) for point in own.pop("operating_points")),
-        abstention=AbstentionFacts(**own.pop("abstention")),
-        ood_detector=OodDetectorFacts(**ood_detector),
-        parity=ParityFacts(**own.pop("parity")),
-        warnings=tuple(own.pop("warnings")),
-        limits=tuple(own.pop("limits")),
-        **own,
-    )
+def digest_of(plain: dict[str, Any]) -> str:
+    """Return the SHA-256 of all fields but ``digest``."""
+    return digest({key: value for key, value in plain.items() if key != "digest"})

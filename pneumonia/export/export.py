@@ -1,19 +1,18 @@
-"""From a finished run to a bundle: gathers, writes beside, measures, and only then gives it its name."""
+"""Export a finished run as a bundle; refuse to write one that predicts otherwise than the trained model."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pneumonia.config.convert import from_plain
@@ -22,31 +21,34 @@ from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
+from pneumonia.export.bundle_folder import check_folder, replacing_folder
 from pneumonia.export.contract import (
     ARCHIVE,
     CONTRACT,
+    MAX_TEXT,
     MODEL,
     OOD_DETECTOR,
     OPSET,
     Contract,
-    OodDetectorFacts,
-    ParityFacts,
+    FileName,
+    OnnxInfo,
+    OodDetectorInfo,
+    Text,
 )
 from pneumonia.export.contract_builder import (
     COVERAGE,
-    chosen,
-    data_facts,
-    image_facts,
+    data_info,
+    decision_rules,
     intended_use,
-    limits,
-    metric_facts,
-    model_facts,
-    ood_detector_facts,
+    limitations,
+    metric_info,
+    model_info,
+    preprocessing,
 )
-from pneumonia.export.contract_schema import LONGEST, is_showable
+from pneumonia.export.contract_file import contract_text, first_problem
 from pneumonia.export.onnx_graph import export_graph
-from pneumonia.export.ood_detector import fit_ood_detector
-from pneumonia.export.parity import check_parity, measure_parity
+from pneumonia.export.ood_detector import OodDetector, fit_ood_detector
+from pneumonia.export.parity import check_parity, measure_parity, unmeasured
 from pneumonia.export.reproducible_archive import reproducible_tar_gz
 from pneumonia.export.runtime import Bundle
 from pneumonia.metrics.predictions import prediction_arrays
@@ -55,26 +57,26 @@ from pneumonia.runs.load import FinishedRun, load_finished_run
 from pneumonia.runs.model_warnings import warnings_of
 from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.console import say
-from pneumonia.system.files import check_writable, translated_os_errors
+from pneumonia.system.files import check_writable
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
 EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")
-FULL: Final = ("32-true", "32", "64-true", "64")
-UNMEASURED: Final = ParityFacts(False, 0, 0, 0, 0, 0, 0, 0, 0)
+FULL_PRECISION: Final = ("32-true", "32", "64-true", "64")
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What to export.
+    """The options of an export.
 
     Attributes:
         run: A run folder.
-        out: The bundle.
-        coverage: The share of validation images that the bundle is to answer; it abstains on the others.
-        licence: Terms of the weights; ``None`` where no one has stated any.
-        force: Take the place of a bundle that is there.
-        root: Where the images of the run lie now; ``None`` for where they lay.
-        cache_dir: Where decoded images are kept.
+        out: The folder of the bundle.
+        coverage: The fraction of validation images to predict; the bundle abstains on the others.
+        licence: Terms of the weights; ``None`` where none were stated.
+        force: Whether an existing bundle may be replaced.
+        root: The current folder of the run's images; ``None`` where they have not moved.
+        cache_dir: The folder of decoded images.
     """
 
     run: Path
@@ -88,125 +90,67 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """A finished run with its model and images."""
+    """A finished run with its model, its images, and the validation predictions that it recorded."""
 
     run: FinishedRun
     classifier: Classifier
-    module: XRayDataModule
+    datamodule: XRayDataModule
     recorded: pd.DataFrame
 
+    @property
+    def best_epoch(self) -> int:
+        """Counted from 0."""
+        return self.run.result.best_epoch - 1
 
-def export(order: ExportOptions) -> Contract:
-    """Writes the bundle of a run; the same run gives the same bytes.
+
+def export(options: ExportOptions) -> Contract:
+    """Write the bundle of a run; the same run gives the same bytes.
 
     Returns:
-        The contract, as it stands in the bundle.
+        The contract of the bundle.
 
     Raises:
-        RunError: The run did not finish, or its images are not at hand.
-        ParityError: The bundle would not be the trained model; nothing is left of it.
-        BundleError: ``out`` is taken, or the model has no place in ONNX.
-        CheckpointError, StorageError: With what to do.
+        RunError: The run did not finish, or its images are missing.
+        ParityError: The bundle differs from the trained model; nothing is written.
+        BundleError: ``out`` can't be replaced, or ONNX has no operator for a part of the model.
+        CheckpointError, StorageError: With a remedy.
     """
-    check_place(order.out, order.force)
-    check_licence(order.licence)
-    check_writable(order.out.parent)
-    with threadpool_limits(1), _one_thread():  # sums then do not depend on the number of cores
-        inputs = _open(order)
-        run = inputs.run
+    check_folder(options.out, options.force)
+    check_licence(options.licence)
+    check_writable(options.out.parent)
+    with threadpool_limits(1), _one_thread():  # so that sums do not depend on the number of cores
+        inputs = _load_inputs(options)
         say("Writing the graph")
         graph, ir_version = export_graph(inputs.classifier)
         say("Fitting the out-of-distribution detector")
-        known = np.concatenate(
-            [inputs.module.positions("train"), inputs.module.positions("val", run.result.best_epoch - 1)]
-        )
-        known.sort()
-        fitted = fit_ood_detector(
-            inputs.module.images.pixels[inputs.module.images.rows[known]], _patients(inputs.module.images, known)
-        )
-        ood_detector = fitted.ood_detector.to_bytes()
-        contract = _promise(
-            order, inputs, ood_detector_facts(fitted), {MODEL: graph, OOD_DETECTOR: ood_detector}, ir_version
-        )
-        trained = predict_subset(inputs.classifier, inputs.module, "val", run.result.best_epoch - 1)
-        exact = run.result.cost.device == "cpu" and run.config["trainer"]["precision"] in FULL
-        parity = measure_parity(Bundle(contract, graph, fitted.ood_detector), *_answers(inputs, trained), exact)
+        detector, info = _fit_detector(inputs)
+        files: dict[FileName, bytes] = {MODEL: graph, OOD_DETECTOR: detector.to_bytes()}
+        contract = _build_contract(options, inputs, info, files, ir_version)
+        parity = measure_parity(Bundle(contract, graph, detector), *_expected(inputs), _is_exact(inputs.run))
     check_parity(parity)
-    contract = replace(contract, parity=parity).sealed()
-    files = {MODEL: graph, OOD_DETECTOR: ood_detector, CONTRACT: contract.text().encode()}
-    with _placed(order.out) as folder:
-        for name, raw in (files | {ARCHIVE: reproducible_tar_gz(files)}).items():
+    contract = contract.model_copy(update={"parity": parity}).with_digest()
+    content: dict[str, bytes] = {name: raw for name, raw in files.items()}
+    content[CONTRACT] = contract_text(contract).encode()
+    with replacing_folder(options.out) as folder:
+        for name, raw in (content | {ARCHIVE: reproducible_tar_gz(content)}).items():
             (folder / name).write_bytes(raw)
         Bundle.load(folder)
     return contract
 
 
-def check_place(out: Path, force: bool) -> None:
-    """Refuses a place for a bundle before any work is done.
-
-    Raises:
-        BundleError: Something is there that must not be overwritten.
-    """
-    if not out.name or out.resolve() == Path.cwd().resolve():
-        raise BundleError(
-            f"--out {out} is no folder that can be made anew. Name one of its own, for example --out bundle."
-        )
-    if not os.path.lexists(out):
-        return
-    if not out.is_dir() or out.is_symlink():
-        raise BundleError(f"{out} is a file, and a bundle is a folder. Name another with --out.")
-    if not any(out.iterdir()):
-        return
-    foreign = sorted({path.name for path in out.iterdir()} - {MODEL, OOD_DETECTOR, CONTRACT, ARCHIVE})
-    if foreign:
-        raise BundleError(
-            f"{out} holds what is no part of a bundle, for example {foreign[0]}, and is not removed for one. Name "
-            "another folder with --out."
-        )
-    if not force:
-        raise BundleError(
-            f"{out} holds a bundle already. Say --force to put the new one in its place, or name another folder."
-        )
-
-
 def check_licence(licence: str | None) -> None:
-    """Refuses terms that a contract can't hold, before any work is done.
+    """Refuse terms that a contract can't hold, before any work is done.
 
     Raises:
-        ConfigError: With what is wrong.
+        ConfigError: With the reason.
     """
-    if licence is not None and not (is_showable(licence) and licence.strip() and len(licence) <= LONGEST):
+    try:
+        TypeAdapter(Text | None).validate_python(licence)
+    except ValidationError as error:
         raise ConfigError(
-            f"--licence {licence!r:.80} is no text that a contract can hold: it is empty, longer than {LONGEST} characters, or "
-            "has control characters. Leave it out, or name the licence."
-        )
-
-
-@contextmanager
-def _placed(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its place when the block ends well, and vanishes otherwise."""
-    with translated_os_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        mark = secrets.token_hex(4)
-        part, old = (out.with_name(f".{out.name}.{mark}.{kind}") for kind in ("part", "old"))
-        try:
-            part.mkdir()
-            yield part
-            for path in part.iterdir():
-                with path.open("rb+") as file:
-                    os.fsync(file.fileno())
-            if out.exists():
-                out.rename(old)
-            try:
-                part.rename(out)
-            except OSError:
-                if old.exists():
-                    old.rename(out)
-                raise
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-            if out.exists():
-                shutil.rmtree(old, ignore_errors=True)
+            f"--licence {licence!r:.80} is not allowed in a contract: it is empty, longer than {MAX_TEXT} characters, or has "
+            "control characters. Leave it out, or name the licence."
+        ) from error
 
 
 @contextmanager
@@ -219,83 +163,98 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _open(order: ExportOptions) -> _Inputs:
-    run = load_finished_run(order.run)
+def _load_inputs(options: ExportOptions) -> _Inputs:
+    run = load_finished_run(options.run)
     folder, config = run.folder, run.config
     if not folder.predictions("val").is_file():
         raise RunError(
-            f"{folder.path} holds no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
+            f"{folder.path} has no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
         )
     data = from_plain(config).data
-    if order.root is not None:
+    if options.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
-        data = replace(data, source=source, root=str(order.root))
-    images, found = _images(data, int(config["image_size"]), order, folder.path)
-    if found != run.result.data.manifest_sha256:
+        data = replace(data, source=source, root=str(options.root))
+    images, sha = _load_images(data, int(config["image_size"]), options)
+    if sha != run.result.data.manifest_sha256:
         raise RunError(
-            f"The images at hand are not those of {folder.path}: other images, labels or folders than it was trained on. A "
-            "bundle is compared on its validation images. Say data.root=DIR with the folder that it was trained on."
+            f"The images found are not those of {folder.path}: other images, labels or folders than it was trained on. A bundle "
+            "is compared on the validation images. Use --data DIR with the folder that the run was trained on."
         )
-    split = row_by_row(run.split(), images.manifest)
     every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
-    module = XRayDataModule(images, split, run.task, batch_size=16, rotate_every=every)
-    return _Inputs(run, run.load_model(), module, run.validation_predictions())
+    split = row_by_row(run.split(), images.manifest)
+    datamodule = XRayDataModule(images, split, run.task, batch_size=16, rotate_every=every)
+    return _Inputs(run, run.load_model(), datamodule, run.validation_predictions())
 
 
-def _images(data: DataConfig, size: int, order: ExportOptions, folder: Path) -> tuple[DecodedImages, str]:
+def _load_images(data: DataConfig, size: int, options: ExportOptions) -> tuple[DecodedImages, str]:
     try:
-        return RunDataCache().images(data, size, order.cache_dir)
+        return RunDataCache().images(data, size, options.cache_dir)
     except (LayoutError, BrokenImagesError, ManifestError) as error:
         raise RunError(
-            f"The images of {folder} are not at hand, and a bundle is compared on its validation images. Say data.root=DIR "
-            f"with the folder that it was trained on. ({type(error).__name__}: {error})"
+            f"The images of {options.run} are missing, and a bundle is compared on the validation images. Use --data DIR with "
+            f"the folder that the run was trained on. ({type(error).__name__}: {error})"
         ) from error
 
 
-def _patients(images: DecodedImages, positions: Any) -> list[str]:
-    return [str(name) for name in images.manifest["patient_id"].to_numpy()[positions]]
+def _fit_detector(inputs: _Inputs) -> tuple[OodDetector, OodDetectorInfo]:
+    module = inputs.datamodule
+    rows = np.sort(np.concatenate([module.positions("train"), module.positions("val", inputs.best_epoch)]))
+    patients = module.images.manifest["patient_id"].to_numpy()[rows]
+    return fit_ood_detector(module.images.pixels[module.images.rows[rows]], [str(name) for name in patients])
 
 
-def _answers(inputs: _Inputs, trained: pd.DataFrame) -> tuple[list[Path], Any, Any]:
-    """Files, probabilities now and as recorded, of the validation images in one order."""
-    run, by_id = inputs.run, inputs.recorded.set_index("image_id")
-    if sorted(by_id.index) != sorted(trained["image_id"]):
+def _build_contract(
+    options: ExportOptions, inputs: _Inputs, detector: OodDetectorInfo, files: dict[FileName, bytes], ir_version: int
+) -> Contract:
+    """Build the contract, without its parity and its digest."""
+    run, classifier = inputs.run, inputs.classifier
+    warnings = tuple(warnings_of(run.result))
+    reason = run.why_uncalibrated
+    calibration, points, abstention = decision_rules(inputs.recorded, run.task, options.coverage, reason)
+    try:
+        return Contract(
+            task=run.task.name,
+            classes=run.task.classes,
+            model=model_info(run.result),
+            preprocessing=preprocessing(classifier.options),
+            calibration=calibration,
+            operating_points=points,
+            abstention=abstention,
+            ood_detector=detector,
+            parity=unmeasured(run.result.data.val),
+            data=data_info(run.result),
+            metrics=metric_info(run),
+            licence=options.licence or LICENCE,
+            intended_use=intended_use(run.task),
+            warnings=warnings,
+            limitations=limitations(run.result, warnings, detector, abstention),
+            caveat=classifier.caveat,
+            files={name: sha256(raw).hexdigest() for name, raw in files.items()},
+            onnx=OnnxInfo(opset=OPSET, ir_version=ir_version),
+            versions={name: version(name) for name in EXPORTED_WITH},
+        )
+    except ValidationError as error:
+        raise BundleError(
+            f"The run can't be exported, since its contract would be invalid: {first_problem(error)}."
+        ) from error
+
+
+def _expected(inputs: _Inputs) -> tuple[list[Path], Floats, Floats]:
+    """Return files and probabilities, now and as recorded, of the validation images in one order."""
+    run, module = inputs.run, inputs.datamodule
+    trained = predict_subset(inputs.classifier, module, "val", inputs.best_epoch)
+    recorded = inputs.recorded.set_index("image_id")
+    if sorted(recorded.index) != sorted(trained["image_id"]):
         raise RunError(
             f"{run.folder.predictions('val')} names other images than the validation split of the run. Train it again with "
             "force=true."
         )
-    recorded = by_id.loc[trained["image_id"]].reset_index()
-    rows = inputs.module.positions("val", run.result.best_epoch - 1)
-    files = [Path(path) for path in inputs.module.images.manifest["path"].to_numpy()[rows]]
-    now, then = (prediction_arrays(table, run.task.classes)[0].astype(np.float64) for table in (trained, recorded))
-    return files, now, then
+    tables = trained, recorded.loc[trained["image_id"]].reset_index()
+    now, then = (prediction_arrays(table, run.task.classes)[0].astype(np.float64) for table in tables)
+    paths = module.images.manifest["path"].to_numpy()[module.positions("val", inputs.best_epoch)]
+    return [Path(path) for path in paths], now, then
 
 
-def _promise(
-    order: ExportOptions, inputs: _Inputs, detector: OodDetectorFacts, files: dict[str, bytes], ir_version: int
-) -> Contract:
-    """The contract but for its parity and its seal."""
-    run, result = inputs.run, inputs.run.result
-    warnings = tuple(warnings_of(result))
-    calibration, points, abstention = chosen(inputs.recorded, run.task, order.coverage, run.why_uncalibrated)
-    return Contract(
-        task=run.task.name,
-        classes=run.task.classes,
-        model=model_facts(result),
-        image=image_facts(inputs.classifier.options),
-        calibration=calibration,
-        operating_points=points,
-        abstention=abstention,
-        ood_detector=detector,
-        parity=UNMEASURED,
-        data=data_facts(result),
-        metrics=metric_facts(run),
-        licence=order.licence or LICENCE,
-        intended_use=intended_use(run.task),
-        warnings=warnings,
-        limits=limits(result, warnings, detector, abstention),
-        caveat=inputs.classifier.caveat,
-        files={name: sha256(raw).hexdigest() for name, raw in files.items()},
-        onnx={"opset": OPSET, "ir_version": ir_version},
-        versions={name: version(name) for name in EXPORTED_WITH},
-    )
+def _is_exact(run: FinishedRun) -> bool:
+    """Return whether the run was trained on a CPU in full precision, so that the recorded predictions are exact."""
+    return run.result.cost.device == "cpu" and run.config["trainer"]["precision"] in FULL_PRECISION

@@ -1,4 +1,4 @@
-"""Where a bundle looks: how much a probability falls when a patch of the image is covered. Needs no gradient, so no torch."""
+"""Map where a prediction of a bundle depends on the image, by covering it patch by patch. Needs no gradient, so no torch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,17 +11,18 @@ from pneumonia.data.images.limits import MAX_PIXELS
 from pneumonia.export.runtime import Bundle
 
 BATCH: Final = 32
-ACROSS: Final = 5  # patches side by side
-STEPS: Final = 3  # strides a patch
+PATCHES: Final = 5  # side by side
+STRIDES: Final = 3  # per patch
 
 
 @dataclass(frozen=True)
 class Occlusion:
-    """A map of a class.
+    """The occlusion map of a class.
 
     Attributes:
         label: The class.
-        heat: ``(size, size)``; see :func:`occlusion_map`.
+        heat: ``(size, size)``: by how much its probability falls, averaged over the patches that cover a pixel; negative where
+            it rises.
     """
 
     label: str
@@ -36,25 +37,22 @@ def occlusion_map(
     label: str | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> NDArray[np.float32]:
-    """What each place of an image adds to the probability of a class.
+    """Return the occlusion map of an image file, ``(size, size)``; see :class:`Occlusion`.
 
     Args:
-        bundle: That answers.
+        bundle: Predicts.
         data: An image file.
-        patch: Pixels a side of the cover, of the network's square; a fifth of it by default.
-        stride: Pixels between two covers; a third of the patch by default.
-        label: The class; the likeliest by default.
-        max_pixels: More are refused before any is decoded.
-
-    Returns:
-        ``(size, size)``: by how much the probability falls, on average over the covers of a pixel; negative where it rises.
+        patch: Pixels a side of a patch, of the square that the network takes; a fifth of it by default.
+        stride: Pixels between two patches; a third of the patch by default.
+        label: The class; the most probable one by default.
+        max_pixels: Larger images are refused by their header.
 
     Raises:
         UnreadableImageError: Why the file can't be read.
 
-    Source: Zeiler and Fergus (2014), Visualizing and understanding convolutional networks. The cover has the mean grey level.
+    Source: Zeiler and Fergus (2014), Visualizing and understanding convolutional networks. A patch has the mean grey level.
     """
-    steps = occlusion_steps(bundle, bundle.square(data, max_pixels), patch, stride, label)
+    steps = occlusion_steps(bundle, bundle.decode(data, max_pixels), patch, stride, label)
     return next(found.heat for found in steps if found is not None)
 
 
@@ -65,34 +63,34 @@ def occlusion_steps(
     stride: int | None = None,
     label: str | None = None,
 ) -> Iterator[Occlusion | None]:
-    """The steps of :func:`occlusion_map`, so that a caller can do something else, or stop, between two batches.
+    """Compute an occlusion map in steps, so that a caller can do something else, or stop, between two batches.
 
     Args:
-        bundle: Answers.
-        square: ``(size, size)``, from :meth:`Bundle.square`.
+        bundle: Predicts.
+        square: ``(size, size)``, from :meth:`Bundle.decode`.
         patch: See :func:`occlusion_map`.
-        stride: The same.
-        label: The same.
+        stride: See :func:`occlusion_map`.
+        label: See :func:`occlusion_map`.
 
     Yields:
         ``None`` after each batch, then the map.
     """
     size = len(square)
-    patch = min(size, max(1, patch or size // ACROSS))
-    stride = max(1, stride or patch // STEPS)
-    plain = bundle.calibrate(bundle.probabilities(square[None]))[0]
-    number = int(plain.argmax()) if label is None else bundle.contract.classes.index(label)
+    patch = min(size, max(1, patch or size // PATCHES))
+    stride = max(1, stride or patch // STRIDES)
+    uncovered = bundle.calibrate(bundle.probabilities(square[None]))[0]
+    number = int(uncovered.argmax()) if label is None else bundle.contract.classes.index(label)
     starts = sorted({*range(0, size - patch, stride), size - patch})
-    places = [(top, left) for top in starts for left in starts]
-    total, times = np.zeros((size, size)), np.zeros((size, size))
-    for first in range(0, len(places), BATCH):
-        some = places[first : first + BATCH]
-        covered = np.repeat(square[None], len(some), axis=0)
-        for image, (top, left) in zip(covered, some, strict=True):
-            image[top : top + patch, left : left + patch] = round(float(square.mean()))
+    corners = [(top, left) for top in starts for left in starts]
+    total, count = np.zeros((size, size)), np.zeros((size, size))
+    for first in range(0, len(corners), BATCH):
+        batch = [(slice(top, top + patch), slice(left, left + patch)) for top, left in corners[first : first + BATCH]]
+        covered = np.repeat(square[None], len(batch), axis=0)
+        for image, place in zip(covered, batch, strict=True):
+            image[place] = round(float(square.mean()))
         found = bundle.calibrate(bundle.probabilities(covered))[:, number]
-        for value, (top, left) in zip(found, some, strict=True):
-            total[top : top + patch, left : left + patch] += plain[number] - value
-            times[top : top + patch, left : left + patch] += 1
+        for value, place in zip(found, batch, strict=True):
+            total[place] += uncovered[number] - value
+            count[place] += 1
         yield None
-    yield Occlusion(bundle.contract.classes[number], (total / times).astype(np.float32))
+    yield Occlusion(bundle.contract.classes[number], (total / count).astype(np.float32))

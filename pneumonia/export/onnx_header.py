@@ -1,4 +1,4 @@
-"""Reads the opset out of a serialised ONNX model without the package onnx, which a server need not have."""
+"""Read the opset of a serialized ONNX model without the onnx package, which a server need not have."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,13 +9,13 @@ VERSION: Final = 2
 
 
 def opset_of(raw: bytes) -> int | None:
-    """The version of the standard operators that a model asks for; ``None`` where the bytes are no model."""
+    """Return the version of the standard operators of a model; ``None`` where the bytes are no model."""
     try:
         for field, value in _fields(raw):
             if field == OPSET_IMPORT and isinstance(value, bytes):
-                held = dict(_fields(value))
-                if held.get(DOMAIN, b"") in {b"", b"ai.onnx"}:
-                    version = held.get(VERSION)
+                entry = dict(_fields(value))
+                if entry.get(DOMAIN, b"") in {b"", b"ai.onnx"}:
+                    version = entry.get(VERSION)
                     return version if isinstance(version, int) else None
     except (IndexError, ValueError):
         return None
@@ -23,34 +23,33 @@ def opset_of(raw: bytes) -> int | None:
 
 
 def _fields(raw: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of the fields of a protobuf message.
+    """Yield number and value of each field of a protobuf message.
 
     Source: Protocol Buffers, Encoding (protobuf.dev/programming-guides/encoding).
     """
-    place = 0
-    while place < len(raw):
-        key, place = _varint(raw, place)
-        kind = key & 7
-        if kind == 0:
-            number, place = _varint(raw, place)
+    position = 0
+    while position < len(raw):
+        key, position = _varint(raw, position)
+        wire_type = key & 7
+        if wire_type == 0:
+            number, position = _varint(raw, position)
             yield key >> 3, number
             continue
-        length = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            length, place = _varint(raw, place)
-        if length is None or place + length > len(raw):
+        length = {1: 8, 5: 4}.get(wire_type)
+        if wire_type == 2:
+            length, position = _varint(raw, position)
+        if length is None or position + length > len(raw):
             raise ValueError("no protobuf message")
-        yield key >> 3, raw[place : place + length]
-        place += length
+        yield key >> 3, raw[position : position + length]
+        position += length
 
 
-def _varint(raw: bytes, place: int) -> tuple[int, int]:
+def _varint(raw: bytes, position: int) -> tuple[int, int]:
     number = shift = 0
-    while True:
-        byte = raw[place]
+    while shift <= 63:
+        byte = raw[position]
         number |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if not byte & 128:
-            return number, place
-        if shift > 63:
-            raise ValueError("no protobuf message")
+            return number, position
+    raise ValueError("no protobuf message")

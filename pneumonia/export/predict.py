@@ -93,8 +93,8 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     run = load_finished_run(model)  # a wrong folder is found before torch is imported
     announce_loading()
     from pneumonia.evaluation.explanations import check_explainable, draw_explanations
-    from pneumonia.export.contract_builder import chosen_for_run
-    from pneumonia.export.runtime import decide
+    from pneumonia.export.contract_builder import decision_rules_of_run
+    from pneumonia.export.prediction import decide
     from pneumonia.metrics.calibration import Temperature, apply_temperature
     from pneumonia.runs.model_warnings import warnings_of
     from pneumonia.runs.predictions import predict_file
@@ -104,7 +104,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     if explain is not None:
         check_explainable(classifier)
     classes = run.task.classes
-    calibration, points = chosen_for_run(run)
+    calibration, points = decision_rules_of_run(run)
     if calibration.temperature is None:
         say(f"The probabilities are not calibrated: {calibration.reason}.")
     answers: list[Found] = []

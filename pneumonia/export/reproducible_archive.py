@@ -1,4 +1,4 @@
-"""Archives whose bytes depend on their content alone: no dates, no owners, no order of a file system."""
+"""Write archives whose bytes depend on their content alone: no dates, no owners, files sorted by name."""
 
 import gzip
 import io
@@ -7,11 +7,11 @@ import zipfile
 from collections.abc import Mapping
 from typing import Final
 
-FIRST_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip file can say
+FIRST_DATE: Final = (1980, 1, 1, 0, 0, 0)  # the earliest date of a zip file
 
 
 def reproducible_zip(files: Mapping[str, bytes]) -> bytes:
-    """A zip file of these files, stored as they are."""
+    """Return an uncompressed zip archive of files by name."""
     raw = io.BytesIO()
     with zipfile.ZipFile(raw, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
@@ -22,7 +22,7 @@ def reproducible_zip(files: Mapping[str, bytes]) -> bytes:
 
 
 def reproducible_tar_gz(files: Mapping[str, bytes]) -> bytes:
-    """A gzipped tar file of these files at its root, as SageMaker unpacks it into ``/opt/ml/model``."""
+    """Return a gzipped tar archive with the files at its root, as SageMaker unpacks it into ``/opt/ml/model``."""
     packed = io.BytesIO()
     with (
         gzip.GzipFile(filename="", fileobj=packed, mode="wb", compresslevel=6, mtime=0) as stream,

@@ -1,10 +1,12 @@
 """Convert tables of predictions to arrays."""
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # bundles use the types of this module without pandas
+    import pandas as pd
 
 PROBABILITY_PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
 Floats = NDArray[np.float64]
@@ -13,7 +15,7 @@ Bools = NDArray[np.bool_]
 Names = NDArray[np.object_]
 
 
-def prediction_arrays(table: pd.DataFrame, classes: tuple[str, ...]) -> tuple[NDArray[np.float32], Ints]:
+def prediction_arrays(table: "pd.DataFrame", classes: tuple[str, ...]) -> tuple[NDArray[np.float32], Ints]:
     """Return probabilities ``(N, K)`` and class indices ``(N,)`` of a table of predictions."""
     probability = np.array(table[[f"{PROBABILITY_PREFIX}{name}" for name in classes]], dtype=np.float32)
     index = {name: number for number, name in enumerate(classes)}

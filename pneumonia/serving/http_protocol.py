@@ -1,8 +1,9 @@
-"""HTTP/1.1 that waits for no client for ever, notices when one is gone, and says what is wrong with a request in JSON."""
+"""HTTP/1.1 with deadlines for slow clients, detection of closed connections, and protocol errors as JSON."""
 
 import asyncio
 import select
 from contextlib import suppress
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
 import h11
@@ -20,14 +21,13 @@ BAD_HTTP: Final = Problem(
 )
 HEADERS_LATE: Final = Problem(408, "The headers of the request did not arrive in time.", "Send it again.", close=True)
 HANG_UP: Final = getattr(select, "POLLRDHUP", 0)  # of Linux; elsewhere the time limit ends such a request
-LOOK_S: Final = 0.25  # between two looks at a connection that is not read
+POLL_S: Final = 0.25  # between two looks at a connection that is not read
 
 
 class Protocol(H11Protocol):
-    """Uvicorn's, with deadlines for its client.
+    """Uvicorn's protocol with two deadlines: for the headers of a request to arrive, and for a response to be read.
 
-    One from the first byte of a request (or the connection) to the end of its headers, and one for an answer that waits to be
-    read. A client that sends its next request ahead is not read until the first is answered, and its leaving is looked for.
+    A pipelined request is not read until the one before it has its response; meanwhile the connection is polled.
     """
 
     header_s = 10.0
@@ -43,28 +43,28 @@ class Protocol(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._deadline: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._look: asyncio.TimerHandle | None = None
+        self._poll: asyncio.TimerHandle | None = None
         self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._watch()
+        self._watch_headers()
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
-            return  # unread bytes at the end would turn our answer into a reset
+            return  # read on: unread bytes would turn our response into a reset
         super().data_received(data)
-        self._watch()
-        if HANG_UP and self.flow.read_paused and self._look is None:
-            self._look = self.loop.call_later(LOOK_S, self._look_for_client)
+        self._watch_headers()
+        if HANG_UP and self.flow.read_paused and self._poll is None:
+            self._poll = self.loop.call_later(POLL_S, self._poll_client)
 
     def on_response_complete(self) -> None:
-        self._forget()  # until the next request begins, the time between two requests is the keep-alive's
+        self._cancel_deadline()  # the time between two requests is limited by keep-alive
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._forget()
-        for timer in (self._unread, self._look):
+        self._cancel_deadline()
+        for timer in (self._unread, self._poll):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -85,11 +85,11 @@ class Protocol(H11Protocol):
             super().timeout_keep_alive_handler()
 
     def send_400_response(self, msg: str) -> None:
-        """Uvicorn's answer to what is no HTTP, as JSON."""
+        """Respond to invalid HTTP in JSON instead of text."""
         self._refuse(BAD_HTTP)
 
-    def _look_for_client(self) -> None:
-        self._look = None
+    def _poll_client(self) -> None:
+        self._poll = None
         if self.transport.is_closing() or not self.flow.read_paused:
             return
         poll = select.poll()
@@ -97,39 +97,40 @@ class Protocol(H11Protocol):
         if poll.poll(0):
             self.transport.abort()
         else:
-            self._look = self.loop.call_later(LOOK_S, self._look_for_client)
+            self._poll = self.loop.call_later(POLL_S, self._poll_client)
 
-    def _watch(self) -> None:
-        """The clock runs while headers are awaited, and only then."""
+    def _watch_headers(self) -> None:
+        """Run the deadline while headers are awaited, and only then."""
         if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
-            self._forget()
+            self._cancel_deadline()
         elif self._deadline is None:
             self._deadline = self.loop.call_later(self.header_s, self._refuse, HEADERS_LATE)
 
-    def _forget(self) -> None:
+    def _cancel_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _refuse(self, refusal: Problem) -> None:
+    def _refuse(self, problem: Problem) -> None:
         if self._refused or self.transport.is_closing():
             return
         self._refused = True
-        log_event("refused before any request", status=refusal.status)
+        log_event("invalid request", status=problem.status)
         if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started:  # another answer is on its way
+            if self.cycle.response_started:  # another response is being sent
                 self.transport.close()
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        head = b"".join(b"%b: %b\r\n" % pair for pair in refusal.raw_headers())
-        self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (refusal.status, refusal.reason_phrase, head) + refusal.body)
+        phrase = HTTPStatus(problem.status).phrase.encode()
+        head = b"".join(b"%b: %b\r\n" % pair for pair in problem.raw_headers())
+        self.transport.write(b"HTTP/1.1 %d %b\r\n%b\r\n" % (problem.status, phrase, head) + problem.body)
         if self.transport.can_write_eof():
-            with suppress(OSError):  # the client may be gone by now
+            with suppress(OSError):  # the client may be gone
                 self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
 
 
 def with_deadlines(header_s: float, send_s: float) -> type[Protocol]:
-    """The protocol, with this many seconds for headers, and for an answer to be read."""
+    """Return the protocol with this many seconds for headers, and for a response to be read."""
     return type("Protocol", (Protocol,), {"header_s": header_s, "send_s": send_s})

@@ -1,4 +1,4 @@
-"""Decodes and classifies images in a few threads, one image at a time, so that no request keeps the others waiting for long."""
+"""Decode and predict images in a few threads, one image at a time, so that no request delays the others for long."""
 
 import asyncio
 import heapq
@@ -16,100 +16,97 @@ import numpy as np
 from pneumonia.data.images.dicom_files import is_dicom
 from pneumonia.data.images.jpeg2000 import CODE_START
 from pneumonia.data.images.limits import UnreadableImageError
-from pneumonia.export.runtime import Bundle, Prediction
+from pneumonia.export.prediction import Prediction
+from pneumonia.export.runtime import Bundle
 from pneumonia.serving.explanation import Explanation, explanation_steps
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.problem import Problem
 from pneumonia.serving.request_parsing import ParsedRequest, check_file, parse_request, unreadable
-from pneumonia.serving.telemetry import WORKER
+from pneumonia.serving.telemetry import THREAD_PREFIX
 
 T = TypeVar("T")
 WAIT_S_PER_MEGAPIXEL: Final = 1.0  # far more than a megapixel takes, so that small requests overtake large ones
 SLOW_BYTES: Final = 2**20  # of JPEG 2000: a megabyte of it takes longer to decode than any other image
-LOOK_S: Final = 0.05
-STEP_PIXELS: Final = 1_000_000  # what one batch of an explanation counts for
+POLL_S: Final = 0.05
+STEP_PIXELS: Final = 1_000_000  # the cost of one batch of an explanation
 
 
 class QueuePosition:
-    """The place of one request in the queue: its arrival, plus a second for each megapixel that it has asked for so far.
+    """The position of a request in the queue: its arrival, plus a second for each megapixel that it has used so far.
 
-    A small request overtakes a large one, and every request is at some time the earliest.
+    A small request overtakes a large one, and every request is first at some time.
     """
 
     def __init__(self) -> None:
         self.due = time.monotonic()
 
     def after(self, pixels: int) -> float:
-        """The time at which work on this many more pixels is due, in seconds of the monotonic clock."""
+        """Return when work on this many more pixels is due, in seconds of the monotonic clock."""
         self.due += pixels / 1e6 * WAIT_S_PER_MEGAPIXEL
         return self.due
 
 
 class InferencePool:
-    """Answers image files with a bundle in a few threads; ONNX Runtime and the decoders let other threads run.
+    """Threads that predict image files with a bundle; ONNX Runtime and the decoders release Python's lock.
 
-    The unit of work is one image, or one batch of an explanation: between two of them other requests have their turn, and a
-    request that was cancelled (its client is gone, or its time is over) ends. A unit that runs can't be interrupted, so a
-    cancelled request ends once its unit has, and counts as being answered until then. Slow images never take the last of several
-    threads, so that the other requests go on.
+    The unit of work is one image, or one batch of an explanation. Between two units, other requests have their turn, and a
+    cancelled request (its client is gone, or its time is over) ends. A running unit can't be interrupted, so a cancelled request
+    counts as in flight until its unit ends. Slow images never take the last of several threads.
 
     Args:
-        bundle: Answers.
+        bundle: Predicts.
         limits: Of images, pixels and threads.
     """
 
     def __init__(self, bundle: Bundle, limits: Limits) -> None:
         self.bundle = bundle
         self.limits = limits
-        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix=WORKER)
+        self._threads = ThreadPoolExecutor(limits.workers, thread_name_prefix=THREAD_PREFIX)
         self._free = limits.workers
         self._slow = asyncio.Semaphore(max(limits.workers - 1, 1))
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._count = itertools.count()
 
     async def predict(self, body: bytes, kind: str) -> tuple[ParsedRequest, list[Prediction]]:
-        """Classify the images of a request.
+        """Predict the images of a request.
 
         Args:
             body: The whole body.
             kind: Its media type.
 
         Raises:
-            Problem: What is wrong, and with which image where there are several.
+            Problem: With the number of the image where there are several.
         """
-        turn = QueuePosition()
-        asked = await self.run(partial(parse_request, body, kind, self.limits), turn.due)
-        answers = []
-        for place, (raw, pixels) in enumerate(zip(asked.files, asked.pixels, strict=True)):
-            where = f"images[{place}]: " if asked.several else ""
-            answers.append(await self.run(partial(self._answer, raw, where), turn.after(pixels), _is_slow(raw)))
-        return asked, answers
+        position = QueuePosition()
+        parsed = await self.run(partial(parse_request, body, kind, self.limits), position.due)
+        predictions = []
+        for number, (raw, pixels) in enumerate(zip(parsed.files, parsed.pixels, strict=True)):
+            work = partial(self._predict, raw, f"images[{number}]: " if parsed.is_list else "")
+            predictions.append(await self.run(work, position.after(pixels), _is_slow(raw)))
+        return parsed, predictions
 
     async def explain(self, body: bytes, kind: str) -> Explanation:
-        """The image of a request as it was decoded, and a map of where its likeliest class depends on it.
+        """Explain the prediction of one image file.
 
         Args:
-            body: One image file.
-            kind: Its media type; no JSON.
+            body: The file.
+            kind: Its media type, not JSON.
 
         Raises:
-            Problem: What is wrong.
+            Problem: Why the file can't be read.
         """
-        turn = QueuePosition()
-        pixels = await self.run(partial(check_file, body, kind, self.limits), turn.due)
+        position = QueuePosition()
+        pixels = await self.run(partial(check_file, body, kind, self.limits), position.due)
         steps = explanation_steps(self.bundle, body)
-
-        def step() -> Explanation | None:
-            return _refusing(steps.__next__)
-
-        # The first step decodes twice: for the network and for people.
-        explanation = await self.run(step, turn.after(2 * pixels), _is_slow(body))
+        step = partial(_translate_errors, steps.__next__)
+        # The first step decodes twice: for the network and for the picture.
+        explanation = await self.run(step, position.after(2 * pixels), _is_slow(body))
         while explanation is None:
-            explanation = await self.run(step, turn.after(STEP_PIXELS))
+            explanation = await self.run(step, position.after(STEP_PIXELS))
         return explanation
 
     async def run(self, work: Callable[[], T], due: float = 0.0, slow: bool = False) -> T:
-        """Run a unit of work in one of the threads, as soon as one is free and no other unit is due earlier.
+        """Run a unit of work as soon as a thread is free and no other unit is due earlier.
 
         Args:
             work: The unit.
@@ -117,10 +114,10 @@ class InferencePool:
             slow: Whether it may take many seconds.
 
         Raises:
-            CancelledError: After the unit has ended, or at once where it had not begun.
+            CancelledError: After the unit has ended, or at once where it had not started.
         """
         async with self._slow if slow else nullcontext():
-            await self._thread(due)
+            await self._acquire(due)
             future = asyncio.get_running_loop().run_in_executor(self._threads, work)
             future.add_done_callback(lambda _: self._release())
             try:
@@ -130,25 +127,25 @@ class InferencePool:
                 raise
 
     def warm_up(self) -> None:
-        """Answer a blank image, so that the first caller does not wait for what is loaded on first use."""
-        self._answer(cv2.imencode(".jpeg", np.zeros((256, 256), dtype=np.uint8))[1].tobytes())
+        """Predict a blank image, so that the first request does not wait for what is loaded on first use."""
+        self._predict(cv2.imencode(".jpeg", np.zeros((256, 256), dtype=np.uint8))[1].tobytes())
 
     def close(self) -> None:
-        """Take no more units of work, and let the threads end with those that run."""
+        """Accept no more work; running units end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def is_idle(self, within_s: float) -> bool:
-        """Whether no unit of work runs any more, or ends within some seconds."""
+        """Return whether all running units end within some seconds."""
         end = time.monotonic() + within_s
         while self._free < self.limits.workers and time.monotonic() < end:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(POLL_S)
         return self._free == self.limits.workers
 
-    def _answer(self, raw: bytes, where: str = "") -> Prediction:
-        return self.bundle.predict_square(_refusing(partial(self.bundle.square, raw), where))
+    def _predict(self, raw: bytes, prefix: str = "") -> Prediction:
+        return self.bundle.predict_square(_translate_errors(partial(self.bundle.decode, raw), prefix))
 
-    async def _thread(self, due: float) -> None:
-        """Wait for a thread. Work is handed to the threads' own queue only then, so that none holds a body in vain."""
+    async def _acquire(self, due: float) -> None:
+        """Wait for a thread; the executor's own queue stays empty, so it keeps no body of a cancelled request."""
         if self._free:
             self._free -= 1
             return
@@ -157,7 +154,7 @@ class InferencePool:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # the turn came in the moment in which it was given up
+            if not turn.cancelled():  # the thread was handed over at the moment of the cancellation
                 self._release()
             raise
 
@@ -171,12 +168,12 @@ class InferencePool:
 
 
 def _is_slow(raw: bytes) -> bool:
-    """Whether an image file may take many seconds to decode."""
+    """Return whether an image file may take many seconds to decode."""
     return len(raw) > SLOW_BYTES and is_dicom(raw) and CODE_START in raw
 
 
-def _refusing(decode: Callable[[], T], where: str = "") -> T:
-    """The result of a decoder.
+def _translate_errors(decode: Callable[[], T], prefix: str = "") -> T:
+    """Return the result of a decoder.
 
     Raises:
         Problem: The file can't be decoded.
@@ -184,5 +181,5 @@ def _refusing(decode: Callable[[], T], where: str = "") -> T:
     try:
         return decode()
     except UnreadableImageError as error:
-        refusal: Problem = unreadable(error, where)
-        raise refusal from error
+        problem: Problem = unreadable(error, prefix)
+        raise problem from error

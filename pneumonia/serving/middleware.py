@@ -1,117 +1,56 @@
-"""Checks every request before the app: who may ask, how much, for how long; names it, logs it and counts it."""
+"""Check every request before the app: who may send it, how much, for how long; log it and count it."""
 
 import asyncio
 import base64
 import binascii
 import hmac
-import re
-import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final
 
+from pneumonia.serving.exchange import App, Exchange, Message, Receive, Scope, Send
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.problem import LINGER_S, Problem, busy
-from pneumonia.serving.telemetry import LOGGER, OTHER, PAGE, PAGE_FILES, ROUTES, Metrics, log_event
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from pneumonia.serving.telemetry import LOGGER, OTHER, PAGE, Metrics, log_event
 
 PING: Final = "/ping"
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
-REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-CHALLENGES: Final = (  # a program answers the first, a browser the second
-    (b"www-authenticate", b'Bearer realm="pneumonia"'),
-    (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
-)
-SINGLE: Final = (b"authorization", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding")
+UNIQUE: Final = (b"authorization", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding")
 LINGER_BYTES: Final = 2**28
-GONE: Final = 499  # in logs and metrics alone: the client hung up before its answer
-COMMON: Final = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
-)
-POLICY: Final = (COMMON + "style-src 'self'; img-src 'self' data: blob:").encode()
-DOCS: Final = "/docs"
-DOCS_POLICY: Final = (COMMON + "style-src 'self' 'unsafe-inline'; img-src 'self' data:").encode()  # Swagger UI's styles
-SECURITY: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-)
+CLIENT_GONE: Final = 499  # in logs and metrics alone: the client closed the connection before the response
 
 
 class ClientGoneError(Exception):
-    """The client hung up, so that there is no one to answer."""
-
-
-class Exchange:
-    """One request and its answer, as far as they have come."""
-
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.scope, self._send = scope, send
-        self.headers = {name: value for name, value in scope["headers"]}
-        self.path, self.method = scope["path"], scope["method"]
-        said = self.headers.get(b"x-request-id", b"").decode("latin-1")
-        self.id = said if REQUEST_ID.fullmatch(said) else secrets.token_hex(8)
-        self.told: dict[str, Any] = scope.setdefault("told", {})
-        self.began = time.perf_counter()
-        self.status = 0
-        self.size = 0
-        self.started = self.ended = False
-
-    @property
-    def has_body(self) -> bool:
-        return self.headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in self.headers
-
-    @property
-    def route(self) -> str:
-        if self.path in ROUTES:
-            return str(self.path)
-        return PAGE if self.path.startswith(PAGE_FILES) else OTHER
-
-    async def send(self, message: Message) -> None:
-        """Passes a message of the app on, with our headers."""
-        if message["type"] == "http.response.start":
-            self.started, self.status = True, message["status"]
-            policy = DOCS_POLICY if self.path == DOCS else POLICY
-            extra = [(b"x-request-id", self.id.encode()), (b"content-security-policy", policy), *SECURITY]
-            message = {**message, "headers": [*message.get("headers", ()), *extra]}
-        elif message["type"] == "http.response.body":
-            self.ended = not message.get("more_body", False)
-            if self.method == "HEAD":
-                message = {**message, "body": b""}
-        await self._send(message)
-
-    async def refuse(self, refusal: Problem, more: bool = False) -> None:
-        """Answers with a refusal; ``more`` leaves the answer open, so that the connection does."""
-        headers = refusal.raw_headers() + (list(CHALLENGES) if refusal.status == 401 else [])
-        self.told.setdefault("reason", refusal.reason)
-        await self.send({"type": "http.response.start", "status": refusal.status, "headers": headers})
-        await self.send({"type": "http.response.body", "body": refusal.body, "more_body": more})
+    """The client closed the connection."""
 
 
 class Middleware:
     """An ASGI app around another.
 
     Args:
-        app: That answers what is let through.
+        app: Responds to the requests that pass.
         limits: Of size, time and number.
-        metrics: Where requests are counted.
-        token: That callers must know; ``None`` where any may ask.
+        metrics: Count the requests.
+        token: Callers must send it; ``None`` where anyone may call.
+        routes: Names of paths in logs and metrics; all others are one, so that no caller can add time series without end.
     """
 
-    def __init__(self, app: App, limits: Limits, metrics: Metrics, token: str | None = None) -> None:
-        self.app, self.limits, self.metrics = app, limits, metrics
+    def __init__(
+        self,
+        app: App,
+        limits: Limits,
+        metrics: Metrics,
+        token: str | None = None,
+        routes: Mapping[str, str] | None = None,
+    ) -> None:
+        self.app, self.limits, self.metrics, self.routes = app, limits, metrics, routes or {}
         self._token = token.encode() if token else None
-        self._answering = 0
+        self._in_flight = 0
         self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -119,23 +58,17 @@ class Middleware:
         self.metrics.in_flight.inc()
         try:
             await self._serve(exchange, receive)
-        except Problem as refusal:
-            if not exchange.started:
-                await self._turn_away(exchange, refusal, receive)
+        except Problem as problem:
+            await _refuse(exchange, problem, receive)
         except ClientGoneError:
-            exchange.status = GONE
+            exchange.status = CLIENT_GONE
         except asyncio.CancelledError:  # the service stops, and the request has not ended within drain_s
-            exchange.told["cut"] = True
-            if not exchange.started:
-                stopping = busy("The service is stopping.", 503)
-                stopping.close = True
-                await exchange.refuse(stopping)
+            exchange.log_fields["cancelled"] = True
+            await exchange.send_problem(busy("The service is stopping.", 503, close=True))
         except Exception:
-            LOGGER.exception("failed", extra={"told": {"request_id": exchange.id}})
-            if not exchange.started:
-                await exchange.refuse(
-                    Problem(500, "The service failed.", f"Report it with the request id {exchange.id}.", close=True)
-                )
+            LOGGER.exception("failed", extra={"fields": {"request_id": exchange.id}})
+            remedy = f"Report it with the request id {exchange.id}."
+            await exchange.send_problem(Problem(500, "The service failed.", remedy, close=True))
         finally:
             self.metrics.in_flight.dec()
             self._record(exchange)
@@ -144,7 +77,7 @@ class Middleware:
         _check_headers(exchange)
         self._check_token(exchange)
         scope = exchange.scope
-        if exchange.method == "HEAD":  # what GET would answer, without its body
+        if exchange.method == "HEAD":  # the response to GET, without its body
             scope = {**scope, "method": "GET"}
         if exchange.method == "POST" or exchange.has_body:
             await self._serve_body(exchange, scope, receive)
@@ -152,9 +85,11 @@ class Middleware:
             await self.app(scope, receive, exchange.send)
 
     async def _serve_body(self, exchange: Exchange, scope: Scope, receive: Receive) -> None:
-        """Read the whole body, then answer it; on any route and with any method, so that none can take memory unseen."""
-        self._check_size(exchange)
-        self._check_room()
+        """Read the whole body, then respond; on any route and with any method, so that none can take memory unseen."""
+        length = int(exchange.headers.get(b"content-length", b"0"))  # h11 lets digits through alone
+        if length > self.limits.body_bytes:
+            raise self._too_long(f"{length:,} bytes")
+        self._check_load()
         counted = False
         try:
             try:
@@ -162,18 +97,17 @@ class Middleware:
                     body = await self._read(exchange, receive)
             except TimeoutError:
                 reason = f"The body did not arrive within {self.limits.body_s:g} s."
-                raise Problem(408, reason, "Send it again over a faster line, or send less.", close=True) from None
-            self._check_room()
-            self._answering += 1
+                raise Problem(408, reason, "Use a faster connection, or send less.", close=True) from None
+            self._check_load()
+            self._in_flight += 1
             counted = True
-            await self._answer(exchange, scope, body, receive)
+            await self._respond(exchange, scope, body, receive)
         finally:
-            self._answering -= counted
-            self._held -= exchange.size
-            self.metrics.held.set(self._held)
+            self._in_flight -= counted
+            self._hold(-exchange.size)
 
-    async def _answer(self, exchange: Exchange, scope: Scope, body: bytes, receive: Receive) -> None:
-        """Let the app answer, until its time is over or its client is gone."""
+    async def _respond(self, exchange: Exchange, scope: Scope, body: bytes, receive: Receive) -> None:
+        """Let the app respond, until its time is over or its client is gone."""
         gone = asyncio.Event()
         try:
             async with asyncio.timeout(self.limits.answer_s) as limit:
@@ -185,7 +119,7 @@ class Middleware:
         except TimeoutError:
             if gone.is_set():
                 raise ClientGoneError from None
-            raise busy(f"There was no answer within {self.limits.answer_s:g} s.", 503) from None
+            raise busy(f"There was no response within {self.limits.answer_s:g} s.", 503) from None
 
     async def _read(self, exchange: Exchange, receive: Receive) -> bytes:
         chunks: list[bytes] = []
@@ -193,77 +127,73 @@ class Middleware:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
-            chunk = message.get("body", b"")
-            chunks.append(chunk)
-            exchange.size += len(chunk)
-            self._held += len(chunk)
-            self.metrics.held.set(self._held)
+            chunks.append(message.get("body", b""))
+            exchange.size += len(chunks[-1])
+            self._hold(len(chunks[-1]))
             if exchange.size > self.limits.body_bytes:
                 raise self._too_long(f"more than {self.limits.body_bytes:,} bytes")
             if self._held > self.limits.held_bytes:
-                refusal = busy(f"All requests together hold more than {self.limits.held_mib:g} MiB.")
-                refusal.close = True
-                raise refusal
+                raise busy(f"All requests together hold more than {self.limits.held_mib:g} MiB.", close=True)
             if not message.get("more_body", False):
                 return b"".join(chunks)
+
+    def _hold(self, size: int) -> None:
+        """Count bytes of bodies in memory."""
+        self._held += size
+        self.metrics.held.set(self._held)
 
     def _check_token(self, exchange: Exchange) -> None:
         if self._token is None or exchange.path == PING:
             return
-        given = _credentials(exchange.headers.get(b"authorization", b""))
-        if given is None or not hmac.compare_digest(given, self._token):
-            what = "The token is wrong." if given is not None else "A token is needed, and none was sent."
-            raise Problem(401, what, "Send the header 'Authorization: Bearer TOKEN'.", close=exchange.has_body)
+        sent = _credentials(exchange.headers.get(b"authorization", b""))
+        if sent is None or not hmac.compare_digest(sent, self._token):
+            reason = "The token is wrong." if sent is not None else "A token is required, and none was sent."
+            raise Problem(401, reason, "Send the header 'Authorization: Bearer TOKEN'.", close=exchange.has_body)
 
-    def _check_size(self, exchange: Exchange) -> None:
-        length = exchange.headers.get(b"content-length", b"0")
-        if int(length) > self.limits.body_bytes:  # h11 lets digits through alone
-            raise self._too_long(f"{int(length):,} bytes")
+    def _check_load(self) -> None:
+        if self._in_flight >= self.limits.at_once:
+            raise busy(f"{self._in_flight} requests are in flight, which is the limit.", close=True)
 
-    def _check_room(self) -> None:
-        if self._answering >= self.limits.at_once:
-            refusal = busy(f"{self._answering} requests are being answered, as many as are taken at once.")
-            refusal.close = True
-            raise refusal
-
-    def _too_long(self, said: str) -> Problem:
-        reason = f"The body has {said}, and at most {self.limits.body_mib:g} MiB are read."
+    def _too_long(self, size: str) -> Problem:
+        reason = f"The body has {size}; the limit is {self.limits.body_mib:g} MiB."
         return Problem(413, reason, "Send fewer images at once, or smaller ones.", close=True)
 
-    async def _turn_away(self, exchange: Exchange, refusal: Problem, receive: Receive) -> None:
-        """Answers at once, then lets the rest of the body run out unread for a moment."""
-        linger = refusal.close and exchange.has_body and exchange.headers.get(b"expect", b"").lower() != b"100-continue"
-        await exchange.refuse(refusal, more=linger)
-        if not linger:
-            return
-        left = LINGER_BYTES
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while left > 0:
-                    message = await receive()
-                    left -= len(message.get("body", b""))
-                    if not message.get("more_body", False):
-                        break
-        except TimeoutError:
-            pass
-        await exchange.send({"type": "http.response.body", "body": b""})
-
     def _record(self, exchange: Exchange) -> None:
-        seconds = time.perf_counter() - exchange.began
-        self.metrics.requests.labels(exchange.route, str(exchange.status)).inc()
-        self.metrics.seconds.labels(exchange.route).observe(seconds)
-        if exchange.status == 200 and (exchange.path == PING or exchange.route == PAGE):
-            return  # every few seconds, and nothing to say
+        seconds = time.perf_counter() - exchange.start
+        route = self.routes.get(exchange.path, OTHER)
+        self.metrics.requests.labels(route, str(exchange.status)).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if exchange.status == 200 and (exchange.path == PING or route == PAGE):
+            return  # frequent and of no interest
         log_event(
             "request",
             request_id=exchange.id,
             method=exchange.method if exchange.method in METHODS else OTHER,
-            route=exchange.route,
+            route=route,
             status=exchange.status,
             ms=round(seconds * 1000, 2),
             bytes=exchange.size,
-            **exchange.told,
+            **exchange.log_fields,
         )
+
+
+async def _refuse(exchange: Exchange, problem: Problem, receive: Receive) -> None:
+    """Respond at once, then discard the rest of the body for a moment."""
+    if exchange.started:
+        return
+    linger = problem.close and exchange.has_body and exchange.headers.get(b"expect", b"").lower() != b"100-continue"
+    await exchange.send_problem(problem, more=linger)
+    if not linger:
+        return
+    left = LINGER_BYTES
+    with suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+    await exchange.send({"type": "http.response.body", "body": b""})
 
 
 def _check_headers(exchange: Exchange) -> None:
@@ -273,18 +203,17 @@ def _check_headers(exchange: Exchange) -> None:
         Problem: 400.
     """
     names = [name for name, _ in exchange.scope["headers"]]
-    twice = next((name for name in SINGLE if names.count(name) > 1), None)
-    if twice is not None:
-        reason = f"The request has more than one header {twice.decode()}."
-    elif b"transfer-encoding" in names and b"content-length" in names:
-        reason = "The request has both Content-Length and Transfer-Encoding."
-    else:
-        return
-    raise Problem(400, reason, "Send one of them.", close=True)
+    repeated = next((name for name in UNIQUE if names.count(name) > 1), None)
+    if repeated is not None:
+        raise Problem(400, f"The request has more than one header {repeated.decode()}.", "Send one.", close=True)
+    if b"transfer-encoding" in names and b"content-length" in names:
+        raise Problem(
+            400, "The request has both Content-Length and Transfer-Encoding.", "Send one of them.", close=True
+        )
 
 
 def _credentials(header: bytes) -> bytes | None:
-    """The token of an ``Authorization`` header: of Bearer, or the password of Basic (RFC 6750, RFC 7617)."""
+    """Return the token of an ``Authorization`` header: of Bearer, or the password of Basic (RFC 6750, RFC 7617)."""
     scheme, _, rest = header.strip().partition(b" ")
     if scheme.lower() == b"bearer":
         return rest.strip()
@@ -297,7 +226,7 @@ def _credentials(header: bytes) -> bytes | None:
 
 
 async def _end_when_gone(exchange: Exchange, receive: Receive, gone: asyncio.Event, limit: asyncio.Timeout) -> None:
-    """Bring a time limit forward to the moment in which the client hangs up."""
+    """End a time limit at the moment in which the client closes the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
     gone.set()
@@ -306,13 +235,13 @@ async def _end_when_gone(exchange: Exchange, receive: Receive, gone: asyncio.Eve
 
 
 def _replay(body: bytes, gone: asyncio.Event) -> Receive:
-    """A body that has been read, as if it were still to come; after it the end of the connection."""
+    """Return the ``receive`` of a body that was read already, followed by the end of the connection."""
     waiting = [body]
 
-    async def again() -> Message:
+    async def receive() -> Message:
         if waiting:
             return {"type": "http.request", "body": waiting.pop(), "more_body": False}
         await gone.wait()
         return {"type": "http.disconnect"}
 
-    return again
+    return receive

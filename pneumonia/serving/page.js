@@ -1,12 +1,12 @@
 "use strict";
 
 const DICOM_AT = 128; // bytes of preamble before "DICM"
-const FAINT = 0.02; // of a probability; below it no place matters much
-const part = (id) => document.getElementById(id);
-const UNCHOSEN = part("waiting").textContent;
+const FAINT = 0.02; // of a probability; smaller effects are no finding
+const byId = (id) => document.getElementById(id);
+const EMPTY = byId("waiting").textContent;
 let request = null; // aborted when another file is chosen
 
-/** A sentence for people. */
+/** An error whose message is shown on the page. */
 class Problem extends Error {}
 
 /** The media type of a file by its first bytes; the service checks the whole file. */
@@ -20,30 +20,30 @@ async function mediaType(file) {
   throw new Problem(file.size ? "It is no JPEG, PNG or DICOM file." : "It is empty (0 bytes).");
 }
 
-/** An answer of the service. */
-async function ask(path, signal, options = {}) {
-  let answer;
+/** A response of the service. */
+async function send(path, signal, options = {}) {
+  let response;
   try {
-    answer = await fetch(path, { ...options, signal });
+    response = await fetch(path, { ...options, signal });
   } catch (error) {
     if (signal.aborted) throw error;
     throw new Problem("The service can't be reached.");
   }
-  if (answer.ok) return answer;
-  const refusal = await answer.json().catch(() => ({}));
-  throw new Problem(refusal.reason ?? `The service failed (HTTP status ${answer.status}).`);
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  throw new Problem(problem.reason ?? `The service failed (HTTP status ${response.status}).`);
 }
 
 const percent = (value, digits = 0) => `${(100 * value).toFixed(digits)}%`;
-const inWords = (share) => `a probability of ${share > 0.995 ? "more than 99%" : percent(share)}`;
+const inWords = (value) => `a probability of ${value > 0.995 ? "more than 99%" : percent(value)}`;
 
 function clear() {
-  for (const id of ["status", "problem", "picture"]) part(id).hidden = true;
-  for (const id of ["bars", "note", "waiting"]) part(id).replaceChildren();
+  for (const id of ["status", "problem", "picture"]) byId(id).hidden = true;
+  for (const id of ["bars", "note", "waiting"]) byId(id).replaceChildren();
 }
 
 function showStatus(kind, strong, rest = "") {
-  const box = part("status");
+  const box = byId("status");
   const emphasis = document.createElement("strong");
   emphasis.textContent = strong;
   box.className = `box ${kind}`;
@@ -51,11 +51,11 @@ function showStatus(kind, strong, rest = "") {
   box.hidden = false;
 }
 
-function showProblem(what, sentence) {
+function showProblem(title, sentence) {
   const emphasis = document.createElement("strong");
-  emphasis.textContent = what;
-  part("problem").replaceChildren(emphasis, ` ${sentence}`);
-  part("problem").hidden = false;
+  emphasis.textContent = title;
+  byId("problem").replaceChildren(emphasis, ` ${sentence}`);
+  byId("problem").hidden = false;
 }
 
 function bar(name, value) {
@@ -75,92 +75,92 @@ function bar(name, value) {
   return row;
 }
 
-function showPrediction(answer) {
-  const probabilities = Object.entries(answer.probabilities);
-  const [likeliest, share] = probabilities.reduce((best, one) => (one[1] > best[1] ? one : best));
-  if (answer.out_of_distribution) {
-    const scores = `OOD score ${answer.ood_score.toFixed(2)}, threshold ${answer.ood_threshold.toFixed(2)}`;
-    showStatus("bad", "This does not look like the X-rays that the model knows", ` (${scores}). The values below mean nothing.`);
-  } else if (answer.abstained) {
-    const rest = ` ${likeliest} is the likeliest class, with ${inWords(share)}. A person must read this image.`;
+function showPrediction(prediction) {
+  const probabilities = Object.entries(prediction.probabilities);
+  const [label, value] = probabilities.reduce((best, one) => (one[1] > best[1] ? one : best));
+  if (prediction.out_of_distribution) {
+    const scores = `OOD score ${prediction.ood_score.toFixed(2)}, threshold ${prediction.ood_threshold.toFixed(2)}`;
+    showStatus("bad", "This does not look like the X-rays that the model knows", ` (${scores}). The values below are meaningless.`);
+  } else if (prediction.abstained) {
+    const rest = ` ${label} is the most probable class, with ${inWords(value)}. A person must read this image.`;
     showStatus("warn", "The model abstains: it is too unsure.", rest);
   } else {
-    showStatus("", likeliest, `, with ${inWords(share)}.`);
+    showStatus("", label, `, with ${inWords(value)}.`);
   }
-  part("bars").replaceChildren(...probabilities.map(([name, value]) => bar(name, value)));
-  const how = answer.calibrated ? "calibrated" : "not calibrated";
-  part("note").textContent = `Probabilities are ${how}. Answered in ${answer.ms.toFixed(0)} ms by ${answer.model_version}.`;
+  byId("bars").replaceChildren(...probabilities.map(([name, value]) => bar(name, value)));
+  const how = prediction.calibrated ? "calibrated" : "not calibrated";
+  byId("note").textContent = `Probabilities are ${how}. Predicted in ${prediction.ms.toFixed(0)} ms by ${prediction.model_version}.`;
 }
 
 async function showExplanation(explanation) {
-  part("image").src = `data:image/png;base64,${explanation.image}`;
-  part("heat").src = `data:image/png;base64,${explanation.heat_map}`;
-  await Promise.all([part("image").decode(), part("heat").decode()]);
+  byId("image").src = `data:image/png;base64,${explanation.image}`;
+  byId("heat").src = `data:image/png;base64,${explanation.heat_map}`;
+  await Promise.all([byId("image").decode(), byId("heat").decode()]);
   const { explained_class: name, largest_fall: fall, largest_rise: rise } = explanation;
   const weak = Math.max(fall, rise) < FAINT ? " No single place matters much." : "";
-  part("caption").textContent =
+  byId("caption").textContent =
     `Red: covering this place lowers the probability of ${name}, by up to ${fall.toFixed(3)}. ` +
     `Blue: it raises it, by up to ${rise.toFixed(3)}.${weak}`;
-  part("waiting").replaceChildren();
-  part("picture").hidden = false;
+  byId("waiting").replaceChildren();
+  byId("picture").hidden = false;
 }
 
-/** Classify and explain what `load` gives; an earlier image that is still being answered is given up. */
+/** Predict and explain the file that `load` returns; cancel an earlier one. */
 async function show(load) {
   request?.abort();
   request = new AbortController();
   const { signal } = request;
   clear();
-  let failed = "This file can't be answered.";
+  let title = "This file can't be classified.";
   try {
     showStatus("", "Reading the image.");
     const file = await load(signal);
-    const most = Number(document.body.dataset.bodyBytes);
-    if (file.size > most) throw new Problem(`It has ${file.size.toLocaleString("en")} bytes, and at most ${most.toLocaleString("en")} are read.`);
-    const sent = { method: "POST", body: file, headers: { "Content-Type": await mediaType(file) } };
-    const answer = await (await ask("invocations", signal, sent)).json();
+    const limit = Number(document.body.dataset.bodyBytes);
+    if (file.size > limit) throw new Problem(`It has ${file.size.toLocaleString("en")} bytes; the limit is ${limit.toLocaleString("en")}.`);
+    const options = { method: "POST", body: file, headers: { "Content-Type": await mediaType(file) } };
+    const prediction = await (await send("invocations", signal, options)).json();
     if (signal.aborted) return;
-    showPrediction(answer);
-    failed = "There is no heat map.";
-    part("waiting").textContent = "Covering the image place by place, to see on which ones the prediction depends.";
-    const explanation = await (await ask("explanation", signal, sent)).json();
+    showPrediction(prediction);
+    title = "There is no heat map.";
+    byId("waiting").textContent = "Computing the heat map: each place of the image is covered in turn.";
+    const explanation = await (await send("explanation", signal, options)).json();
     if (signal.aborted) return;
     await showExplanation(explanation);
   } catch (error) {
     if (signal.aborted) return;
-    if (part("bars").childElementCount === 0) part("status").hidden = true;
-    part("waiting").textContent = UNCHOSEN;
-    showProblem(failed, error instanceof Problem ? error.message : "The answer of the service can't be read.");
+    if (byId("bars").childElementCount === 0) byId("status").hidden = true;
+    byId("waiting").textContent = EMPTY;
+    showProblem(title, error instanceof Problem ? error.message : "The response of the service can't be read.");
   }
 }
 
-part("file").addEventListener("change", (event) => {
+byId("file").addEventListener("change", (event) => {
   const [file] = event.target.files;
   if (file) show(async () => file);
 });
-part("file").addEventListener("click", (event) => {
+byId("file").addEventListener("click", (event) => {
   event.target.value = ""; // so that the same file can be chosen again
 });
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", () => {
-    part("file").value = "";
-    show(async (signal) => (await ask(`examples/${button.dataset.example}`, signal)).blob());
+    byId("file").value = "";
+    show(async (signal) => (await send(`examples/${button.dataset.example}`, signal)).blob());
   });
 }
-part("opacity").addEventListener("input", (event) => {
-  part("heat").style.opacity = event.target.value / 100;
+byId("opacity").addEventListener("input", (event) => {
+  byId("heat").style.opacity = event.target.value / 100;
 });
-part("heat").style.opacity = part("opacity").value / 100;
+byId("heat").style.opacity = byId("opacity").value / 100;
 for (const kind of ["dragenter", "dragover"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
-    part("drop").classList.add("over");
+    byId("drop").classList.add("over");
   });
 }
 for (const kind of ["dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
-    part("drop").classList.remove("over");
+    byId("drop").classList.remove("over");
   });
 }
 document.addEventListener("drop", (event) => {

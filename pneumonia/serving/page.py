@@ -1,17 +1,17 @@
-"""The page at ``/``: one template, one stylesheet and one script, read and filled in once when the service starts."""
+"""The web page and the OpenAPI page: files that are read, and filled in, once when the service starts."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from string import Template
-from typing import Any, Final
+from typing import Final
 
 import cv2
 
 from pneumonia.data.sources.phantom import draw
-from pneumonia.export.contract import Contract
+from pneumonia.export.contract import Contract, Interval, MetricInfo
 from pneumonia.serving.limits import Limits
 from pneumonia.tasks import BACTERIA, NORMAL, VIRUS
 
@@ -23,42 +23,41 @@ EXAMPLES: Final = {
     "virus": (VIRUS, 4),
     "bacteria": (BACTERIA, 5),
 }  # class and seed of each drawing
-QUALITY: Final = 85  # of JPEG
-SUBSETS: Final = {"train": "for training", "val": "for validation", "test": "held out"}
+JPEG_QUALITY: Final = 85
 METRICS: Final = {"accuracy": "accuracy", "f1_macro": "macro F1", "auroc": "AUROC"}
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file that the service sends as it is."""
+    """A file of the page."""
 
     content: bytes
     media_type: str
 
 
 def page_assets(contract: Contract, limits: Limits) -> dict[str, Asset]:
-    """The page and its files, by path."""
-    template = Template(_own("page.html").decode())
-    html = template.substitute(
+    """Return the files of the web page, by path."""
+    sentences = [*contract.limitations, *filter(None, [contract.caveat])]
+    html = Template(_read("page.html").decode()).substitute(
         classes=escape(", ".join(contract.classes)),
         body_bytes=limits.body_bytes,
         body_mib=f"{limits.body_mib:g}",
-        limits=_list([*contract.limits, *([contract.caveat] if contract.caveat else [])]),
-        facts="".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in _facts(contract)),
+        limitations="".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
+        facts="".join(f"<dt>{escape(term)}</dt><dd>{escape(text)}</dd>" for term, text in _facts(contract).items()),
     )
     return {
         "/": Asset(html.encode(), HTML),
-        "/page.css": Asset(_own("page.css"), CSS),
-        "/page.js": Asset(_own("page.js"), JAVASCRIPT),
+        "/page.css": Asset(_read("page.css"), CSS),
+        "/page.js": Asset(_read("page.js"), JAVASCRIPT),
     }
 
 
 def docs_assets() -> dict[str, Asset]:
-    """Swagger UI and its files, by path; all from this machine."""
+    """Return the files of the OpenAPI page, by path; none is loaded from another server."""
     swagger = files("fastapi_offline") / "static"
     return {
-        "/docs": Asset(_own("docs.html"), HTML),
-        "/docs/start.js": Asset(_own("docs.js"), JAVASCRIPT),
+        "/docs": Asset(_read("docs.html"), HTML),
+        "/docs/start.js": Asset(_read("docs.js"), JAVASCRIPT),
         "/docs/swagger-ui.js": Asset((swagger / "swagger-ui-bundle.js").read_bytes(), JAVASCRIPT),
         "/docs/swagger-ui.css": Asset((swagger / "swagger-ui.css").read_bytes(), CSS),
     }
@@ -66,60 +65,49 @@ def docs_assets() -> dict[str, Asset]:
 
 @cache
 def example(name: str) -> bytes:
-    """A drawn X-ray as a JPEG file; ``name`` is a key of ``EXAMPLES``."""
+    """Draw an X-ray as a JPEG file; ``name`` is a key of ``EXAMPLES``."""
     label, seed = EXAMPLES[name]
-    return cv2.imencode(".jpeg", draw(label, seed, 0), [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1].tobytes()
+    return cv2.imencode(".jpeg", draw(label, seed, 0), [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
 
 
-def _own(name: str) -> bytes:
+def _read(name: str) -> bytes:
     return (files("pneumonia.serving") / name).read_bytes()
 
 
-def _facts(contract: Contract) -> list[tuple[str, str]]:
-    """What the model was trained on and its measured limits, as terms and their descriptions."""
-    data, detector, parity = contract.data, contract.ood_detector, contract.parity
-    counts = ", ".join(f"{data[subset]} {use}" for subset, use in SUBSETS.items() if data.get(subset))
-    size = f"{contract.image.size} x {contract.image.size} pixels"
-    return [
-        ("Model", f"{contract.model.family}, {size}, run {contract.model.version}"),
-        ("Bundle", contract.bundle_version),
-        ("Trained on", f"{data.get('source', 'unknown')} images, split {data.get('split', 'unknown')}: {counts}"),
-        *_metric_facts(contract.metrics),
-        (
-            "Out-of-distribution detector",
-            f"{detector.false_alarms} false alarms in {detector.measured_on} unseen images ({detector.false_alarm_rate:.2%})",
-        ),
-        (
-            "Exported model against trained model",
-            f"largest difference {parity.largest:.1e} over {parity.images} images, {parity.changed} other predictions",
-        ),
-        ("License", contract.licence),
-        ("Intended use", contract.intended_use),
-    ]
+def _facts(contract: Contract) -> dict[str, str]:
+    """Return training data and measured limits, as terms and descriptions."""
+    data, detector, parity, size = contract.data, contract.ood_detector, contract.parity, contract.preprocessing.size
+    counts = f"{data.train} for training, {data.val} for validation" + (f", {data.test} held out" if data.test else "")
+    return {
+        "Model": f"{contract.model.family}, {size} x {size} pixels, run {contract.model.version}",
+        "Bundle": contract.bundle_version,
+        "Trained on": f"{data.source} images, split {data.split}: {counts}",
+        **_metrics(contract.metrics),
+        "Out-of-distribution detector": f"{detector.false_alarms} false alarms in {detector.measured_on} unseen images "
+        f"({detector.false_alarm_rate:.2%})",
+        "Exported model against trained model": f"largest difference {parity.max_difference:.1e} over {parity.images} images, "
+        f"{parity.changed_labels} changed predictions",
+        "License": contract.licence,
+        "Intended use": contract.intended_use,
+    }
 
 
-def _metric_facts(metrics: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = []
-    val = metrics.get("val") or {}
-    found = [f"{words} {_value(val[name])}" for name, words in METRICS.items() if name in val]
-    if found:
-        facts.append(("Validation", ", ".join(found)))
-    test = metrics.get("test") or {}
-    found = [f"{words} {_interval(test[name])}" for name, words in METRICS.items() if isinstance(test.get(name), dict)]
-    if found:
-        facts.append((f"Test ({test['images']} images)", ", ".join(found)))
-    return facts
+def _metrics(metrics: MetricInfo) -> dict[str, str]:
+    found = {"Validation": _listed({name: _value(value) for name, value in metrics.val.items()})}
+    if metrics.test is not None:
+        test = {name: _interval(interval) for name, interval in metrics.test.metrics.items()}
+        found[f"Test ({metrics.test.images} images)"] = _listed(test)
+    return found
+
+
+def _listed(shown: Mapping[str, str]) -> str:
+    return ", ".join(f"{text} {shown[name]}" for name, text in METRICS.items() if name in shown)
 
 
 def _value(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.3f}"
 
 
-def _interval(held: dict[str, float | None]) -> str:
-    low, high = held.get("low"), held.get("high")
-    between = f" ({_value(low)} to {_value(high)})" if low is not None and high is not None else ""
-    return _value(held.get("value")) + between
-
-
-def _list(items: Iterable[str]) -> str:
-    return "".join(f"<li>{escape(item)}</li>" for item in items)
+def _interval(metric: Interval) -> str:
+    has_interval = metric.low is not None and metric.high is not None
+    return _value(metric.value) + (f" ({_value(metric.low)} to {_value(metric.high)})" if has_interval else "")

@@ -1,4 +1,4 @@
-"""What comes in: from a request's bytes and content type to image files that are worth decoding."""
+"""Parse a request: from its bytes and content type to image files that are worth decoding."""
 
 import base64
 import binascii
@@ -16,42 +16,44 @@ JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
 DICOM: Final = "application/dicom"
 JSON: Final = "application/json"
-SAME: Final = {"image/jpg": JPEG, "image/pjpeg": JPEG, "image/dicom": DICOM, "application/dicom+octet-stream": DICOM}
-SENDABLE: Final = f"Send {JPEG}, {PNG} or {DICOM} with the bytes of one file, or {JSON} with base64."
+ALIASES: Final = {"image/jpg": JPEG, "image/pjpeg": JPEG, "image/dicom": DICOM, "application/dicom+octet-stream": DICOM}
+SEND_FILE: Final = f"Send {JPEG}, {PNG} or {DICOM} with the bytes of one file, or {JSON} with base64."
+SEND_JSON: Final = 'Send {"image": "BASE64"} for one image, or {"images": ["BASE64", ...]} for several.'
+SEND_SMALLER: Final = "Send it at a smaller size."
 JPEG_MAGIC: Final = b"\xff\xd8\xff"
 PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 END_OF_JPEG: Final = b"\xff\xd9"
 START_OF_SCAN: Final = b"\xff\xda"
-TAIL: Final = 64  # bytes of padding that may follow the end of a JPEG
-STRANGERS: Final = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"%PDF", b"PK\x03\x04", b"MZ", b"\x7fELF", b"<", b"#!", b"RIFF")
-FORM: Final = 'Say {"image": "BASE64"} for one image, or {"images": ["BASE64", ...]} for several.'
+PADDING: Final = 64  # bytes that may follow the end of a JPEG
+FOREIGN_MAGIC: Final = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"%PDF", b"PK\x03\x04", b"MZ", b"\x7fELF", b"<", b"#!", b"RIFF")
 
 
 @dataclass(frozen=True)
 class ParsedRequest:
-    """Image files of a request, with the pixels that each has by its header; ``several`` where the answer is a list."""
+    """Image files of a request, the pixels of each by its header, and whether the response is a list."""
 
     files: list[bytes]
     pixels: list[int]
-    several: bool
+    is_list: bool
 
 
 def media_type(header: str) -> str:
-    """The media type of a ``Content-Type`` header, without parameters, by its first name.
+    """Return the media type of a ``Content-Type`` header, without parameters and aliases.
 
     Raises:
-        Problem: 415, it is none that we read.
+        Problem: 415, it is not supported.
     """
     name = header.partition(";")[0].strip().lower()
-    name = SAME.get(name, name)
+    name = ALIASES.get(name, name)
     if name in {JPEG, PNG, DICOM, JSON}:
         return name
-    said = f"Content-Type {name[:100]!r} is not one that is read here" if name else "The request has no Content-Type"
-    raise Problem(415, f"{said}.", SENDABLE)
+    raise Problem(
+        415, f"Content-Type {name[:100]!r} is not supported." if name else "The request has no Content-Type.", SEND_FILE
+    )
 
 
 def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
-    """The image files of a request, each checked by its first bytes and its header; no pixel is decoded.
+    """Check each image file of a request by its first bytes and its header; decode no pixel.
 
     Args:
         body: The whole body.
@@ -59,44 +61,46 @@ def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
         limits: Of images and pixels.
 
     Raises:
-        Problem: 400, 413, 415 or 422, with what is wrong.
+        Problem: 400, 413, 415 or 422.
     """
     if kind != JSON:
-        return ParsedRequest([body], [check_file(body, kind, limits)], several=False)
-    files, several = _from_json(body, limits)
+        return ParsedRequest([body], [check_file(body, kind, limits)], is_list=False)
+    files, is_list = _from_json(body, limits)
     pixels = []
-    for place, file in enumerate(files):
+    for number, file in enumerate(files):
         try:
             pixels.append(check_file(file, None, limits))
-        except Problem as refusal:
-            refusal.reason = f"images[{place}]: {refusal.reason}" if several else refusal.reason
+        except Problem as problem:
+            problem.reason = f"images[{number}]: {problem.reason}" if is_list else problem.reason
             raise
     if sum(pixels) > limits.request_pixels:
         raise Problem(
             413,
-            f"The images of the request have {sum(pixels):,} pixels together, and at most {limits.request_pixels:,} are read.",
-            "Send fewer images at once, or smaller ones.",
+            f"The images of the request have {sum(pixels):,} pixels together; the limit is {limits.request_pixels:,}.",
+            "Send fewer images in a request, or smaller ones.",
         )
-    return ParsedRequest(files, pixels, several)
+    return ParsedRequest(files, pixels, is_list)
 
 
 def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
-    """The pixels of a file by its header. Refuses a file that is not what it says, or too large, before it is decoded.
+    """Return the pixels of a file by its header; refuse a file of another type or of too many pixels before it is decoded.
 
     Args:
         raw: The whole file.
-        kind: What it is said to be; ``None`` where nothing is said.
+        kind: The declared media type; ``None`` for any.
         limits: Of pixels.
 
     Raises:
         Problem: 400, 413, 415 or 422.
     """
     if not raw:
-        raise Problem(400, "The body is empty (0 bytes).", SENDABLE)
-    found = _kind_of(raw)
+        raise Problem(400, "The body is empty (0 bytes).", SEND_FILE)
+    found = _detect_type(raw)
     if kind not in {None, found}:
-        raise Problem(415, f"The Content-Type says {kind}, and the bytes are {found}.", "Say what the bytes are.")
-    _check_whole(raw, found)
+        raise Problem(415, f"The Content-Type is {kind}, and the bytes are {found}.", "Declare the type of the bytes.")
+    defect = _defect(raw, found)
+    if defect is not None:
+        raise unreadable(UnreadableImageError(defect))
     try:
         header = read_header(raw)
     except UnreadableImageError as error:
@@ -108,108 +112,95 @@ def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
     return header.width * header.height
 
 
-def unreadable(error: UnreadableImageError, where: str = "") -> Problem:
-    """The refusal of a file that can't be decoded."""
+def unreadable(error: UnreadableImageError, prefix: str = "") -> Problem:
+    """Return the problem of a file that can't be decoded."""
+    reason = f"{prefix}The image can't be read: {error}."
     if f"{MAX_PIXELS:,}" in str(error):
-        return Problem(413, f"{where}The image can't be read: {error}.", "Send it at a smaller size.")
-    return Problem(
-        422, f"{where}The image can't be read: {error}.", "Open it in a viewer, and save or export it again."
-    )
+        return Problem(413, reason, SEND_SMALLER)
+    return Problem(422, reason, "Open it in a viewer, and save or export it again.")
 
 
-def _too_large(what: str, limits: Limits) -> Problem:
-    return Problem(413, f"{what}, and at most {limits.pixels:,} are read.", "Send it at a smaller size.")
+def _too_large(size: str, limits: Limits) -> Problem:
+    return Problem(413, f"{size}; the limit is {limits.pixels:,}.", SEND_SMALLER)
 
 
-def _kind_of(raw: bytes) -> str:
-    """What a file is by its first bytes.
+def _detect_type(raw: bytes) -> str:
+    """Return the media type of a file by its first bytes.
 
     Raises:
-        Problem: 415, it is none of the three, or two things at once.
+        Problem: 415, it is none of the three, or two at once.
     """
     if is_dicom(raw):
-        stranger = next((magic for magic in STRANGERS if raw.startswith(magic)), None)
-        if stranger is not None:
+        foreign = next((magic for magic in FOREIGN_MAGIC if raw.startswith(magic)), None)
+        if foreign is not None:
             raise Problem(
                 415,
-                f"The file begins as DICOM at byte {MAGIC_AT} ({MAGIC.decode()}) and as something else at byte 0 ({stranger!r}).",
-                "Empty the preamble of the DICOM file: what is two files at once is not read.",
+                f"The file begins as DICOM at byte {MAGIC_AT} ({MAGIC.decode()}) and as something else at byte 0 ({foreign!r}).",
+                "Clear the preamble of the DICOM file: a file of two types is not supported.",
             )
         return DICOM
     if raw.startswith(JPEG_MAGIC):
         return JPEG
     if raw.startswith(PNG_MAGIC):
         return PNG
-    raise Problem(415, f"The bytes are no JPEG, PNG or DICOM file; they begin with {raw[:8]!r}.", SENDABLE)
+    raise Problem(415, f"The bytes are no JPEG, PNG or DICOM file; they begin with {raw[:8]!r}.", SEND_FILE)
 
 
-def _check_whole(raw: bytes, kind: str) -> None:
-    """Refuses files that are cut short, have another file behind them, or cost far more than their size.
-
-    Raises:
-        Problem: 422.
-    """
-    problem = None
-    if kind == JPEG:
-        if END_OF_JPEG not in raw[-TAIL:]:
-            problem = "the JPEG is cut short, or something was appended to it"
-        elif raw.count(START_OF_SCAN) > MAX_SCANS:
-            problem = f"the JPEG has more than {MAX_SCANS} scans"
-    elif kind == PNG:
-        problem = _png_problem(raw)
-    if problem is not None:
-        raise unreadable(UnreadableImageError(problem))
-
-
-def _png_problem(raw: bytes) -> str | None:
-    """What is wrong with the row of chunks of a PNG; their content is left to the decoder."""
-    place = len(PNG_MAGIC)
-    while place + 12 <= len(raw):
-        length, name = int.from_bytes(raw[place : place + 4], "big"), raw[place + 4 : place + 8]
-        place += 12 + length
+def _defect(raw: bytes, kind: str) -> str | None:
+    """Return why a file is cut short, is followed by another file, or costs far more than its size; ``None`` if it is sound."""
+    if kind == JPEG and END_OF_JPEG not in raw[-PADDING:]:
+        return "the JPEG is cut short, or something was appended to it"
+    if kind == JPEG and raw.count(START_OF_SCAN) > MAX_SCANS:
+        return f"the JPEG has more than {MAX_SCANS} scans"
+    if kind != PNG:
+        return None
+    position = len(PNG_MAGIC)
+    while position + 12 <= len(raw):  # chunk by chunk: length, name, content, checksum
+        name = raw[position + 4 : position + 8]
+        position += 12 + int.from_bytes(raw[position : position + 4], "big")
         if name == b"IEND":
-            return None if place == len(raw) else "something was appended to the PNG after its end"
+            return None if position == len(raw) else "something was appended to the PNG after its end"
     return "the PNG is cut short"
 
 
 def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
-    """The files, and whether a list was asked."""
+    """Return the files, and whether they were sent as a list."""
     if not body:
-        raise Problem(400, "The body is empty (0 bytes).", SENDABLE)
+        raise Problem(400, "The body is empty (0 bytes).", SEND_FILE)
     try:
-        said: Any = json.loads(body, object_pairs_hook=_without_repeated_keys)
+        content: Any = json.loads(body, object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
-        raise Problem(400, f"The body is not JSON ({detail}).", FORM) from None
-    if not isinstance(said, dict) or len(said) != 1 or not said.keys() <= {"image", "images"}:
-        raise Problem(422, "The JSON is not an object with the one key 'image' or 'images'.", FORM)
-    if "image" in said:
-        return [_from_base64(said["image"], "The image")], False
-    texts = said["images"]
+        raise Problem(400, f"The body is not JSON ({detail}).", SEND_JSON) from None
+    if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= {"image", "images"}:
+        raise Problem(422, "The JSON is not an object with the one key 'image' or 'images'.", SEND_JSON)
+    if "image" in content:
+        return [_from_base64(content["image"], "The image")], False
+    texts = content["images"]
     if not isinstance(texts, list) or not texts:
-        raise Problem(422, "'images' is not a list of at least one image.", FORM)
+        raise Problem(422, "'images' is not a list of at least one image.", SEND_JSON)
     if len(texts) > limits.images:
-        raise Problem(
-            413, f"{len(texts)} images in one request, and at most {limits.images} are read.", "Send fewer at once."
-        )
-    return [_from_base64(text, f"images[{place}]") for place, text in enumerate(texts)], True
+        raise Problem(413, f"{len(texts)} images in one request; the limit is {limits.images}.", "Send fewer at once.")
+    return [_from_base64(text, f"images[{number}]") for number, text in enumerate(texts)], True
 
 
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise Problem(422, "The JSON has one key twice, and which value is meant is not certain.", FORM)
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise Problem(422, "The JSON has one key twice, so its value is ambiguous.", SEND_JSON)
     return dict(pairs)
 
 
-def _from_base64(text: Any, which: str) -> bytes:
+def _from_base64(text: Any, name: str) -> bytes:
     if not isinstance(text, str):
-        raise Problem(422, f"{which} is no text.", FORM)
+        raise Problem(422, f"{name} is not a string.", SEND_JSON)
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters beyond ASCII
         raise Problem(
-            422, f"{which} is not base64 (RFC 4648, without line breaks or 'data:').", "base64 -w0 FILE writes it."
+            422,
+            f"{name} is not base64 (RFC 4648, without line breaks or 'data:').",
+            "`base64 -w0 FILE` encodes a file.",
         ) from None
     if not raw:
-        raise Problem(422, f"{which} is empty (0 bytes).", FORM)
+        raise Problem(422, f"{name} is empty (0 bytes).", SEND_JSON)
     return raw

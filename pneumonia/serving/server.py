@@ -1,4 +1,4 @@
-"""From a bundle to a process that listens, and ends well when it is told to."""
+"""Serve a bundle until SIGTERM or Ctrl-C: check TLS, listen, and stop gracefully."""
 
 import contextlib
 import logging
@@ -23,7 +23,7 @@ from pneumonia.serving.limits import Limits
 from pneumonia.serving.telemetry import log_event, log_to, standard_error
 
 BACKLOG: Final = 1024
-KEEP_ALIVE_S: Final = 60  # longer than the usual proxy's, so that it is the proxy that closes
+KEEP_ALIVE_S: Final = 60  # longer than that of usual proxies, so that the proxy closes the connection
 INTERRUPTED: Final = 130
 GRACE_S: Final = 1.0  # after drain_s
 LOCAL: Final = {"127.0.0.1", "::1", "localhost"}
@@ -31,14 +31,14 @@ LOCAL: Final = {"127.0.0.1", "::1", "localhost"}
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """Where a service listens, and who may ask it.
+    """Where a service listens, and who may call it.
 
     Attributes:
         host: Name or address.
-        port: 0 takes any that is free.
-        token: That callers must know.
-        certificate: A PEM file with the certificate and what vouches for it.
-        key: A PEM file with its key.
+        port: 0 for any free one.
+        token: Callers must send it; ``None`` where anyone may call.
+        certificate: A PEM file with the certificate chain.
+        key: A PEM file with the key of the certificate.
         page: Whether there is a page at ``/``.
     """
 
@@ -49,13 +49,9 @@ class ServerOptions:
     key: Path | None = None
     page: bool = True
 
-    @property
-    def scheme(self) -> str:
-        return "https" if self.certificate else "http"
-
 
 class Server(uvicorn.Server):
-    """Uvicorn's, which after a signal ends like any program that did what it was told, instead of by the signal again."""
+    """Uvicorn's server, which after a signal exits with a code instead of raising the signal again."""
 
     def __init__(self, config: uvicorn.Config, pool: InferencePool) -> None:
         super().__init__(config)
@@ -66,7 +62,7 @@ class Server(uvicorn.Server):
         log_event("stopping")
         await super().shutdown(sockets)
         if not await self._pool.is_idle(GRACE_S):  # a decoder can't be interrupted, and drain_s is over
-            log_event("stopped while an image was being read", logging.WARNING)
+            log_event("stopped while an image was being decoded", logging.WARNING)
             os._exit(self.exit_code)
 
     @contextlib.contextmanager
@@ -83,34 +79,34 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def serve(folder: Path, place: ServerOptions, limits: Limits) -> int:
-    """Answer until SIGTERM or Ctrl-C, then finish what is in flight.
+def serve(folder: Path, options: ServerOptions, limits: Limits) -> int:
+    """Serve a bundle until SIGTERM or Ctrl-C, then respond to the requests in flight.
 
     Returns:
         The exit code: 0, or 130 after Ctrl-C.
 
     Raises:
-        BundleError: The bundle can't be served.
+        BundleError: The bundle can't be loaded.
         ConfigError: The certificate or its key can't be used.
-        ServiceError: The address can't be had.
+        ServiceError: The address can't be used.
     """
-    check_tls(place)
+    check_tls(options)
     bundle = Bundle.load(folder)
     with standard_error() as stream:
         log_to(stream)
         try:
-            return _answer(bundle, place, limits)
-        except KeyboardInterrupt:  # before the server takes signals
+            return _run(bundle, options, limits)
+        except KeyboardInterrupt:  # before the server handles signals
             log_event("stopped")
             return INTERRUPTED
 
 
-def _answer(bundle: Bundle, place: ServerOptions, limits: Limits) -> int:
-    """Serve a bundle; returns the exit code."""
-    service = Service(bundle, limits, place.token, place.page)
+def _run(bundle: Bundle, options: ServerOptions, limits: Limits) -> int:
+    """Run the server; return the exit code."""
+    service = Service(bundle, limits, options.token, options.page)
     service.pool.warm_up()
     config = uvicorn.Config(
-        service.middleware,
+        service.asgi,
         http=with_deadlines(limits.header_s, limits.body_s),
         ws="none",
         lifespan="on",
@@ -121,47 +117,40 @@ def _answer(bundle: Bundle, place: ServerOptions, limits: Limits) -> int:
         backlog=BACKLOG,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(max(limits.drain_s, 1)),
-        ssl_certfile=place.certificate,
-        ssl_keyfile=place.key,
+        ssl_certfile=options.certificate,
+        ssl_keyfile=options.key,
     )
-    with listening(place) as listener:
+    with listening(options) as listener:
         host, port = listener.getsockname()[:2]
-        shown = f"[{host}]" if ":" in host else host
+        url = f"{'https' if options.certificate else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         contract = bundle.contract
-        log_event(
-            "serving",
-            url=f"{place.scheme}://{shown}:{port}",
-            bundle=contract.bundle_version,
-            model=contract.model.version,
-        )
-        if place.token is None and place.host not in LOCAL:
-            log_event("any caller who reaches this address is answered: no token is set", logging.WARNING)
+        log_event("serving", url=url, bundle=contract.bundle_version, model=contract.model.version)
+        if options.token is None and options.host not in LOCAL:
+            log_event("no token is set: anyone who reaches this address may call", logging.WARNING)
         server = Server(config, service.pool)
         server.run(sockets=[listener])
     log_event("stopped")
     return server.exit_code
 
 
-def check_tls(place: ServerOptions) -> None:
-    """Refuses a certificate that can't be used, before anything is loaded.
+def check_tls(options: ServerOptions) -> None:
+    """Refuse a certificate that can't be used, before anything is loaded.
 
     Raises:
-        ConfigError: Which file, and why.
+        ConfigError: With the file and the reason.
     """
-    if (place.certificate is None) != (place.key is None):
-        raise ConfigError(
-            "--tls-cert and --tls-key go together: a certificate is of no use without its key. Give both."
-        )
-    if place.certificate is None or place.key is None:
+    if (options.certificate is None) != (options.key is None):
+        raise ConfigError("--tls-cert and --tls-key go together: a certificate is useless without its key. Give both.")
+    if options.certificate is None or options.key is None:
         return
-    for path in (place.certificate, place.key):
+    for path in (options.certificate, options.key):
         if not path.is_file():
-            raise ConfigError(f"There is no file {path}, so no one could be answered over TLS. Check the path.")
+            raise ConfigError(f"There is no file {path}, so TLS can't be used. Check the path.")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(place.certificate, place.key, password=_no_password)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.certificate, options.key, password=_no_password)
     except (OSError, ValueError) as error:  # SSLError is an OSError
         raise ConfigError(
-            f"{place.certificate} and {place.key} are no certificate and key that fit together ({type(error).__name__}). "
+            f"{options.certificate} and {options.key} are not a matching certificate and key ({type(error).__name__}). "
             "Give PEM files, the key without a password."
         ) from error
 
@@ -171,22 +160,22 @@ def _no_password() -> str:
 
 
 @contextlib.contextmanager
-def listening(place: ServerOptions) -> Iterator[socket.socket]:
-    """A socket that listens at an address.
+def listening(options: ServerOptions) -> Iterator[socket.socket]:
+    """Yield a listening socket.
 
     Raises:
-        ServiceError: It is taken, not ours, or not to be had.
+        ServiceError: The address is in use, unknown, or not allowed.
     """
     try:
-        family = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.create_server((place.host, place.port), family=family, backlog=BACKLOG)
+        family = socket.getaddrinfo(options.host, options.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((options.host, options.port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ServiceError(
-            f"Can't listen at {place.host} port {place.port}: {reason}. Choose another with --host or --port; "
-            "--port 0 takes any that is free."
+            f"Can't listen on {options.host} port {options.port}: {reason}. Use another --host or --port; --port 0 takes any "
+            "free one."
         ) from error
-    # asyncio sets it only on sockets that name their protocol, and without it every answer waits 40 ms for an acknowledgement
+    # asyncio sets it only on sockets that name their protocol; without it every response waits 40 ms for an acknowledgement
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listener:
         yield listener

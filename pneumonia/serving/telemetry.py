@@ -16,74 +16,72 @@ from typing import Any, Final, TextIO
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 LOGGER: Final = logging.getLogger("pneumonia.serving")
-WORKER: Final = "inference"  # names the threads in which callers' files are read
-ROUTES: Final = {"/ping", "/invocations", "/explanation", "/metrics", "/contract", "/docs", "/openapi.json", "/"}
-PAGE_FILES: Final = ("/page.", "/examples/", "/docs/")  # paths that begin so count as one route
-PAGE: Final = "page"
-OTHER: Final = "other"  # a name for all paths that there are not, so that no caller can add series without end
-REMARK: Final = 200  # characters
-FRAMES: Final = 30  # of a trace, the innermost
+THREAD_PREFIX: Final = "inference"  # of the threads that read callers' files
+PAGE: Final = "page"  # the route of all files of the page
+OTHER: Final = "other"  # the route of all unknown paths
+MAX_LINE: Final = 200  # characters of a line that a library prints
+MAX_FRAMES: Final = 30  # of a trace, the innermost
 BUCKETS_S: Final = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; fields are in the record's ``told``.
+    """Format a record, with its attribute ``fields``, as one line of JSON.
 
-    Of an exception it has the names and the places in the code: its message may quote what a caller sent.
+    An exception is logged by type and place in the code: its message may quote what a caller sent.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         line: dict[str, Any] = {"time": when, "level": record.levelname.lower(), "event": record.getMessage().strip()}
-        line |= getattr(record, "told", {})
+        line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
-            line |= _described(record.exc_info[1])
+            line |= _describe(record.exc_info[1])
         return json.dumps(line, default=str)
 
 
-def _described(error: BaseException) -> dict[str, Any]:
-    frames = traceback.extract_tb(error.__traceback__, limit=-FRAMES)
-    told = {
-        "error": type(error).__name__,
-        "trace": [f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames],
-    }
+def _describe(error: BaseException) -> dict[str, Any]:
+    frames = traceback.extract_tb(error.__traceback__, limit=-MAX_FRAMES)
+    trace = [f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames]
+    fields = {"error": type(error).__name__, "trace": trace}
     cause = error.__cause__ or error.__context__
-    return told if cause is None else {**told, "cause": _described(cause)}
+    return fields if cause is None else {**fields, "cause": _describe(cause)}
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a record may be shown: libraries that read a caller's file log its faults as errors, and quote it."""
-    return record.name.startswith(LOGGER.name) or not (record.threadName or "").startswith(WORKER)
+def _may_log(record: logging.LogRecord) -> bool:
+    """Return whether a record may be logged: libraries that read a caller's file log its faults as errors, and quote it."""
+    return record.name.startswith(LOGGER.name) or not (record.threadName or "").startswith(THREAD_PREFIX)
 
 
 def log_to(stream: TextIO) -> None:
     """Send every record, warning and unhandled exception of this process to a stream, as lines of JSON."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
-    handler.addFilter(_is_ours)
+    handler.addFilter(_may_log)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # of libraries
     LOGGER.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are of requests, and have a line of ours
+    logging.getLogger("uvicorn.error").setLevel(
+        logging.ERROR
+    )  # its warnings are about requests, which have a line already
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a stream that no one reads any more must not be complained of in that stream
+    logging.raiseExceptions = False  # a failure to write to the stream must not be reported in that stream
     sys.excepthook = lambda kind, error, trace: LOGGER.critical("crashed", exc_info=(kind, error, trace))
-    sys.unraisablehook = lambda found: _unhandled(found.exc_value)
-    threading.excepthook = lambda found: _unhandled(found.exc_value)
+    sys.unraisablehook = lambda found: _log_unhandled(found.exc_value)
+    threading.excepthook = lambda found: _log_unhandled(found.exc_value)
 
 
-def _unhandled(error: BaseException | None) -> None:
+def _log_unhandled(error: BaseException | None) -> None:
     LOGGER.error("unhandled exception", exc_info=error)
 
 
 @contextmanager
 def standard_error() -> Iterator[TextIO]:
-    """Standard error for :func:`log_to`; what libraries written in C print there becomes lines of JSON as well."""
+    """Yield standard error for :func:`log_to`; what C libraries print there becomes lines of JSON as well."""
     sys.stderr.flush()
     real = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8")  # stays open, for what is logged at the very end
-    faulthandler.enable(real)  # for what ends the process in the middle of a line
+    faulthandler.enable(real)  # for crashes of the process
     outlet, inlet = os.pipe()
     os.dup2(inlet, 2)
     os.close(inlet)
@@ -94,54 +92,52 @@ def standard_error() -> Iterator[TextIO]:
     finally:
         sys.stderr.flush()
         os.dup2(real.fileno(), 2)
-        reader.join(timeout=1)  # until the end of what was printed
+        reader.join(timeout=1)  # until the last line
 
 
 def _forward(outlet: int) -> None:
     with os.fdopen(outlet, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            log_event("library remark", text=line.strip()[:REMARK])
+            log_event("library output", text=line.strip()[:MAX_LINE])
 
 
-def log_event(event: str, level: int = logging.INFO, **told: Any) -> None:
-    """One line."""
-    LOGGER.log(level, event, extra={"told": told})
+def log_event(event: str, level: int = logging.INFO, **fields: Any) -> None:
+    """Log one line."""
+    LOGGER.log(level, event, extra={"fields": fields})
 
 
 class Metrics:
-    """The figures of one service, in a registry of their own.
+    """The metrics of one service, in a registry of their own.
 
     Args:
-        bundle_version: Shown as a label of ``pneumonia_bundle_info``.
-        model_version: The same.
+        bundle_version: A label of ``pneumonia_bundle_info``.
+        model_version: A label of ``pneumonia_bundle_info``.
     """
 
     def __init__(self, bundle_version: str, model_version: str) -> None:
-        self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)  # memory, CPU and open files, on Linux
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU and open files, on Linux
         self.requests = Counter(
-            "pneumonia_requests", "Requests by route and status", ["route", "status"], registry=self.registry
+            "pneumonia_requests", "Requests by route and status", ["route", "status"], registry=registry
         )
         self.seconds = Histogram(
             "pneumonia_request_seconds",
-            "Seconds from the headers of a request to the end of its answer",
+            "Seconds from the headers of a request to the end of its response",
             ["route"],
             buckets=BUCKETS_S,
-            registry=self.registry,
+            registry=registry,
         )
         self.images = Counter(
             "pneumonia_images",
-            "Answered images by label, and whether they were abstained from or out of distribution",
+            "Predicted images by label, abstention and out-of-distribution flag",
             ["label", "abstained", "out_of_distribution"],
-            registry=self.registry,
+            registry=registry,
         )
-        self.in_flight = Gauge(
-            "pneumonia_requests_in_flight", "Requests being read or answered", registry=self.registry
-        )
-        self.held = Gauge("pneumonia_held_bytes", "Bytes of the requests in flight", registry=self.registry)
-        info = Gauge("pneumonia_bundle_info", "What answers", ["bundle", "model"], registry=self.registry)
+        self.in_flight = Gauge("pneumonia_requests_in_flight", "Requests in flight", registry=registry)
+        self.held = Gauge("pneumonia_held_bytes", "Bytes of the requests in flight", registry=registry)
+        info = Gauge("pneumonia_bundle_info", "The served bundle", ["bundle", "model"], registry=registry)
         info.labels(bundle_version, model_version).set(1)
 
     def text(self) -> bytes:
-        """All of them, as Prometheus reads them."""
+        """Return all metrics in the text format of Prometheus."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What the serving image installs is all that the service needs, and no training library is in it."""
+"""The lock of the serving image has everything that the service needs, and no training library."""
 
 import json
 import re
@@ -13,18 +13,18 @@ import json, sys
 from pathlib import Path
 
 class Hidden:
-    \"\"\"Finds no module that the image would not have.\"\"\"
+    \"\"\"Hide the modules that the image does not have.\"\"\"
     names = set(json.loads(sys.argv[1]))
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in self.names:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
 sys.meta_path.insert(0, Hidden())
-import pneumonia.serving.app, pneumonia.serving.page, pneumonia.serving.server
+import pneumonia.cli.serve, pneumonia.serving.app, pneumonia.serving.page, pneumonia.serving.server
 import pneumonia.data.images.dicom, pneumonia.data.sources.phantom
 from pneumonia.export.runtime import Bundle
 bundle = Bundle.load(Path(sys.argv[2]))
-print(bundle.predict(Path(sys.argv[3]).read_bytes()).likeliest)
+print(bundle.predict(Path(sys.argv[3]).read_bytes()).most_probable)
 """
 
 
@@ -39,17 +39,17 @@ def _pinned(path: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_the_service_needs_nothing_that_its_lock_does_not_have(bundle_dir, cache_dir):
+def test_lock_has_everything_that_the_service_imports(bundle_dir, cache_dir):
     locked = {*_pinned(LOCK), "pneumonia", "pip", "setuptools"}
     absent = [name for name, owners in packages_distributions().items() if not {_plain(one) for one in owners} & locked]
     assert {"torch", "lightning", "hydra", "timm", "albumentations", "sklearn"} <= set(absent)
     image = next(cache_dir.glob("phantom-*/**/*.jpeg"))
-    words = [sys.executable, "-c", SERVED, json.dumps(absent), str(bundle_dir), str(image)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", SERVED, json.dumps(absent), str(bundle_dir), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() in {"NORMAL", "VIRUS", "BACTERIA"}
 
 
-def test_every_version_is_one_of_the_training_lock():
+def test_versions_are_those_of_the_training_lock():
     training = _pinned(LOCK.with_name("requirements.lock"))
     assert {name: version for name, version in _pinned(LOCK).items() if not version <= training.get(name, set())} == {}

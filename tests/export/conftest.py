@@ -1,8 +1,7 @@
-"""What the tests of bundles share: the loaded bundle, its validation files, and what evaluation says of them."""
+"""Shared fixtures: a loaded bundle, its validation files, and the evaluation of its run."""
 
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ import pytest
 
 from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.run_predictions import EvaluateOptions
-from pneumonia.export.contract import CONTRACT, read_contract
+from pneumonia.export.contract import CONTRACT
+from pneumonia.export.contract_file import contract_text, read_contract
 from pneumonia.export.runtime import Bundle
 
 Altered = Callable[..., Path]
@@ -26,7 +26,7 @@ def bundle(bundle_dir: Path) -> Bundle:
 def evaluated(
     finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The report and the table that ``pneumonia evaluate`` writes of the validation split."""
+    """The report and the predictions of ``pneumonia evaluate`` on the validation split."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
     report = evaluate(run, EvaluateOptions("val", cache_dir=cache_dir)).values
     return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")
@@ -41,11 +41,12 @@ def val_files(evaluated: tuple[dict[str, Any], pd.DataFrame], phantoms: Path) ->
 
 @pytest.fixture
 def altered(bundle_dir: Path, tmp_path: Path) -> Altered:
-    """A copy of the bundle whose contract says something else under a seal that fits, as a forger would leave it."""
+    """Copies the bundle with other fields in its contract and a valid digest."""
 
-    def build(**words: Any) -> Path:
+    def build(**fields: Any) -> Path:
         folder = Path(shutil.copytree(bundle_dir, tmp_path / "altered"))
-        (folder / CONTRACT).write_text(replace(read_contract(folder), **words).sealed().text())
+        changed = read_contract(folder).model_copy(update=fields)
+        (folder / CONTRACT).write_text(contract_text(changed.with_digest()))
         return folder
 
     return build

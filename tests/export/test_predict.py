@@ -1,4 +1,4 @@
-"""`pneumonia predict` gives the same numbers for a bundle as for the run that it was made of."""
+"""`pneumonia predict` gives the same values for a bundle and for its run."""
 
 import csv
 import json
@@ -25,19 +25,19 @@ def predict(monkeypatch, capsys):
     return call
 
 
-def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bundle_dir, val_files):
+def test_bundle_and_run_predict_the_same_probabilities(predict, finished, bundle_dir, val_files):
     files = val_files[:3]
     _, of_run, _ = predict(finished, *files, "--json")
     code, of_bundle, _ = predict(bundle_dir, *files, "--json")
     assert code == 0
-    of_a_bundle_alone = ("label", "abstained", "out_of_distribution", "ood_score", "ood_threshold", "bundle_version")
+    only_of_bundles = ("label", "abstained", "out_of_distribution", "ood_score", "ood_threshold", "bundle_version")
     for one, other, path in zip(json.loads(of_run), json.loads(of_bundle), files, strict=True):
         assert one["image"] == other["image"] == str(path)
         assert list(one) == list(other)
         silent = other["abstained"] or other["out_of_distribution"]
         assert other["label"] == (None if silent else one["label"])
         assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
-        assert [one[key] for key in of_a_bundle_alone[1:]] == [None] * 5
+        assert [one[key] for key in only_of_bundles[1:]] == [None] * 5
         assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
         assert silent or one["decisions"] == other["decisions"]
         assert None not in one["decisions"].values()
@@ -48,21 +48,25 @@ def test_a_bundle_and_its_run_state_the_same_probabilities(predict, finished, bu
         assert one["model_version"] == other["model_version"]
 
 
-def test_json_of_a_bundle_is_what_the_bundle_answers(predict, bundle, bundle_dir, val_files):
+def test_json_is_the_prediction_of_the_bundle(predict, bundle, bundle_dir, val_files):
     _, out, _ = predict(bundle_dir, val_files[0], "--json")
     assert json.loads(out) == [{"image": str(val_files[0]), **bundle.predict(val_files[0].read_bytes()).as_dict()}]
 
 
-def test_a_runs_decisions_are_its_scores_at_the_thresholds_of_a_bundle(predict, bundle, finished, val_files):
+def test_decisions_of_a_run_use_the_thresholds_of_its_bundle(predict, bundle, finished, val_files):
     _, out, _ = predict(finished, *val_files, "--json")
     thresholds = {point.positive: point.threshold for point in bundle.contract.operating_points}
-    for answer in json.loads(out):
-        stated = answer["probabilities"]
-        scores = {"PNEUMONIA": 1 - stated["NORMAL"], "VIRUS": stated["VIRUS"], "BACTERIA": stated["BACTERIA"]}
-        assert answer["decisions"] == {name: score >= thresholds[name] - 1e-6 for name, score in scores.items()}
+    for prediction in json.loads(out):
+        probabilities = prediction["probabilities"]
+        scores = {
+            "PNEUMONIA": 1 - probabilities["NORMAL"],
+            "VIRUS": probabilities["VIRUS"],
+            "BACTERIA": probabilities["BACTERIA"],
+        }
+        assert prediction["decisions"] == {name: score >= thresholds[name] - 1e-6 for name, score in scores.items()}
 
 
-def test_a_damaged_table_of_validation_predictions_is_named(predict, finished, val_files, tmp_path):
+def test_damaged_validation_predictions_are_named(predict, finished, val_files, tmp_path):
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     (run / "predictions" / "val.parquet").write_bytes(b"PAR1")
     code, out, err = predict(run, val_files[0], "--json")
@@ -72,7 +76,7 @@ def test_a_damaged_table_of_validation_predictions_is_named(predict, finished, v
 
 
 @pytest.mark.parametrize("model", ["run", "bundle", "run with pictures"])
-def test_answers_keep_the_order_of_the_images(model, predict, finished, bundle_dir, val_files, tmp_path):
+def test_predictions_keep_the_order_of_the_images(model, predict, finished, bundle_dir, val_files, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     for number, path in enumerate(val_files[:3]):
@@ -86,11 +90,13 @@ def test_answers_keep_the_order_of_the_images(model, predict, finished, bundle_d
     place = bundle_dir if model == "bundle" else finished
     more = ["--explain", tmp_path / "why"] if model == "run with pictures" else []
     code, out, _ = predict(place, *named, "--json", *more)
-    answers = json.loads(out)
+    predictions = json.loads(out)
     assert code == 2
-    assert [answer["image"] for answer in answers] == expected
-    assert [answer["image"] for answer in answers if "error" in answer] == [path for path in expected if path in bad]
-    assert all(("explanation" in answer) == bool(more) for answer in answers if "error" not in answer)
+    assert [prediction["image"] for prediction in predictions] == expected
+    assert [prediction["image"] for prediction in predictions if "error" in prediction] == [
+        path for path in expected if path in bad
+    ]
+    assert all(("explanation" in prediction) == bool(more) for prediction in predictions if "error" not in prediction)
     code, out, _ = predict(place, *named, "--csv", tmp_path / "a.csv", *more)
     assert (code, out) == (2, "")
     with (tmp_path / "a.csv").open(newline="") as file:
@@ -104,12 +110,12 @@ def test_answers_keep_the_order_of_the_images(model, predict, finished, bundle_d
     assert listed == list(dict.fromkeys(path for path in expected if path in bad))
 
 
-def test_nothing_was_predicted_where_each_image_is_bad(predict, bundle_dir, tmp_path):
+def test_only_unreadable_images_predict_nothing(predict, bundle_dir, tmp_path):
     _, _, err = predict(bundle_dir, tmp_path / "gone.png", tmp_path / "gone.png")
     assert "Nothing was predicted" in err
 
 
-def test_an_answer_without_a_label_is_marked_everywhere(predict, bundle_dir, tmp_path):
+def test_prediction_without_a_label_is_marked_in_every_format(predict, bundle_dir, tmp_path):
     Image.linear_gradient("L").save(tmp_path / "gradient.png")
     _, out, _ = predict(bundle_dir, tmp_path / "gradient.png", "--json")
     assert json.loads(out)[0]["label"] is None
@@ -123,22 +129,22 @@ def test_an_answer_without_a_label_is_marked_everywhere(predict, bundle_dir, tmp
     assert "NOT LIKE AN X-RAY" in out
 
 
-def test_a_folder_stands_for_its_images_and_csv_has_a_row_for_each(predict, bundle, bundle_dir, phantoms, tmp_path):
-    code, out, err = predict(bundle_dir, phantoms / "test", "--csv", tmp_path / "answers.csv")
+def test_folder_gives_one_csv_row_per_image(predict, bundle, bundle_dir, phantoms, tmp_path):
+    code, out, err = predict(bundle_dir, phantoms / "test", "--csv", tmp_path / "predictions.csv")
     assert (code, out) == (0, "")
     assert "Predicting" in err
     files = sorted((phantoms / "test").rglob("*.jpeg"))
-    with (tmp_path / "answers.csv").open(newline="") as file:
+    with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == [str(path) for path in files]
-    answer = bundle.predict(files[-1].read_bytes())
-    assert float(rows[-1]["prob_VIRUS"]) == answer.probabilities["VIRUS"]
-    assert float(rows[-1]["raw_NORMAL"]) == answer.raw["NORMAL"]
-    assert rows[-1]["abstained"] == str(answer.abstained)
+    prediction = bundle.predict(files[-1].read_bytes())
+    assert float(rows[-1]["prob_VIRUS"]) == prediction.probabilities["VIRUS"]
+    assert float(rows[-1]["raw_NORMAL"]) == prediction.raw["NORMAL"]
+    assert rows[-1]["abstained"] == str(prediction.abstained)
     assert rows[-1]["bundle_version"] == bundle.contract.bundle_version
 
 
-def test_a_bad_file_is_named_and_the_others_go_on(predict, bundle_dir, val_files, tmp_path):
+def test_unreadable_file_is_named_and_the_others_are_predicted(predict, bundle_dir, val_files, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
     words = (tmp_path / "empty.png", val_files[0], tmp_path / "none.png")
     code, out, err = predict(bundle_dir, *words)
@@ -154,7 +160,7 @@ def test_a_bad_file_is_named_and_the_others_go_on(predict, bundle_dir, val_files
     assert rows[0]["label"] == ""
 
 
-def test_what_can_not_be_done_says_why(predict, bundle_dir, val_files, tmp_path):
+def test_impossible_requests_are_refused_with_the_reason(predict, bundle_dir, val_files, tmp_path):
     code, _, err = predict(bundle_dir, val_files[0], "--explain", tmp_path / "why")
     assert code == 2
     assert "Name the run that it was made of" in err
@@ -174,12 +180,12 @@ def test_what_can_not_be_done_says_why(predict, bundle_dir, val_files, tmp_path)
     ("place", "message"),
     [
         ("xray.jpeg", "is one of the images, and would be overwritten"),
-        ("notes.txt", "holds something else than answers, and is not overwritten"),
+        ("notes.txt", ", and is not overwritten"),
         ("none/a.csv", "there is no folder"),
         ("pipe", "is no regular file"),
     ],
 )
-def test_a_table_takes_the_place_of_nothing_but_a_table(place, message, predict, bundle_dir, val_files, tmp_path):
+def test_csv_overwrites_nothing_but_a_table_of_predictions(place, message, predict, bundle_dir, val_files, tmp_path):
     (tmp_path / "xray.jpeg").write_bytes(val_files[0].read_bytes())
     (tmp_path / "notes.txt").write_text("mine\n")
     os.mkfifo(tmp_path / "pipe")
@@ -188,10 +194,10 @@ def test_a_table_takes_the_place_of_nothing_but_a_table(place, message, predict,
     assert (tmp_path / "xray.jpeg").read_bytes() == val_files[0].read_bytes()
     assert (tmp_path / "notes.txt").read_text() == "mine\n"
     for _ in range(2):
-        assert predict(bundle_dir, tmp_path / "xray.jpeg", "--csv", tmp_path / "answers.csv")[0] == 0
+        assert predict(bundle_dir, tmp_path / "xray.jpeg", "--csv", tmp_path / "predictions.csv")[0] == 0
 
 
-def test_what_can_not_be_read_in_a_folder_is_named_too(predict, bundle_dir, val_files, tmp_path):
+def test_unreadable_files_of_a_folder_are_named(predict, bundle_dir, val_files, tmp_path):
     (tmp_path / "good.jpeg").write_bytes(val_files[0].read_bytes())
     (tmp_path / "gone.jpeg").symlink_to(tmp_path / "nowhere.jpeg")
     os.mkfifo(tmp_path / "pipe.jpeg")
@@ -203,6 +209,6 @@ def test_what_can_not_be_read_in_a_folder_is_named_too(predict, bundle_dir, val_
     assert "good.jpeg" in out
 
 
-def test_a_folder_that_is_neither_run_nor_bundle_is_named_so(predict, val_files, tmp_path):
+def test_folder_that_is_neither_run_nor_bundle_is_refused(predict, val_files, tmp_path):
     code, _, err = predict(tmp_path, val_files[0])
     assert (code, "is neither a run folder (it holds no config.yaml) nor a bundle" in err) == (2, True), err

@@ -171,7 +171,7 @@ def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, rea
     contract = export(ExportOptions(constant, tmp_path / "bundle", cache_dir=cache_dir))
     expected = warnings_of(json.loads((constant / "result.json").read_text()))
     assert list(contract.warnings) == expected
-    assert contract.limits[:2] == contract.warnings, "the page shows the limits"
+    assert contract.limitations[:2] == contract.warnings, "the page shows the limits"
     assert Bundle.load(tmp_path / "bundle").contract.warnings == contract.warnings
     _, _, err = call("predict", tmp_path / "bundle", next(real.rglob("*.jpeg")), "--json")
     said = " ".join(err.split())

@@ -1,4 +1,4 @@
-"""A service in this process for the protocol, real processes for what only a process has."""
+"""Shared fixtures: services in this process, and services in processes of their own."""
 
 import json
 import os
@@ -38,7 +38,7 @@ class Process:
     popen: subprocess.Popen[str]
     url: str = ""
     lines: list[dict[str, Any]] = field(default_factory=list)
-    strange: list[str] = field(default_factory=list)
+    unparsed: list[str] = field(default_factory=list)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -58,15 +58,15 @@ class Process:
         return [line for line in self.lines if line["event"] == event]
 
 
-def film(seed: int = 5, label: str = BACTERIA, kind: str = ".jpeg") -> bytes:
+def xray(seed: int = 5, label: str = BACTERIA, kind: str = ".jpeg") -> bytes:
     """A phantom as an image file."""
     return cv2.imencode(kind, draw(label, seed, 0))[1].tobytes()
 
 
 @contextmanager
-def serving(bundle: Path, *words: str, **environ: str) -> Iterator[Process]:
-    """`pneumonia serve` in a process of its own, at a free port; killed at the end where it still runs."""
-    command = [sys.executable, "-m", "pneumonia", "serve", str(bundle), "--port", "0", *words]
+def serving(bundle: Path, *options: str, **environ: str) -> Iterator[Process]:
+    """`pneumonia serve` in a process of its own, on a free port; killed at the end if it still runs."""
+    command = [sys.executable, "-m", "pneumonia", "serve", str(bundle), "--port", "0", *options]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, **environ}
     ) as popen:
@@ -76,7 +76,7 @@ def serving(bundle: Path, *words: str, **environ: str) -> Iterator[Process]:
         reader.start()
         try:
             assert ready.wait(START_S), "the service does not start"
-            assert process.url, process.strange
+            assert process.url, process.unparsed
             yield process
         finally:
             if popen.poll() is None:
@@ -86,16 +86,16 @@ def serving(bundle: Path, *words: str, **environ: str) -> Iterator[Process]:
 
 
 def _read(process: Process, ready: threading.Event) -> None:
-    """Keeps what the process says, and notes where it listens."""
+    """Collect the log lines of a process and the URL that it serves."""
     for line in process.popen.stderr:
         try:
-            told = json.loads(line)
+            entry = json.loads(line)
         except ValueError:
-            process.strange.append(line)
+            process.unparsed.append(line)
             continue
-        process.lines.append(told)
-        if told["event"] == "serving":
-            process.url = told["url"]
+        process.lines.append(entry)
+        if entry["event"] == "serving":
+            process.url = entry["url"]
             ready.set()
     ready.set()
 
@@ -112,7 +112,7 @@ def client_of(bundle: Bundle) -> Iterator[Callable[..., TestClient]]:
 
     def make(token: str | None = None, page: bool = False, **limits: float) -> TestClient:
         service = Service(bundle, Limits(**limits), token, page)
-        client = TestClient(service.middleware, raise_server_exceptions=False)
+        client = TestClient(service.asgi, raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
         return client
@@ -138,8 +138,8 @@ def files() -> dict[str, bytes]:
     """One image file of each type."""
     pixels = draw(VIRUS, 7, 0)
     return {
-        "image/jpeg": film(),
-        "image/png": film(kind=".png"),
+        "image/jpeg": xray(),
+        "image/png": xray(kind=".png"),
         "application/dicom": dicom(pixels.astype(np.uint16) * 16),
     }
 
@@ -151,8 +151,8 @@ def process(bundle_dir: Path) -> Iterator[Process]:
         yield running
 
 
-def all_of(connection: socket.socket) -> bytes:
-    """What comes until the other side closes."""
+def receive_all(connection: socket.socket) -> bytes:
+    """Return what arrives until the other side closes."""
     got = b""
     with connection:
         while piece := connection.recv(65536):
@@ -169,7 +169,7 @@ def post(url: str, raw: bytes, kind: str = "image/jpeg", **headers: str) -> http
 
 
 def trusting(certificate: Path) -> ssl.SSLContext:
-    """TLS that believes this certificate alone."""
+    """A TLS context that trusts this certificate alone."""
     return ssl.create_default_context(cafile=str(certificate))
 
 
@@ -178,7 +178,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A self-signed certificate of 127.0.0.1, and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     pem, secret = folder / "certificate.pem", folder / "key.pem"
-    words = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    command = ["openssl", *words.split(), "-keyout", str(secret), "-out", str(pem)]
+    options = "req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
+    command = ["openssl", *options.split(), "-keyout", str(secret), "-out", str(pem)]
     subprocess.run(command, check=True, capture_output=True)
     return pem, secret

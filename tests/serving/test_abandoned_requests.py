@@ -1,4 +1,4 @@
-"""Abandoned, late and slow: work ends when no one waits for it, and small requests do not wait for large ones."""
+"""Abandoned, late and slow requests: their work ends, and small requests overtake large ones."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ from pneumonia.serving.limits import Limits
 from pneumonia.serving.middleware import Middleware
 from pneumonia.serving.telemetry import Metrics
 
-from .conftest import Process, all_of, body_of, film, post, serving
+from .conftest import Process, body_of, post, receive_all, serving, xray
 
 JSON = "application/json"
 PATIENCE_S = 30
@@ -66,10 +66,10 @@ class Slow(Bundle):
         self.begun: list[int] = []
         self.open = threading.Event()
 
-    def square(self, data: bytes, max_pixels: int = 0) -> np.ndarray:
+    def decode(self, data: bytes, max_pixels: int = 0) -> np.ndarray:
         self.begun.append(len(data))
         assert self.open.wait(PATIENCE_S)
-        return super().square(data)
+        return super().decode(data)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def slow(bundle):
     found.open.set()
 
 
-def test_a_cancelled_request_decodes_no_further_image(slow):
+def test_cancelled_request_decodes_no_further_image(slow):
     async def main() -> None:
         pool = InferencePool(slow, Limits(workers=1))
         first = asyncio.create_task(pool.predict(images(5, 16), JSON))
@@ -97,14 +97,14 @@ def test_a_cancelled_request_decodes_no_further_image(slow):
         assert first.cancelled()
         await asyncio.sleep(0.05)
         assert len(slow.begun) == 1
-        answers = (await pool.predict(film(), "image/jpeg"))[1]  # the thread is free again
-        assert len(answers) == 1
+        predictions = (await pool.predict(xray(), "image/jpeg"))[1]  # the thread is free again
+        assert len(predictions) == 1
         pool.close()
 
     asyncio.run(main())
 
 
-def test_a_small_request_overtakes_a_large_one(slow):
+def test_small_request_overtakes_a_large_one(slow):
     ended: list[str] = []
 
     async def ask(pool: InferencePool, name: str, body: bytes) -> None:
@@ -145,7 +145,7 @@ def test_slow_images_leave_a_thread_to_the_others(bundle):
     asyncio.run(scenario())
 
 
-def test_units_run_in_the_order_in_which_they_are_due(bundle):
+def test_units_of_work_run_in_order_of_due_time(bundle):
     order: list[float] = []
     gate = threading.Event()
 
@@ -165,7 +165,7 @@ def test_units_run_in_the_order_in_which_they_are_due(bundle):
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/explanation"])
-def test_the_app_is_cancelled_when_its_client_hangs_up(path):
+def test_app_is_cancelled_when_its_client_hangs_up(path):
     cancelled: list[str] = []
     sent: list[dict] = []
     messages = [{"type": "http.request", "body": b"abc"}, {"type": "http.disconnect"}]
@@ -187,7 +187,7 @@ def test_the_app_is_cancelled_when_its_client_hangs_up(path):
 
     metrics = Metrics("a", "b")
     scope = {"type": "http", "path": path, "method": "POST", "headers": [(b"content-length", b"3")]}
-    asyncio.run(Middleware(app, Limits(), metrics)(scope, receive, send))
+    asyncio.run(Middleware(app, Limits(), metrics, routes={path: path})(scope, receive, send))
     assert cancelled == [path]
     assert sent == []
     text = metrics.text().decode()
@@ -202,25 +202,25 @@ def test_abandoned_requests_do_not_keep_the_service_busy(bundle_dir):
         until(lambda: held_bytes(process) >= 4 * len(many))
         for connection in connections:
             connection.close()
-        assert post(process.url, film()).status_code == 200
+        assert post(process.url, xray()).status_code == 200
         until(lambda: statuses(process).count(499) == 4)
         process.popen.terminate()
         assert process.popen.wait(timeout=PATIENCE_S) == 0
-    assert process.strange == []
+    assert process.unparsed == []
 
 
-def test_requests_past_their_time_end_too(bundle_dir):
+def test_requests_past_their_time_limit_end(bundle_dir):
     with serving(
         bundle_dir, "--no-page", "--request-megapixels", "2000", "--answer-s", "0.5", "--workers", "1"
     ) as process:
-        answer = post(process.url, images(60, 5000), JSON)
-        assert answer.status_code == 503
-        assert "within 0.5 s" in answer.json()["reason"]
-        assert post(process.url, film()).status_code == 200
+        response = post(process.url, images(60, 5000), JSON)
+        assert response.status_code == 503
+        assert "within 0.5 s" in response.json()["reason"]
+        assert post(process.url, xray()).status_code == 200
 
 
 @pytest.mark.skipif(not hasattr(select, "POLLRDHUP"), reason="only Linux tells of a connection that is not read")
-def test_a_client_that_sends_ahead_and_leaves_is_noticed(bundle_dir):
+def test_client_that_pipelines_and_leaves_is_detected(bundle_dir):
     with serving(bundle_dir, "--no-page", "--request-megapixels", "2000") as process:
         many = images(60, 5000)
         connection = hold(process, many, after=b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n" * 10_000)
@@ -230,20 +230,20 @@ def test_a_client_that_sends_ahead_and_leaves_is_noticed(bundle_dir):
 
 
 def test_pipelined_requests_are_answered_in_order(process):
-    raw = film()
+    raw = xray()
     head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
     connection = process.connect()
     connection.sendall((head % len(raw) + raw) * 3 + b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    got = all_of(connection)
+    got = receive_all(connection)
     assert got.count(b"HTTP/1.1 200 OK") == 4
     assert got.rindex(b'"ready"') > got.rindex(b'"probabilities"')
 
 
-def test_a_client_that_does_not_read_its_answer_is_left(bundle_dir):
+def test_client_that_does_not_read_is_disconnected(bundle_dir):
     with serving(bundle_dir, "--no-page", "--body-s", "1") as process:
         first = process.connect()
         first.sendall(b"GET /ping HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        all_of(first)  # by now all that the service keeps open is open
+        receive_all(first)  # by now all that the service keeps open is open
         before = len(os.listdir(f"/proc/{process.popen.pid}/fd"))
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -253,14 +253,14 @@ def test_a_client_that_does_not_read_its_answer_is_left(bundle_dir):
             until(lambda: len(os.listdir(f"/proc/{process.popen.pid}/fd")) == before)
 
 
-def test_a_request_that_outlasts_the_stop_is_told_so(bundle_dir):
-    words = ("--no-page", "--request-megapixels", "2000", "--drain-s", "1", "--workers", "1")
-    with serving(bundle_dir, *words) as process:
+def test_request_that_outlasts_the_stop_gets_503(bundle_dir):
+    options = ("--no-page", "--request-megapixels", "2000", "--drain-s", "1", "--workers", "1")
+    with serving(bundle_dir, *options) as process:
         connection = hold(process, images(60, 5000))
-        until(lambda: post(process.url, film()).status_code == 200)
+        until(lambda: post(process.url, xray()).status_code == 200)
         process.popen.terminate()
-        got = all_of(connection)
+        got = receive_all(connection)
         assert process.popen.wait(timeout=PATIENCE_S) == 0
     assert got.startswith(b"HTTP/1.1 503 ")
     assert "stopping" in body_of(got)["reason"]
-    assert process.strange == []
+    assert process.unparsed == []

@@ -1,4 +1,4 @@
-"""Broken files by the hundred: each is answered or refused with a reason, none fails, and memory stays."""
+"""Randomly broken files: each is predicted or refused with a reason, none fails, and memory stays constant."""
 
 import base64
 import http.client
@@ -15,21 +15,21 @@ from builders import dicom
 from pneumonia.data.sources.phantom import draw
 from pneumonia.tasks import VIRUS
 
-from .conftest import film, serving
+from .conftest import serving, xray
 
 ALLOWED = {200, 400, 413, 415, 422}
 TENTH = 10
 
 
 def sound_files() -> list[tuple[str, bytes]]:
-    """Real files of every format that is read, and of each kind of encoding."""
+    """Valid files of every supported format and encoding."""
     pixels = draw(VIRUS, 7, 0)
     deep = pixels.astype(np.uint16) * 16
     colour = cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
     progressive = cv2.imencode(".jpeg", colour, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
     small = cv2.resize(pixels, (64, 48))
     return [
-        ("image/jpeg", film()),
+        ("image/jpeg", xray()),
         ("image/jpeg", progressive),
         ("image/jpeg", cv2.imencode(".jpeg", small, [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes()),
         ("image/png", cv2.imencode(".png", small)[1].tobytes()),
@@ -37,8 +37,8 @@ def sound_files() -> list[tuple[str, bytes]]:
         ("image/png", cv2.imencode(".png", cv2.resize(colour, (64, 48)))[1].tobytes()),
         ("application/dicom", dicom(cv2.resize(deep, (64, 48)), WindowCenter=2000, WindowWidth=3000)),
         ("application/dicom", dicom(small, PhotometricInterpretation="MONOCHROME1")),
-        ("application/json", json.dumps({"image": base64.b64encode(film()).decode()}).encode()),
-        ("application/json", json.dumps({"images": [base64.b64encode(film()).decode()] * 2}).encode()),
+        ("application/json", json.dumps({"image": base64.b64encode(xray()).decode()}).encode()),
+        ("application/json", json.dumps({"images": [base64.b64encode(xray()).decode()] * 2}).encode()),
     ]
 
 
@@ -72,38 +72,38 @@ def mutations(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
         yield kind if draws.random() < 0.95 else draws.choice(sound)[0], bytes(broken)
 
 
-def test_broken_files_are_answered_or_refused(client):
+def test_broken_files_are_predicted_or_refused(client):
     seen: Counter[int] = Counter()
     for kind, raw in mutations(400, seed=1):
-        answer = client.post("/invocations", content=raw, headers={"content-type": kind})
-        assert answer.status_code in ALLOWED, (answer.status_code, kind, raw)
-        said = answer.json()
-        assert said.get("reason") or said.get("predictions") or "label" in said
-        seen[answer.status_code] += 1
+        response = client.post("/invocations", content=raw, headers={"content-type": kind})
+        assert response.status_code in ALLOWED, (response.status_code, kind, raw)
+        body = response.json()
+        assert body.get("reason") or body.get("predictions") or "label" in body
+        seen[response.status_code] += 1
     assert min(seen[200], seen[415], seen[422]) > TENTH, seen  # the mutations reach the decoders, and past them
 
 
 def test_broken_files_are_explained_or_refused(client):
     seen: Counter[int] = Counter()
     for kind, raw in mutations(60, seed=2):
-        answer = client.post("/explanation", content=raw, headers={"content-type": kind})
-        assert answer.status_code in ALLOWED, (answer.status_code, kind, raw)
-        assert answer.json().get("reason") or answer.json()["heat_map"]
-        seen[answer.status_code] += 1
+        response = client.post("/explanation", content=raw, headers={"content-type": kind})
+        assert response.status_code in ALLOWED, (response.status_code, kind, raw)
+        assert response.json().get("reason") or response.json()["heat_map"]
+        seen[response.status_code] += 1
     assert min(seen[200], seen[415] + seen[422]) > TENTH, seen
 
 
 @pytest.mark.slow
-def test_ten_thousand_broken_files_leave_memory_as_it_was(bundle_dir):
+def test_ten_thousand_broken_files_leave_memory_constant(bundle_dir):
     seen: Counter[int] = Counter()
     with serving(bundle_dir, "--no-page") as process:
         connection = http.client.HTTPConnection(*process.address, timeout=60)
 
         def send(kind: str, raw: bytes) -> None:
             connection.request("POST", "/invocations", raw, {"Content-Type": kind})
-            answer = connection.getresponse()
-            answer.read()
-            seen[answer.status] += 1
+            response = connection.getresponse()
+            response.read()
+            seen[response.status] += 1
 
         for kind, raw in mutations(2_000, seed=3):
             send(kind, raw)

@@ -1,4 +1,4 @@
-"""What a service prints: one JSON object a line, whatever goes wrong, and nothing of its callers."""
+"""The logs of a service: one JSON object a line, whatever goes wrong, and no data of its callers."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 
 from pneumonia.serving.telemetry import JsonLines
 
-from .conftest import all_of, film, post, serving
+from .conftest import post, receive_all, serving, xray
 
 NAME = "CANARY^JANE"
 SMALL = np.zeros((64, 64), np.uint8)
@@ -52,16 +52,16 @@ os.write(2, b"after\\n")
 """
 
 
-def test_all_that_a_process_prints_is_one_json_object_a_line():
+def test_everything_printed_is_one_json_object_per_line():
     done = subprocess.run([sys.executable, "-c", PRINTING], capture_output=True, text=True, check=True)
     assert "CANARY" not in done.stderr
     *lines, last = done.stderr.splitlines()
-    assert last == "after", "standard error is given back"
-    told = [json.loads(line) for line in lines]
-    assert all({"time", "level", "event"} <= set(line) for line in told)
-    remarks = [line["text"] for line in told if line["event"] == "library remark"]
-    assert remarks == ["Corrupt JPEG data: 3 extraneous bytes", "[ WARN:0] second", "printed", "in two lines"]
-    events = [line["event"] for line in told if line["event"] != "library remark"]
+    assert last == "after", "standard error is restored"
+    entries = [json.loads(line) for line in lines]
+    assert all({"time", "level", "event"} <= set(line) for line in entries)
+    output = [line["text"] for line in entries if line["event"] == "library output"]
+    assert output == ["Corrupt JPEG data: 3 extraneous bytes", "[ WARN:0] second", "printed", "in two lines"]
+    events = [line["event"] for line in entries if line["event"] != "library output"]
     assert "in two lines" in events[0]
     assert events[1:] == [
         "Exception in ASGI application",
@@ -72,17 +72,17 @@ def test_all_that_a_process_prints_is_one_json_object_a_line():
     ]
 
 
-def test_logs_that_no_one_reads_keep_no_thread_busy(bundle_dir):
+def test_unread_logs_keep_no_thread_busy(bundle_dir):
     command = [sys.executable, "-m", "pneumonia", "serve", str(bundle_dir), "--port", "0", "--no-page"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as popen:
         url = json.loads(popen.stderr.readline())["url"]
         popen.stderr.close()
         try:
-            post(url, film())
+            post(url, xray())
             before = cpu_seconds(popen.pid)
-            time.sleep(1)  # in which a thread that writes in vain would take a whole second of a core
+            time.sleep(1)  # a thread that writes in vain would use a second of a core
             assert cpu_seconds(popen.pid) - before < 0.5
-            assert post(url, film()).status_code == 200
+            assert post(url, xray()).status_code == 200
         finally:
             popen.kill()
 
@@ -92,7 +92,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_an_exception_is_logged_by_name_and_place_alone():
+def test_exception_is_logged_without_its_message():
     logger, stream = logging.getLogger("pneumonia.serving.of_this_test"), io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonLines())
@@ -103,22 +103,22 @@ def test_an_exception_is_logged_by_name_and_place_alone():
         except KeyError as error:
             raise ValueError(f"broken\n{NAME}") from error
     except ValueError:
-        logger.exception("failed", extra={"told": {"request_id": "a"}})
+        logger.exception("failed", extra={"fields": {"request_id": "a"}})
     finally:
         logger.removeHandler(handler)
     (line,) = stream.getvalue().splitlines()
-    told = json.loads(line)
+    entry = json.loads(line)
     assert NAME not in line
-    assert told["error"] == "ValueError"
-    assert told["cause"]["error"] == "KeyError"
-    assert told["trace"][0].startswith("test_logs.py:")
-    assert told["request_id"] == "a"
+    assert entry["error"] == "ValueError"
+    assert entry["cause"]["error"] == "KeyError"
+    assert entry["trace"][0].startswith("test_logs.py:")
+    assert entry["request_id"] == "a"
 
 
 def damaged() -> dict[str, tuple[str, bytes]]:
-    """Files that make decoders talk, each with a name in it."""
+    """Files on which decoders log a message, each with a name in it."""
     junk = NAME.encode() * 20
-    jpeg = bytearray(film())
+    jpeg = bytearray(xray())
     place = jpeg.index(b"\xff\xda") + 40
     jpeg[place : place + 30] = b"\xff\xd0\x11" * 10
     whole = cv2.imencode(".jpeg", SMALL)[1].tobytes()
@@ -139,32 +139,32 @@ def damaged() -> dict[str, tuple[str, bytes]]:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_bad_file_is_no_error_and_is_not_quoted(bundle_dir):
+def test_bad_file_is_no_error_and_is_not_quoted(bundle_dir):
     seen = set()
     with serving(bundle_dir, "--no-page") as process:
         for kind, raw in damaged().values():
             seen.add(post(process.url, raw, kind).status_code)
         bad = process.connect()
         bad.sendall(f"GET {NAME}\r\n\r\n".encode())
-        all_of(bad)
+        receive_all(bad)
         odd = process.connect()
         odd.sendall(
             f"{NAME} /{NAME}?{NAME} HTTP/1.1\r\nHost: {NAME}\r\nUpgrade: websocket\r\nConnection: close, upgrade\r\n\r\n".encode()
         )
-        all_of(odd)
+        receive_all(odd)
         process.popen.terminate()
         assert process.popen.wait(timeout=60) == 0
-    assert process.strange == []
+    assert process.unparsed == []
     assert seen <= {200, 415, 422}
     assert {line["level"] for line in process.lines} <= {"info", "warning"}
-    about_requests = [line for line in process.lines if line["event"] != "serving"]  # which tells our own address
+    about_requests = [line for line in process.lines if line["event"] != "serving"]  # which has our own address
     text = json.dumps(about_requests)
     assert "CANARY" not in text
     assert "127.0.0.1" not in text
-    assert process.events("refused before any request")
+    assert process.events("invalid request")
 
 
-def test_a_service_that_can_not_start_says_so_and_fails(bundle_dir):
+def test_failed_start_is_logged_and_exits_with_1(bundle_dir):
     code = f"""
 from pathlib import Path
 from pneumonia.serving import server as run

@@ -1,4 +1,4 @@
-"""The page in a real browser: an X-ray, a drawn one, a bad file, a narrow screen; no request to anyone else."""
+"""The page in a real browser: X-rays, drawn examples, bad files, narrow screens; no request to another server."""
 
 import os
 import shutil
@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from builders import dicom
 
-from pneumonia.export.contract import read_contract
+from pneumonia.export.contract_file import read_contract
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.page import page_assets
 
-from .conftest import Process, film, serving
+from .conftest import Process, serving, xray
 
 CHROMIUM = os.environ.get("PNEUMONIA_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -25,7 +25,7 @@ FLAGS = (
 ).split()
 TOKEN = "a-token-of-sixteen-or-more"
 WAIT_MS = 60_000  # on a busy machine
-PICTURES = os.environ.get("PNEUMONIA_SCREENSHOTS")  # a folder for what the tests see
+PICTURES = os.environ.get("PNEUMONIA_SCREENSHOTS")  # a folder for screenshots
 KEYS = (
     "label",
     "probabilities",
@@ -57,27 +57,27 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[str]:
+def requested() -> list[str]:
     return []
 
 
 @pytest.fixture(scope="module")
-def complaints() -> list[str]:
-    """What the browser's console says, violations of the content security policy included."""
+def console() -> list[str]:
+    """Messages of the browser's console, violations of the content security policy included."""
     return []
 
 
 @pytest.fixture(scope="module")
-def page(running, browser, asked, complaints):
-    """The page, loaded; every address that it asks for is noted."""
+def page(running, browser, requested, console):
+    """The loaded page; every URL that it requests is recorded."""
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, http_credentials={"username": "anyone", "password": TOKEN}
     )
     opened = context.new_page()
     opened.set_default_timeout(WAIT_MS)
-    opened.on("request", lambda request: asked.append(request.url))
-    opened.on("console", lambda message: complaints.append(message.text))
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda request: requested.append(request.url))
+    opened.on("console", lambda message: console.append(message.text))
+    opened.on("pageerror", lambda error: console.append(str(error)))
     opened.goto(running.url)
     yield opened
     context.close()
@@ -101,16 +101,16 @@ def look(page, name: str) -> None:
 
 @needs_a_browser
 @pytest.mark.parametrize("name", ["a.jpeg", "a.png", "a.dcm", "bare.dcm"])
-def test_an_xray_is_answered_with_bars_and_a_heat_map_under_a_slider(name, page, bundle):
+def test_xray_gets_bars_and_a_heat_map(name, page, bundle):
     is_dicom = name.endswith(".dcm")
-    raw = dicom(read(film()).astype(np.uint16) * 16) if is_dicom else film(kind=f".{name.partition('.')[2]}")
+    raw = dicom(read(xray()).astype(np.uint16) * 16) if is_dicom else xray(kind=f".{name.partition('.')[2]}")
     if name == "bare.dcm":  # as image archives write it: without preamble
         raw = raw[132:]
     choose(page, name, raw)
     page.locator("#picture").wait_for()
-    answer = bundle.predict(raw)
-    assert page.locator(".bar").count() == len(answer.probabilities)
-    for label, probability in answer.probabilities.items():
+    prediction = bundle.predict(raw)
+    assert page.locator(".bar").count() == len(prediction.probabilities)
+    for label, probability in prediction.probabilities.items():
         meter = page.get_by_role("meter", name=label)
         assert float(meter.get_attribute("aria-valuenow")) == pytest.approx(probability, abs=1e-4)
     slider = page.get_by_label("Opacity of the heat map")
@@ -122,7 +122,7 @@ def test_an_xray_is_answered_with_bars_and_a_heat_map_under_a_slider(name, page,
     assert heat.evaluate("e => getComputedStyle(e).opacity") == "0.1"
     slider.fill("60")
     assert page.locator("#image").evaluate("e => Math.max(e.naturalWidth, e.naturalHeight)") == 512
-    height, width = read(film()).shape
+    height, width = read(xray()).shape
     for picture in (page.locator("#image"), heat):
         box = picture.bounding_box()
         assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.02)
@@ -134,7 +134,7 @@ def read(raw: bytes) -> np.ndarray:
 
 @needs_a_browser
 @pytest.mark.parametrize("name", ["Normal", "Viral", "Bacterial"])
-def test_a_drawn_example_is_answered(name, page):
+def test_drawn_example_is_predicted(name, page):
     page.get_by_role("button", name=name, exact=True).click()
     page.locator("#picture").wait_for()
     assert page.get_by_role("status").count() == 1
@@ -142,7 +142,7 @@ def test_a_drawn_example_is_answered(name, page):
 
 
 @needs_a_browser
-def test_the_page_is_used_by_keyboard_alone(page):
+def test_page_works_by_keyboard_alone(page):
     page.get_by_role("button", name="Viral").focus()
     page.keyboard.press("Enter")
     page.locator("#picture").wait_for()
@@ -153,7 +153,7 @@ def test_the_page_is_used_by_keyboard_alone(page):
 
 
 @needs_a_browser
-def test_a_dropped_file_is_answered(page):
+def test_dropped_file_is_sent(page):
     page.get_by_role("button", name="Normal").click()
     page.locator("#picture").wait_for()
     drop = """raw => {
@@ -170,22 +170,22 @@ def test_a_dropped_file_is_answered(page):
     ("name", "raw", "reason"),
     [
         ("notes.txt", b"hello", "no JPEG, PNG or DICOM"),
-        ("half.jpeg", film()[:4000], "cut short"),
+        ("half.jpeg", xray()[:4000], "cut short"),
         ("none.png", b"", "0 bytes"),
-        ("large.png", b"\x89PNG\r\n\x1a\n" + bytes(2**21), "at most 2,097,152 are read"),
+        ("large.png", b"\x89PNG\r\n\x1a\n" + bytes(2**21), "the limit is 2,097,152"),
     ],
 )
-def test_a_bad_file_is_refused_with_its_reason(name, raw, reason, page, complaints):
+def test_bad_file_is_refused_with_its_reason(name, raw, reason, page, console):
     choose(page, name, raw)
     page.get_by_role("alert").filter(has_text=reason).wait_for()
-    page.locator("#picture").wait_for(state="hidden")  # that of the answer before
+    page.locator("#picture").wait_for(state="hidden")  # of the prediction before
     assert page.locator(".bar").count() == 0
     look(page, f"bad-{name.partition('.')[0]}")
-    complaints[:] = [line for line in complaints if "status of 422" not in line]  # as browsers note every refusal
+    console[:] = [line for line in console if "status of 422" not in line]  # browsers report every problem
 
 
 @needs_a_browser
-def test_another_image_is_flagged_as_out_of_distribution(page, bundle):
+def test_noise_is_flagged_as_out_of_distribution(page, bundle):
     noise = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (300, 300), dtype=np.uint8))[1].tobytes()
     assert bundle.predict(noise).out_of_distribution
     choose(page, "noise.png", noise)
@@ -196,14 +196,14 @@ def test_another_image_is_flagged_as_out_of_distribution(page, bundle):
 
 @needs_a_browser
 @pytest.mark.parametrize("label", ["VIRUS", None])
-def test_an_abstention_names_the_likeliest_class(label, page, bundle, complaints):
-    answer = {key: value for key, value in bundle.predict(film()).as_dict().items() if key in KEYS}
-    answer |= {"label": label, "abstained": True, "out_of_distribution": False, "ms": 1.0, "model_version": "a/b"}
-    answer["probabilities"] = {"NORMAL": 0.2, "VIRUS": 0.41, "BACTERIA": 0.39}
-    page.route("**/invocations", lambda route: route.fulfill(json=answer))
-    choose(page, "a.jpeg", film())
+def test_abstention_names_the_most_probable_class(label, page, bundle, console):
+    prediction = {key: value for key, value in bundle.predict(xray()).as_dict().items() if key in KEYS}
+    prediction |= {"label": label, "abstained": True, "out_of_distribution": False, "ms": 1.0, "model_version": "a/b"}
+    prediction["probabilities"] = {"NORMAL": 0.2, "VIRUS": 0.41, "BACTERIA": 0.39}
+    page.route("**/invocations", lambda route: route.fulfill(json=prediction))
+    choose(page, "a.jpeg", xray())
     page.get_by_role("status").filter(has_text="abstains").wait_for()
-    assert "VIRUS is the likeliest class, with a probability of 41%" in page.get_by_role("status").inner_text()
+    assert "VIRUS is the most probable class, with a probability of 41%" in page.get_by_role("status").inner_text()
     page.locator("#picture").wait_for()
     look(page, "abstained")
     page.unroute("**/invocations")
@@ -214,7 +214,7 @@ def test_an_abstention_names_the_likeliest_class(label, page, bundle, complaints
     ("fulfil", "sentence"),
     [
         (
-            {"status": 503, "json": {"error": "a", "reason": "There was no answer within 60 s.", "remedy": "b"}},
+            {"status": 503, "json": {"error": "a", "reason": "There was no response within 60 s.", "remedy": "b"}},
             "within 60 s",
         ),
         ({"status": 502, "body": "<html>Bad gateway"}, "The service failed (HTTP status 502)."),
@@ -222,27 +222,27 @@ def test_an_abstention_names_the_likeliest_class(label, page, bundle, complaints
         (None, "can't be reached"),
     ],
 )
-def test_a_failing_service_is_told_in_one_sentence(fulfil, sentence, page, complaints):
+def test_failure_of_the_service_is_one_sentence(fulfil, sentence, page, console):
     page.route("**/invocations", lambda route: route.fulfill(**fulfil) if fulfil else route.abort())
-    choose(page, "a.jpeg", film())
+    choose(page, "a.jpeg", xray())
     alert = page.get_by_role("alert").filter(has_text=sentence)
     alert.wait_for()
     assert "<html>" not in alert.inner_text()
     page.unroute("**/invocations")
-    complaints[:] = [line for line in complaints if "Failed to load resource" not in line]
+    console[:] = [line for line in console if "Failed to load resource" not in line]
 
 
 @needs_a_browser
-def test_the_page_says_what_it_is_and_what_the_model_can_do(page, bundle):
+def test_page_states_purpose_and_limitations(page, bundle):
     text = page.locator("body").inner_text()
     assert "Not a medical device" in text
-    for sentence in bundle.contract.limits:
+    for sentence in bundle.contract.limitations:
         assert sentence in text
     assert bundle.contract.bundle_version in text
 
 
 @needs_a_browser
-def test_a_narrow_screen_needs_no_scrolling_sideways(page):
+def test_narrow_screen_does_not_scroll_sideways(page):
     page.set_viewport_size({"width": 390, "height": 844})
     page.get_by_role("button", name="Bacterial").click()
     page.locator("#picture").wait_for()
@@ -282,21 +282,21 @@ def contrast(one: str, other: str) -> float:
 
 
 @needs_a_browser
-def test_the_api_page_works_under_its_own_policy(page, running):
+def test_openapi_page_works_under_its_policy(page, running):
     page.goto(f"{running.url}/docs")
     page.get_by_text("/explanation").first.wait_for()
     look(page, "docs")
 
 
 @needs_a_browser
-def test_only_the_service_itself_is_asked_and_nothing_is_complained_of(page, asked, running, complaints):
-    assert len(asked) > 5
-    assert {url for url in asked if not url.startswith((running.url, "data:", "blob:"))} == set()
-    assert complaints == []
+def test_no_other_server_is_requested_and_the_console_is_empty(page, requested, running, console):
+    assert len(requested) > 5
+    assert {url for url in requested if not url.startswith((running.url, "data:", "blob:"))} == set()
+    assert console == []
 
 
 @needs_a_browser
-def test_the_page_works_below_a_path(browser, running):
+def test_page_works_below_a_path(browser, running):
     context = browser.new_context()
     opened = context.new_page()
     opened.set_default_timeout(WAIT_MS)
@@ -317,35 +317,34 @@ def test_the_page_works_below_a_path(browser, running):
 
 
 @needs_a_browser
-def test_an_open_page_does_not_keep_the_service_from_ending(page, running):
+def test_open_page_does_not_delay_the_stop(page, running):
     running.popen.send_signal(signal.SIGTERM)
     assert running.popen.wait(timeout=15) == 0
     assert not running.events("failed")
-    assert running.strange == []
+    assert running.unparsed == []
 
 
-def test_every_file_of_the_page_asks_for_the_token(client_of):
+def test_every_file_of_the_page_requires_the_token(client_of):
     client = client_of(token=TOKEN, page=True)
     for path in ("/", "/page.css", "/page.js", "/examples/virus", "/docs/start.js"):
         assert client.get(path).status_code == 401, path
         assert client.get(path, auth=("anyone", TOKEN)).status_code == 200, path
 
 
-def test_without_its_page_the_service_has_none(client):
+def test_no_page_option_removes_the_page(client):
     for path in ("/", "/page.css", "/page.js", "/examples/virus"):
         assert client.get(path).status_code == 404, path
     assert client.get("/docs").status_code == 200
 
 
-def test_words_of_a_contract_are_no_code_of_the_page(bundle_dir):
-    contract = read_contract(bundle_dir)
-    object.__setattr__(contract, "licence", "<script>alert(1)</script> $body_mib")
+def test_text_of_a_contract_is_escaped(bundle_dir):
+    contract = read_contract(bundle_dir).model_copy(update={"licence": "<script>alert(1)</script> $body_mib"})
     html = page_assets(contract, Limits())["/"].content.decode()
     assert "<script>alert" not in html
     assert "<script>alert(1)</script> $body_mib" in unescape(html)
 
 
-def test_no_file_of_the_page_has_code_or_style_within(paged):
+def test_page_has_no_inline_code_or_style(paged):
     html = paged.get("/").text + paged.get("/docs").text
     assert "style=" not in html
     assert "<style" not in html

@@ -1,4 +1,4 @@
-"""No request names a file of the server: nothing of it is told, nothing is read, and no request hangs."""
+"""No request reads a file of the server or hangs, whatever paths it names."""
 
 import asyncio
 import base64
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from pneumonia.serving.app import Service
 from pneumonia.serving.limits import Limits
 
-from .conftest import Process, all_of, body_of, serving
+from .conftest import Process, body_of, receive_all, serving
 
 HANG_S = 10
 CANARY = f"canary-{secrets.token_hex(16)}"
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW")
-OWN = {
+ROUTES = {
     "/ping": "GET",
     "/contract": "GET",
     "/metrics": "GET",
@@ -91,7 +91,7 @@ def named(tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def service(bundle) -> Service:
-    os.environ["PNEUMONIA_CANARY"] = CANARY  # which /proc/self/environ would tell of a process started with it
+    os.environ["PNEUMONIA_CANARY"] = CANARY  # /proc/self/environ of a process holds it
     return Service(bundle, Limits())
 
 
@@ -103,7 +103,7 @@ def running(bundle_dir) -> Iterator[Process]:
 
 
 def call(service: Service, method: str, path: str, body: bytes, kind: str) -> tuple[int, dict[bytes, bytes], bytes]:
-    """One request, as a server hands it on: no client has tidied its path."""
+    """Send one ASGI request, whose path no client has normalized."""
     sent: list[dict[str, Any]] = []
     waiting = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -126,23 +126,23 @@ def call(service: Service, method: str, path: str, body: bytes, kind: str) -> tu
         "root_path": "",
         "headers": [(b"content-type", kind.encode()), (b"content-length", str(len(body)).encode())],
     }
-    asyncio.run(asyncio.wait_for(service.middleware(scope, receive, send), HANG_S))
+    asyncio.run(asyncio.wait_for(service.asgi(scope, receive, send), HANG_S))
     start, *rest = sent
     return start["status"], dict(start["headers"]), b"".join(message.get("body", b"") for message in rest)
 
 
-def check_answer(method: str, path: str, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
-    """An answer has the right status, is JSON where it refuses, and tells no canary."""
+def check_response(method: str, path: str, status: int, headers: dict[bytes, bytes], body: bytes) -> None:
+    """Check that a response has the right status, is JSON if not 200, and holds no canary."""
     route = path.partition("?")[0]
     assert CANARY.encode() not in body
     assert base64.b64encode(CANARY.encode())[:30] not in body
-    if route not in OWN:
+    if route not in ROUTES:
         assert status == 404
-    elif OWN[route] == ("GET" if method == "HEAD" else method):
-        assert status == 200 if OWN[route] == "GET" else status in {400, 415, 422}
+    elif ROUTES[route] == ("GET" if method == "HEAD" else method):
+        assert status == 200 if ROUTES[route] == "GET" else status in {400, 415, 422}
     else:
         assert status == 405
-        assert headers[b"allow"] == (b"GET, HEAD" if OWN[route] == "GET" else b"POST")
+        assert headers[b"allow"] == (b"GET, HEAD" if ROUTES[route] == "GET" else b"POST")
     if status != 200:
         assert headers[b"content-type"] == b"application/json"
         if method != "HEAD":
@@ -168,21 +168,21 @@ def bodies(name: str) -> st.SearchStrategy[Any]:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_no_request_tells_of_a_file_of_the_server(data, service, named):
+def test_no_request_reads_a_file_of_the_server(data, service, named):
     name = data.draw(st.sampled_from(named))
     method = data.draw(st.sampled_from(METHODS))
-    base = data.draw(st.sampled_from([*OWN, *FORMER]))
+    base = data.draw(st.sampled_from([*ROUTES, *FORMER]))
     path = data.draw(st.sampled_from([base, base + name, f"{base}/{name}", name, f"{base}?path={name}&file={name}"]))
     kind = data.draw(
         st.sampled_from(["application/json", "image/jpeg", "application/dicom", "multipart/form-data", ""])
     )
     value = data.draw(bodies(name))
     body = data.draw(st.sampled_from([json.dumps(value).encode(), name.encode(), b""]))
-    check_answer(method, path, *call(service, method, path, body, kind))
+    check_response(method, path, *call(service, method, path, body, kind))
 
 
 @pytest.mark.parametrize("name", ["/etc/shadow", "/dev/zero"])
-def test_the_former_queue_is_not_found(name, running):
+def test_routes_of_gradio_are_not_found(name, running):
     body = json.dumps(EXACT).replace("/etc/shadow", name).encode()
     for head in (
         b"POST /gradio_api/queue/join HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" % len(body),
@@ -190,7 +190,7 @@ def test_the_former_queue_is_not_found(name, running):
     ):
         connection = running.connect()
         connection.sendall(head + b"Host: x\r\nConnection: close\r\n\r\n" + (body if b"POST" in head else b""))
-        got = all_of(connection)
+        got = receive_all(connection)
         assert got.startswith(b"HTTP/1.1 404 ")
         assert body_of(got)["error"] == "not_found"
 
@@ -209,10 +209,10 @@ def test_the_former_queue_is_not_found(name, running):
         b"*",
     ],
 )
-def test_encoded_paths_lead_nowhere(target, running):
+def test_encoded_paths_are_not_found(target, running):
     connection = running.connect()
     connection.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-    got = all_of(connection)
+    got = receive_all(connection)
     assert got.startswith(b"HTTP/1.1 404 ")
     assert b"root:" not in got
     assert body_of(got)["error"] == "not_found"
