@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
@@ -87,11 +86,10 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
         SplitError: The subset holds no image.
         CheckpointError, LayoutError, BrokenImagesError: See :func:`pneumonia.evaluation.evaluate.evaluate`.
     """
-    config = run.config
-    data_node = from_plain(config).data
+    data_node = run.config.data
     if options.data is not None:
         data_node = replace(options.data, resize=data_node.resize)  # as in training
-    images, sha256 = cache.data_cache.images(data_node, config["image_size"], options.cache_dir)
+    images, sha256 = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
     is_own = sha256 == run.result.data.manifest_sha256
     if options.data is None and not is_own:
         raise RunError(
@@ -113,7 +111,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
     table = predict_subset(classifier, data, options.subset)
     own_data, why_no_own_data = (data, "") if is_own else _own_data(run, trained_split, options, cache)
     validation, why_uncalibrated = _validation(run, classifier, own_data, why_no_own_data, tta_changed)
-    subsets = ["train", "val"] if config["split"]["method"] == "rotating" else ["train"]
+    subsets = ["train", "val"] if run.config.split.method == "rotating" else ["train"]
     trained_on = set(trained_split.loc[trained_split["subset"].isin(subsets), "image_id"])
     return RunPredictions(
         run,
@@ -135,11 +133,11 @@ def _own_data(
     run: FinishedRun, split: pd.DataFrame, options: EvaluateOptions, cache: EvaluationCache
 ) -> tuple[XRayDataModule | None, str]:
     """Load the own data of a run that is evaluated on other data, or return why that is not possible."""
-    data_node = from_plain(run.config).data
+    data_node = run.config.data
     if data_node.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
     try:
-        images, sha256 = cache.data_cache.images(data_node, run.config["image_size"], options.cache_dir)
+        images, sha256 = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
     except PneumoniaError as error:
         return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
     if sha256 != run.result.data.manifest_sha256:
@@ -151,7 +149,7 @@ def _validation(
     run: FinishedRun, classifier: Classifier, own_data: XRayDataModule | None, why_no_own_data: str, tta_changed: bool
 ) -> tuple[pd.DataFrame | None, str]:
     """Read or repeat the predictions of the run's own validation images, or return why that is not possible."""
-    if run.config["split"]["method"] == "rotating":
+    if run.config.split.method == "rotating":
         return None, run.why_uncalibrated
     if not tta_changed:
         try:

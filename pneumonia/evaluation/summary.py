@@ -36,7 +36,7 @@ def print_summary(
     for leak in results[0].data.leaks if other_data is None else []:
         if leak.subset == subset:
             warn(
-                f"split={results[0].config['split']['method']} is leaky: {leak.images} of {leak.of} images show a "
+                f"split={results[0].config.split.method} is leaky: {leak.images} of {leak.of} images show a "
                 "patient that the model was trained on."
             )
     constant = constant_prediction(values["confusion"]["counts"], values["confusion"]["classes"], subset)

@@ -102,10 +102,10 @@ def data_info(result: RunResult) -> DataInfo:
     """Describe the images of the run by hashes and counts; names no path and no patient."""
     data, config = result.data, result.config
     return DataInfo(
-        source=config["data"]["source"],
+        source=config.data.source,
         manifest_sha256=data.manifest_sha256,
         split_sha256=data.split_sha256,
-        split=config["split"]["method"],
+        split=config.split.method,
         train=data.train,
         val=data.val,
         test=data.test,
@@ -143,7 +143,7 @@ def limitations(
         f"Trained on {data.train} images and validated on {data.val}, with a validation accuracy of {accuracy:.1%}. "
         "Expect lower accuracy on images from other machines, hospitals, ages or views.",
     ]
-    if result.config["split"]["method"] == "rotating" or any(leak.subset == "val" for leak in data.leaks):
+    if result.config.split.method == "rotating" or any(leak.subset == "val" for leak in data.leaks):
         sentences.append(
             "The split leaks: some validation images show patients of the training images, so these values are optimistic."
         )

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import DataConfig
 from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
@@ -170,17 +169,17 @@ def _load_inputs(options: ExportOptions) -> _Inputs:
         raise RunError(
             f"{folder.path} has no predictions/val.parquet, against which a bundle is compared. Train it again with force=true."
         )
-    data = from_plain(config).data
+    data = config.data
     if options.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
         data = replace(data, source=source, root=str(options.root))
-    images, sha = _load_images(data, int(config["image_size"]), options)
+    images, sha = _load_images(data, config.image_size, options)
     if sha != run.result.data.manifest_sha256:
         raise RunError(
             f"The images found are not those of {folder.path}: other images, labels or folders than it was trained on. A bundle "
             "is compared on the validation images. Use --data DIR with the folder that the run was trained on."
         )
-    every = config["split"]["every"] if config["split"]["method"] == "rotating" else 0
+    every = config.split.every if config.split.method == "rotating" else 0
     split = row_by_row(run.split(), images.manifest)
     datamodule = XRayDataModule(images, split, run.task, batch_size=16, rotate_every=every)
     return _Inputs(run, run.load_model(), datamodule, run.validation_predictions())
@@ -257,4 +256,4 @@ def _expected(inputs: _Inputs) -> tuple[list[Path], Floats, Floats]:
 
 def _is_exact(run: FinishedRun) -> bool:
     """Return whether the run was trained on a CPU in full precision, so that the recorded predictions are exact."""
-    return run.result.cost.device == "cpu" and run.config["trainer"]["precision"] in FULL_PRECISION
+    return run.result.cost.device == "cpu" and run.config.trainer.precision in FULL_PRECISION

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pneumonia.config.convert import from_plain, identity
+from pneumonia.config.convert import identity, to_plain
 from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import OWN, RunFolder, read_metrics
 from pneumonia.runs.load import read_split
@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.result.config
+        return to_plain(self.result.config)
 
     @property
     def family(self) -> str:
@@ -95,7 +95,7 @@ class Entry:
         """Equal for runs that differ in chance alone: the seed, the fold."""
         if self.members > 1:
             return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
-        kept = identity(from_plain(self.config))
+        kept = identity(self.result.config)
         kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
         del kept["seed"]
         views = [self.tta] if self.tta else []
@@ -216,7 +216,7 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 def _check_images(folder: RunFolder, result: RunResult, tables: dict[str, pd.DataFrame]) -> None:
     """Refuses predictions of other images than the run's own split names."""
     split = read_split(folder, result)
-    rotating = result.config["split"]["method"] == "rotating"
+    rotating = result.config.split.method == "rotating"
     for subset, table in tables.items():
         subsets = ["train", "val"] if rotating and subset == "val" else [subset]
         _check_against(table, split.loc[split["subset"].isin(subsets), "image_id"], subset, exact=not rotating)

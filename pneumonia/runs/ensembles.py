@@ -77,8 +77,8 @@ def describe_ensemble(members: Sequence[FinishedRun]) -> dict[str, Any]:
             "run": str(run.folder.path),
             "run_id": run.result.run_id,
             "seed": run.result.seed,
-            "fold": run.config["split"]["fold"],
-            "model": run.config["model"]["_target_"],
+            "fold": run.config.split.fold,
+            "model": run.config.model._target_,
         }
         for run in members
     ]

@@ -44,7 +44,7 @@ def evaluation_identity(
 
 def is_evaluated(folder: RunFolder, result: RunResult, subset: str, tta: str | None) -> bool:
     """Whether a subset of the run's own data was evaluated with this test-time augmentation since the run was trained."""
-    trained_tta = result.config["tta"]
+    trained_tta = result.config.tta
     path = folder.evaluation(subset, "json", tta="" if tta in {None, trained_tta} else str(tta))
     if read_json(path).get("of") != evaluation_identity([result.run_id], tta or trained_tta):
         return False

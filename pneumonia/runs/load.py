@@ -4,11 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
 
+from pneumonia.config.convert import to_plain
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.images.limits import UnreadableImageError
 from pneumonia.errors import RunError, broken_images
 from pneumonia.metrics.calibration import Temperature, apply_temperature, fit_temperature
@@ -32,7 +34,7 @@ class FinishedRun:
     result: RunResult
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> TrainConfig:
         return self.result.config
 
     @property
@@ -70,7 +72,7 @@ class FinishedRun:
         from pneumonia.models.factory import check_checkpoint, load_classifier  # imports torch
 
         classifier = load_classifier(self.folder.best, self.task.name)
-        check_checkpoint(classifier, self.config, self.folder.best)
+        check_checkpoint(classifier, to_plain(self.config), self.folder.best)
         return classifier
 
     def validation_predictions(self) -> pd.DataFrame:
@@ -84,7 +86,7 @@ class FinishedRun:
     @property
     def why_uncalibrated(self) -> str:
         """Why neither temperature nor thresholds can be chosen on the validation predictions; empty where they can."""
-        if self.config["split"]["method"] == "rotating":
+        if self.config.split.method == "rotating":
             return "split=rotating has trained on its validation images, so nothing can be chosen on them"
         return "" if self.folder.predictions("val").is_file() else "the run folder holds no predictions/val.parquet"
 

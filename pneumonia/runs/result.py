@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeVar
 
+from pneumonia.config.convert import from_plain
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import RunFolder
@@ -13,7 +15,6 @@ from pneumonia.tasks import TASKS, Task
 
 COMPLETED: Final = "completed"  # training ended as its config says
 DEBUG: Final = "debug"  # training was shortened for debugging
-CONFIG_KEYS: Final = ("task", "image_size", "seed", "data", "split", "model", "trainer", "tta")
 REMEDY: Final = (
     "Delete it and run the same `pneumonia train` again, which resumes from the last checkpoint; or use force=true to "
     "train from the start."
@@ -94,7 +95,7 @@ class RunResult:
     shortened_by: list[str]
     name: str
     run_id: str
-    config: dict[str, Any]
+    config: TrainConfig
     data: RunData
     epochs: int
     best_epoch: int
@@ -115,22 +116,22 @@ class RunResult:
 
     @property
     def task(self) -> Task:
-        return TASKS[self.config["task"]]
+        return TASKS[self.config.task]
 
     @property
     def seed(self) -> int:
-        return int(self.config["seed"])
+        return self.config.seed
 
     @property
     def family(self) -> str:
         """Class of the model, for example ``PseudoResNet``."""
-        return str(self.config["model"]["_target_"]).rpartition(".")[2]
+        return self.config.model._target_.rpartition(".")[2]
 
     def write(self, folder: RunFolder) -> None:
         """Write ``result.json`` atomically, as the last file of a run."""
-        task, model = self.task, self.config["model"]
-        facts = {"task": task.name, "classes": list(task.classes), "model": model, "seed": self.seed}
-        write_json(folder.result, {**asdict(self), "data": self.data.to_json(), **facts})
+        values = asdict(self) | {"data": self.data.to_json()}
+        facts = {"task": self.task.name, "classes": list(self.task.classes), "seed": self.seed}
+        write_json(folder.result, {**values, **facts, "model": values["config"]["model"]})
 
 
 def read_result(folder: RunFolder) -> RunResult | None:
@@ -152,13 +153,14 @@ def read_result(folder: RunFolder) -> RunResult | None:
 def _result(found: Mapping[str, Any]) -> RunResult:
     _check_keys(found, ("task", *(item.name for item in fields(RunResult))))
     config = found["config"]
-    _check_keys(config, CONFIG_KEYS, "config.")
+    _check_keys(config, [item.name for item in fields(TrainConfig)], "config.")
     if config["task"] not in TASKS or found["task"] != config["task"]:
         raise ValueError(f"task={found['task']} and config.task={config['task']}; tasks are {some(TASKS)}")
     leaks = [Leak(leak["part"], leak["images"], leak["of"], leak["example"]) for leak in found["data"].get("leaks", ())]
     data = _typed(RunData, found["data"], "data.", leaks=leaks)
     confusion = _typed(Confusion, found["confusion"], "confusion.")
-    return _typed(RunResult, found, "", data=data, confusion=confusion, cost=_typed(Cost, found["cost"], "cost."))
+    cost = _typed(Cost, found["cost"], "cost.")
+    return _typed(RunResult, found, "", config=from_plain(config), data=data, confusion=confusion, cost=cost)
 
 
 def _typed(kind: type[T], found: Mapping[str, Any], prefix: str, **converted: Any) -> T:

@@ -57,7 +57,7 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     rows = [
         (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
     ]
-    family = f"{result.family} {result.config['model'].get('name', '')}".strip()
+    family = f"{result.family} {getattr(result.config.model, 'name', '')}".strip()
     title = f"{family}, best epoch {result.best_epoch} of {result.epochs}"
     table(title, ("metric", "train", "val"), rows)
     shown = [
@@ -77,13 +77,13 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     if cost.images_per_s:
         say(f"{cost.images_per_s:.0f} images/s, {cost.fit_s:.0f} s, {cost.peak_memory_mib:.0f} MiB on {cost.device}")
     for leak in result.data.leaks:
-        warn(_leak_text(result.config["split"]["method"], leak))
+        warn(_leak_text(result.config.split.method, leak))
     if result.data.skipped:
         warn(f"{len(result.data.skipped)} images could not be read and were left out: see data.skipped in result.json.")
     constant = constant_prediction(result.confusion.counts, classes, "validation")
     if constant:
         warn(constant)
-    if result.data.phantoms and result.config["data"]["source"] != "phantom":
+    if result.data.phantoms and result.config.data.source != "phantom":
         warn(PHANTOMS)
     if note:
         say(note)

@@ -348,7 +348,7 @@ def _result(
         shortened_by=shortened_by,
         name=config.name,
         run_id=run_id,
-        config=to_plain(config),
+        config=config,
         data=RunData(
             manifest_sha256=hashes["manifest_sha256"],
             split_sha256=hashes["split_sha256"],

@@ -80,7 +80,7 @@ def test_damaged_run_is_left_out_but_stops_an_ensemble(content, reason, runs, ca
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda result: result.update(config={}), "it lacks config.task, config.image_size"),
+        (lambda result: result.update(config={}), "it lacks config.name, config.task"),
         (lambda result: result.update(data={}), "it lacks data.manifest_sha256, data.split_sha256"),
         (lambda result: result.update(config=3), "is damaged: TypeError"),
         (lambda result: result["config"].update(task="nope"), "config.task=nope; tasks are subtype, pneumonia"),

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from simulated_predictions import world
 
-from pneumonia.config.convert import to_plain
+from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.evaluation.evaluate_predictions import evaluate_predictions
 from pneumonia.metrics.classification import weighted_metrics
@@ -91,7 +91,7 @@ def make_run(compose: Any) -> MakeRun:
             shortened_by=[],
             name=name,
             run_id=run_id,
-            config=config,
+            config=from_plain(config),
             data=data,
             epochs=len(losses),
             best_epoch=int(np.argmin(losses)) + 1,

@@ -71,7 +71,7 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     assert (summary["name"], summary["project"], summary["state"]) == ("seed=0", "pneumonia", "finished")
     assert (opened["run_group"], opened["job_type"]) == ("alone", "Perceptron")
     assert {"mine", "pneumonia", "grouped", "phantom"} <= set(summary["tags"])
-    assert summary["config"]["optimizer"]["lr"] == result.config["optimizer"]["lr"]
+    assert summary["config"]["optimizer"]["lr"] == result.config.optimizer.lr
     history = pd.read_csv(folder / "metrics.csv")
     logged = [row for row in _history(segment) if "val/loss" in row]
     assert [row["epoch"] for row in logged] == [1, 2]

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from pneumonia.config.convert import to_plain
 from pneumonia.errors import TransferError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.listing import job_failure, job_label
@@ -30,7 +31,7 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
     note = read_json(folder.wandb).get("online" if logger["mode"] == "online" else "offline", {})
     if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
         return None
-    config: Any = result.config if result else OmegaConf.to_container(OmegaConf.load(folder.config))
+    config: Any = to_plain(result.config) if result else OmegaConf.to_container(OmegaConf.load(folder.config))
     own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
     mirror = Mirror(folder, {**own, **logger}, config, job_label(folder), keep_offline=False)
     broken = job_failure(folder)
