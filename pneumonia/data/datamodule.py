@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning import LightningDataModule
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig
@@ -20,6 +19,7 @@ from pneumonia.data.manifest import broken, load_manifest
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.data.splits.assign import fold_view
 from pneumonia.errors import SplitError
+from pneumonia.system.arrays import Ints, Pixels
 from pneumonia.tasks import Task
 
 WITHOUT_GRADIENTS: Final = 4  # as many times the images fit into memory where no activation is kept for a backward pass
@@ -37,8 +37,8 @@ class DecodedImages:
     """
 
     manifest: pd.DataFrame
-    pixels: NDArray[np.uint8]
-    rows: NDArray[np.int64]
+    pixels: Pixels
+    rows: Ints
     skipped: dict[str, str]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class XRayDataModule(LightningDataModule):
         self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
         self.labels = np.array(task.indices(images.manifest["label"].tolist()), dtype=np.int64)
 
-    def positions(self, subset: str, epoch: int = 0) -> NDArray[np.int64]:
+    def positions(self, subset: str, epoch: int = 0) -> Ints:
         """Rows of the manifest that belong to a subset; the epoch matters only where folds rotate."""
         subsets = self.split["subset"].to_numpy(dtype=object)
         if self.rotate_every:
@@ -132,11 +132,11 @@ class XRayDataModule(LightningDataModule):
             subsets = fold_view(self.split, fold)["subset"].to_numpy(dtype=object)
         return np.flatnonzero(subsets == subset)
 
-    def rows(self, subset: str) -> NDArray[np.int64]:
+    def rows(self, subset: str) -> Ints:
         """Rows of ``images.pixels`` that belong to a subset, before any rotation."""
         return self.images.rows[self.positions(subset)]
 
-    def counts(self, subset: str) -> NDArray[np.int64]:
+    def counts(self, subset: str) -> Ints:
         """Images of each class in a subset, ``(K,)``."""
         return np.bincount(self.labels[self.positions(subset)], minlength=len(self.task.classes))
 

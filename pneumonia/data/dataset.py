@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from pneumonia.data.augmentation.augmenter import Augmenter
 from pneumonia.data.augmentation.torch_batches import image_keys
+from pneumonia.system.arrays import Ints, Pixels
 
 Batch = dict[str, torch.Tensor]
 
@@ -22,8 +22,8 @@ class Key(NamedTuple):
     """Which batch: the epoch, and positions in the subset; ``whole`` has those of the other processes too."""
 
     epoch: int
-    positions: NDArray[np.int64]
-    whole: NDArray[np.int64]
+    positions: Ints
+    whole: Ints
 
 
 class BatchSampler(Sampler[Key]):
@@ -82,9 +82,9 @@ class XRayDataset(Dataset[Batch]):
 
     def __init__(
         self,
-        pixels: NDArray[np.uint8],
-        rows: NDArray[np.int64],
-        labels: NDArray[np.int64],
+        pixels: Pixels,
+        rows: Ints,
+        labels: Ints,
         augmenter: Augmenter | None = None,
         seed: int = 0,
         later: bool = False,

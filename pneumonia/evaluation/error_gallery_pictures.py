@@ -7,7 +7,6 @@ from typing import Final
 import cv2
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from pneumonia.data.datamodule import DecodedImages
@@ -18,6 +17,7 @@ from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.models.base import Classifier
 from pneumonia.models.weight_images import diverging
+from pneumonia.system.arrays import Ints, Pixels
 from pneumonia.system.console import track
 from pneumonia.tasks import Task
 
@@ -31,7 +31,6 @@ WEIGHTS: Final = "Right half: weights times image for the predicted class; red s
 NO_EXPLANATION: Final = (
     "This family has neither feature maps nor weights that can be laid over an image, so the X-ray is shown alone."
 )
-Pixels = NDArray[np.uint8]
 
 
 def draw_gallery(
@@ -56,7 +55,7 @@ def draw_gallery(
 
 
 def _explain(
-    classifiers: Sequence[Classifier], pixels: Pixels, predicted: NDArray[np.int64], task: Task
+    classifiers: Sequence[Classifier], pixels: Pixels, predicted: Ints, task: Task
 ) -> tuple[list[Pixels | None], str]:
     """Draw the right halves in the way that the family allows, and say what they show."""
     try:

@@ -12,11 +12,12 @@ from PIL import Image
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
 from pneumonia.models.base import Classifier
-from pneumonia.models.weight_images import Floats, diverging, largest, tile_page
+from pneumonia.models.weight_images import diverging, largest, tile_page
+from pneumonia.system.arrays import Floats32
 from pneumonia.system.files import replacing
 
 
-def contributions(classifier: Classifier, pixels: NDArray[np.uint8]) -> dict[str, Floats]:
+def contributions(classifier: Classifier, pixels: NDArray[np.uint8]) -> dict[str, Floats32]:
     """Multiply weights and image: the contribution of each pixel to the input of a unit.
 
     Args:

@@ -5,18 +5,17 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumonia.errors import ConfigError
 from pneumonia.models.base import Classifier
+from pneumonia.system.arrays import Floats32, Ints, Pixels
 
 BATCH_SIZE: Final = 16
 MAX_OPACITY: Final = 0.55  # of the colours over the X-ray
-Heat = NDArray[np.float32]
 
 
-def heat_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> Heat:
+def heat_maps(classifier: Classifier, pixels: Pixels, classes: Ints) -> Floats32:
     """Compute where each image supports a class.
 
     Args:
@@ -55,7 +54,7 @@ def heat_maps(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArra
             parameter.grad = None
     evidence = np.concatenate(maps)
     largest = evidence.max(axis=(1, 2), keepdims=True)
-    scaled: Heat = np.divide(evidence, largest, out=np.zeros_like(evidence), where=largest > 0).astype(np.float32)
+    scaled: Floats32 = np.divide(evidence, largest, out=np.zeros_like(evidence), where=largest > 0).astype(np.float32)
     return scaled
 
 
@@ -102,7 +101,7 @@ def _is_patch_embedding(module: nn.Conv2d) -> bool:
     return tuple(module.kernel_size) == tuple(module.stride) and max(module.kernel_size) > 1
 
 
-def overlay(pixels: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
+def overlay(pixels: Pixels, heat: Floats32) -> Pixels:
     """Lay a heat map over an X-ray; colours (cividis) and opacity increase with the heat.
 
     Args:
@@ -116,5 +115,5 @@ def overlay(pixels: NDArray[np.uint8], heat: Heat) -> NDArray[np.uint8]:
     colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB).astype(np.float32)
     grey = np.repeat(pixels[:, :, None], 3, axis=2).astype(np.float32)
     opacity = MAX_OPACITY * np.clip(heat, 0, 1)[:, :, None] ** 0.7
-    mixed: NDArray[np.uint8] = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
+    mixed: Pixels = np.rint(grey * (1 - opacity) + colours * opacity).astype(np.uint8)
     return mixed

@@ -11,7 +11,6 @@ from typing import Final
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
@@ -55,13 +54,13 @@ from pneumonia.models.base import Classifier
 from pneumonia.runs.load import FinishedRun, load_finished_run
 from pneumonia.runs.model_warnings import warnings_of
 from pneumonia.runs.predictions import predict_subset
+from pneumonia.system.arrays import Floats
 from pneumonia.system.console import say
 from pneumonia.system.files import check_writable
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
 EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")
 FULL_PRECISION: Final = ("32-true", "32", "64-true", "64")
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from zipfile import BadZipFile, ZipFile
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumonia.errors import BundleError, TamperedBundleError
 from pneumonia.export.contract import OodDetectorInfo
 from pneumonia.export.reproducible_archive import reproducible_zip
+from pneumonia.system.arrays import Floats32, Pixels
 
 SIDE: Final = 24  # pixels of a thumbnail: enough to locate lungs, heart and shoulders, too few for findings
 PROTOTYPES: Final = 64
@@ -37,15 +37,13 @@ FRACTIONS: Final = (
     0.6,
     0.8,
 )  # of the patients: prototypes up to the first, threshold up to the second, false alarms on the rest
-Floats = NDArray[np.float32]
-Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class OodDetector:
     """Prototypes ``(P, SIDE * SIDE)`` of mean 0 and length 1, and the score above which an image is out of distribution."""
 
-    prototypes: Floats
+    prototypes: Floats32
     threshold: float
 
     def score(self, square: Pixels) -> float:
@@ -77,7 +75,7 @@ class OodDetector:
             ) from error
 
 
-def _read_prototypes(raw: bytes) -> Floats:
+def _read_prototypes(raw: bytes) -> Floats32:
     """Check the header before the array is read, so that a crafted file can't allocate much memory.
 
     Raises:
@@ -105,7 +103,7 @@ def _read_prototypes(raw: bytes) -> Floats:
     return prototypes
 
 
-def thumbnails(pixels: Pixels) -> Floats:
+def thumbnails(pixels: Pixels) -> Floats32:
     """Return grey squares ``(N, H, W)`` as ``(N, SIDE * SIDE)`` of mean 0 and length 1; all zero without contrast."""
     found = np.empty((len(pixels), SIDE * SIDE), dtype=np.float32)
     for number, square in enumerate(pixels):
@@ -115,7 +113,7 @@ def thumbnails(pixels: Pixels) -> Floats:
     found -= found.mean(axis=1, keepdims=True)
     length = np.linalg.norm(found, axis=1, keepdims=True)
     flat = length < FLAT * SIDE
-    scaled: Floats = np.where(flat, 0, found / np.where(flat, 1, length)).astype(np.float32)
+    scaled: Floats32 = np.where(flat, 0, found / np.where(flat, 1, length)).astype(np.float32)
     return scaled
 
 
@@ -163,7 +161,7 @@ def fit_ood_detector(pixels: Pixels, patients: Sequence[str]) -> tuple[OodDetect
     )
 
 
-def spherical_k_means(thumbs: Floats, seed: int = 0) -> Floats:
+def spherical_k_means(thumbs: Floats32, seed: int = 0) -> Floats32:
     """Return cluster centres ``(P, D)`` of length 1 of vectors ``(N, D)``; deterministic.
 
     Source: Dhillon and Modha (2001), Concept decompositions for large sparse text data using clustering; started as Arthur and

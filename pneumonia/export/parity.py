@@ -5,16 +5,15 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pneumonia.errors import ParityError
 from pneumonia.export.contract import Parity
 from pneumonia.export.runtime import Bundle
+from pneumonia.system.arrays import Floats
 from pneumonia.system.console import track
 
 TOLERANCE: Final = 1e-4  # of a probability; usual differences are 1e-6
 COARSE: Final = 0.05  # above the rounding of half precision, below the difference of another checkpoint
-Floats = NDArray[np.float64]
 
 
 def unmeasured(images: int) -> Parity:

@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 from scipy.stats import norm, t
 
 from pneumonia.metrics.classification import Metric, metrics_of, weighted_metrics
-from pneumonia.metrics.predictions import Bools, Floats, Ints, Names
+from pneumonia.system.arrays import Bools, Floats, Ints, Objects
 from pneumonia.tasks import Task
 
 RESAMPLES: Final = 2000
@@ -51,7 +51,7 @@ class ResampledMetric:
     patients: int
 
 
-def bootstrap(probability: Floats, label: Ints, patient: Names, task: Task, seed: int = 0) -> dict[str, Floats]:
+def bootstrap(probability: Floats, label: Ints, patient: Objects, task: Task, seed: int = 0) -> dict[str, Floats]:
     """Compute every metric on ``RESAMPLES`` draws of whole patients with replacement (cluster bootstrap).
 
     Equal images and seeds give equal draws, so that two models are resampled together.
@@ -76,7 +76,7 @@ def resample_counts(clusters: int, images: int, seed: int = 0) -> Iterator[Ints]
 
 
 def bootstrap_intervals(
-    probability: Floats, label: Ints, patient: Names, task: Task, seed: int = 0
+    probability: Floats, label: Ints, patient: Objects, task: Task, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Compute 95% bounds of every metric of one model; NaN if it is undefined in more than one resample in twenty.
 
@@ -106,7 +106,7 @@ def interval(
     patients: int,
     metric: str = "",
     images: Bools | None = None,
-    patient: Names | None = None,
+    patient: Objects | None = None,
 ) -> tuple[float, float]:
     """Compute 95% bounds of a value from its values over resamples of patients.
 
@@ -197,7 +197,7 @@ def wilson_interval(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, fl
 
 
 def resampled_metrics(
-    trainings: Sequence[Floats], label: Ints, patient: Names, task: Task, seed: int = 0
+    trainings: Sequence[Floats], label: Ints, patient: Objects, task: Task, seed: int = 0
 ) -> dict[str, ResampledMetric]:
     """Resample every metric of a configuration whose S trainings, each ``(N, K)``, predict the same images."""
     patients, once = len(pd.unique(pd.Series(patient))), np.ones((1, len(label)))
@@ -250,7 +250,7 @@ def paired_difference(first: ResampledMetric, second: ResampledMetric, differing
 
 
 def paired_bootstrap(
-    first: Floats, second: Floats, label: Ints, patient: Names, task: Task, seed: int = 0
+    first: Floats, second: Floats, label: Ints, patient: Objects, task: Task, seed: int = 0
 ) -> dict[str, Difference]:
     """Test every metric of two models, each ``(N, K)``, on the same images; see :func:`paired_difference`."""
     one, other = (resampled_metrics([each], label, patient, task, seed) for each in (first, second))
@@ -260,7 +260,7 @@ def paired_bootstrap(
     }
 
 
-def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: Names) -> int:
+def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: Objects) -> int:
     """Count patients with an image that two configurations, each of some trainings ``(N, K)``, predict differently."""
     votes = [
         np.mean([np.eye(one.shape[1])[one.argmax(axis=1)] for one in trainings], axis=0)

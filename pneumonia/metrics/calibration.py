@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pneumonia.metrics.predictions import Floats, Ints
+from pneumonia.system.arrays import Floats, Ints
 
 BINS: Final = 15
 MIN_PROBABILITY: Final = float(np.finfo(np.float32).tiny)  # smaller float32 values lose precision, so losses stop here

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from pneumonia.metrics.calibration import MIN_PROBABILITY
-from pneumonia.metrics.predictions import Bools, Floats, Ints
+from pneumonia.system.arrays import Bools, Floats, Ints
 from pneumonia.tasks import Task
 
 Images = Literal["all", "label", "predicted"]

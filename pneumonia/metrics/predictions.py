@@ -5,17 +5,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pneumonia.system.arrays import Floats32, Ints
+
 if TYPE_CHECKING:  # bundles use the types of this module without pandas
     import pandas as pd
 
 PROBABILITY_PREFIX: Final = "prob_"  # of the columns with probabilities, before the class
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Names = NDArray[np.object_]
 
 
-def prediction_arrays(table: "pd.DataFrame", classes: tuple[str, ...]) -> tuple[NDArray[np.float32], Ints]:
+def prediction_arrays(table: "pd.DataFrame", classes: tuple[str, ...]) -> tuple[Floats32, Ints]:
     """Return probabilities ``(N, K)`` and class indices ``(N,)`` of a table of predictions."""
     probability = np.array(table[[f"{PROBABILITY_PREFIX}{name}" for name in classes]], dtype=np.float32)
     index = {name: number for number, name in enumerate(classes)}

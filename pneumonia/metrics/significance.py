@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.stats import norm, rankdata
 
 from pneumonia.metrics.bootstrap import LEVEL, NAN, Difference, t_interval, t_test
-from pneumonia.metrics.predictions import Bools, Floats, Ints, Names
+from pneumonia.system.arrays import Bools, Floats, Ints, Objects
 
 
 def mcnemar(first: Bools, second: Bools) -> float:
@@ -25,7 +25,7 @@ def mcnemar(first: Bools, second: Bools) -> float:
     return min(1.0, float(exact(table, exact=True).pvalue)) if only + other else 1.0
 
 
-def delong(first: Floats, second: Floats, positive: Bools, patient: Names | None = None) -> Difference:
+def delong(first: Floats, second: Floats, positive: Bools, patient: Objects | None = None) -> Difference:
     """Test the difference of two correlated areas under the ROC curve.
 
     Args:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pneumonia.metrics.bootstrap import interval, resample_counts
 from pneumonia.metrics.classification import nan_to_none
-from pneumonia.metrics.predictions import Bools, Floats, Ints, Names
+from pneumonia.system.arrays import Bools, Floats, Ints, Objects
 from pneumonia.tasks import NORMAL, UNKNOWN_KIND, Task
 
 TARGET_SENSITIVITY: Final = 0.95
@@ -33,7 +33,7 @@ def threshold_for(score: Floats, positive: Bools, sensitivity: float = TARGET_SE
 
 
 def metrics_at_threshold(
-    score: Floats, positive: Bools, threshold: float, patient: Names, seed: int = 0
+    score: Floats, positive: Bools, threshold: float, patient: Objects, seed: int = 0
 ) -> dict[str, Bounded]:
     """Compute the metrics of a threshold with 95% intervals by patient; scores at or above it are flagged.
 
@@ -59,7 +59,7 @@ def metrics_at_threshold(
     return {name: _proportion(counted, among, patient, seed) for name, (counted, among) in proportions.items()}
 
 
-def _proportion(counted: Bools, among: Bools, patient: Names, seed: int) -> Bounded:
+def _proportion(counted: Bools, among: Bools, patient: Objects, seed: int) -> Bounded:
     """Return the proportion of images ``(N,)`` among others, with its interval by patient."""
     codes, names = pd.factorize(pd.Series(patient))
     hits, sizes = (np.bincount(codes, of, len(names)) for of in (counted & among, among))
@@ -85,7 +85,7 @@ def risk_coverage_curve(probability: Floats, label: Ints) -> tuple[Floats, Float
     return np.arange(1, len(label) + 1) / len(label), np.repeat(risk, sizes)
 
 
-def selective_prediction(probability: Floats, label: Ints, patient: Names, seed: int = 0) -> dict[str, Any]:
+def selective_prediction(probability: Floats, label: Ints, patient: Objects, seed: int = 0) -> dict[str, Any]:
     """Measure the risk that remains if uncertain images are left to a person.
 
     Returns:

@@ -4,13 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
 from pneumonia.models.base import Classifier, ClassifierOptions
-
-Floats = NDArray[np.float32]
+from pneumonia.system.arrays import Floats32, Ints
 
 
 class ThresholdUnit(nn.Module):
@@ -104,7 +102,7 @@ class Perceptron(Classifier):
         return torch.from_numpy(met).to(image.device)
 
 
-def learn_online(weight: Floats, bias: Floats, image: Floats, label: NDArray[np.int64], rate: float) -> Floats:
+def learn_online(weight: Floats32, bias: Floats32, image: Floats32, label: Ints, rate: float) -> Floats32:
     """Rosenblatt's rule, image after image, in place.
 
     Args:

@@ -6,8 +6,9 @@ from typing import Final
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+
+from pneumonia.system.arrays import Floats32, Pixels
 
 TILE_SIDE: Final = 192  # least pixels a side of one tile
 GAP: Final = 12
@@ -18,8 +19,7 @@ BORDER: Final = (200, 200, 200)
 LOW: Final = np.array([33, 102, 172])  # ColorBrewer RdBu, which colour-blind readers can read too
 HIGH: Final = np.array([178, 24, 43])
 COLUMNS: Final = 8
-Floats = NDArray[np.float32]
-Tile = tuple[NDArray[np.uint8], str]  # (H, W, 3) colours and their title
+Tile = tuple[Pixels, str]  # (H, W, 3) colours and their title
 
 
 def weights_picture(weights: Mapping[str, torch.Tensor], title: str) -> Image.Image:
@@ -30,16 +30,16 @@ def weights_picture(weights: Mapping[str, torch.Tensor], title: str) -> Image.Im
     return tile_page(tiles, title, f"red: up to {limit:.3g}   blue: down to -{limit:.3g}")
 
 
-def largest(arrays: Iterable[Floats]) -> float:
+def largest(arrays: Iterable[Floats32]) -> float:
     """Return the largest absolute value of several arrays."""
     return max(float(np.abs(array).max()) for array in arrays)
 
 
-def diverging(values: Floats, limit: float) -> NDArray[np.uint8]:
+def diverging(values: Floats32, limit: float) -> Pixels:
     """Return colours ``(H, W, 3)`` for values ``(H, W)`` from ``-limit`` (blue) over 0 (white) to ``limit`` (red)."""
     share = np.clip(values / limit, -1, 1)[:, :, None] if limit > 0 else np.zeros((*values.shape, 1))
     end = np.where(share < 0, LOW, HIGH)
-    colours: NDArray[np.uint8] = np.rint(255 + np.abs(share) * (end - 255)).astype(np.uint8)
+    colours: Pixels = np.rint(255 + np.abs(share) * (end - 255)).astype(np.uint8)
     return colours
 
 

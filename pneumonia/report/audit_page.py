@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 
 from pneumonia.data.audit.audit import QUANTITIES
@@ -28,12 +27,12 @@ from pneumonia.report.render.document import (
     Tile,
 )
 from pneumonia.report.render.html import html_page
+from pneumonia.system.arrays import Pixels
 from pneumonia.tasks import in_class_order
 
 SHOWN_PAIRS: Final = 40
 EXAMPLES: Final = 10
 KIND_OF_NOTE: Final[dict[str, NoteKind]] = {"clean": "good", "leak": "bad", "unknown": "info"}
-Pixels = NDArray[np.uint8]
 Found = Mapping[str, Any]  # the content of audit.json
 
 
