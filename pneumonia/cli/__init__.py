@@ -1,35 +1,38 @@
-"""The command line: one thin module a verb, imported only when it is called."""
+"""The command line: one module per verb, imported when it is called."""
 
-import importlib
 import os
+import re
 import sys
+from collections.abc import Sequence
 from typing import Final
 
+import click
+
 from pneumonia import __version__
+from pneumonia.cli.parsing import VerbGroup
 from pneumonia.errors import ConfigError, PneumoniaError, nearest, printable
 
 VERBS: Final = {
-    "train": "one run; OVERRIDES are Hydra's: key=value (-m for every combination of comma-separated values)",
-    "sweep": "every job of a file in sweeps/; run it again and it goes on where it was",
-    "reproduce": "the whole study: its sweeps, the best of each family on the test split, the report: preset=smoke",
-    "report": "RUNS... --out DIR: which differences between runs are real, in pages and data",
-    "evaluate": "scores a finished run on one split, with intervals: run=DIR split=test [data=folder data.root=DIR]",
-    "predict": "classifies image files with a run or a bundle: MODEL IMAGE... [--json] [--csv FILE] [--explain DIR]",
-    "export": "a finished run as a bundle that answers without torch: RUN --out BUNDLE",
-    "serve": "a bundle behind HTTP, with a page at /: [BUNDLE] [--host H] [--port P]",
-    "track": "push RUNS... | dashboard SWEEP: mirrors runs to Weights & Biases, builds dashboards",
-    "data": "import|audit|split|push|pull|show: reads, checks, divides, moves and draws data",
-    "doctor": "checks device, disk and data, and says what to do",
+    "train": "Train one run, or one for every combination of values with -m: [OVERRIDES]",
+    "sweep": "Run every job of a file in sweeps/; rerun it to resume: NAME [OVERRIDES], or NAME status",
+    "evaluate": "Evaluate finished runs on one split, with 95% intervals: RUN... --split test",
+    "predict": "Classify image files with a run or a bundle: MODEL IMAGE... [--json] [--csv FILE]",
+    "report": "Compare runs and test which differences are significant: RUN... --out DIR",
+    "reproduce": "Run the whole study, from sweeps to the report: preset=smoke",
+    "data": "Import, audit, split, show, push or pull data.",
+    "export": "Export a run as a bundle that predicts without torch: RUN --out DIR",
+    "serve": "Serve a bundle over HTTP, with a web page: BUNDLE [--port P]",
+    "track": "Upload runs to Weights & Biases, or create a dashboard.",
+    "doctor": "Check device, disk, clock and data, and say how to fix what is wrong.",
+    "completion": "Print the completion script of a shell: bash, zsh or fish.",
 }
-COMPLETION: Final = ("-sc", "--shell-completion")
-USAGE: Final = """usage: pneumonia VERB ...
+HELP: Final = """Train, evaluate and serve chest X-ray classifiers: normal, viral or bacterial pneumonia. Not a medical device.
 
-Trains, compares and checks chest X-ray classifiers: normal, viral or bacterial pneumonia. Not a medical device.
-
-{verbs}
-
-`pneumonia VERB --help` says more. First run, nothing to download: pneumonia train
-"""
+`pneumonia VERB --help` describes a verb. First run, nothing to download: pneumonia train"""
+SECRET: Final = re.compile(r"((?:sig|AccountKey)=)[^&;\s]+", re.IGNORECASE)
+GROUP: Final = click.version_option(__version__, "-V", "--version", message="pneumonia %(version)s")(
+    VerbGroup("pneumonia", __name__, VERBS, HELP)
+)
 
 
 def main() -> None:
@@ -39,34 +42,57 @@ def main() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # OpenMP's threads wait for each other by spinning; beside other work that doubles the time of a training step.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    arguments = sys.argv[1:]
-    if not arguments or arguments[0] in {"-h", "--help", "help"}:
-        print(USAGE.format(verbs="\n".join(f"  {verb:<10}{text}" for verb, text in VERBS.items())))
+    if "PNEUMONIA_COMPLETE" in os.environ:
+        from pneumonia.cli.completion import completions
+
+        for completion in completions(os.environ["PNEUMONIA_COMPLETE"]):
+            print(completion)
         raise SystemExit(0)
-    verb = arguments[0]
-    if verb in {"-V", "--version"}:
-        print(f"pneumonia {__version__}")
-        raise SystemExit(0)
-    if verb in COMPLETION:  # the shell asks the command itself, whichever verb installed the completion
-        verb, arguments = "completion", [verb, *arguments]
-    elif verb not in VERBS:
-        fail(f"pneumonia: there is no verb '{verb}'; choose one of {', '.join(VERBS)}.{nearest(verb, VERBS)}")
     try:
-        code = importlib.import_module(f"pneumonia.cli.{verb}").run(arguments[1:])
+        code = run(sys.argv[1:])
     except KeyboardInterrupt as stop:
         print(f"\n{stop}" if str(stop) else "\nStopped.", file=sys.stderr)
         raise SystemExit(130) from None
     except BrokenPipeError:
         raise SystemExit(0) from None  # `pneumonia predict ... | head`
     except PneumoniaError as error:
-        fail(f"{type(error).__name__}: {error}", error.exit_code)
-    raise SystemExit(code or 0)
-
-
-def fail(text: str, code: int = 2) -> None:
-    """Ends the process, unless a code is given as bad input does."""
-    print(printable(text, lines=True), file=sys.stderr)
+        text = SECRET.sub(r"\1***", f"{type(error).__name__}: {error}")
+        print(printable(text, lines=True), file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
     raise SystemExit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command in this process, for example ``["evaluate", "runs/x", "--split", "test"]``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        PneumoniaError: Bad input, or a failure that has a name.
+    """
+    words = list(arguments)
+    if words and words[0] in {"-sc", "--shell-completion"}:  # a shell asks with the script of `train -sc install=SHELL`
+        from pneumonia.cli.completion import answer_hydra
+
+        return answer_hydra(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    try:
+        with GROUP.make_context("pneumonia", words) as context:
+            return int(GROUP.invoke(context) or 0)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "pneumonia"
+        message = re.sub(r"(?<![.?])(?<!\?\))$", ".", error.format_message()) + _nearest_choice(error)
+        raise ConfigError(f"{message} `{path} --help` shows the usage.") from None
+
+
+def _nearest_choice(error: click.UsageError) -> str:
+    kind = error.param.type if isinstance(error, click.BadParameter) and error.param else None
+    value = re.match(r"'(.*)' is not one of", error.message)
+    return nearest(value[1], map(str, kind.choices)) if value and isinstance(kind, click.Choice) else ""
 
 
 def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:

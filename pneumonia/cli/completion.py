@@ -1,60 +1,138 @@
-"""Completion of a command line in the shell: verbs here, overrides by Hydra.
+"""`pneumonia completion SHELL`: complete verbs, options, sweeps and overrides on a shell's command line.
 
-The shell calls ``pneumonia -sc query=SHELL`` with the line in ``COMP_LINE``; ``pneumonia train -sc install=SHELL`` prints what
-tells it so.
+The scripts call ``pneumonia`` with the line up to the cursor in ``PNEUMONIA_COMPLETE``. The scripts of
+``pneumonia train -sc install=SHELL`` (Hydra's own) call ``pneumonia -sc query=SHELL`` and get the same completions.
 """
 
 import os
+from contextlib import suppress
+from typing import Final
 
-from pneumonia.cli import VERBS
+import click
+from click.shell_completion import ShellComplete, split_arg_string
+
+from pneumonia.cli.parsing import Verb
+
+# Bash replaces only what follows the last of COMP_WORDBREAKS. A space follows a completion unless more can follow.
+BASH: Final = r"""
+_pneumonia_completion() {
+    local line=${COMP_LINE:0:COMP_POINT} reply
+    local word=${line##*[[:space:]]}
+    local kept=${word%"${word##*[=:]}"}
+    [[ $COMP_WORDBREAKS == *=* ]] || kept=
+    COMPREPLY=()
+    while IFS= read -r reply; do
+        case $reply in *[=./]) ;; *) reply+=" " ;; esac
+        COMPREPLY+=("${reply#"$kept"}")
+    done < <(PNEUMONIA_COMPLETE=$line "${1/#\~/$HOME}" 2> /dev/null)
+}
+complete -o nospace -o bashdefault -o default -F _pneumonia_completion pneumonia
+"""
+ZSH: Final = r"""#compdef pneumonia
+_pneumonia_completion() {
+    local -a replies
+    replies=(${(f)"$(PNEUMONIA_COMPLETE="${(j: :)words[1,CURRENT-1]} $PREFIX" ${~words[1]} 2> /dev/null)"})
+    (( $#replies )) || { _files; return }
+    compadd -S '' -- ${(M)replies:#*[=./]}
+    compadd -- ${replies:#*[=./]}
+}
+if [[ $zsh_eval_context[-1] == loadautofunc ]]; then _pneumonia_completion "$@"; else compdef _pneumonia_completion pneumonia; fi
+"""
+FISH: Final = r"""
+function _pneumonia_completion
+    set -l replies (PNEUMONIA_COMPLETE=(commandline -pc | string collect) pneumonia 2> /dev/null)
+    if test -n "$replies"
+        printf '%s\n' $replies
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete --no-files --command pneumonia --arguments '(_pneumonia_completion)'
+"""
+SCRIPTS: Final = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-def run(arguments: list[str]) -> int:
-    """Print the completions at the cursor, or install or remove completion in a shell.
+@click.command(
+    cls=Verb,
+    examples=[
+        'bash   eval "$(pneumonia completion bash)"      in ~/.bashrc',
+        'zsh    eval "$(pneumonia completion zsh)"       in ~/.zshrc, after compinit',
+        "fish   pneumonia completion fish | source       in ~/.config/fish/config.fish",
+    ],
+)
+@click.argument("shell", metavar="bash|zsh|fish", type=click.Choice(list(SCRIPTS)))
+def command(shell: str) -> None:
+    """Print the completion script of a shell.
 
-    Args:
-        arguments: ``-sc`` and one of ``install=SHELL``, ``uninstall=SHELL``, ``query=SHELL``.
-
-    Raises:
-        ConfigError: Anything else.
+    It completes verbs, options, names of sweeps, config keys, and the choices of config groups.
     """
-    from pneumonia.cli import train
-    from pneumonia.cli.hydra_options import options_first
+    click.echo(SCRIPTS[shell].strip())
 
-    asked = options_first(arguments)[-1]
-    task, _, shell = asked.partition("=")
+
+def completions(line: str) -> list[str]:
+    """Return the words that can stand at the end of a command line; none where only a path can."""
+    from pneumonia.cli import GROUP
+
+    words = split_arg_string(line)[1:]
+    typed = words.pop() if words and not line[-1:].isspace() else ""
+    found = ShellComplete(GROUP, {}, "pneumonia", "").get_completions(words, typed)
+    joined = f"{typed.partition('=')[0]}=" if typed.startswith("-") and "=" in typed else ""  # --split=te
+    return [joined + item.value for item in found if item.type == "plain"]
+
+
+def answer_hydra(arguments: list[str]) -> int:
+    """Answer ``-sc query=SHELL`` of Hydra's scripts, whose line is in ``COMP_LINE``; leave ``-sc install=SHELL`` to Hydra."""
+    from pneumonia.cli import train
+
+    task, _, shell = arguments[-1].partition("=")
     if task != "query":
         return train.run(arguments)
     line = os.environ.get("COMP_LINE", "")
     point = os.environ.get("COMP_POINT", "")
-    line = line[: int(point)] if point.isdecimal() else line
-    words = line.split()[1:]
-    typed = "" if not line or line[-1].isspace() else (words.pop() if words else "")
-    found = [choice for choice in _choices(words) if choice.startswith(typed)]
+    found = completions(line[: int(point)] if point.isdecimal() else line)
     print(("\n" if shell == "fish" else " ").join(found))
-    verb, *given = words or [""]
-    if verb in {"train", "reproduce"} or (verb == "sweep" and given):
-        overrides = given[1:] if verb == "sweep" else given
-        os.environ["COMP_LINE"] = " ".join(["pneumonia", *overrides, typed])
-        return train.run(["-sc", asked])
     return 0
 
 
-def _choices(words: list[str]) -> list[str]:
-    """What may follow these words of a command line, beside the overrides that Hydra knows."""
+def override_completions(verb: str, words: list[str], typed: str) -> list[str]:
+    """Return the arguments of a Hydra verb that start with ``typed``.
+
+    Args:
+        verb: ``train``, ``sweep`` or ``reproduce``.
+        words: The arguments before it.
+        typed: The beginning of an argument.
+    """
     from pneumonia.config.keys import conf_dir
 
-    if not words:
-        return list(VERBS)
-    verb, *given = words
+    own: list[str] = []
     if verb == "sweep":
-        return ["status"] if given else sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
+        own = ["status"] if words else sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
+        overrides = words[1:]
+    else:
+        overrides = words
     if verb == "reproduce":
-        return sorted(f"preset={path.stem}" for path in (conf_dir() / "reproduce").glob("*.yaml"))
-    if verb == "track" and not given:
-        return ["push", "dashboard"]
-    if verb == "data" and not given:
-        from pneumonia.cli.data import VERBS as DATA_VERBS
+        own = sorted(f"preset={path.stem}" for path in (conf_dir() / "reproduce").glob("*.yaml"))
+    own = [one for one in own if one.startswith(typed)]
+    return own if verb == "sweep" and not words else own + _from_hydra(overrides, typed)
 
-        return list(DATA_VERBS)
-    return []
+
+def _from_hydra(words: list[str], typed: str) -> list[str]:
+    """Return Hydra's options, config groups with their choices, and config keys."""
+    from hydra._internal.core_plugins.bash_completion import BashCompletion
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.global_hydra import GlobalHydra
+
+    from pneumonia.config.compose import hydra_session
+    from pneumonia.config.keys import conf_dir
+
+    if typed.startswith("-"):
+        return sorted(name for name in get_args_parser()._option_string_actions if name.startswith(typed))
+    group, equals, _ = typed.partition("=")
+    folder = conf_dir() / group
+    nested = sorted(folder.glob("*/**/*.yaml")) if equals and group.isidentifier() else []  # Hydra lists no subfolders
+    found = [f"{group}={path.relative_to(folder).with_suffix('')}" for path in nested]
+    found = [one for one in found if one.startswith(typed)]
+    with suppress(Exception), hydra_session(conf_dir()):  # an override may be bad yet
+        plugin = BashCompletion(GlobalHydra.instance().config_loader())
+        found += plugin._query("train", " ".join([*words, typed]))
+    return found

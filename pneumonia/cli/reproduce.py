@@ -46,10 +46,11 @@ def run(arguments: list[str]) -> int:
             )
         else:
             overrides.append(argument)
-    from pneumonia.cli import evaluate, report, sweep
+    from pneumonia.cli import evaluate, sweep
+    from pneumonia.cli import run as command
     from pneumonia.sweep.reproduce import read_preset, reproduce
 
     preset = read_preset(own["preset"])
     runs_dir = Path(own["runs_dir"] or f"runs/reproduce-{preset.name}")
-    commands = {"sweep": sweep.run, "evaluate": evaluate.run, "report": report.run}
+    commands = {"sweep": sweep.run, "evaluate": evaluate.run, "report": lambda words: command(["report", *words])}
     return reproduce(preset, overrides, runs_dir, Path(own["out"] or f"report/{preset.name}"), commands)

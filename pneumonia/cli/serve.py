@@ -1,91 +1,108 @@
-"""`pneumonia serve`: a bundle behind HTTP, and a page."""
+"""`pneumonia serve`: serve a bundle over HTTP, with a web page."""
 
-import argparse
 import os
 import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+import click
+
+from pneumonia.cli.parsing import FILE, PATH, Verb, options
 from pneumonia.errors import ConfigError
+from pneumonia.serving.limits import Limits, option_name
 
-if TYPE_CHECKING:
-    from pneumonia.serving.limits import Limits
-
-SAGEMAKER: Final = Path("/opt/ml/model")  # where SageMaker puts model.tar.gz, unpacked
+SAGEMAKER: Final = Path("/opt/ml/model")  # where SageMaker unpacks model.tar.gz
 MIN_TOKEN: Final = 16  # characters; shorter ones can be guessed
-DESCRIPTION: Final = """Answers images over HTTP: GET /ping, POST /invocations (JPEG, PNG, DICOM, or JSON with base64),
-POST /explanation, /contract, /metrics, /docs, and a page for people at /. Ends after SIGTERM when what is in flight is answered.
-Not a medical device."""
-LIMITS: Final = {
-    "body_mib": "MiB of one request (32)",
-    "held_mib": "MiB of all requests in flight together (128)",
-    "megapixels": "millions of pixels of one image (25)",
-    "request_megapixels": "millions of pixels of all images of one request (250)",
-    "images": "images in one request (64)",
-    "at_once": "requests being answered; one more gets 429 (64)",
-    "header_s": "seconds for the headers of a request to arrive (10)",
-    "body_s": "seconds for its body to arrive (30)",
-    "answer_s": "seconds for its answer, waiting included (60)",
-    "drain_s": "seconds for what is in flight when told to stop (20)",
-    "workers": "threads that decode and compute (0: as many as cores, 8 at most)",
-}
+limits: Final = options(
+    *(
+        click.option(
+            option_name(limit.name),
+            metavar="N",
+            type=click.INT if limit.type in {int, "int"} else click.FLOAT,
+            default=limit.default,
+            show_default=True,
+            help=limit.metadata["help"],
+        )
+        for limit in fields(Limits)
+    )
+)
 
 
-def run(arguments: list[str]) -> int:
-    """Serve until told to stop.
+@click.command(cls=Verb, examples=["pneumonia serve bundle --port 8080"])
+@click.argument("bundle", metavar="[BUNDLE]", required=False, envvar="PNEUMONIA_BUNDLE", type=PATH)
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    envvar="PNEUMONIA_HOST",
+    show_default=True,
+    show_envvar=True,
+    help="Address to listen on; the default accepts this machine alone.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    envvar=["PNEUMONIA_PORT", "SAGEMAKER_BIND_TO_PORT"],
+    show_default=True,
+    show_envvar=True,
+    help="Port; 0 for any free one.",
+)
+@click.option("--token-file", metavar="FILE", type=PATH, help="Token that callers must send, or use PNEUMONIA_TOKEN.")
+@click.option("--tls-cert", metavar="FILE", type=FILE, help="Certificate, PEM.")
+@click.option("--tls-key", metavar="FILE", type=FILE, help="Key of the certificate, PEM.")
+@click.option("--page/--no-page", default=True, show_default=True, help="Serve the web page at /.")
+@limits
+def command(
+    bundle: Path | None,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    page: bool,
+    **values: Any,
+) -> int:
+    """Serve predictions of BUNDLE over HTTP. Not a medical device.
 
-    Returns:
-        The exit code.
-
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    Routes: GET /ping, POST /invocations (JPEG, PNG, DICOM, or JSON with base64), POST /explanation, /contract, /metrics, /docs,
+    and a web page at /. On SIGTERM the requests in flight are answered first. BUNDLE is a folder of `pneumonia export`; without
+    it PNEUMONIA_BUNDLE, then /opt/ml/model (SageMaker) are used.
     """
-    options = _parser().parse_args(arguments)
-    folder = bundle_folder(options.bundle, os.environ)
-    token = read_token(options.token_file, os.environ)
-    port = _port(options.port or os.environ.get("PNEUMONIA_PORT") or os.environ.get("SAGEMAKER_BIND_TO_PORT") or "8080")
-    host = options.host or os.environ.get("PNEUMONIA_HOST") or "127.0.0.1"
-    limits = _limits(vars(options))
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(0)
-    )  # while it still loads; later the server takes over
+    folder = bundle_folder(bundle)
+    token = read_token(token_file, os.environ)
+    service_limits = Limits(**values)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until the server handles it
     try:
         from pneumonia.serving.server import ServerOptions, serve
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'."
         ) from error
-    return serve(
-        folder, ServerOptions(host, port, token, options.tls_cert, options.tls_key, not options.no_page), limits
-    )
+    return serve(folder, ServerOptions(host, port, token, tls_cert, tls_key, page), service_limits)
 
 
-def bundle_folder(named: Path | None, environ: Mapping[str, str]) -> Path:
-    """The bundle that is named, or that ``PNEUMONIA_BUNDLE`` names, or the one that SageMaker has unpacked.
+def bundle_folder(named: Path | None) -> Path:
+    """Return the named bundle, or the one that SageMaker has unpacked.
 
     Raises:
-        ConfigError: There is none of them.
+        ConfigError: There is neither.
     """
-    if named is not None:
-        return named
-    if environ.get("PNEUMONIA_BUNDLE"):
-        return Path(environ["PNEUMONIA_BUNDLE"])
-    if SAGEMAKER.is_dir():
-        return SAGEMAKER
+    if named is not None or SAGEMAKER.is_dir():
+        return named or SAGEMAKER
     raise ConfigError(
-        f"No bundle is named, PNEUMONIA_BUNDLE is not set, and there is no {SAGEMAKER}. Say `pneumonia serve BUNDLE`, with the "
-        "folder that `pneumonia export RUN --out BUNDLE` made."
+        f"No bundle is named, PNEUMONIA_BUNDLE is not set, and there is no {SAGEMAKER}. Use `pneumonia serve BUNDLE` with a "
+        "folder that `pneumonia export RUN --out BUNDLE` has written."
     )
 
 
 def read_token(path: Path | None, environ: Mapping[str, str]) -> str | None:
-    """The token that callers must know, from a file or ``PNEUMONIA_TOKEN``; ``None`` where neither is given.
+    """Read the token that callers must send, from a file or ``PNEUMONIA_TOKEN``; ``None`` if neither is given.
 
     Raises:
-        ConfigError: It can't be read, is short, or has characters that no header can carry.
+        ConfigError: The token can't be read, is short, or has characters that no header can carry.
     """
     if path is None and "PNEUMONIA_TOKEN" not in environ:
         return None
@@ -100,41 +117,7 @@ def read_token(path: Path | None, environ: Mapping[str, str]) -> str | None:
         ) from error
     if len(token) < MIN_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise ConfigError(
-            f"{where} holds no token that will do: {MIN_TOKEN} or more letters, digits or signs of ASCII without spaces, or it "
+            f"{where} holds no valid token: {MIN_TOKEN} or more ASCII letters, digits or signs without spaces; a shorter one "
             "could be guessed. `openssl rand -hex 32` makes one."
         )
     return token
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("pneumonia serve", description=DESCRIPTION)
-    parser.add_argument(
-        "bundle",
-        metavar="BUNDLE",
-        nargs="?",
-        type=Path,
-        help=f"folder of `pneumonia export`; else PNEUMONIA_BUNDLE, else {SAGEMAKER}",
-    )
-    parser.add_argument("--host", help="address to listen at (PNEUMONIA_HOST, or 127.0.0.1: this machine alone)")
-    parser.add_argument("--port", help="port; 0 takes any (PNEUMONIA_PORT, SAGEMAKER_BIND_TO_PORT, or 8080)")
-    parser.add_argument("--token-file", metavar="FILE", type=Path, help="what callers must know (or PNEUMONIA_TOKEN)")
-    parser.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate, PEM")
-    parser.add_argument("--tls-key", metavar="FILE", type=Path, help="its key, PEM")
-    parser.add_argument("--no-page", action="store_true", help="no page at /")
-    group = parser.add_argument_group("limits")
-    for name, text in LIMITS.items():
-        group.add_argument("--" + name.replace("_", "-"), metavar="N", dest=name, help=text)
-    return parser
-
-
-def _port(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > 65535:
-        raise ConfigError(f"Port {text} is none: say a number from 0 to 65535, for example 8080.")
-    return int(text)
-
-
-def _limits(said: Mapping[str, Any]) -> "Limits":
-    from pneumonia.serving.limits import Limits, number
-
-    kinds = {field.name: int if field.type in {int, "int"} else float for field in fields(Limits)}
-    return Limits(**{name: number(kinds[name], name, said[name]) for name in LIMITS if said[name] is not None})

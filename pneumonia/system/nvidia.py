@@ -1,4 +1,4 @@
-"""What `pneumonia doctor` finds out about an NVIDIA card: the card, its driver, and whether torch can use both."""
+"""Checks of `pneumonia doctor` for NVIDIA GPUs: the driver, and the device that torch uses."""
 
 import re
 import shutil
@@ -10,53 +10,56 @@ from typing import Final
 PCI_DEVICES: Final = Path("/sys/bus/pci/devices")
 NVIDIA: Final = "0x10de"
 FIELDS: Final = ("name", "driver_version", "memory.total", "memory.used")
-ASKED: Final = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
-ANSWER_S: Final = 20  # a driver that is stuck answers never
+QUERY: Final = ("nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits")
+TIMEOUT_S: Final = 20  # a driver that hangs never answers
 FREE_MIB: Final = 1024
 GIB: Final = 2**30
 
 
 def driver() -> tuple[bool, str]:
-    """Whether the driver answers; a machine without a card is well too."""
-    cards = _cards_on_the_bus()
-    if shutil.which(ASKED[0]) is None:
-        if cards:
+    """Check that the driver answers; return success and a message. A machine without a GPU passes."""
+    gpus = _gpus_on_the_bus()
+    if shutil.which(QUERY[0]) is None:
+        if gpus:
             return False, (
-                f"{cards} NVIDIA card{'s' if cards > 1 else ''}, and no driver: nvidia-smi is not there. Install one "
+                f"{gpus} NVIDIA GPU{'s' if gpus > 1 else ''}, and no driver: nvidia-smi is missing. Install one "
                 "(`make vm-setup` does; on Ubuntu `sudo ubuntu-drivers install --gpgpu`), and restart."
             )
-        return True, "no NVIDIA card"
-    code, said = _answer()
+        return True, "no NVIDIA GPU"
+    code, output = _query()
     if code is None:
-        return False, f"nvidia-smi does not answer in {ANSWER_S} s: the card or its driver hangs. Restart the machine."
+        return False, f"nvidia-smi does not answer in {TIMEOUT_S} s: the GPU or its driver hangs. Restart the machine."
     if code:
         return False, (
-            f"nvidia-smi fails: {said[:200] or f'exit code {code}'} The driver is not loaded, often after an update of "
+            f"nvidia-smi fails: {output[:200] or f'exit code {code}'} The driver is not loaded, often after an update of "
             "the kernel. Restart the machine, or install the driver again."
         )
-    lines = [line.split(", ") for line in said.splitlines()]
+    lines = [line.split(", ") for line in output.splitlines()]
     if not lines or any(len(line) != len(FIELDS) for line in lines):
-        return False, f"nvidia-smi says what it should not: {said[:100]!r}. Is it NVIDIA's? Install the driver again."
-    told = "; ".join(f"{name}, driver {version}, {used} of {total} MiB used" for name, version, total, used in lines)
+        return (
+            False,
+            f"nvidia-smi printed unexpected output: {output[:100]!r}. Is it NVIDIA's? Install the driver again.",
+        )
+    found = "; ".join(f"{name}, driver {version}, {used} of {total} MiB used" for name, version, total, used in lines)
     known = [(name, total, used) for name, _, total, used in lines if total.isdecimal() and used.isdecimal()]
     if any(int(total) - int(used) < FREE_MIB for _, total, used in known):
-        return False, f"{told}. Something else fills the card: `nvidia-smi` lists its processes; end them, or wait."
-    return True, told
+        return False, f"{found}. Another process fills the GPU: `nvidia-smi` lists its processes; end them, or wait."
+    return True, found
 
 
 @cache
-def _answer() -> tuple[int | None, str]:
-    """What nvidia-smi says of each card, asked once; without an exit code where it hangs."""
+def _query() -> tuple[int | None, str]:
+    """Return exit code (``None`` if it hangs) and output of nvidia-smi, which runs once."""
     try:
-        done = subprocess.run(ASKED, capture_output=True, check=False, timeout=ANSWER_S)
+        done = subprocess.run(QUERY, capture_output=True, check=False, timeout=TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return None, ""
-    said = (done.stdout + (done.stderr if done.returncode else b"")).decode("utf-8", "replace").strip()
-    return done.returncode, said if not done.returncode else " ".join(said.split())
+    output = (done.stdout + (done.stderr if done.returncode else b"")).decode("utf-8", "replace").strip()
+    return done.returncode, output if not done.returncode else " ".join(output.split())
 
 
 def device() -> tuple[bool, str]:
-    """What torch will train on."""
+    """Check the device that torch uses; return success and a message."""
     from pneumonia.system.parallel import available_cores
 
     try:
@@ -73,7 +76,7 @@ def device() -> tuple[bool, str]:
             f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}, compute capability {major}.{minor} "
             f"(trainer=gpu: {mixed}), {free / GIB:.1f} of {total / GIB:.1f} GiB free, torch {torch.__version__}"
         )
-    if _cards_on_the_bus() or _answers():
+    if _gpus_on_the_bus() or _answers():
         return False, _why_not(torch.__version__, torch.version.cuda)
     cores, threads = available_cores(), torch.get_num_threads()
     if threads > cores:
@@ -84,10 +87,10 @@ def device() -> tuple[bool, str]:
 
 
 def _why_not(version: str, built_for: str | None) -> str:
-    """Why torch does not see a card that is there."""
+    """Explain why torch does not see a GPU that the machine has."""
     if built_for is None:
         return (
-            f"there is a card, but torch {version} is built for CPUs alone. Run `make setup` in a fresh folder, or install torch "
+            f"there is a GPU, but torch {version} is built for CPUs alone. Run `make setup` in a fresh folder, or install torch "
             "with CUDA."
         )
     done = (
@@ -98,21 +101,21 @@ def _why_not(version: str, built_for: str | None) -> str:
     found = re.search(r"CUDA Version: *([\d.]+)", done.stdout) if done else None
     if found and tuple(map(int, found[1].split("."))) < tuple(map(int, built_for.split("."))):
         return (
-            f"torch {version} is built for CUDA {built_for}, and the driver can do {found[1]} at most. Install a newer driver, "
+            f"torch {version} is built for CUDA {built_for}, and the driver supports {found[1]} at most. Install a newer driver, "
             f"or a torch for CUDA {found[1]}."
         )
     return (
-        f"there is a card, but torch {version} (CUDA {built_for}) does not see it. Look at the line `driver`, at "
-        "CUDA_VISIBLE_DEVICES, and in a container at its --gpus option."
+        f"there is a GPU, but torch {version} (CUDA {built_for}) does not see it. Check the line `driver`, "
+        "CUDA_VISIBLE_DEVICES, and the --gpus option of a container."
     )
 
 
 def _answers() -> bool:
-    return shutil.which(ASKED[0]) is not None and _answer()[0] == 0
+    return shutil.which(QUERY[0]) is not None and _query()[0] == 0
 
 
-def _cards_on_the_bus() -> int:
-    """NVIDIA's display devices, whether or not there is a driver for them."""
+def _gpus_on_the_bus() -> int:
+    """Count the display devices of NVIDIA, with or without a driver."""
     count = 0
     for folder in PCI_DEVICES.glob("*"):
         try:

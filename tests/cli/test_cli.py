@@ -264,10 +264,10 @@ def test_evaluate_says_what_it_needs(words, monkeypatch, capsys, tmp_path):
 
 def test_doctor_finds_a_folder_that_is_no_data(monkeypatch, capsys, tmp_path, phantoms):
     monkeypatch.chdir(tmp_path)
-    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    code, out, _ = _run(["doctor", "--data", str(tmp_path)], monkeypatch, capsys)
     assert code == 1
     assert "PROBLEM  data" in out
-    code, out, _ = _run(["doctor", f"data.root={phantoms}"], monkeypatch, capsys)
+    code, out, _ = _run(["doctor", "--data", str(phantoms)], monkeypatch, capsys)
     assert out.index("(NORMAL ") < out.index(", VIRUS ") < out.index(", BACTERIA "), "in the order of the task"
     assert "60 patients" in out
     assert not list(tmp_path.iterdir()), "doctor leaves nothing behind"
@@ -287,6 +287,6 @@ def test_doctor_finds_files_that_are_no_images(monkeypatch, capsys, tmp_path, ph
         target.parent.mkdir(exist_ok=True)
         target.hardlink_to(path)
     (tmp_path / "NORMAL" / "IM-9999-0001.jpeg").write_bytes(b"")
-    code, out, _ = _run(["doctor", f"data.root={tmp_path}"], monkeypatch, capsys)
+    code, out, _ = _run(["doctor", "--data", str(tmp_path)], monkeypatch, capsys)
     assert code == 1
-    assert re.search(r"PROBLEM +data +1 files are no images: IM-9999-0001\.jpeg", out), out
+    assert re.search(r"PROBLEM +data +1 files are not images: IM-9999-0001\.jpeg", out), out

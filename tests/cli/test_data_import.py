@@ -167,7 +167,7 @@ def test_broken_images_are_listed_all_at_once_and_left_out_only_when_asked(run, 
         "IM-0009-0001.png: broken or cut short",
     ):
         assert line in err
-    assert "say --on-bad-image skip" in err
+    assert "use --on-bad-image skip" in err
     assert not Path("manifest.parquet").exists()
     code, _, err = run(root, "--on-bad-image", "skip")
     assert code == 0
@@ -196,15 +196,15 @@ BAD = {
     "a manifest": (["old.parquet"], "ConfigError: old.parquet is a manifest already"),
     "nothing": ([], "ConfigError: There is neither SOURCE nor --from"),
     "too much": (["empty", "--from", "kaggle"], "ConfigError: There is both SOURCE and --from"),
-    "another host": (["--from", "dropbox"], "ConfigError: .*invalid choice: 'dropbox'"),
-    "an odd size": (["--from", "medmnist", "--size", "30"], "ConfigError: .*invalid choice: 30"),
+    "another host": (["--from", "dropbox"], "ConfigError: .*'--from': 'dropbox' is not one of"),
+    "an odd size": (["--from", "medmnist", "--size", "30"], "ConfigError: .*'--size': '30' is not one of"),
     "a size elsewhere": (["empty", "--size", "64"], "ConfigError: --size goes with --from medmnist alone"),
     "a repo elsewhere": (["empty", "--repo", "a/b"], "ConfigError: --repo goes with --from huggingface alone"),
     "no parquet": (
         ["empty", "--out", "x.csv"],
         "ConfigError: --out x.csv can't be the manifest; name a file that ends in .parquet",
     ),
-    "an unknown word": (["empty", "--lables", "x"], "ConfigError: .*unrecognized arguments: --lables x.*--help"),
+    "an unknown word": (["empty", "--lables", "x"], "ConfigError: No such option '--lables'. Did you mean '--labels'"),
     "labels for arrays": (["fine.npz", "--labels", "x.csv"], "LabelError: .*holds its own labels"),
 }
 
@@ -266,7 +266,7 @@ def test_help_answers_without_importing_anything_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "--from kaggle|huggingface|medmnist" in done.stdout
+    assert "--from [kaggle|huggingface|medmnist]" in done.stdout
 
 
 @pytest.mark.real

@@ -28,7 +28,7 @@ def test_images_that_can_not_be_read_are_in_no_part_and_training_that_skips_them
     shutil.copytree(phantoms, data)
     broken = sorted((data / "train" / "NORMAL").iterdir())[0]
     broken.write_bytes(b"no image")
-    code, out, said = _run([data, "--out", tmp_path / "splits", f"cache_dir={cache_dir}"], monkeypatch, capsys)
+    code, out, said = _run([data, "--out", tmp_path / "splits", "--cache-dir", cache_dir], monkeypatch, capsys)
     assert code == 0
     assert broken.name in said
     split = pd.read_parquet(out.strip())
@@ -42,12 +42,16 @@ def test_images_that_can_not_be_read_are_in_no_part_and_training_that_skips_them
 def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, tmp_path, monkeypatch, capsys):
     words = [
         phantoms,
-        "split=kfold",
-        "split.k=4",
-        "split.seed=9",
+        "--method",
+        "kfold",
+        "--k",
+        4,
+        "--seed",
+        9,
         "--out",
         tmp_path / "splits",
-        f"cache_dir={cache_dir}",
+        "--cache-dir",
+        cache_dir,
     ]
     code, out, said = _run(words, monkeypatch, capsys)
     assert code == 0
@@ -64,7 +68,7 @@ def test_a_kept_split_is_what_training_on_it_uses(phantoms, compose, cache_dir, 
 
 
 def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, monkeypatch, capsys):
-    words = [phantoms, "split=kfold", "--out", tmp_path, f"cache_dir={cache_dir}"]
+    words = [phantoms, "--method", "kfold", "--out", tmp_path, "--cache-dir", cache_dir]
     said = _run(words, monkeypatch, capsys)[2]
     heads = [line for line in said.splitlines() if "BACTERIA" in line]
     assert len(heads) == 2
@@ -74,14 +78,15 @@ def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Name one SOURCE"),
-        (["one", "two"], "there are 2: one, two"),
-        (["DATA", "split=kfolds"], "split=kfolds is not known.*'kfold'"),
-        (["DATA", "split.kk=3"], r"split.kk=3 is not understood.*'split.k'"),
-        (["DATA", "split.k=few"], "split.k=few has the wrong type: it must be a whole number"),
-        (["DATA", "split=kfold", "split.k=1000"], "needs 1000 patients or more of one class"),
-        (["DATA", "split=random", "split.leaky=false"], "SplitLeakageError"),
-        (["DATA", "--out"], "--out has no value"),
+        ([], "Missing argument 'SOURCE'"),
+        (["one", "two"], "unexpected extra argument .two."),
+        (["DATA", "--method", "kfolds"], "split=kfolds is not known.*'kfold'"),
+        (["DATA", "--kk", "3"], r"No such option .--kk.*'--k'"),
+        (["DATA", "split=kfold"], r"split=kfold is not an option of `pneumonia data split`\. Use --method kfold\."),
+        (["DATA", "--k", "few"], "'few' is not a valid integer"),
+        (["DATA", "--method", "kfold", "--k", "1000"], "needs 1000 patients or more of one class"),
+        (["DATA", "--method", "random", "--no-leaky"], "SplitLeakageError"),
+        (["DATA", "--out"], "Option '--out' requires an argument"),
         (["/no/such/folder"], "does not exist"),
     ],
 )

@@ -146,12 +146,12 @@ def test_a_hostile_name_can_not_write_into_the_page(data):
 
 
 def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
-    code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=random", "--json")
+    code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--method", "random", "--json")
     assert code == 1
     assert json.loads(out)["subsets_from"] == "random"
-    assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "split=grouped")[0] == 0
+    assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--method", "grouped")[0] == 0
     code, out, _ = _run(
-        ["split", phantoms, "split=random", "--out", tmp_path, f"cache_dir={cache_dir}"], monkeypatch, capsys
+        ["split", phantoms, "--method", "random", "--out", tmp_path, "--cache-dir", cache_dir], monkeypatch, capsys
     )
     assert code == 0
     assert _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--split", out.strip())[0] == 1
@@ -173,18 +173,19 @@ def test_broken_images_are_listed_or_skipped(tree, tmp_path, cache_dir, monkeypa
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["audit"], "the following arguments are required: SOURCE"),
+        (["audit"], "Missing argument 'SOURCE'"),
         (["audit", "/no/such/folder"], "does not exist"),
-        (["audit", "DATA", "split=groupd"], "split=groupd is not known.*'grouped'"),
+        (["audit", "DATA", "--method", "groupd"], "split=groupd is not known.*'grouped'"),
         (["audit", "DATA", "--split", "/no/such.parquet"], "There is no split file"),
-        (["audit", "DATA", "--split", "x", "split=grouped"], "Both --split FILE and split=METHOD"),
-        (["audit", "DATA", "split.kk=3"], r"split\.kk=3 is not understood.*'split\.k'"),
+        (["audit", "DATA", "--split", "x", "--method", "grouped"], "--split FILE and --method .* exclude each other"),
+        (["audit", "DATA", "split.kk=3"], r"split\.kk=3 is not an option.*'--k'"),
+        (["audit", "DATA", "split=kfold"], r"Use --method kfold\."),
         (["show", "DATA", "--augmentation", "hihg"], "augmentation=hihg is not known.*'high'"),
-        (["show", "DATA", "--images", "0"], "--images 0 is out of range"),
-        (["audit", "DATA", "--out", __file__], r"--out .*test_audit\.py is a file; name a folder"),
-        (["show", "DATA", "--out", __file__], r"--out .*test_audit\.py is a file; name a folder"),
-        (["show", "DATA", "--draws", "many"], "invalid int value: 'many'"),
-        (["auditt"], "there is no verb 'auditt'.*'audit'"),
+        (["show", "DATA", "--images", "0"], "'--images': 0 is not in the range 1<=x<=100"),
+        (["audit", "DATA", "--out", __file__], r"'--out': Directory '.*test_audit\.py' is a file"),
+        (["show", "DATA", "--out", __file__], r"'--out': Directory '.*test_audit\.py' is a file"),
+        (["show", "DATA", "--draws", "many"], "'--draws': 'many' is not a valid integer"),
+        (["auditt"], "has no verb 'auditt'.*'audit'"),
     ],
 )
 def test_wrong_words_are_named(words, message, phantoms, tmp_path, cache_dir, monkeypatch, capsys):
@@ -417,7 +418,7 @@ def test_data_without_patients_are_not_called_free_of_leaks(data):
 
 def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_path, cache_dir, monkeypatch, capsys):
     odd = tmp_path / "split=s, (a) [red]{b}"
-    code, split, _ = _run(["split", tree, "--out", odd, f"cache_dir={cache_dir}"], monkeypatch, capsys)
+    code, split, _ = _run(["split", tree, "--out", odd, "--cache-dir", cache_dir], monkeypatch, capsys)
     assert code == 0
     out = tmp_path / "[red]out"
     words = ["audit", tree, "--split", split.strip(), "--out", out, "--cache-dir", cache_dir]
@@ -454,13 +455,13 @@ def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monk
     assert code == 2
     assert out == ""
     assert "BrokenImagesError: 2 images can't be read" in said
-    assert "say --on-bad-image skip" in said
+    assert "use --on-bad-image skip" in said
     assert not (tmp_path / "audit").exists()
 
 
 @pytest.mark.real
 def test_random_split_of_real_data_leaks_four_in_ten_images(real_xrays, tmp_path, cache_dir, monkeypatch, capsys):
-    code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "split=random", "--json")
+    code, out, _ = _audit(real_xrays, tmp_path, cache_dir, monkeypatch, capsys, "--method", "random", "--json")
     assert code == 1
     found = json.loads(out)
     assert found["patients"] == 3669

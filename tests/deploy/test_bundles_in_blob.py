@@ -1,7 +1,6 @@
 """A bundle goes to Azure Blob Storage and comes back as the same bundle, against a real Azurite."""
 
-from pneumonia.cli.data.pull import run as pull
-from pneumonia.cli.data.push import run as push
+from pneumonia.cli import run
 from pneumonia.export.runtime import Bundle
 from tests.storage.conftest import connection_string, running_azurite
 
@@ -9,8 +8,8 @@ from tests.storage.conftest import connection_string, running_azurite
 def test_a_bundle_is_pushed_and_pulled_whole(bundle_dir, tmp_path, monkeypatch):
     with running_azurite() as port:
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(port))
-        assert push([str(bundle_dir), "bundles/xray"]) == 0
-        assert pull(["bundles/xray", str(tmp_path / "back")]) == 0
+        assert run(["data", "push", str(bundle_dir), "bundles/xray"]) == 0
+        assert run(["data", "pull", "bundles/xray", str(tmp_path / "back")]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "back").iterdir() if path.name[0] != "."} == {
         path.name: path.read_bytes() for path in bundle_dir.iterdir()
     }

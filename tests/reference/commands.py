@@ -74,7 +74,7 @@ TRAININGS = {
         *("tta=flip", "split=grouped", "max_epochs=2"),
     ],
 }
-SPLIT = ["data", "split", XRAYS, "split=kfold", "split.k=4", "split.fold=3", "--out", "splits", "cache_dir=cache"]
+SPLIT = ["data", "split", XRAYS, "--method", "kfold", "--k", "4", "--fold", "3", "--out", "splits"]
 SPLIT_FILE = "splits/split-*.parquet"
 AUDIT = ["data", "audit", XRAYS, "--json", "--cache-dir", "cache"]
 

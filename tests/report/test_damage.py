@@ -98,4 +98,4 @@ def test_a_place_that_is_not_there_is_refused_before_the_folder_is_made(tmp_path
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2
-    assert "Say --out x" in capsys.readouterr().err
+    assert "Use --out x" in capsys.readouterr().err

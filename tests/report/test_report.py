@@ -150,8 +150,8 @@ def test_a_hostile_name_does_no_harm(make_run, tmp_path):
 
 def test_a_report_is_made_without_torch(runs, tmp_path):
     code = (
-        "import sys\nfrom pneumonia.cli.report import run\n"
-        f"run([{str(runs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
+        "import sys\nfrom pneumonia.cli import run\n"
+        f"run(['report', {str(runs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
         "heavy = {'torch', 'lightning', 'hydra', 'albumentations', 'captum'} & set(sys.modules)\nassert not "
         "heavy, heavy"
     )

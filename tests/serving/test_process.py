@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pneumonia.cli.serve import bundle_folder, read_token, run
-from pneumonia.errors import ConfigError, ServiceError, TamperedBundleError
+from pneumonia.cli import run
+from pneumonia.cli.serve import bundle_folder, read_token
+from pneumonia.errors import BundleError, ConfigError, ServiceError, TamperedBundleError
 
 from .conftest import body_of, post, receive_all, serving, trusting, xray
 
@@ -225,10 +226,10 @@ assert not heavy, heavy
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--port", "http"], "Port http is none"),
-        (["--port", "65536"], "Port 65536"),
-        (["--body-mib", "much"], "--body-mib much is not a number"),
-        (["--at-once", "2.5"], "--at-once 2.5 is not a whole number"),
+        (["--port", "http"], "'http' is not a valid integer range"),
+        (["--port", "65536"], "65536 is not in the range 0<=x<=65535"),
+        (["--body-mib", "much"], "'--body-mib': 'much' is not a valid float"),
+        (["--at-once", "2.5"], "'--at-once': '2.5' is not a valid integer"),
         (["--megapixels", "1000"], "--megapixels 1000 is more than the 8"),
         (["--at-once", "0"], "--at-once 0 is out of range"),
         (["--answer-s", "nan"], "--answer-s nan is out of range"),
@@ -241,13 +242,13 @@ assert not heavy, heavy
 )
 def test_bad_options_are_refused(options, reason, bundle_dir):
     with pytest.raises(ConfigError, match=reason):
-        run([str(bundle_dir), *options])
+        run(["serve", str(bundle_dir), *options])
 
 
 def test_invalid_key_is_refused(bundle_dir, certificate):
     pem = str(certificate[0])
     with pytest.raises(ConfigError, match="not a matching certificate and key"):
-        run([str(bundle_dir), "--tls-cert", pem, "--tls-key", pem])
+        run(["serve", str(bundle_dir), "--tls-cert", pem, "--tls-key", pem])
 
 
 def test_address_in_use_is_named(bundle_dir):
@@ -266,24 +267,26 @@ def test_changed_bundle_is_not_served(bundle_dir, tmp_path):
     with (tmp_path / "bundle" / "model.onnx").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(TamperedBundleError, match="was changed after the export"):
-        run([str(tmp_path / "bundle")])
+        run(["serve", str(tmp_path / "bundle")])
 
 
 def test_bundle_comes_from_argument_environment_or_sagemaker(tmp_path, monkeypatch):
-    assert bundle_folder(Path("a"), {"PNEUMONIA_BUNDLE": "b"}) == Path("a")
-    assert bundle_folder(None, {"PNEUMONIA_BUNDLE": "b"}) == Path("b")
+    assert bundle_folder(Path("a")) == Path("a")
     monkeypatch.setattr("pneumonia.cli.serve.SAGEMAKER", tmp_path)
-    assert bundle_folder(None, {}) == tmp_path
+    assert bundle_folder(None) == tmp_path
     monkeypatch.setattr("pneumonia.cli.serve.SAGEMAKER", tmp_path / "none")
     with pytest.raises(ConfigError, match="No bundle is named"):
-        bundle_folder(None, {})
+        bundle_folder(None)
+    monkeypatch.setenv("PNEUMONIA_BUNDLE", str(tmp_path / "named"))
+    with pytest.raises(BundleError, match=r"There is no bundle .*named"):
+        run(["serve"])
 
 
 @pytest.mark.parametrize("token", ["", "short", "sixteen letters with spaces", "sechzehn-buchstäben"])
 def test_weak_or_unsendable_token_is_refused(token, tmp_path):
     (tmp_path / "token").write_text(token, encoding="utf-8")
     for path, environ in [(tmp_path / "token", {}), (None, {"PNEUMONIA_TOKEN": token})]:
-        with pytest.raises(ConfigError, match="holds no token that will do"):
+        with pytest.raises(ConfigError, match="holds no valid token"):
             read_token(path, environ)
     assert read_token(None, {}) is None
     assert "PNEUMONIA_TOKEN" not in os.environ

@@ -146,10 +146,10 @@ def test_a_blob_that_goes_between_listing_and_reading_is_named(service, containe
 def test_brackets_in_names_are_no_markup(
     service, container, through_proxy, proxy: Proxy, tmp_path, capsys, monkeypatch
 ):
-    from pneumonia.cli.data.pull import run
+    from pneumonia.cli import run
 
     put(service, container, {"[red]/x[/].jpeg": b"x"})
-    assert run([f"{container}/[red]", str(tmp_path / "mirror")]) == 0
+    assert run(["data", "pull", f"{container}/[red]", str(tmp_path / "mirror")]) == 0
     assert held(tmp_path / "mirror") == {"x[/].jpeg": b"x"}
     assert f"Pulled {container}/[red]: 1 files: 1 moved" in capsys.readouterr().err
     monkeypatch.setattr("pneumonia.storage.client.PAUSES_S", (1.5,))

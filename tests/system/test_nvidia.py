@@ -1,4 +1,4 @@
-"""What is found out about a card, with the real words of NVIDIA's tool in each state that it can be in."""
+"""Checks of an NVIDIA GPU, with the real output of nvidia-smi in each state of the driver."""
 
 import re
 import stat
@@ -9,7 +9,7 @@ import torch
 
 from pneumonia.errors import ConfigError
 from pneumonia.system import device as accelerator
-from pneumonia.system import nvidia as card
+from pneumonia.system import nvidia
 from pneumonia.system.device import check_device, device_of, precision_on
 
 SMI = """#!/bin/sh
@@ -23,15 +23,15 @@ WELL = (
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A machine with so many cards on its bus, and a tool that answers so."""
+    """Build a machine with some GPUs on its bus and a given nvidia-smi."""
 
-    def build(cards: int, body: str | None):
-        for number in range(cards):
+    def build(gpus: int, body: str | None):
+        for number in range(gpus):
             folder = tmp_path / "bus" / f"0000:00:0{number}.0"
             folder.mkdir(parents=True)
             (folder / "vendor").write_text("0x10de\n")
             (folder / "class").write_text("0x030200\n")
-        monkeypatch.setattr(card, "PCI_DEVICES", tmp_path / "bus")
+        monkeypatch.setattr(nvidia, "PCI_DEVICES", tmp_path / "bus")
         tools = tmp_path / "bin"
         tools.mkdir()
         if body is not None:
@@ -39,23 +39,23 @@ def machine(tmp_path, monkeypatch):
             tool.write_text(SMI.format(body=body))
             tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
-        card._answer.cache_clear()
+        nvidia._query.cache_clear()
 
     return build
 
 
 @pytest.mark.parametrize(
-    ("cards", "body", "good", "told"),
+    ("gpus", "body", "good", "message"),
     [
-        (0, None, True, "no NVIDIA card"),
-        (1, None, False, "1 NVIDIA card, and no driver: nvidia-smi is not there. Install one"),
-        (2, None, False, "2 NVIDIA cards, and no driver"),
+        (0, None, True, "no NVIDIA GPU"),
+        (1, None, False, "1 NVIDIA GPU, and no driver: nvidia-smi is missing. Install one"),
+        (2, None, False, "2 NVIDIA GPUs, and no driver"),
         (1, WELL.format(used=300, cuda="13.2"), True, "Tesla T4, driver 535.183.01, 300 of 15360 MiB used"),
         (1, "echo 'NVIDIA GH200, 550.54, [N/A], [N/A]'", True, "NVIDIA GH200, driver 550.54, [N/A] of [N/A] MiB"),
-        (1, "echo hello rubbish", False, "says what it should not: 'hello rubbish'"),
-        (1, r"printf '\\265\\377'", False, "says what it should not"),
-        (1, "exit 0", False, "says what it should not: ''"),
-        (1, WELL.format(used=15000, cuda="13.2"), False, "Something else fills the card"),
+        (1, "echo hello rubbish", False, "printed unexpected output: 'hello rubbish'"),
+        (1, r"printf '\\265\\377'", False, "printed unexpected output"),
+        (1, "exit 0", False, "printed unexpected output: ''"),
+        (1, WELL.format(used=15000, cuda="13.2"), False, "Another process fills the GPU"),
         (
             *(
                 1,
@@ -66,39 +66,39 @@ def machine(tmp_path, monkeypatch):
         ),
     ],
 )
-def test_the_driver_is_told_apart_from_the_card(machine, cards, body, good, told):
-    machine(cards, body)
-    found, text = card.driver()
+def test_each_state_of_the_driver_is_recognised(machine, gpus, body, good, message):
+    machine(gpus, body)
+    found, text = nvidia.driver()
     assert found is good
-    assert told in text
+    assert message in text
 
 
-def test_a_driver_that_hangs_is_not_waited_for(machine, monkeypatch):
+def test_hanging_driver_times_out(machine, monkeypatch):
     machine(1, "exec sleep 60")
-    monkeypatch.setattr(card, "ANSWER_S", 0.3)
-    found, text = card.driver()
+    monkeypatch.setattr(nvidia, "TIMEOUT_S", 0.3)
+    found, text = nvidia.driver()
     assert not found
     assert "does not answer" in text
 
 
 @pytest.mark.parametrize(
-    ("built_for", "cuda", "told"),
+    ("built_for", "cuda", "message"),
     [
-        ("13.2", "12.2", "built for CUDA 13.2, and the driver can do 12.2 at most. Install a newer driver"),
-        ("12.8", "13.2", "does not see it. Look at the line `driver`, at CUDA_VISIBLE_DEVICES"),
+        ("13.2", "12.2", "built for CUDA 13.2, and the driver supports 12.2 at most. Install a newer driver"),
+        ("12.8", "13.2", "does not see it. Check the line `driver`, CUDA_VISIBLE_DEVICES"),
         (None, "13.2", "is built for CPUs alone"),
     ],
 )
-def test_why_torch_does_not_see_a_card(machine, monkeypatch, built_for, cuda, told):
+def test_message_says_why_torch_sees_no_gpu(machine, monkeypatch, built_for, cuda, message):
     machine(1, WELL.format(used=300, cuda=cuda))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", built_for)
-    found, text = card.device()
+    found, text = nvidia.device()
     assert not found
-    assert told in text
+    assert message in text
 
 
-def test_a_clock_that_is_behind_the_program_is_found(monkeypatch):
+def test_clock_behind_the_program_is_reported(monkeypatch):
     from pneumonia.cli import doctor
 
     assert doctor._clock()[0]
@@ -113,7 +113,7 @@ def test_a_clock_that_is_behind_the_program_is_found(monkeypatch):
 @pytest.mark.parametrize(
     ("key", "good"), [("x" * 40, True), ("x" * 86, True), ("xyz", False), ("x" * 40 + " ", False), ("", True)]
 )
-def test_a_key_of_wandb_that_was_cut_is_found_and_none_is_shown(monkeypatch, tmp_path, key, good):
+def test_truncated_wandb_key_is_reported_and_not_shown(monkeypatch, tmp_path, key, good):
     from pneumonia.cli import doctor
 
     monkeypatch.setenv("WANDB_API_KEY", key)

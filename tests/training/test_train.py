@@ -22,7 +22,6 @@ from builders import killed_in
 from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
-from pneumonia.cli.predict import predict
 from pneumonia.config.convert import from_plain, identity, to_plain
 from pneumonia.config.validation import SET_BY_RUN, check_together
 from pneumonia.data.datamodule import XRayDataModule, load_images
@@ -40,6 +39,7 @@ from pneumonia.errors import (
 )
 from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.run_predictions import EvaluateOptions
+from pneumonia.export.predict import told
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import load_classifier
 from pneumonia.report.collect import gather
@@ -737,7 +737,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
     predictions = pd.read_parquet(folder.predictions("val"))
     for row in predictions.head(3).itertuples():
         path = next(phantoms.rglob(f"{row.image_id}.jpeg"))
-        answer = predict(folder.path, [path])[0]
+        answer = next(told(folder.path, [path]))
         assert answer["raw"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
 
 

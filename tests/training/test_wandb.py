@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pneumonia.cli import run as pneumonia
 from pneumonia.cli.sweep import run as sweep
-from pneumonia.cli.track import run as track
 from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
 from pneumonia.training import callbacks
 from pneumonia.training.loggers import wandb as tracking
@@ -178,7 +178,7 @@ def test_jobs_of_a_sweep_have_ids_of_their_own(launcher, cache_dir, tmp_path, mo
 def test_a_debug_run_is_pushed_once_as_finished(compose, tmp_path, capsys):
     train(compose(*SMALL, "logger=csv", "trainer.limit_train_batches=1", runs_dir=tmp_path))
     for made in (1, 0):
-        assert track(["push", str(tmp_path), "--offline"]) == 0
+        assert pneumonia(["track", "push", str(tmp_path), "--offline"]) == 0
         assert f"Written for {made} of 1 runs" in capsys.readouterr().err
     (segment,) = _segments(_only(tmp_path))
     summary = _summary(segment)
@@ -195,7 +195,7 @@ def test_a_run_without_a_result_is_pushed_with_its_true_state(broken, status, co
         (tmp_path / "runs" / "sweep.json").write_text(json.dumps({"jobs": [{"key": "k", "differs": {}}]}))
         (tmp_path / "runs" / "jobs" / "k.json").write_text(json.dumps({"run": run.name}))
         (tmp_path / "runs" / "jobs" / "k.broken.json").write_text(json.dumps({"state": broken}))
-    assert track(["push", str(run), "--offline"]) == 0
+    assert pneumonia(["track", "push", str(run), "--offline"]) == 0
     summary = _summary(*_segments(run))
     assert (summary["exit_code"], summary["summary"]["status"]) == (code, status)
 
@@ -209,7 +209,7 @@ def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
 def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
     copy = tmp_path / "runs" / finished.name
     shutil.copytree(finished, copy)
-    assert track(["push", str(tmp_path / "runs"), "--offline", "--project", "mine"]) == 0
+    assert pneumonia(["track", "push", str(tmp_path / "runs"), "--offline", "--project", "mine"]) == 0
     (segment,) = _segments(copy)
     told = capsys.readouterr().err
     assert "Written for 1 of 1 runs, and nothing was sent; 0 had nothing new." in told
@@ -218,18 +218,18 @@ def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
     summary = _summary(segment)
     assert (summary["project"], summary["state"]) == ("mine", "finished")
     assert len([row for row in _history(segment) if "val/loss" in row]) == 2
-    assert track(["push", str(copy), "--offline"]) == 0
+    assert pneumonia(["track", "push", str(copy), "--offline"]) == 0
     assert "Written for 0 of 1 runs, and nothing was sent; 1 had nothing new." in capsys.readouterr().err
     assert len(_segments(copy)) == 1
 
 
 def test_pushing_without_a_key_or_nothing_says_what_to_do(finished, tmp_path):
     with pytest.raises(AccessError, match="No key of W&B is known, so nothing was sent"):
-        track(["push", str(finished)])
+        pneumonia(["track", "push", str(finished)])
     with pytest.raises(RunError, match="There is no run in"):
-        track(["push", str(tmp_path)])
+        pneumonia(["track", "push", str(tmp_path)])
     with pytest.raises(RunError, match="There is no folder"):
-        track(["push", str(tmp_path / "none")])
+        pneumonia(["track", "push", str(tmp_path / "none")])
     assert not (finished / "wandb").exists()
 
 
@@ -238,7 +238,7 @@ def test_a_push_that_the_environment_forbids_is_refused(mode, finished, monkeypa
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     with pytest.raises(AccessError, match=f"WANDB_MODE={mode} in the environment, so nothing was sent"):
-        track(["push", str(finished)])
+        pneumonia(["track", "push", str(finished)])
     assert not (finished / "wandb").exists()
 
 
@@ -361,7 +361,7 @@ def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compos
     assert "can't be reached" not in capfd.readouterr().err, "the next run does not ask again"
     assert len(list((tmp_path / "next").glob("*/*/wandb/offline-run-*"))) == 1
     with pytest.raises(TransferError, match="was not sent whole"):
-        track(["push", str(_only(tmp_path))])
+        pneumonia(["track", "push", str(_only(tmp_path))])
 
 
 def test_a_sweep_shows_the_trouble_of_its_jobs_once(server, cache_dir, tmp_path, capfd):
@@ -401,7 +401,7 @@ def test_online_without_a_key_is_refused_before_training(compose, tmp_path):
 
 @pytest.mark.parametrize("name", ["optimizer", "families", "learning_rate"])
 def test_a_dashboard_is_built_without_a_login(name, tmp_path, capsys):
-    assert track(["dashboard", name, "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
+    assert pneumonia(["track", "dashboard", name, "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
     board = json.loads((tmp_path / "board.json").read_text())
     assert board["entity"] == "me"
     assert name in board["displayName"]
@@ -411,14 +411,14 @@ def test_a_dashboard_is_built_without_a_login(name, tmp_path, capsys):
     assert ("best/val/fnr" in text) == (name == "families")
     assert name in json.dumps(board["spec"]["section"]["runSets"][0]["filters"])
     with pytest.raises(AccessError, match="needs a key of W&B and --entity"):
-        track(["dashboard", name])
+        pneumonia(["track", "dashboard", name])
 
 
 def test_the_panels_are_those_that_wandb_workspaces_writes_itself(tmp_path):
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws
 
-    assert track(["dashboard", "optimizer", "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
+    assert pneumonia(["track", "dashboard", "optimizer", "--json", str(tmp_path / "board.json"), "--entity", "me"]) == 0
     ours = _panels(json.loads((tmp_path / "board.json").read_text()))
     axes = [wr.Config("optimizer._target_"), wr.Config("seed"), wr.SummaryMetric("best/val/loss")]
     theirs = ws.Workspace(

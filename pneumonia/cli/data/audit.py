@@ -1,11 +1,13 @@
-"""`pneumonia data audit`: finds leaks, copies and shortcuts; exit code 1 on a leak, so that a Makefile or CI can stop."""
+"""`pneumonia data audit`: find leakage, duplicates and shortcuts."""
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pneumonia.cli.data import Words
+import click
+
+from pneumonia.cli.data.split import method_options, split_config
+from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image
 from pneumonia.errors import ConfigError, broken_images
 
 if TYPE_CHECKING:
@@ -15,38 +17,41 @@ if TYPE_CHECKING:
 
     from pneumonia.config.schema import SplitConfig
 
-SIZE: Final = 96  # pixels a side of what is measured and shown
-SPLIT_WORD: Final = re.compile(r"split(\.\w+)?=")
+SIZE: Final = 96  # pixels a side of the images that are measured and shown
 
 
-def run(arguments: list[str]) -> int:
-    """Audits, prints tables, writes ``audit.json``, ``pairs.csv`` and ``index.html``.
+@click.command(
+    cls=Verb,
+    examples=[
+        "pneumonia data audit chest_xray",
+        "pneumonia data audit chest_xray --method kfold --k 5",
+    ],
+)
+@click.argument("source", metavar="SOURCE", type=PATH)
+@click.option("--split", metavar="FILE", type=FILE, help="Audit a file of `pneumonia data split`.")
+@method_options
+@click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels.")
+@click.option("--out", metavar="DIR", type=FOLDER, default=Path("audit"), show_default=True, help="Folder of the page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead of the path of the page.")
+@on_bad_image
+@cache_dir
+def command(
+    source: Path,
+    split: Path | None,
+    labels: Path | None,
+    out: Path,
+    as_json: bool,
+    on_bad_image: str,
+    cache_dir: Path,
+    **method: Any,
+) -> int:
+    """Audit a folder of X-rays, an archive or a manifest.parquet: index.html, audit.json and pairs.csv.
 
-    Returns:
-        1 where a patient or an X-ray stands in two subsets; 0 otherwise.
-
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    Finds patients and copies of an image in two subsets, contradicting labels, and how much file format, a thumbnail or the
+    subset alone reveal about the label. Audits the subsets of the release's own folders; with --split FILE, or --method and its
+    options as for `pneumonia data split`, that split. Exit code 1 on leakage.
     """
-    parser = Words(
-        "pneumonia data audit",
-        usage="pneumonia data audit SOURCE [split=METHOD [split.KEY=VALUE ...]] [--split FILE] [--out DIR] [--json]",
-        description="Holds a folder of X-rays, an archive or a manifest.parquet against what makes results false: patients or "
-        "copies of an image in two subsets, labels that contradict each other, and what file format, a thumbnail or the subset "
-        "alone give away. Exit code 1 where there is a leak.",
-        epilog="split=METHOD audits that split instead of the release's own folders; the words are those of `pneumonia data "
-        "split`.",
-    )
-    parser.add_argument("source", metavar="SOURCE", type=Path)
-    parser.add_argument("--split", metavar="FILE", type=Path, help="audit a file of `pneumonia data split`")
-    parser.add_argument("--out", metavar="DIR", type=Path, default=Path("audit"), help="where the page goes (audit)")
-    parser.add_argument("--labels", metavar="FILE.csv", type=Path, help="a table of labels")
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON instead of the page's path")
-    parser.add_image_options()
-    words = [word for word in arguments if SPLIT_WORD.match(word)]  # they may stand anywhere
-    options = parser.parse_args([word for word in arguments if word not in words])
-    parser.check(options.out.is_dir() or not options.out.exists(), f"--out {options.out} is a file; name a folder")
-    plan = _plan(words, options.split)
+    plan = _plan(split, method)
     import pandas as pd
     from rich.markup import escape
 
@@ -56,36 +61,40 @@ def run(arguments: list[str]) -> int:
     from pneumonia.system.console import say, warn
     from pneumonia.system.files import replacing, write_json
 
-    manifest, pixels, problems = images(options, SIZE, options.labels)
-    split = None if plan is None else load_split(manifest, plan)
+    manifest, pixels, problems = readable_images(source, SIZE, labels, on_bad_image, cache_dir)
+    assigned = None if plan is None else load_split(manifest, plan)
     name = "folders" if plan is None else plan.file or plan.method
-    found = audit(
-        manifest, pixels, None if split is None else split["subset"], name, None if split is None else split["fold"]
-    )
+    subset, fold = (None, None) if assigned is None else (assigned["subset"], assigned["fold"])
+    found = audit(manifest, pixels, subset, name, fold)
     found["skipped"] = problems
     _show(found)
-    with replacing(options.out / "index.html") as part:
-        part.write_text(audit_page(found, manifest, pixels, str(options.source)), encoding="utf-8")
-    with replacing(options.out / "pairs.csv") as part:
+    with replacing(out / "index.html") as part:
+        part.write_text(audit_page(found, manifest, pixels, str(source)), encoding="utf-8")
+    with replacing(out / "pairs.csv") as part:
         pd.DataFrame(found["pairs"], columns=PAIR).to_csv(part, index=False)
-    write_json(options.out / "audit.json", found)
+    write_json(out / "audit.json", found)
     for path, reason in problems.items():
         warn(f"left out {path}: {reason}")
-    index = options.out / "index.html"
+    index = out / "index.html"
     say(f"Written: [bold]{escape(str(index))}[/], audit.json and pairs.csv beside it")
-    print(json.dumps(found, indent=2, allow_nan=False) if options.json else index)
+    print(json.dumps(found, indent=2, allow_nan=False) if as_json else index)
     return 1 if found["leaks"] else 0
 
 
-def images(
-    options: Any, size: int, labels: Path | None = None
+def readable_images(
+    source: Path, size: int, labels: Path | None, on_bad_image: str, cache_dir: Path
 ) -> "tuple[pd.DataFrame, NDArray[np.uint8], dict[str, str]]":
-    """The manifest and the pixels ``(N, size, size)`` of the images that can be read, and what is wrong with the others.
+    """Load all images that can be read.
 
     Args:
-        options: ``source``, ``cache_dir`` and ``on_bad_image``.
+        source: A folder, an archive or a manifest.
         size: Pixels a side.
         labels: A table of labels.
+        on_bad_image: ``error`` or ``skip``.
+        cache_dir: Folder of decoded images.
+
+    Returns:
+        Their manifest, their pixels ``(N, size, size)``, and a reason by path for each of the others.
 
     Raises:
         BrokenImagesError: Some can't be read and may not be left out, or none can be read.
@@ -93,31 +102,28 @@ def images(
     from pneumonia.data.cache import Shape, load_cache
     from pneumonia.data.manifest import load_manifest
 
-    manifest = load_manifest(options.source.expanduser(), options.cache_dir, labels, Shape(size))
-    cache = load_cache(manifest, size, "stretch", options.cache_dir)
+    manifest = load_manifest(source, cache_dir, labels, Shape(size))
+    cache = load_cache(manifest, size, "stretch", cache_dir)
     good = ~manifest["path"].isin(list(cache.problems)).to_numpy()
-    if cache.problems and (options.on_bad_image == "error" or not good.any()):
+    if cache.problems and (on_bad_image == "error" or not good.any()):
         raise broken_images(
             dict(sorted(cache.problems.items())),
-            "Nothing was written. Replace them, or say --on-bad-image skip to leave them out.",
+            "Nothing was written. Replace them, or use --on-bad-image skip to leave them out.",
         )
     pixels = cache.pixels if good.all() else cache.pixels[good]
     return manifest[good].reset_index(drop=True), pixels, cache.problems
 
 
-def _plan(words: list[str], file: Path | None) -> "SplitConfig | None":
-    """The split to audit; leaky ones too, since finding that out is the point."""
+def _plan(file: Path | None, method: dict[str, Any]) -> "SplitConfig | None":
+    """Return the split to audit, which may leak; ``None`` for the release's own folders."""
     from dataclasses import replace
 
-    from pneumonia.cli import key_values
-    from pneumonia.cli.data.split import KEYS, split_config
-
-    settings = key_values(words, KEYS)
-    if file is not None and settings:
-        raise ConfigError("Both --split FILE and split=METHOD are there. Say one of them.")
-    if file is not None:  # set here, and not as an override, which would stumble over brackets and commas in a path
-        return replace(split_config({"split": "given", "split.leaky": "true"}), file=str(file.expanduser()))
-    return split_config({**settings, "split.leaky": "true"}) if settings else None
+    chosen = any(value is not None for value in method.values())
+    if file is not None and chosen:
+        raise ConfigError("--split FILE and --method with its options exclude each other. Use one of them.")
+    if file is not None:  # not as an override, which would need quotes around brackets and commas in the path
+        return replace(split_config("given", leaky="true"), file=str(file.expanduser()))
+    return split_config(**method, leaky="true") if chosen else None
 
 
 def _show(found: dict[str, Any]) -> None:

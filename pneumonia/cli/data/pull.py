@@ -1,34 +1,33 @@
-"""`pneumonia data pull`: a container, or a part of one, into a local folder."""
+"""`pneumonia data pull`: download a container, or a prefix of one."""
 
 from pathlib import Path
 
-from pneumonia.cli.data import Words
+import click
+
+from pneumonia.cli.data import azure_options
+from pneumonia.cli.parsing import FOLDER, Verb
 
 
-def run(arguments: list[str]) -> int:
-    """Pulls, and says what was new.
+@click.command(cls=Verb, examples=["pneumonia data pull train mirror/train"])
+@click.argument("place", metavar="CONTAINER[/PREFIX]")
+@click.argument("folder", metavar="FOLDER", type=FOLDER)
+@azure_options
+def command(place: str, folder: Path, account_url: str | None, workers: int) -> None:
+    """Mirror a container of Azure Blob Storage in FOLDER.
 
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    Only what is new is downloaded, and verified by MD5. What is gone from the container is removed from FOLDER, your own files
+    never. Safe to interrupt: rerun the command to resume.
+
+    Credentials are read from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with
+    AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or those that DefaultAzureCredential finds.
     """
-    parser = Words(
-        "pneumonia data pull",
-        description="Makes FOLDER hold what a container of Azure Blob Storage holds: only what is new is fetched, verified by "
-        "MD5; what is gone there goes here too, your own files never. Run it again after a break: it goes on.",
-    )
-    parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_azure_options()
-    options = parser.parse_args(arguments)
-    parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
     from rich.markup import escape
 
     from pneumonia.storage.client import Place, connect
     from pneumonia.storage.pull import pull, warn_of_foreign_files
     from pneumonia.system.console import say
 
-    place = Place.parse(options.place)
-    done = pull(connect(options.account_url, options.workers), place, options.folder, options.workers)
-    say(f"Pulled {escape(str(place))}: {done}")
-    warn_of_foreign_files(options.folder)
-    return 0
+    source = Place.parse(place)
+    transfer = pull(connect(account_url, workers), source, folder, workers)
+    say(f"Pulled {escape(str(source))}: {transfer}")
+    warn_of_foreign_files(folder)

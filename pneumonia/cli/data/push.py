@@ -1,33 +1,32 @@
-"""`pneumonia data push`: a local folder into a container."""
+"""`pneumonia data push`: upload a folder to a container."""
 
 from pathlib import Path
 
-from pneumonia.cli.data import Words
+import click
+
+from pneumonia.cli.data import azure_options
+from pneumonia.cli.parsing import PATH, Verb
 
 
-def run(arguments: list[str]) -> int:
-    """Pushes, and says what was new.
+@click.command(cls=Verb, examples=["pneumonia data push chest_xray/train train"])
+@click.argument("folder", metavar="FOLDER", type=PATH)
+@click.argument("place", metavar="CONTAINER[/PREFIX]")
+@azure_options
+def command(folder: Path, place: str, account_url: str | None, workers: int) -> None:
+    """Upload the files of FOLDER (X-rays, a run folder, a bundle) to a container of Azure Blob Storage.
 
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    Only what is new or changed is uploaded, with its MD5. Changes of somebody else are never overwritten, and blobs without a
+    file in FOLDER are left alone.
+
+    Credentials are read from the environment: AZURE_STORAGE_CONNECTION_STRING; or AZURE_STORAGE_ACCOUNT with
+    AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN; or those that DefaultAzureCredential finds.
     """
-    parser = Words(
-        "pneumonia data push",
-        description="Uploads the files of FOLDER (X-rays, a run folder, a bundle) to a container of Azure Blob Storage: only "
-        "what is new or changed, with MD5, and never over a change of someone else's. Blobs without a file here are left alone.",
-    )
-    parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("place", metavar="CONTAINER[/PREFIX]")
-    parser.add_azure_options()
-    options = parser.parse_args(arguments)
-    parser.check(1 <= options.workers <= 256, f"--workers {options.workers} is out of range: it must be from 1 to 256")
     from rich.markup import escape
 
     from pneumonia.storage.client import Place, connect
     from pneumonia.storage.push import push
     from pneumonia.system.console import say
 
-    place = Place.parse(options.place)
-    done = push(connect(options.account_url, options.workers), options.folder, place, options.workers)
-    say(f"Pushed to {escape(str(place))}: {done}")
-    return 0
+    target = Place.parse(place)
+    transfer = push(connect(account_url, workers), folder, target, workers)
+    say(f"Pushed to {escape(str(target))}: {transfer}")

@@ -1,49 +1,49 @@
-"""`pneumonia data split`: divides a manifest into subsets and folds, and keeps the split as a file."""
+"""`pneumonia data split`: divide images into subsets and folds, and write the split to a file."""
 
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pneumonia.cli import key_values, wants_help
-from pneumonia.errors import ConfigError, some
+import click
+
+from pneumonia.cli.parsing import FOLDER, PATH, Verb, cache_dir, options
+from pneumonia.errors import some
 
 if TYPE_CHECKING:
     from pneumonia.config.schema import SplitConfig
 
-HELP = """
-usage: pneumonia data split SOURCE [split=METHOD] [split.KEY=VALUE ...] [--out DIR]
-
-Divides the images of a folder, archive or manifest.parquet into train, val and test, prints what stands where, and writes
-DIR/split-<hash>.parquet (image_id, subset, fold). A split that leaks patients or copies is refused (exit code 2) unless its
-method is named leaky. Train on it:
-
-  pneumonia train data=folder data.root=SOURCE split=given split.file=DIR/split-<hash>.parquet
-
-  split=grouped|official|random|kfold|rotating|given
-  split.seed=0  split.k=5  split.fold=0  split.holdout=0.1|folder|none  split.fraction=1  split.leaky=true
-  --out DIR        default: splits
-  cache_dir=cache
-"""
-KEYS = ("split", "split.seed", "split.k", "split.fold", "split.holdout", "split.fraction", "split.leaky", "cache_dir")
+method_options = options(
+    click.option(
+        "--method", metavar="grouped|official|kfold|rotating|random|given", help="How to divide.  [default: grouped]"
+    ),
+    click.option("--seed", type=int, metavar="N", help="Seed of the division.  [default: 0]"),
+    click.option("--k", type=int, metavar="N", help="Number of folds.  [default: 5]"),
+    click.option("--fold", type=int, metavar="N", help="Fold for validation, from 0.  [default: 0]"),
+    click.option("--holdout", metavar="0.1|folder|none", help="Test subset of folds.  [default: 0.1]"),
+    click.option("--fraction", type=float, metavar="X", help="Fraction of the training subset to keep.  [default: 1]"),
+)
 
 
-def run(arguments: list[str]) -> int:
-    """Makes the split and prints the path of its file.
+@click.command(
+    cls=Verb,
+    examples=[
+        "pneumonia data split chest_xray --method kfold --k 5",
+        "pneumonia train data=folder data.root=chest_xray split=given split.file=splits/split-<hash>.parquet",
+    ],
+)
+@click.argument("source", metavar="SOURCE", type=PATH)
+@method_options
+@click.option("--leaky/--no-leaky", default=None, help="Allow leakage, or refuse it whatever the method.")
+@click.option(
+    "--out", metavar="DIR", type=FOLDER, default=Path("splits"), show_default=True, help="Folder of the file."
+)
+@cache_dir
+def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **method: Any) -> None:
+    """Divide the images of SOURCE into train, val and test, and write DIR/split-<hash>.parquet (image_id, subset, fold).
 
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    SOURCE is a folder of X-rays, an archive or a manifest.parquet. The counts are shown, and the path of the file is printed. A
+    split that leaks patients or copies is refused (exit code 2), unless its method is known to leak.
     """
-    if wants_help(arguments, HELP):
-        return 0
-    out, words = option(arguments, "--out", "splits")
-    sources = [word for word in words if "=" not in word]
-    if len(sources) != 1 or sources[0].startswith("-"):
-        raise ConfigError(
-            f"Name one SOURCE, a folder of X-rays or a manifest.parquet; there are {len(sources)}: {', '.join(sources)}."
-        )
-    settings = key_values([word for word in words if "=" in word], KEYS)
-    plan = split_config({key: value for key, value in settings.items() if key.startswith("split")})
-    cache_dir = Path(settings.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
+    plan = split_config(**method, leaky=leaky)
     from pneumonia.data.duplicates import groups
     from pneumonia.data.manifest import load_manifest
     from pneumonia.data.splits.files import load_split, write_split
@@ -51,9 +51,9 @@ def run(arguments: list[str]) -> int:
     from pneumonia.system.console import table, warn
     from pneumonia.tasks import SUBSETS, in_class_order
 
-    manifest = load_manifest(Path(sources[0]).expanduser(), cache_dir)
+    manifest = load_manifest(source, cache_dir)
     bad = manifest[manifest["problem"] != ""]
-    if len(bad):  # a run leaves them out too, with data.on_bad_image=skip, or stops
+    if len(bad):  # training with data.on_bad_image=skip leaves them out too
         warn(f"Images that can't be read are not in the split: {some(bad['path'], 3)}")
         manifest = manifest[manifest["problem"] == ""].reset_index(drop=True)
     group = groups(manifest)
@@ -81,33 +81,16 @@ def run(arguments: list[str]) -> int:
         warn(
             f"LEAKY: {leak.images} of {leak.of} {leak.subset} images ({leak.fraction:.0%}) show a patient of the training split."
         )
-    print(write_split(split, Path(out)))
-    return 0
+    print(write_split(split, out))
 
 
-def split_config(words: dict[str, str]) -> "SplitConfig":
-    """A checked ``SplitConfig`` from ``split=METHOD`` and ``split.KEY=VALUE`` words, over the method's own file.
+def split_config(method: str | None = None, **values: Any) -> "SplitConfig":
+    """Return the checked ``SplitConfig`` of a file of ``conf/split`` with other values; ``None`` is the file's own.
 
     Raises:
         ConfigError: An unknown method or value.
     """
     from pneumonia.config.compose import compose
 
-    return compose(*(f"{key}={value}" for key, value in words.items())).split
-
-
-def option(arguments: list[str], name: str, default: str) -> tuple[str, list[str]]:
-    """The value after an option (or behind its ``=``), and the other words."""
-    words, value = [], default
-    queue = list(arguments)
-    while queue:
-        word = queue.pop(0)
-        if word == name:
-            if not queue:
-                raise ConfigError(f"{name} has no value. Say {name} DIR.")
-            value = queue.pop(0)
-        elif word.startswith(f"{name}="):
-            value = word.partition("=")[2]
-        else:
-            words.append(word)
-    return value, words
+    words = {"split": method, **{f"split.{key}": value for key, value in values.items()}}
+    return compose(*(f"{key}={value}" for key, value in words.items() if value is not None)).split
