@@ -171,14 +171,14 @@ class RMSpropConfig(AdamConfig):
 class ConstantConfig(SchedulerConfig):
     """A constant learning rate."""
 
-    _target_: str = "pneumonia.models.optimization.constant"
+    _target_: str = "pneumonia.training.schedulers.constant"
 
 
 @dataclass(kw_only=True)
 class StepConfig(SchedulerConfig):
     """The study's step decay."""
 
-    _target_: str = "pneumonia.models.optimization.step"
+    _target_: str = "pneumonia.training.schedulers.step"
     drop: float = ranged("a factor", above=0, at_most=1)
     every: float = ranged("a number of epochs", above=0)
 
@@ -187,7 +187,7 @@ class StepConfig(SchedulerConfig):
 class ExponentialConfig(SchedulerConfig):
     """The study's exponential decay."""
 
-    _target_: str = "pneumonia.models.optimization.exponential"
+    _target_: str = "pneumonia.training.schedulers.exponential"
     rate: float = ranged("a decay rate", at_least=0)
 
 
@@ -195,14 +195,14 @@ class ExponentialConfig(SchedulerConfig):
 class CosineConfig(SchedulerConfig):
     """Cosine annealing."""
 
-    _target_: str = "pneumonia.models.optimization.cosine"
+    _target_: str = "pneumonia.training.schedulers.cosine"
 
 
 @dataclass(kw_only=True)
 class OneCycleConfig(SchedulerConfig):
     """One cycle over the whole run."""
 
-    _target_: str = "pneumonia.models.optimization.one_cycle"
+    _target_: str = "pneumonia.training.schedulers.one_cycle"
     warmup: float = ranged("a fraction of the steps", above=0, at_most=0.99)
 
 
@@ -210,7 +210,7 @@ class OneCycleConfig(SchedulerConfig):
 class PlateauConfig(SchedulerConfig):
     """A lower learning rate whenever ``val/loss`` stops falling."""
 
-    _target_: str = "pneumonia.models.optimization.plateau"
+    _target_: str = "pneumonia.training.schedulers.plateau"
     factor: float = ranged("a factor", above=0, below=1)
     patience: int = ranged("a number of epochs", at_least=0)
     least: float = ranged("a fraction of the learning rate", at_least=0, at_most=1)

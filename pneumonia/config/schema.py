@@ -166,7 +166,7 @@ class OptimizerConfig(TargetNode):
 
 @dataclass(kw_only=True)
 class SchedulerConfig(TargetNode):
-    """A schedule of :mod:`pneumonia.models.optimization` and its arguments."""
+    """A schedule of :mod:`pneumonia.training.schedulers` and its arguments."""
 
     _group_: ClassVar[str] = "scheduler"
 

@@ -1,0 +1,45 @@
+"""Overrides become one typed config, and the packaged config files are found as Hydra finds any others."""
+
+import pytest
+from hydra import compose as hydra_compose
+from hydra import initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from pneumonia.config.compose import compose
+from pneumonia.config.keys import config_groups
+from pneumonia.config.schema import GROUPS
+from pneumonia.errors import ConfigError
+
+
+def test_compose_returns_typed_nodes():
+    config = compose("model=mlp", "model.hidden=[4]", "optimizer.lr=1e-2", "split=article", "+optimizer.amsgrad=true")
+    assert (config.model.hidden, config.optimizer.lr, config.optimizer.amsgrad) == ([4], 1e-2, True)
+    assert (config.split.method, config.split.rules.leaky, config.split.rules.folded) == ("random", True, False)
+    assert not config.augmentation
+
+
+def test_compose_reads_files_of_its_own_folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "mine.yaml").write_text("_target_: my_package.Net\nwidth: 8\nblocks: {deep: 2}\n")
+    config = compose("model=mine", "model.width=9", config_dir=tmp_path)
+    assert (config.model._target_, config.model.width, config.model.blocks) == ("my_package.Net", 9, {"deep": 2})
+    with pytest.raises(ConfigError, match=r"model.width=0 is out of range"):
+        compose("model=mine", "model.width=0", config_dir=tmp_path)
+
+
+def test_compose_restores_the_callers_hydra():
+    with initialize_config_module("pneumonia.conf", version_base="1.3"):
+        outer = GlobalHydra.instance().hydra
+        compose()
+        assert GlobalHydra.instance().hydra is outer
+        assert hydra_compose("train", ["model=mlp"]).model.hidden == [8]
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_compose_translates_errors():
+    with pytest.raises(ConfigError, match=r"btach_size is not a config key.*'batch_size'"):
+        compose("btach_size=3")
+
+
+def test_groups_are_the_folders_of_conf():
+    assert {*GROUPS, "data", "split", "augmentation", "experiment", "reproduce"} == set(config_groups())
