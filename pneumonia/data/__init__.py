@@ -1,1 +1,1 @@
-"""From X-ray files to batches: releases, manifest, splits, cache, data module."""
+"""Turn X-ray files into batches: releases, manifest, splits, cache, data module."""

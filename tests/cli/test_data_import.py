@@ -183,7 +183,7 @@ def test_a_release_of_broken_images_alone_is_refused_even_then(run, tmp_path):
 
 BAD = {
     "no folder": (["nowhere"], "LayoutError: nowhere does not exist"),
-    "an empty folder": (["empty"], "LayoutError: .*empty is in no layout that we know: it is empty"),
+    "an empty folder": (["empty"], "LayoutError: .*empty has an unknown layout: it is empty"),
     "a bomb": (["bomb.zip"], "ArchiveError: .*bomb.zip was not unpacked: .*zip bomb"),
     "an archive that leads elsewhere": (["slip.tar.gz"], "ArchiveError: .*leads out of the folder"),
     "pickled objects": (["pickle.npz"], "ArchiveError: .*train_labels holds pickled objects"),

@@ -65,7 +65,7 @@ def test_bare_class_folders_have_no_source_split(tmp_path):
         (
             ["a.jpeg", "b.jpeg"],
             LayoutError,
-            r"no layout that we know.*a.jpeg, b.jpeg.*the folder names carry the labels",
+            r"unknown layout.*a.jpeg, b.jpeg.*the folder names carry the labels",
         ),
         (["train/NORMAL/.DS_Store"], LayoutError, "no image in them"),
         (["train/NORMAL/scan.jpeg"], LabelError, r"1 files.*NORMAL/scan.jpeg.*without patients"),
@@ -378,7 +378,7 @@ def test_dicom_class_is_from_folder_and_patient_from_header(tmp_path):
 
 
 def test_dicom_files_without_any_label_are_refused(tmp_path):
-    with pytest.raises(LayoutError, match="no layout that we know"):
+    with pytest.raises(LayoutError, match="unknown layout"):
         find(_dicom(tmp_path, {"a.dcm": "1", "b.dcm": "2"}))
     with pytest.raises(
         LabelError, match=r"2 files .* have names without class or patient, for example train/a\.dcm, train/b\.dcm"

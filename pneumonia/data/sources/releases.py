@@ -131,7 +131,7 @@ def _from_folder(root: Path, labels: Path | None) -> Release:
     if top is None:
         entries = sorted(entry.name for entry in root.iterdir())
         holds = f"it holds {some(entries)}" if entries else "it is empty"
-        raise LayoutError(f"{root} is in no layout that we know: {holds}. Expected {EXPECTED}")
+        raise LayoutError(f"{root} has an unknown layout: {holds}. Expected {EXPECTED}")
     release = _from_names(walk(top), root)
     if table is None:
         return release
