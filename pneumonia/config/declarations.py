@@ -1,6 +1,6 @@
 """Declare beside a config field which values it takes, and check a value against its declaration."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from sys import float_info
 from types import NoneType, UnionType
@@ -150,6 +150,3 @@ def shown(value: object) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-Plain = Mapping[str, object]

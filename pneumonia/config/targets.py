@@ -1,8 +1,7 @@
-"""Classes that a config node names with ``_target_``: which of them may be imported, decided on the text alone.
+"""Decide from its name alone whether the class of a ``_target_`` may be imported.
 
-A target on the user's own command line or in the user's own config files is the user's own. A target that is read back from
-a run folder or a checkpoint may be anyone's, and importing a module runs it. Such a target must lie in a known package, or
-under a name that ``PNEUMONIA_ALLOW_TARGETS`` lists.
+Importing a module runs it. A target of the user's own command line or config files is trusted; a target from a run folder or
+a checkpoint is not: it must be in a known package, or be allowed by ``PNEUMONIA_ALLOW_TARGETS``.
 """
 
 import os
@@ -14,14 +13,14 @@ from typing import Any, Final, TypeVar
 from pneumonia.errors import ConfigError, TargetError
 
 ALLOW: Final = "PNEUMONIA_ALLOW_TARGETS"
-PUBLIC: Final = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # so neither __main__ nor anything private
+PUBLIC: Final = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+", re.ASCII)  # neither __main__ nor private names
 NAME: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 LONGEST: Final = 200  # characters of a target that a message repeats
 T = TypeVar("T")
 
 
 def target_of(node: Mapping[str, Any], setting: str) -> str:
-    """The ``_target_`` of a config node, as text.
+    """Return the ``_target_`` of a config node.
 
     Raises:
         TargetError: It is missing, or not text.
@@ -36,16 +35,16 @@ def target_of(node: Mapping[str, Any], setting: str) -> str:
 
 
 def check_allowed(target: str, setting: str, packages: Sequence[str], own: Collection[str] = ()) -> None:
-    """Refuse a target from a file that may be anyone's, before anything is imported.
+    """Refuse a target from an untrusted file, before anything is imported.
 
     Args:
         target: Dotted name of a class.
-        setting: For the message, such as ``model._target_``.
-        packages: Whose public classes may be used.
-        own: Targets that the caller's own config names.
+        setting: Its key for the message, such as ``model._target_``.
+        packages: Packages whose public classes are allowed.
+        own: Targets of the caller's own config, which are allowed.
 
     Raises:
-        TargetError: It lies elsewhere.
+        TargetError: The target is not allowed.
         ConfigError: ``PNEUMONIA_ALLOW_TARGETS`` is not a list of dotted names.
     """
     if target in own or (PUBLIC.fullmatch(target) and _lies_in(target, (*packages, *allowed_names()))):
@@ -59,10 +58,10 @@ def check_allowed(target: str, setting: str, packages: Sequence[str], own: Colle
 
 
 def allowed_names() -> tuple[str, ...]:
-    """Modules and classes that the user allows by name, comma-separated in ``PNEUMONIA_ALLOW_TARGETS``.
+    """Return the modules and classes that ``PNEUMONIA_ALLOW_TARGETS`` lists, separated by commas.
 
     Raises:
-        ConfigError: One is not a dotted name.
+        ConfigError: An entry is not a dotted name.
     """
     names = tuple(name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip())
     for name in names:
@@ -74,11 +73,11 @@ def allowed_names() -> tuple[str, ...]:
 
 
 def imported(target: str) -> Any:
-    """What a dotted name stands for: a name in a module, never an attribute of an attribute.
+    """Import a name from a module; attributes of attributes are not looked up.
 
     Raises:
         ImportError: There is no such module, or it has no such name.
-        Exception: Whatever the module raises as it is imported.
+        Exception: The module raises it while it is imported.
     """
     module, _, name = target.rpartition(".")
     if not module or not NAME.fullmatch(target):
@@ -93,16 +92,15 @@ def imported(target: str) -> Any:
 def check_class(
     found: Any, target: str, base: type[T], packages: Sequence[str], own: Collection[str] = ()
 ) -> type[T] | None:
-    """The class, if it is a proper subclass of ``base``; ``None`` otherwise.
+    """Return the class if it is a proper subclass of ``base``, else ``None``.
 
-    A module also holds what it imports, so a class counts only where it is defined in an allowed place, or allowed itself.
+    Modules also hold what they import, so the class must be defined in an allowed package, or be allowed itself.
 
     Args:
         found: From :func:`imported`.
-        target: Its name.
-        base: Of which it must be a subclass.
-        packages: As for :func:`check_allowed`.
-        own: As for :func:`check_allowed`.
+        target: Its dotted name.
+        base: Required base class.
+        packages, own: See :func:`check_allowed`.
     """
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         return None
