@@ -100,7 +100,8 @@ def check_class(
         found: From :func:`imported`.
         target: Its dotted name.
         base: Required base class.
-        packages, own: See :func:`check_allowed`.
+        packages: See :func:`check_allowed`.
+        own: See :func:`check_allowed`.
     """
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         return None
