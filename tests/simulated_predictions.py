@@ -5,7 +5,7 @@ import numpy as np
 PRIOR = (0.26, 0.26, 0.48)
 
 
-def world(
+def simulate(
     patients: int, rng: np.random.Generator, skill: float = 1.3, models: int = 2, one_each: bool = False
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
     """Probabilities ``(N, 3)`` of equally good models, labels, and patients of 1 to 8 images each.

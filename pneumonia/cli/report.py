@@ -35,8 +35,8 @@ def command(runs: tuple[Path, ...], out: Path, metric: str, title: str) -> None:
     different tasks, images or splits are kept apart. Run `pneumonia evaluate RUN...` first, so that the values are those of the
     test split.
     """
-    from pneumonia.report.write import Wanted, write_report
+    from pneumonia.report.write import ReportRequest, write_report
     from pneumonia.system.console import say
 
-    write_report(Wanted(list(runs), out, metric, title, shlex.join(["pneumonia", "report", *given()])))
+    write_report(ReportRequest(list(runs), out, metric, title, shlex.join(["pneumonia", "report", *given()])))
     say(f"Written: [bold]{out / 'index.html'}[/], report.pdf and report.md beside it, the tables in {out / 'tables'}")

@@ -87,15 +87,15 @@ def _search(plan: "Search", name: str) -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
-    from pneumonia.report.overrides import commands_of, words_of
+    from pneumonia.report.overrides import overrides_from_config, train_commands
     from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
     from pneumonia.sweep.sweep_files import find_sweep
     from pneumonia.training.loggers.wandb_account import without_run_id
 
     def command_of(job: "Job") -> str:
-        if words_of(job.config) is not None:
-            return commands_of([job.config])[0]
+        if overrides_from_config(job.config) is not None:
+            return train_commands([job.config])[0]
         path = find_sweep(name)  # a model of one's own, which only the folder of the sweep file has
         overrides = [*plan.overrides, *(f"{key}={value}" for key, value in job.differs.items())]
         options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]

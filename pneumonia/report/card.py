@@ -1,4 +1,4 @@
-"""What must be said of a model before anyone relies on it: a model card and TRIPOD+AI."""
+"""Write the model card and the TRIPOD+AI checklist."""
 
 from importlib.metadata import version
 from typing import Any
@@ -194,7 +194,7 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "23",
             "Performance with intervals",
-            f"{metric_label(comparison.metric)} {bounded(*best.estimates[comparison.metric])}; all figures above",
+            f"{metric_label(comparison.metric)} {bounded(*best.estimates[comparison.metric])}; all values above",
         ),
         (
             "24",

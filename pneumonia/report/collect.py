@@ -1,4 +1,4 @@
-"""What there is to report on: finished runs with their tables, and what had to be left out, with the reason."""
+"""Collect the finished runs of a report, and the reasons why others are left out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -114,7 +114,7 @@ def _jobs(folder: Path, found: Gathered) -> dict[str, dict[str, Any]]:
             jobs[str(note["run"])] = about
         else:
             label = " ".join(f"{key}={value}" for key, value in job["differs"].items())
-            reason = f"{broken['state']}: {broken['reason']}" if broken else "this job of the sweep was not begun"
+            reason = f"{broken['state']}: {broken['reason']}" if broken else "this job of the sweep was not started"
             found.left_out.append((f"{folder.name}: {label}", reason))
     return jobs
 
@@ -126,4 +126,4 @@ def _unfinished(folder: RunFolder, jobs: dict[str, dict[str, Any]]) -> str:
     result = read_result(folder)
     if result is not None:
         return f"it {result.shortened}"
-    return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` goes on"
+    return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` resumes it"

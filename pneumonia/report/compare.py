@@ -1,4 +1,4 @@
-"""Which runs may be compared, what each is worth, and which differences are real."""
+"""Group comparable runs, estimate their metrics, and test their differences."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -38,10 +38,10 @@ class Candidate:
     """One configuration in one comparison.
 
     Attributes:
-        label: What it is called there; unlike all others.
+        label: Unique name.
         entries: Its trainings.
         estimates: By metric: mean, lower and upper bound; NaN where undefined.
-        typical: The training whose figure lies nearest to the mean; the one that is drawn.
+        typical: The training nearest to the mean, which figures show.
     """
 
     label: str
@@ -69,20 +69,20 @@ class Candidate:
 
     @property
     def once(self) -> bool:
-        """Whether nothing is known of the chance of its training."""
+        """Whether the variation between trainings is unknown."""
         return len(self.entries) == 1 and self.entries[0].members == 1
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What is known of two candidates.
+    """The difference of two candidates.
 
     Attributes:
         first: Label.
         second: Label.
         difference: First less second, of the metric.
         corrected: p by Holm over all pairs of the comparison.
-        verdict: Of the first: ``better``, ``worse``, or that they can't be told apart.
+        verdict: Of the first: ``better``, ``worse``, ``undefined`` or ``no significant difference``.
         mcnemar: Exact p of equal accuracy of the two typical trainings, images taken for independent; NaN over folds.
         auroc: p of equal AUROC of the two typical trainings by DeLong's test for clustered data, for pneumonia or not.
     """
@@ -103,16 +103,16 @@ class Comparison:
     Attributes:
         task: Its name.
         manifest: Hash of images and labels.
-        split: In words, for example ``grouped``, ``kfold with 5 folds``.
+        split: For example ``grouped``, ``kfold with 5 folds``.
         subset: ``test`` or ``val``.
         other_data: Name of the data, if they are not the runs' own.
-        kind: Whether the same images were told by all, or each fold its own.
+        kind: ``images`` if all predicted the same images, ``folds`` if each fold its own.
         n: Images.
         patients: Of them.
         metric: By which is ranked.
         candidates: Best first.
         pairs: Of candidates; all, or each with the best.
-        leaks: What is leaky of the split, in words; empty where nothing is.
+        leaks: Sentence on the leak of the split; empty without a leak.
         leak_share: The share of images that leak, for a table.
     """
 
@@ -132,15 +132,15 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        words = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
+        text = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
         subset = "test" if self.subset == "test" else "validation"
         if self.other_data:
-            return f"{words}: {subset} subset of other data, {self.other_data} (trained with split={self.split})"
-        return f"{words}: {subset} subset of split={self.split}"
+            return f"{text}: {subset} subset of other data, {self.other_data} (trained with split={self.split})"
+        return f"{text}: {subset} subset of split={self.split}"
 
 
 def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
-    """Every group of runs that may be compared: their own data first, test splits first, splits that do not leak first.
+    """Compare each group of comparable runs: their own data first, test subsets first, splits without leaks first.
 
     Runs of unlike task, images or split are kept apart, and so are evaluations on unlike data.
 
@@ -163,13 +163,13 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
 
 
 def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
-    """What two runs must have in common to be compared."""
+    """Return what two runs must have in common to be compared."""
     split = entry.config["split"]
-    words = split["method"]
-    if words in {"kfold", "rotating"}:
-        words += f" with {split['k']} folds"
+    text = split["method"]
+    if text in {"kfold", "rotating"}:
+        text += f" with {split['k']} folds"
     if split["seed"]:
-        words += f" split.seed={split['seed']}"
+        text += f" split.seed={split['seed']}"
     other = entry.other_sha256(subset)
     folds = subset == "val" and split["method"] == "kfold" and other is None and not entry.tta
     images = None if folds else digest(entry.tables[subset][["image_id", "label"]].to_numpy().tolist())
@@ -178,7 +178,7 @@ def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
         subset,
         result.task.name,
         result.data.manifest_sha256,
-        words,
+        text,
         other,
         "folds" if folds else "images",
         images,
@@ -209,19 +209,19 @@ def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comp
 
 
 def _leak(entry: Entry, subset: str) -> tuple[str, str]:
-    """What leaks, in words and as a share; the split's leaks are of the run's own data."""
+    """Describe a leak as a sentence and as a proportion; the leaks of a split concern the run's own data."""
     if entry.data != OWN:
         found = entry.evaluations[subset]
         if not found["trained_on"]:
             return "", ""
-        words = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
-        return words, f"{found['trained_on'] / found['n']:.0%}"
+        text = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
+        return text, f"{found['trained_on'] / found['n']:.0%}"
     if entry.config["split"]["method"] == "rotating" and subset == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
     for leak in entry.result.data.leaks:
         if leak.subset == subset:
-            words = f"{leak.images} of {leak.of} images show a patient that the models were trained on"
-            return words, f"{leak.images / leak.of:.0%}"
+            text = f"{leak.images} of {leak.of} images show a patient that the models were trained on"
+            return text, f"{leak.images / leak.of:.0%}"
     return "", ""
 
 
@@ -233,11 +233,11 @@ def _over_images(label: str, entries: list[Entry], subset: str, task: Task, metr
 
 
 def _resampled(entries: Sequence[Entry], subset: str, task: Task) -> dict[str, ResampledMetric]:
-    """Every metric of a configuration whose trainings told the same images."""
+    """Resample every metric of a configuration whose trainings predicted the same images."""
     table = entries[0].tables[subset]
-    told = [_probability(entry, subset, task) for entry in entries]
+    predicted = [_probability(entry, subset, task) for entry in entries]
     label = prediction_arrays(table, task.classes)[1]
-    return resampled_metrics(told, label, table["patient_id"].to_numpy(dtype=object), task)
+    return resampled_metrics(predicted, label, table["patient_id"].to_numpy(dtype=object), task)
 
 
 def _probability(entry: Entry, subset: str, task: Task) -> NDArray[np.float64]:
@@ -252,7 +252,7 @@ def _over_folds(label: str, entries: list[Entry], subset: str, task: Task, metri
 
 
 def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
-    """Every metric of a configuration on one subset, whether its trainings told the same images or folds."""
+    """Estimate every metric of a configuration on one subset, over the same images or over folds."""
     images = {tuple(entry.tables[subset]["image_id"]) for entry in entries}
     if len(images) > 1:
         values = fold_metrics(entries, subset)
@@ -262,7 +262,7 @@ def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
 
 
 def fold_metrics(entries: Iterable[Entry], subset: str) -> dict[str, list[float]]:
-    """Every metric of each fold, in the order of the folds."""
+    """Return every metric of each fold, in the order of the folds."""
     ordered = sorted(entries, key=lambda entry: (entry.config["split"]["fold"], entry.config["seed"]))
     found = [entry.result.metrics[subset] for entry in ordered]
     return {name: [_defined(one[name]) for one in found] for name in found[0]}
@@ -278,7 +278,7 @@ def _sizes(entries: Sequence[Entry], subset: str) -> tuple[float, float]:
 
 
 def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, kind: Kind) -> list[Pair]:
-    """Each two candidates, the better ranked first; of many candidates each with the best alone."""
+    """Test each pair of candidates, the better ranked first; of many candidates, each against the best only."""
     numbers = range(len(candidates))
     chosen = [(i, j) for i in numbers for j in numbers if i < j and (len(candidates) <= ALL_PAIRS or i == 0)]
     found: list[tuple[Candidate, Candidate, Difference]] = []
@@ -303,16 +303,16 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
 
 
 def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
-    apart = None
+    differing = None
     if metrics_of(task)[metric].compute:
         patient = first.entries[0].tables[subset]["patient_id"].to_numpy(dtype=object)
-        told = [[_probability(entry, subset, task) for entry in one.entries] for one in (first, second)]
-        apart = differing_patients(told[0], told[1], patient)
-    return paired_difference(first._sampled[metric], second._sampled[metric], apart)
+        predicted = [[_probability(entry, subset, task) for entry in one.entries] for one in (first, second)]
+        differing = differing_patients(predicted[0], predicted[1], patient)
+    return paired_difference(first._sampled[metric], second._sampled[metric], differing)
 
 
 def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
-    """Over the folds that both have, each once."""
+    """Test the difference over the folds that both have, each once."""
     by_fold = [
         {
             entry.config["split"]["fold"]: _defined(entry.result.metrics[subset][metric])
@@ -331,8 +331,8 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> 
 def _typical_tests(first: Candidate, second: Candidate, subset: str, task: Task) -> tuple[float, float]:
     table = first.typical.tables[subset]
     label = prediction_arrays(table, task.classes)[1]
-    told = [_probability(one.typical, subset, task) for one in (first, second)]
-    right = [one.argmax(axis=1) == label for one in told]
+    predicted = [_probability(one.typical, subset, task) for one in (first, second)]
+    correct = [one.argmax(axis=1) == label for one in predicted]
     patient = table["patient_id"].to_numpy(dtype=object)
-    area = delong(1 - told[0][:, 0], 1 - told[1][:, 0], label != 0, patient)
-    return mcnemar(right[0], right[1]), area.p
+    area = delong(1 - predicted[0][:, 0], 1 - predicted[1][:, 0], label != 0, patient)
+    return mcnemar(correct[0], correct[1]), area.p

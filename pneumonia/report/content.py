@@ -1,4 +1,4 @@
-"""The report from begin to end, as blocks."""
+"""Assemble the sections of a report."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -10,17 +10,17 @@ from pneumonia.report.collect import Gathered
 from pneumonia.report.compare import Comparison
 from pneumonia.report.factors import sweep_sections
 from pneumonia.report.formatting import bounded, count, number
-from pneumonia.report.quality import looks
+from pneumonia.report.quality import closer_look
 from pneumonia.report.ranking import comparison_section, in_short
 from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
-from pneumonia.report.reproduction import again
+from pneumonia.report.reproduction import reproduction_section
 from pneumonia.report.study import beside, protocol
 
 LIMITS = "Not a medical device. Nothing here was tested on patients."
 
 
 def report(found: Gathered, comparisons: Sequence[Comparison], title: str, command: str) -> Document:
-    """Every section, in the order in which a reader asks.
+    """Return the whole report.
 
     Args:
         found: The runs.
@@ -40,18 +40,18 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
     ]
     for number_, comparison in enumerate(comparisons, 1):
         blocks += comparison_section(comparison, number_)
-        blocks += looks(comparison, number_)
+        blocks += closer_look(comparison, number_)
     blocks += sweep_sections(found.by_sweep, found.questions)
     blocks += _study(comparisons)
     main = main_comparison(comparisons)
     blocks += card(main)
     blocks += tripod(main)
-    blocks += again(found.entries, command)
+    blocks += reproduction_section(found.entries, command)
     return Document(title, subtitle, blocks)
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
-    """The comparison whose best model the card describes: own data first, test before validation, honest before leaky."""
+    """Return the comparison whose best model the card describes: own data first, test before validation, honest before leaky."""
     return min(
         comparisons,
         key=lambda one: (
@@ -78,11 +78,11 @@ def _leaky(comparison: Comparison) -> str:
     if not comparison.leaks:
         return ""
     why = "Some of the images may have been trained on" if comparison.other_data else "The split is leaky"
-    return f" {why}: these figures are optimistic."
+    return f" {why}: these values are optimistic."
 
 
 def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]:
-    """What was compared with what, why the rest was kept apart, and what was left out."""
+    """List the comparisons, why they are separate, and the runs that were left out."""
     rows = []
     for comparison in comparisons:
         seeds = sorted({entry.result.seed for one in comparison.candidates for entry in one.entries})
@@ -155,7 +155,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
     if found.copies:
         example = found.copies[0]
         text = (
-            f"{count(len(found.copies), 'run')} stood in several places and count once, for example "
+            f"{count(len(found.copies), 'run')} are in several folders and count once, for example "
             f"`{example[0]}`, as `{example[1]}`."
         )
         blocks.append(Note(text))
@@ -173,21 +173,21 @@ def _why_apart(comparisons: Sequence[Comparison]) -> str:
 
 
 def _study(comparisons: Sequence[Comparison]) -> list[Block]:
-    """The study's figures next to ours, wherever there are any: a table for each of its, a column for each of our splits."""
+    """Compare the study's values with ours: one table for each of its tables, one column for each of our splits."""
     tables: dict[str, dict[tuple[str, str, str, str], dict[str, str]]] = {}
     notes: list[str] = []
     for one in beside(comparisons):
         column = f"ours, split={one.comparison.split}, {one.subset}"
         for metric, theirs in one.row.study.items():
-            said = theirs if isinstance(theirs, str) else number(theirs)
-            key = one.row.name, one.candidate.label, metric_label(metric), said
+            value = theirs if isinstance(theirs, str) else number(theirs)
+            key = one.row.name, one.candidate.label, metric_label(metric), value
             estimate = one.estimates.get(metric)
             tables.setdefault(one.row.table, {}).setdefault(key, {})[column] = bounded(*estimate) if estimate else "–"
         if one.row.note:
             notes.append(f"{one.row.name}: {one.row.note}.")
     if not tables:
         return []
-    blocks: list[Block] = [Heading("The study's figures beside ours"), Text(protocol())]
+    blocks: list[Block] = [Heading("The study's values beside ours"), Text(protocol())]
     for place, (title, rows) in enumerate(tables.items(), 1):
         columns = sorted({column for cells in rows.values() for column in cells})
         shown = [[*key, *(cells.get(column, "–") for column in columns)] for key, cells in rows.items()]

@@ -1,4 +1,4 @@
-"""One finished run, or several evaluated as one, as a report reads it: its tables and evaluations, checked."""
+"""Read and check what a report needs of a finished run, or of an ensemble: predictions and evaluations."""
 
 import json
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.runs.result import RunResult
 from pneumonia.system.files import digest, read_json
 
-CHANCES: Final = ("seed", "split.fold")  # what may differ among the trainings of one configuration
+REPEATED: Final = ("seed", "split.fold")  # may differ among the trainings of one configuration
 EVALUATED: Final = ("test", "val")
-Told = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by subset
-OF_AN_EVALUATION: Final = (
+Evaluated = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by subset
+EVALUATION_KEYS: Final = (
     "of",
     "n",
     "metrics",
@@ -34,20 +34,20 @@ OF_AN_EVALUATION: Final = (
 
 @dataclass(frozen=True)
 class Entry:
-    """A finished run, or the evaluation of several together.
+    """A finished run, or an ensemble of several.
 
     Attributes:
         folder: Of the run.
         result: What its ``result.json`` holds.
-        differs: What tells it from the others of its sweep, without seed and fold.
+        differs: Overrides in which it differs from the others of its sweep, without seed and fold.
         sweep: Name of the folder it lies in.
         epochs: Rows of its ``metrics.csv``.
         tables: Predictions by subset, sorted by image.
-        evaluations: What ``pneumonia evaluate`` found, by subset.
-        joined: What an ensemble consists of: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
+        evaluations: Results of ``pneumonia evaluate``, by subset.
+        joined: Members of an ensemble: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
         data: Where it was evaluated: ``own`` for the run's own data, else the name of other data.
-        tta: Views that were averaged, where they are not those of the training.
-        others: The same run, evaluated on other data or with other views: an entry for each of these.
+        tta: Test-time augmentation, if it is not that of the training.
+        others: The same run evaluated on other data or with other TTA, one entry each.
     """
 
     folder: RunFolder
@@ -64,11 +64,11 @@ class Entry:
 
     @property
     def everywhere(self) -> "tuple[Entry, ...]":
-        """The entry, and those of the same run on other data or with other views."""
+        """The entry, and those of the same run on other data or with other TTA."""
         return self, *self.others
 
     def evaluation(self, subset: str) -> Path:
-        """The JSON file of its evaluation on a subset."""
+        """Return the JSON file of its evaluation on a subset."""
         return self.folder.evaluation(subset, "json", self.data, self.tta)
 
     def other_sha256(self, subset: str) -> str | None:
@@ -78,7 +78,7 @@ class Entry:
 
     @property
     def members(self) -> int:
-        """Runs that answer together; 1 for a run."""
+        """Number of averaged runs; 1 for a single run."""
         return max(1, len(self.joined))
 
     @property
@@ -92,7 +92,7 @@ class Entry:
 
     @property
     def configuration(self) -> str:
-        """Equal for runs that differ in chance alone: the seed, the fold."""
+        """Equal for runs that differ in seed and fold only."""
         if self.members > 1:
             return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
         kept = identity(self.result.config)
@@ -103,7 +103,7 @@ class Entry:
 
 
 def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -> Entry:
-    """A finished run with its predictions and evaluations.
+    """Read the predictions and evaluations of a finished run.
 
     Args:
         folder: Of the run.
@@ -111,13 +111,13 @@ def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -
         about: What its sweep knows of it: ``differs``.
 
     Raises:
-        RunError: Something is damaged, or does not fit the run; with the remedy.
+        RunError: A file is damaged or belongs to another run.
     """
-    differs = {key: value for key, value in about.get("differs", {}).items() if key not in CHANCES}
-    found = _told(folder, result, [result.run_id], f"run={folder.path}")
+    differs = {key: value for key, value in about.get("differs", {}).items() if key not in REPEATED}
+    found = _evaluated(folder, result, [result.run_id], f"run={folder.path}")
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     if "val" not in tables and folder.predictions("val").is_file():
-        remedy = f"`pneumonia evaluate run={folder.path} split=val` tells these images anew."
+        remedy = f"`pneumonia evaluate run={folder.path} split=val` predicts these images again."
         tables["val"] = _sorted(read_predictions(folder.predictions("val"), result.task, remedy))
     if not tables and not found:
         raise RunError(f"it holds no predictions. `pneumonia evaluate run={folder.path} split=test` makes some.")
@@ -126,14 +126,14 @@ def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -
 
 
 def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
-    """Several runs that were evaluated as one.
+    """Read an ensemble: several runs that were evaluated as one.
 
     Args:
         path: Of ``ensemble.json``.
         known: Runs that can be reported on, by ``run_id``.
 
     Raises:
-        RunError: It is damaged, was cut, or none of its members is known.
+        RunError: It is damaged, was interrupted, or none of its members is known.
     """
     folder = RunFolder(path.parent)
     members = read_json(path).get("members", [])
@@ -143,9 +143,9 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
     if first is None:
         raise RunError("none of the ensemble's members is among these runs. Name their folders too.")
     again = "ensemble=" + ",".join(member["run"] for member in members)
-    found = _told(folder, first.result, [member["run_id"] for member in members], again)
+    found = _evaluated(folder, first.result, [member["run_id"] for member in members], again)
     if not found:
-        raise RunError(f"its evaluation was cut. `pneumonia evaluate {again}` makes it again.")
+        raise RunError(f"its evaluation was interrupted. `pneumonia evaluate {again}` evaluates it again.")
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     joined = []
     for member in members:
@@ -160,12 +160,12 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
     return _with_others(entry, found, first.folder)
 
 
-def _with_others(entry: Entry, found: Mapping[tuple[str, str], Told], trained: RunFolder) -> Entry:
-    """The entry of a run with those on other data or with other views, each held against its images.
+def _with_others(entry: Entry, found: Mapping[tuple[str, str], Evaluated], trained: RunFolder) -> Entry:
+    """The entry of a run with those on other data or with other TTA, and check their images.
 
     Args:
         entry: On the run's own data, as it was trained.
-        found: The other evaluations, by data and views.
+        found: The other evaluations, by data and TTA.
         trained: The folder that keeps the split.
     """
     made = []
@@ -178,23 +178,20 @@ def _with_others(entry: Entry, found: Mapping[tuple[str, str], Told], trained: R
     return replace(entry, others=tuple(made))
 
 
-def _told(folder: RunFolder, result: RunResult, run_ids: list[str], again: str) -> dict[tuple[str, str], Told]:
-    """Predictions and evaluations by data and views, each by subset."""
-    told: dict[tuple[str, str], Told] = {}
+def _evaluated(
+    folder: RunFolder, result: RunResult, run_ids: list[str], again: str
+) -> dict[tuple[str, str], Evaluated]:
+    """Read predictions and evaluations by data and TTA, each by subset."""
+    evaluated: dict[tuple[str, str], Evaluated] = {}
     for (data, subset, tta), path in folder.evaluations().items():
         if subset not in EVALUATED:
             continue
-        words = [
-            again,
-            f"split={subset}",
-            *([f"tta={tta}"] if tta else []),
-            *(["data.root=DIR"] if data != OWN else []),
-        ]
-        remedy = f"`pneumonia evaluate {' '.join(words)}` makes it again."
+        options = f"split={subset}" + (f" tta={tta}" if tta else "") + (" data.root=DIR" if data != OWN else "")
+        remedy = f"`pneumonia evaluate {again} {options}` evaluates it again."
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             of = found["of"]["run_ids"]
-            lacking = [key for key in OF_AN_EVALUATION if key not in found]
+            lacking = [key for key in EVALUATION_KEYS if key not in found]
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged or older than this version. {remedy}") from error
         if lacking:
@@ -202,11 +199,11 @@ def _told(folder: RunFolder, result: RunResult, run_ids: list[str], again: str) 
         if sorted(of) != sorted(run_ids):
             raise RunError(f"{path} is of another run ({some(of)}). {remedy}")
         if (data == OWN) != (found["of"].get("other_sha256") is None):
-            raise RunError(f"{path} was renamed: its name and its content speak of different data. {remedy}")
+            raise RunError(f"{path} was renamed: its name and its content name different data. {remedy}")
         table = _sorted(read_predictions(path.with_suffix(".parquet"), result.task, remedy))
-        tables, evaluations = told.setdefault((data, tta), ({}, {}))
+        tables, evaluations = evaluated.setdefault((data, tta), ({}, {}))
         tables[subset], evaluations[subset] = table, found
-    return told
+    return evaluated
 
 
 def _sorted(table: pd.DataFrame) -> pd.DataFrame:
@@ -214,22 +211,16 @@ def _sorted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_images(folder: RunFolder, result: RunResult, tables: dict[str, pd.DataFrame]) -> None:
-    """Refuses predictions of other images than the run's own split names."""
+    """Refuse predictions of other images than those of the run's own split."""
     split = read_split(folder, result)
     rotating = result.config.split.method == "rotating"
     for subset, table in tables.items():
         subsets = ["train", "val"] if rotating and subset == "val" else [subset]
-        _check_against(table, split.loc[split["subset"].isin(subsets), "image_id"], subset, exact=not rotating)
-
-
-def _check_against(table: pd.DataFrame, images: "pd.Series[Any]", subset: str, exact: bool) -> None:
-    """Refuses predictions of other images than the run's own split names."""
-    told, known = set(table["image_id"]), set(images)
-    strange, absent = sorted(told - known), sorted(known - told) if exact else []
-    if strange or absent or len(told) != len(table):
-        example = f", for example {some(strange or absent, 1)}" if strange or absent else ""
-        raise RunError(
-            f"its predictions do not match its images: of the subset '{subset}', {len(strange)} are of images that "
-            "its split does "
-            f"not have there, {len(absent)} are missing, {len(table) - len(told)} stand twice{example}"
-        )
+        found, known = set(table["image_id"]), set(split.loc[split["subset"].isin(subsets), "image_id"])
+        unknown, missing = sorted(found - known), [] if rotating else sorted(known - found)
+        if unknown or missing or len(found) != len(table):
+            example = f", for example {some(unknown or missing, 1)}" if unknown or missing else ""
+            raise RunError(
+                f"its predictions do not match the {subset} subset of its split: {len(unknown)} images are not in it, "
+                f"{len(missing)} are missing, {len(table) - len(found)} are duplicated{example}"
+            )

@@ -1,4 +1,4 @@
-"""What each sweep shows: curves by value, the final metric by value, speed, memory and price by value."""
+"""Write the section of each sweep: curves, metrics, speed, memory and price by value."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from pneumonia.metrics.classification import metric_label
 from pneumonia.report.compare import Bounded, estimates_on
 from pneumonia.report.entries import Entry
-from pneumonia.report.formatting import bounded, interval_words, number, seconds, sentence
+from pneumonia.report.formatting import bounded, describe_intervals, number, seconds, sentence
 from pneumonia.report.naming import labels_of
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
@@ -34,7 +34,7 @@ def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) 
                 blocks += _section(name, questions[sweep], task if len(apart) > 1 else "", groups)
     if blocks:
         text = (
-            "Figures of the validation split, on which each run's best epoch was chosen; bounds are 95% and count "
+            "Values of the validation split, on which each run's best epoch was chosen; bounds are 95% and count "
             "patients, and "
             "seeds where there are several. They describe; what is better is said above, where tests are corrected."
         )
@@ -77,7 +77,7 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
     if len(order) <= 40:
         values, lows, highs = zip(*(found[label][metric] for label in order), strict=True)
         drawn = figures.intervals(order, values, lows, highs, f"{metric_label(metric)}, validation split")
-        shown_bounds = interval_words([found[label][metric] for label in order])
+        shown_bounds = describe_intervals([found[label][metric] for label in order])
         caption = f"{sentence(metric_label(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
     blocks.append(_results(name, groups, found, order))

@@ -1,4 +1,4 @@
-"""Figures as text, one way in the whole report."""
+"""Format numbers, intervals and lists."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ NO_DIFFERENCE: Final = "no significant difference"
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash for what is undefined."""
+    """Format a number; a dash if it is undefined."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
@@ -21,24 +21,24 @@ def bounded(value: float | None, low: float | None, high: float | None, digits: 
     return f"{number(value, digits)} ({number(low, digits)} to {number(high, digits)})"
 
 
-def interval_words(bounds: Sequence[tuple[float, float, float]]) -> str:
-    """What a caption says of the intervals that a drawing of these values shows."""
+def describe_intervals(bounds: Sequence[tuple[float, float, float]]) -> str:
+    """Describe the intervals of a drawing, for its caption."""
     drawn = sum(math.isfinite(low + high) for _, low, high in bounds)
     if not drawn:
         return "without intervals, which are undefined here"
     return "with 95% intervals" + ("" if drawn == len(bounds) else f" ({drawn} of {len(bounds)} have one)")
 
 
-def chance(p: float) -> str:
-    """A p-value as papers print it."""
+def p_value(p: float) -> str:
+    """Format a p-value."""
     if not math.isfinite(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def listed(words: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """``a, b and c``."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -57,5 +57,5 @@ def seconds(value: float) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with its first letter large, the others as they are."""
+    """Capitalize the first letter."""
     return text[:1].upper() + text[1:]

@@ -1,14 +1,14 @@
-"""What configurations are called in a report: by what tells them apart, never two alike."""
+"""Name the configurations of a report by their differences; names are unique."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from pneumonia.config.convert import from_plain, identity
-from pneumonia.report.entries import CHANCES, Entry
+from pneumonia.report.entries import REPEATED, Entry
 
 
 def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]:
-    """Names of configurations by what tells them apart in their sweeps; never two alike.
+    """Return unique names of configurations, made of their differences in their sweeps.
 
     Args:
         entries: One of each configuration.
@@ -22,13 +22,15 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
     several = len({entry.family for entry in entries}) > 1
     labels = []
     for entry in entries:
-        words = [_word(key, value) for key, value in entry.differs.items() if key in varying or entry.joined]
+        differences = [
+            _difference(key, value) for key, value in entry.differs.items() if key in varying or entry.joined
+        ]
         named = (
             not several
             or entry.joined
             or any(key in varying for key in ("experiment", "model") if key in entry.differs)
         )
-        label = " ".join(words if named or not words else [entry.family, *words])
+        label = " ".join(differences if named or not differences else [entry.family, *differences])
         labels.append(label or f"{entry.family} ({entry.sweep})")
     for number, entry in enumerate(entries):
         if labels.count(labels[number]) > 1 and entry.sweep not in labels[number] and not entry.joined:
@@ -36,7 +38,7 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
     for twin in {label for label in labels if labels.count(label) > 1}:
         twins = [number for number, other in enumerate(labels) if other == twin]
         settings = [_flat(identity(from_plain(entries[number].config))) for number in twins]
-        apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in CHANCES]
+        apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in REPEATED]
         for number, own in zip(twins, settings, strict=True):
             more = " ".join(f"{key}={own.get(key)}" for key in apart[:2])
             more = more or _of_members(entries[number]) or entries[number].configuration[:4]
@@ -69,7 +71,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return found
 
 
-def _word(key: str, value: str) -> str:
+def _difference(key: str, value: str) -> str:
     value = value.replace("`", "'").replace("**", "*")  # which would be markup in a document
     if key in {"experiment", "model", "ensemble"}:
         return ("ensemble of " if key == "ensemble" else "") + value.removeprefix("article/")

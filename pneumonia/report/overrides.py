@@ -1,4 +1,4 @@
-"""From a run's resolved config back to the words of `pneumonia train` that give it, without Hydra."""
+"""Find the overrides of `pneumonia train` that compose a run's config, without Hydra."""
 
 import itertools
 import re
@@ -13,37 +13,37 @@ from omegaconf import OmegaConf
 
 from pneumonia.config.keys import conf_dir
 from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
-from pneumonia.report.entries import CHANCES
+from pneumonia.report.entries import REPEATED
 
 GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
 SCHEMAS: Final = {"data": DataConfig, "split": SplitConfig, "augmentation": AugmentationConfig}
-TOLD_BY: Final = {
+IDENTIFYING_KEY: Final = {
     "data": "source",
     "split": "method",
     "model": "_target_",
     "optimizer": "_target_",
     "scheduler": "_target_",
 }
-LEFT_OUT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "dry_run", "logger", "launcher")
-PLAIN: Final = re.compile(
+IRRELEVANT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "dry_run", "logger", "launcher")
+UNQUOTED: Final = re.compile(
     r"[A-Za-z_/.][\w/.-]*", re.ASCII
-)  # read as text without quotes, unless it is one of OWN_WORDS
-OWN_WORDS: Final = {"null", "true", "false", "nan", "inf"}
-Words = dict[str, str]
-Told = tuple[Mapping[str, Any], Words]  # a config and the words for it
+)  # read as text without quotes, unless it is one of RESERVED
+RESERVED: Final = {"null", "true", "false", "nan", "inf"}
+Overrides = dict[str, str]
+Described = tuple[Mapping[str, Any], Overrides]  # a config and the overrides for it
 
 
-def words_of(config: Mapping[str, Any]) -> Words | None:
-    """Overrides, key and value as Hydra reads them, that compose to a config where the packaged defaults don't.
+def overrides_from_config(config: Mapping[str, Any]) -> Overrides | None:
+    """Return the overrides, key and value as Hydra reads them, that turn the packaged defaults into a config.
 
     Args:
         config: Resolved, as ``result.json`` keeps it.
 
     Returns:
-        Chosen files first (``model=simple_cnn``); ``None`` where a file of one's own was chosen, which no word can name.
+        Group choices first (``model=simple_cnn``); ``None`` for a config file of the user's own, which no override can name.
     """
-    chosen: Words = {}
-    changed: Words = {}
+    chosen: Overrides = {}
+    changed: Overrides = {}
     defaults, plain = _train_file()
     for group in GROUPS:
         found = _choice(group, config[group], defaults[group])
@@ -54,71 +54,77 @@ def words_of(config: Mapping[str, Any]) -> Words | None:
             chosen[group] = choice
         own = _flat(config[group])
         changed |= {
-            f"{'' if key in settings or group in SCHEMAS else '+'}{group}.{key}": as_word(own[key])
+            f"{'' if key in settings or group in SCHEMAS else '+'}{group}.{key}": override_value(own[key])
             for key in own
             if own[key] != settings.get(key, ...)
         }
-    rest = _flat({key: value for key, value in config.items() if key not in (*GROUPS, *LEFT_OUT)})
-    changed |= {key: as_word(value) for key, value in rest.items() if value != plain.get(key, ...)}
+    rest = _flat({key: value for key, value in config.items() if key not in (*GROUPS, *IRRELEVANT)})
+    changed |= {key: override_value(value) for key, value in rest.items() if value != plain.get(key, ...)}
     return chosen | changed
 
 
-def commands_of(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of shell that train these configs and no others.
+def train_commands(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return shell commands that train these configs and no others.
 
-    One line, where they are all combinations of some values; else one for each configuration with its seeds and folds.
+    One line if they are all combinations of some values; else one for each configuration with its seeds and folds.
 
     Args:
-        configs: Of runs that belong together, such as those of a sweep; each has words.
+        configs: Configs of runs that belong together, such as those of a sweep; each has overrides.
 
     Returns:
-        ``pneumonia train ...``, with ``-m`` where a line stands for several runs.
+        ``pneumonia train ...``, with ``-m`` for several runs.
     """
     in_order = sorted(configs, key=lambda config: (config["seed"], config["split"]["fold"]))
-    told = [(config, words_of(config) or {}) for config in in_order]
-    whole = _joined(told)
+    described = [(config, overrides_from_config(config) or {}) for config in in_order]
+    whole = _joined(described)
     if whole:
         return [whole]
-    alike: dict[tuple[tuple[str, str], ...], list[Told]] = {}
-    for config, words in told:
-        kept = tuple((key, value) for key, value in words.items() if key not in CHANCES)
-        alike.setdefault(kept, []).append((config, words))
+    alike: dict[tuple[tuple[str, str], ...], list[Described]] = {}
+    for config, overrides in described:
+        kept = tuple((key, value) for key, value in overrides.items() if key not in REPEATED)
+        alike.setdefault(kept, []).append((config, overrides))
     lines: list[str] = []
     for group in alike.values():
         joined = _joined(group)
-        lines += [joined] if joined else [_line({key: [value] for key, value in words.items()}) for _, words in group]
+        lines += (
+            [joined]
+            if joined
+            else [_line({key: [value] for key, value in overrides.items()}) for _, overrides in group]
+        )
     return lines
 
 
-def _joined(told: Sequence[Told]) -> str:
-    """One line for all of them; empty where there is none that trains no others."""
+def _joined(described: Sequence[Described]) -> str:
+    """Return one line for all of them; empty if every line would train others too."""
     defaults, _ = _train_file()
-    keys = dict.fromkeys(key for _, words in told for key in words)
+    keys = dict.fromkeys(key for _, overrides in described for key in overrides)
     full = []
-    for config, words in told:
-        held = defaults | {key: as_word(value) for key, value in _flat(config).items()} | words
+    for config, overrides in described:
+        held = defaults | {key: override_value(value) for key, value in _flat(config).items()} | overrides
         full.append({key: held[key] for key in keys if key in held})
     values = _product(full)
     return "" if values is None else _line(values)
 
 
-def _product(known: Sequence[Words]) -> dict[str, list[str]] | None:
-    """The values by key, where the runs are all combinations of them; else nothing."""
-    if not known or len({frozenset(words) for words in known}) > 1:
+def _product(known: Sequence[Overrides]) -> dict[str, list[str]] | None:
+    """Return the values by key if the runs are all combinations of them."""
+    if not known or len({frozenset(overrides) for overrides in known}) > 1:
         return None
-    values = {key: list(dict.fromkeys(words[key] for words in known)) for key in known[0]}
+    values = {key: list(dict.fromkeys(overrides[key] for overrides in known)) for key in known[0]}
     combined = set(itertools.product(*values.values()))
-    return values if combined == {tuple(words[key] for key in values) for words in known} else None
+    return values if combined == {tuple(overrides[key] for key in values) for overrides in known} else None
 
 
 def _line(values: Mapping[str, Sequence[str]]) -> str:
     several = any(len(one) > 1 for one in values.values())
-    words = [f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)]
-    return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *words])
+    overrides = [
+        f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)
+    ]
+    return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *overrides])
 
 
-def as_word(value: Any) -> str:
-    """A plain value as an override of Hydra has it, with quotes where it would be read as something else."""
+def override_value(value: Any) -> str:
+    """Write a plain value as Hydra reads it in an override, quoted if it would be read as something else."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -126,9 +132,9 @@ def as_word(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(as_word, value))}]"
+        return f"[{','.join(map(override_value, value))}]"
     text = str(value)
-    if PLAIN.fullmatch(text) and text.lower() not in OWN_WORDS and not _is_number(text):
+    if UNQUOTED.fullmatch(text) and text.lower() not in RESERVED and not _is_number(text):
         return text
     quoted = re.sub(r"(\\*)'", r"\1\1\\'", text)  # backslashes count only before a quote
     ending = re.search(r"\\*$", quoted)
@@ -144,8 +150,8 @@ def _is_number(text: str) -> bool:
 
 
 def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]] | None:
-    """The file of a group that a node was made of, and its settings: the one that differs least."""
-    own, word = _flat(node), TOLD_BY.get(group)
+    """Return the choice of a group that a node comes from, and its settings: the one that differs least."""
+    own, word = _flat(node), IDENTIFYING_KEY.get(group)
     best: tuple[int, bool, bool, str, dict[str, Any]] | None = None
     for choice, settings in _files(group).items():
         # Of an optimiser, arguments of its class that no file sets can be added: +optimizer.amsgrad=true.
@@ -161,7 +167,7 @@ def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dic
 
 @cache
 def _train_file() -> tuple[dict[str, str], dict[str, Any]]:
-    """The files that conf/train.yaml chooses, by group, and its own keys, dotted."""
+    """Return the choices of conf/train.yaml by group, and its own dotted keys."""
     held = _load(conf_dir() / "train.yaml")
     defaults = {key: value for item in held.pop("defaults") if isinstance(item, dict) for key, value in item.items()}
     return defaults, _flat({key: value for key, value in held.items() if key != "hydra"})
@@ -169,7 +175,7 @@ def _train_file() -> tuple[dict[str, str], dict[str, Any]]:
 
 @cache
 def _files(group: str) -> dict[str, dict[str, Any]]:
-    """The settings of each file of a group, dotted, with what the schema adds."""
+    """Return the dotted settings of each choice of a group, with the defaults of the schema."""
     schema = _flat(asdict(SCHEMAS[group]())) if group in SCHEMAS else {}
     return {path.stem: schema | _settings(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
 
@@ -189,7 +195,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; a list is a value."""
+    """Return dotted keys and their values; a list is a value."""
     found: dict[str, Any] = {}
     for key, value in node.items():
         if isinstance(value, Mapping) and value:

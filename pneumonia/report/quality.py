@@ -1,4 +1,4 @@
-"""The looks of one model: its errors by class, its curves, its calibration, its thresholds, when it had better abstain."""
+"""Write the closer look at one model: errors by class, curves, calibration, thresholds, selective prediction."""
 
 import math
 from typing import Any
@@ -21,8 +21,8 @@ from pneumonia.report.render.document import Block, Figure, Heading, Note, Table
 BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
 
 
-def looks(comparison: Comparison, number_: int) -> list[Block]:
-    """Sections on the best candidate's typical training, and how the candidates abstain."""
+def closer_look(comparison: Comparison, number_: int) -> list[Block]:
+    """Describe the typical training of the best candidate, and selective prediction of all candidates."""
     entry = comparison.candidates[0].typical
     found = entry.evaluations.get(comparison.subset)
     label = comparison.candidates[0].label
@@ -47,7 +47,7 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     blocks += _abstention(comparison, number_)
     gallery = gallery_file(entry.evaluation(comparison.subset))
     if gallery.is_file():
-        blocks.append(Heading("Images worth looking at", 3))
+        blocks.append(Heading("Error gallery", 3))
         try:
             blocks += gallery_blocks(read_gallery(gallery))
         except (ValueError, KeyError, TypeError):
@@ -55,17 +55,17 @@ def looks(comparison: Comparison, number_: int) -> list[Block]:
     return blocks
 
 
-def _told(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _arrays(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     probability, label = prediction_arrays(entry.tables[subset], entry.result.task.classes)
     return probability.astype(np.float64), label
 
 
 def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     classes = entry.result.task.classes
-    probability, label = _told(entry, subset)
-    said = probability.argmax(axis=1)
+    probability, label = _arrays(entry, subset)
+    predicted = probability.argmax(axis=1)
     counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (label, said), 1)
+    np.add.at(counts, (label, predicted), 1)
     rows = []
     found = entry.evaluations.get(subset, {}).get("metrics", {})
     for k, name in enumerate(classes):
@@ -78,7 +78,7 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     absent = [name for k, name in enumerate(classes) if not counts[k].any()]
     blocks: list[Block] = []
     if absent:
-        blocks.append(Note(f"There is no image of {', '.join(absent)} here: what needs all classes is undefined (–)."))
+        blocks.append(Note(f"There is no image of {', '.join(absent)} here: metrics of all classes are undefined (–)."))
     blocks.append(
         Figure(
             f"confusion-{number_}",
@@ -101,7 +101,7 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
 
 def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     task = entry.result.task
-    probability, label = _told(entry, subset)
+    probability, label = _arrays(entry, subset)
     asked = {
         name: pair for name, pair in one_vs_rest(probability, label, task).items() if 0 < pair[1].sum() < len(label)
     }
@@ -123,7 +123,7 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
         pr[name] = (recall, precision, None if undefined or ppv is None else (sensitivity, ppv))
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.roc_and_precision_recall(roc, pr, share)
-    caption = "ROC and precision–recall, each kind against the rest. Dashes: chance."
+    caption = "ROC and precision–recall, each class against the rest. Dashes: chance."
     marked = [name for name, (*_, point) in roc.items() if point is not None]
     if marked:
         which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"
@@ -132,7 +132,7 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
 
 
 def _value(metrics: dict[str, Any] | None, name: str) -> Any:
-    """A metric of an operating point; ``None`` where it is undefined, or where there is no threshold."""
+    """Return a metric at a threshold; ``None`` if it is undefined, or without a threshold."""
     return None if metrics is None else metrics[name]["value"]
 
 
@@ -152,8 +152,8 @@ def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
         rows.append([name, number(mended["ece"], 4), number(mended["brier"], 4), number(mended["loss"], 4)])
     svg = figures.reliability(known["reliability"], mended["reliability"] if mended else None)
     caption = (
-        f"How often an answer of some confidence is right, in {known['bins']} bins of equal width; a model "
-        "to be believed lies on the diagonal. Bars: the share of images in each bin, all of them being a "
+        f"Accuracy by confidence, in {known['bins']} bins of equal width; a perfectly calibrated model "
+        "lies on the diagonal. Bars: the proportion of images in each bin, all of them being a "
         "quarter of the height."
     )
     head = ("", f"ECE ({known['bins']} bins)", "Brier score (0 to 2)", "cross-entropy")
@@ -173,7 +173,7 @@ def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
 
 
 def _same_images(found: dict[str, Any]) -> str:
-    """A remark where calibration and thresholds were chosen on the images on which they are measured."""
+    """Return a remark if calibration and thresholds were chosen on the images on which they are measured."""
     return " (these very images)" if (found["calibration"]["fitted_on"] or {}).get("same_images") else ""
 
 
@@ -187,8 +187,8 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
         cells = [bounded(*(point["metrics"][name][key] for key in ("value", "low", "high"))) for name in names]
         rows.append([point["positive"], number(point["threshold"], 4), *cells])
     caption = (
-        f"Thresholds chosen on the validation split{_same_images(found)} for a sensitivity of 0.95, and what they give here; "
-        "PPV and NPV at this share of positives"
+        f"Thresholds chosen on the validation split{_same_images(found)} for a sensitivity of 0.95, and their metrics here; "
+        "PPV and NPV at this prevalence"
     )
     return [Table(("positive", "threshold", *map(metric_label, names)), rows, caption, 1, f"thresholds-{number_}")]
 
@@ -198,25 +198,25 @@ def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
     if known["reason"]:
         return [Note(f"No baselines: {known['reason']}.")]
     rows = []
-    for kind, words in (("metadata", "file metadata alone"), ("thumbnail", "16 x 16 thumbnail, linear")):
+    for kind, label in (("metadata", "file metadata alone"), ("thumbnail", "16 x 16 thumbnail, linear")):
         for metric, gain in known[kind]["gain"].items():
             value = known[kind]["metrics"][metric]
             rows.append(
                 [
-                    words,
+                    label,
                     metric_label(metric),
                     bounded(value["value"], value["low"], value["high"]),
                     bounded(gain["value"], gain["low"], gain["high"]),
                 ]
             )
-    caption = "What can be told without looking at lungs, on the same images; the model should have clearly more"
+    caption = "Baselines that see no lungs, on the same images; the model should be clearly better"
     return [Table(("baseline", "metric", "it reaches", "the model has more"), rows, caption, 2, f"baselines-{number_}")]
 
 
 def _abstention(comparison: Comparison, number_: int) -> list[Block]:
     chosen = comparison.candidates[:5]
-    curves = {one.label: risk_coverage_curve(*_told(one.typical, comparison.subset)) for one in chosen}
-    caption = "How often the surest answers are wrong, if the others are left to a person."
+    curves = {one.label: risk_coverage_curve(*_arrays(one.typical, comparison.subset)) for one in chosen}
+    caption = "Error rate of the most confident predictions, if all others are left to a person (selective prediction)."
     if any(one.trainings > 1 for one in chosen):
         caption += " Of each configuration the training nearest to its mean."
     if len(comparison.candidates) > len(chosen):
@@ -227,4 +227,4 @@ def _abstention(comparison: Comparison, number_: int) -> list[Block]:
 def _abstention_alt(curves: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]) -> str:
     # As few images as make up 80% or more, as in an evaluation.
     at = {label: risk[math.ceil(0.8 * len(risk) - 1e-9) - 1] for label, (_, risk) in curves.items() if len(risk) > 1}
-    return "Share of wrong answers at 80% coverage: " + ", ".join(f"{label} {value:.3f}" for label, value in at.items())
+    return "Error rate at 80% coverage: " + ", ".join(f"{label} {value:.3f}" for label, value in at.items())

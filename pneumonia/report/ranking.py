@@ -1,4 +1,4 @@
-"""A comparison as a reader sees it: what was compared, the ranking, and which differences are real."""
+"""Write the section of a comparison: ranking, costs, and significant differences."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,11 @@ from pneumonia.report.compare import ALL_PAIRS, Candidate, Comparison
 from pneumonia.report.formatting import (
     NO_DIFFERENCE,
     bounded,
-    chance,
     count,
-    interval_words,
+    describe_intervals,
     listed,
     number,
+    p_value,
     seconds,
     sentence,
 )
@@ -28,7 +28,7 @@ SHOWN = {
 
 
 def in_short(comparison: Comparison) -> str:
-    """What can be said of a comparison, in two or three sentences."""
+    """Summarize a comparison in two or three sentences."""
     best, metric = comparison.candidates[0], comparison.metric
     figure = bounded(*best.estimates[metric])
     if len(comparison.candidates) == 1:
@@ -37,9 +37,9 @@ def in_short(comparison: Comparison) -> str:
     equal = [pair.second for pair in comparison.pairs if pair.first == best.label and pair.verdict == NO_DIFFERENCE]
     text = f"**{best.label}** stands first with {metric_label(metric)} {figure}."
     if equal:
-        text += f" It can't be told apart from {_few(equal)}."
+        text += f" There is no significant difference to {_few(equal)}."
     if beaten:
-        text += f" It is better than {_few(beaten)}."
+        text += f" It is significantly better than {_few(beaten)}."
     return text
 
 
@@ -49,15 +49,15 @@ def _few(labels: Sequence[str], limit: int = 4) -> str:
 
 
 def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
-    """Everything of one comparison but the looks of its best model."""
+    """Return the section of a comparison, without the closer look at its best model."""
     blocks: list[Block] = [Heading(comparison.title), Text(in_short(comparison))]
     if comparison.leaks:
         name = "Trained on" if comparison.other_data else "Leaky"
-        blocks.append(Note(f"{name}: {comparison.leaks}. All figures of this section are optimistic.", "bad"))
+        blocks.append(Note(f"{name}: {comparison.leaks}. All values of this section are optimistic.", "bad"))
     if comparison.subset == "val" and not comparison.other_data:
         blocks.append(
             Note(
-                "These are validation figures, on which each run's best epoch was chosen; no run of this section "
+                "These are validation values, on which each run's best epoch was chosen; no run of this section "
                 "was evaluated on "
                 "the test split."
             )
@@ -75,7 +75,7 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _costs(comparison: Comparison, number_: int) -> list[Block]:
-    """What each costs against what it reaches, where there is something to see."""
+    """Plot training time against the metric, for three configurations and more."""
     metric = comparison.metric
     alone = [
         one for one in comparison.candidates if one.entries[0].members == 1 and np.isfinite(one.estimates[metric][0])
@@ -116,7 +116,7 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
 
 
 def _members(comparison: Comparison, number_: int) -> list[Block]:
-    """Which runs each ensemble is the mean of."""
+    """Return the table of the members of ensembles."""
     rows = []
     for candidate in comparison.candidates:
         for member in candidate.entries[0].joined:
@@ -147,7 +147,7 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     values, lows, highs = zip(*(candidate.estimates[comparison.metric] for candidate in candidates), strict=True)
     svg = figures.intervals(names, values, lows, highs, metric_label(comparison.metric))
     single = sum(candidate.once for candidate in comparison.candidates)
-    drawn = interval_words([candidate.estimates[comparison.metric] for candidate in candidates])
+    drawn = describe_intervals([candidate.estimates[comparison.metric] for candidate in candidates])
     caption = f"{sentence(metric_label(comparison.metric))}, {drawn}"
     if not np.isfinite(lows).any():
         caption += "."
@@ -156,9 +156,7 @@ def _drawn(comparison: Comparison, number_: int) -> Figure:
     else:
         caption += ": which patients, and which seed where there are several trainings."
         if single:
-            caption += (
-                f" {count(single, 'configuration')} trained once: the interval knows nothing of the chance of training."
-            )
+            caption += f" {count(single, 'configuration')} trained once, without the variation between trainings."
     if len(candidates) < len(comparison.candidates):
         caption += f" The first {len(candidates)} of {len(comparison.candidates)} configurations."
     return Figure(f"ranking-{number_}", svg, caption, in_short(comparison).replace("**", ""))
@@ -174,9 +172,9 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
             f"**{pair.verdict}**" if pair.verdict != NO_DIFFERENCE else NO_DIFFERENCE,
             pair.second,
             bounded(pair.difference.value, pair.difference.low, pair.difference.high),
-            chance(pair.difference.p),
-            chance(pair.corrected),
-            *([] if folds else [chance(pair.mcnemar), chance(pair.auroc)]),
+            p_value(pair.difference.p),
+            p_value(pair.corrected),
+            *([] if folds else [p_value(pair.mcnemar), p_value(pair.auroc)]),
         ]
         for pair in comparison.pairs
     ]
@@ -194,12 +192,12 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
     else:
         how += " With one pair there is nothing to correct p for; below 0.05 one is called better."
     if len(comparison.candidates) > ALL_PAIRS:
-        how += f" Of {len(comparison.candidates)} configurations each is held against the first alone."
+        how += f" Of {len(comparison.candidates)} configurations each is compared with the first only."
     if not folds:
         how += (
-            " McNemar's exact test (accuracy; it takes a patient's images for independent) and DeLong's test for "
+            " McNemar's exact test (accuracy; it assumes independent images) and DeLong's test for "
             "clustered data (AUROC of "
-            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and decide nothing "
+            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and do not affect the verdict "
             "here."
         )
     single = any(candidate.once for candidate in comparison.candidates)
@@ -214,7 +212,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         names = [candidate.label for candidate in comparison.candidates]
         verdicts = {(pair.first, pair.second): pair.verdict for pair in comparison.pairs}
         matrix = [[_seen(verdicts, one, other) for other in names] for one in names]
-        caption = "Each row against each column: + better, − worse, = can't be told apart."
+        caption = "Each row against each column: + better, − worse, = no significant difference."
         if "undefined" in verdicts.values():
             caption += " Blank off the diagonal: undefined."
         blocks.append(
@@ -227,7 +225,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _seen(verdicts: dict[tuple[str, str], str], one: str, other: str) -> str:
-    """The verdict on ``one``, whichever way the pair was asked."""
+    """Return the verdict on ``one``, in whichever order the pair was tested."""
     if one == other:
         return ""
     if (one, other) in verdicts:

@@ -1,4 +1,4 @@
-"""The study's figures, and which of our runs stand beside them."""
+"""Read the study's values, and find our runs with the same settings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Row:
         subset: Which of our subsets stands beside it.
         name: What the study calls the model.
         where: Settings of our runs that stand beside it.
-        study: The study's figures by metric; in words where it gives words.
+        study: The study's values by metric; text where it gives text.
         note: How the two differ.
     """
 

@@ -1,4 +1,4 @@
-"""From runs to a folder of pages and data."""
+"""Write a report: pages, tables, figures and data in one folder."""
 
 import csv
 import math
@@ -25,8 +25,8 @@ FOLDERS: Final = ("tables", "figures")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to report on.
+class ReportRequest:
+    """A report to write.
 
     Attributes:
         places: Folders of runs.
@@ -43,7 +43,7 @@ class Wanted:
     command: str = ""
 
 
-def write_report(wanted: Wanted) -> Document:
+def write_report(wanted: ReportRequest) -> Document:
     """Writes ``index.html``, ``report.pdf``, ``report.md`` with ``figures/``, ``tables/*.csv``, ``epochs.csv``, ``report.json``.
 
     Raises:
@@ -85,7 +85,7 @@ def _earlier(out: Path) -> list[str]:
         strange = [name for name in PAGES if (out / name).exists()]
         if strange:
             raise StorageError(
-                f"{out} holds {some(strange)}, which no report has written; writing here would replace it. Choose another "
+                f"{out} holds {some(strange)}, which is not part of a report; writing here would replace it. Choose another "
                 "place: --out DIR."
             )
     names = [str(name) for name in held.get("files", [])]
@@ -118,7 +118,7 @@ def _write_epochs(entries: Sequence[Entry], path: Path) -> None:
 
 
 def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, Any]:
-    """Everything that the report says in figures, as plain values; what is undefined is ``None``."""
+    """Return the values of the report for JSON; undefined values are ``None``."""
     return {
         "comparisons": [_comparison(one) for one in compared],
         "left_out": [{"run": place, "reason": reason} for place, reason in found.left_out],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from scipy.stats import ttest_rel
-from simulated_predictions import world
+from simulated_predictions import simulate
 
 from pneumonia.metrics.bootstrap import (
     ResampledMetric,
@@ -34,7 +34,7 @@ def test_where_every_image_is_told_right_the_interval_of_a_share_still_says_how_
 
 
 def test_an_interval_stays_within_what_a_metric_can_be():
-    (told, _), label, patient = world(40, np.random.default_rng(3), skill=2.2)
+    (told, _), label, patient = simulate(40, np.random.default_rng(3), skill=2.2)
     for name, (low, high) in bootstrap_intervals(told, label, patient, TASK).items():
         assert low >= 0
         assert high <= 1 or name == "loss"
@@ -59,13 +59,13 @@ def test_wilsons_bounds_are_those_of_statsmodels_where_images_are_independent():
 
 
 def test_two_equal_models_differ_by_nothing():
-    (told, _), label, patient = world(60, np.random.default_rng(0))
+    (told, _), label, patient = simulate(60, np.random.default_rng(0))
     for found in paired_bootstrap(told, told, label, patient, TASK).values():
         assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_the_paired_test_of_accuracy_is_near_the_t_test_over_independent_images():
-    (first, second), label, _ = world(400, np.random.default_rng(5), one_each=True)
+    (first, second), label, _ = simulate(400, np.random.default_rng(5), one_each=True)
     ours = paired_bootstrap(first, second, label, _own(400), TASK)["accuracy"]
     right = [one.argmax(axis=1) == label for one in (first, second)]
     theirs = ttest_rel(right[0].astype(float), right[1].astype(float))
@@ -76,7 +76,7 @@ def test_the_paired_test_of_accuracy_is_near_the_t_test_over_independent_images(
 
 
 def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_worse():
-    (first, _), label, patient = world(150, np.random.default_rng(1), skill=1.6)
+    (first, _), label, patient = simulate(150, np.random.default_rng(1), skill=1.6)
     guess = np.full_like(first, 1 / 3)
     there, back = (
         paired_bootstrap(a, b, label, patient, TASK)["accuracy"] for a, b in ((first, guess), (guess, first))
@@ -87,7 +87,7 @@ def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_wor
 
 
 def test_the_chance_of_training_widens_an_interval_and_a_test():
-    (told, other), label, patient = world(150, np.random.default_rng(2), skill=1.4)
+    (told, other), label, patient = simulate(150, np.random.default_rng(2), skill=1.4)
     once = resampled_metrics([told], label, patient, TASK)["accuracy"]
     spread = ResampledMetric(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
     equal = ResampledMetric(np.repeat(once.values, 3), once.resampled, once.patients)

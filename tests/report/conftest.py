@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
-from simulated_predictions import world
+from simulated_predictions import simulate
 
 from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.data.splits.leaks import Leak
@@ -65,7 +65,7 @@ def make_run(compose: Any) -> MakeRun:
             tables = {}
             for number, which in enumerate(("val", "test")):
                 # The images are those of every run; how they are told is each run's own.
-                (_,), label, patient = world(patients, np.random.default_rng(100 + number), models=1)
+                (_,), label, patient = simulate(patients, np.random.default_rng(100 + number), models=1)
                 rng = np.random.default_rng([seed, number, int(1000 * skill)])
                 label = label if len(task.classes) == 3 else (label > 0).astype(int)
                 odds = np.exp(

@@ -122,10 +122,10 @@ def test_unfinished_and_broken_runs_are_left_out_with_the_reason(make_run, tmp_p
     found = gather([tmp_path])
     assert [entry.folder.path for entry in found.entries] == [good.path]
     reasons = dict(found.left_out)
-    assert reasons[str(cut.path)] == "not finished: 3 epochs done; the same `pneumonia train` goes on"
+    assert reasons[str(cut.path)] == "not finished: 3 epochs done; the same `pneumonia train` resumes it"
     assert "damaged" in reasons[str(damaged.path)]
     assert reasons["s: optimizer.lr=9"] == "failed: out of memory"
-    assert reasons["s: optimizer.lr=8"] == "this job of the sweep was not begun"
+    assert reasons["s: optimizer.lr=8"] == "this job of the sweep was not started"
 
 
 def _change(run, subset, change):
@@ -136,9 +136,12 @@ def _change(run, subset, change):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda table: table.assign(image_id="x" + table["image_id"]), "do not match its images.*are of images"),
+        (
+            lambda table: table.assign(image_id="x" + table["image_id"]),
+            "do not match the test subset.* images are not in it",
+        ),
         (lambda table: table.iloc[:-3], "3 are missing"),
-        (lambda table: pd.concat([table, table.iloc[:2]]), "2 stand twice"),
+        (lambda table: pd.concat([table, table.iloc[:2]]), "2 are duplicated"),
         (lambda table: table.drop(columns="prob_VIRUS"), "lacks the columns prob_VIRUS"),
         (lambda table: table.assign(prob_VIRUS=0.9), "do not sum to one"),
     ],
@@ -236,5 +239,5 @@ def test_an_evaluation_that_was_renamed_is_left_out(make_run, evaluate_again, tm
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
     for suffix in ("json", "parquet"):
         run.evaluation("test", suffix, "x-xxxxxxxx").rename(run.evaluation("test", suffix))
-    with pytest.raises(RunError, match=r"own-test\.json was renamed: its name and its content speak of different data"):
+    with pytest.raises(RunError, match=r"own-test\.json was renamed: its name and its content name different data"):
         gather([tmp_path])

@@ -9,7 +9,7 @@ import pytest
 from pneumonia.cli import main
 from pneumonia.errors import RunError, StorageError
 from pneumonia.report.collect import gather
-from pneumonia.report.write import Wanted, write_report
+from pneumonia.report.write import ReportRequest, write_report
 
 
 def _set(table: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -44,7 +44,7 @@ def test_predictions_that_can_not_be_are_left_out_with_the_remedy(make_run, tmp_
     ((place, why),) = found.left_out
     assert place == str(bad.path)
     assert reason in why
-    assert f"`pneumonia evaluate run={bad.path} split=test` makes it again." in why
+    assert f"`pneumonia evaluate run={bad.path} split=test` evaluates it again." in why
 
 
 def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make_run, tmp_path):
@@ -63,14 +63,14 @@ def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make
     assert "it lacks calibration" in reasons[str(half.path)]
     assert reasons[str(lost.path)].startswith("it holds no predictions. `pneumonia evaluate run=")
     assert "is missing, which holds the split of the training" in reasons[str(bare.path)]
-    assert "split=val` tells these images anew" in reasons[str(torn.path)]
+    assert "split=val` predicts these images again" in reasons[str(torn.path)]
 
 
 def test_a_damaged_page_of_images_leaves_the_rest_of_the_report(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one", patients=30)
-    (run.path / "evaluation" / "own-test-cases.json").write_text("{")
-    write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
-    assert "own-test-cases.json` is damaged. Evaluate this run again" in (tmp_path / "out" / "report.md").read_text()
+    (run.path / "evaluation" / "own-test-gallery.json").write_text("{")
+    write_report(ReportRequest([tmp_path / "runs"], tmp_path / "out"))
+    assert "own-test-gallery.json` is damaged. Evaluate this run again" in (tmp_path / "out" / "report.md").read_text()
 
 
 def test_what_no_report_has_written_is_neither_replaced_nor_removed(make_run, tmp_path):
@@ -79,12 +79,12 @@ def test_what_no_report_has_written_is_neither_replaced_nor_removed(make_run, tm
     (out / "tables").mkdir(parents=True)
     (out / "tables" / "mine.csv").write_text("mine")
     for _ in range(2):
-        write_report(Wanted([tmp_path / "runs"], out))
+        write_report(ReportRequest([tmp_path / "runs"], out))
         assert (out / "tables" / "mine.csv").read_text() == "mine"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.html").write_text("mine")
-    with pytest.raises(StorageError, match=r"holds index.html, which no report has written.*--out DIR"):
-        write_report(Wanted([tmp_path / "runs"], tmp_path / "site"))
+    with pytest.raises(StorageError, match=r"holds index.html, which is not part of a report.*--out DIR"):
+        write_report(ReportRequest([tmp_path / "runs"], tmp_path / "site"))
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
 
 
@@ -92,7 +92,7 @@ def test_a_place_that_is_not_there_is_refused_before_the_folder_is_made(tmp_path
     (tmp_path / "file").write_text("")
     for place, message in (("nowhere", "There is no folder"), ("file", "is a file")):
         with pytest.raises(RunError, match=message):
-            write_report(Wanted([tmp_path / place], tmp_path / "out"))
+            write_report(ReportRequest([tmp_path / place], tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr(sys, "argv", ["pneumonia", "report", str(tmp_path), "out=x"])
     with pytest.raises(SystemExit) as stop:

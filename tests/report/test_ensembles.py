@@ -7,7 +7,7 @@ import pytest
 
 from pneumonia.report.collect import gather
 from pneumonia.report.compare import comparisons
-from pneumonia.report.write import Wanted, write_report
+from pneumonia.report.write import ReportRequest, write_report
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def seeds(make_run, make_ensemble, tmp_path):
 
 def test_an_ensemble_of_these_runs_is_found_beside_their_folder_and_says_what_it_is_made_of(seeds, tmp_path):
     runs, _ = seeds
-    write_report(Wanted([runs[0].path.parent], tmp_path / "out"))
+    write_report(ReportRequest([runs[0].path.parent], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "3 finished runs" in text
     assert "| ensemble of 2 x PseudoResNet | 2 as one |" in text
@@ -57,7 +57,7 @@ def test_an_ensemble_of_other_runs_is_no_part_of_the_report_unless_it_is_named(s
     ("damage", "reason"),
     [
         (lambda path: (path / "ensemble.json").write_text("{"), "ensemble.json is damaged"),
-        (lambda path: shutil.rmtree(path / "evaluation"), "its evaluation was cut"),
+        (lambda path: shutil.rmtree(path / "evaluation"), "its evaluation was interrupted"),
         (lambda path: (path / "evaluation" / "own-test.json").write_text("[]"), "is damaged or older"),
         (lambda path: (path / "evaluation" / "own-test.parquet").unlink(), "own-test.parquet is gone"),
     ],

@@ -12,10 +12,10 @@ import pytest
 from pneumonia.cli import main
 from pneumonia.config.convert import to_plain
 from pneumonia.data.splits.leaks import Leak
-from pneumonia.report.formatting import interval_words
+from pneumonia.report.formatting import describe_intervals
 from pneumonia.report.render import figures
 from pneumonia.report.study import matches, rows
-from pneumonia.report.write import Wanted, write_report
+from pneumonia.report.write import ReportRequest, write_report
 
 EXPERIMENT_OF = {
     "logistic regression": "logistic_regression",
@@ -65,7 +65,7 @@ def runs(make_run, tmp_path):
 
 
 def test_every_file_is_written_and_says_the_same(runs, tmp_path):
-    write_report(Wanted([runs], tmp_path / "out", title="A <b>title", command="pneumonia report runs"))
+    write_report(ReportRequest([runs], tmp_path / "out", title="A <b>title", command="pneumonia report runs"))
     out = tmp_path / "out"
     data = json.loads((out / "report.json").read_text())
     main_, binary = data["comparisons"]
@@ -95,17 +95,17 @@ def test_every_file_is_written_and_says_the_same(runs, tmp_path):
 
 
 def test_a_report_over_another_leaves_nothing_of_it(runs, tmp_path):
-    write_report(Wanted([runs], tmp_path / "out"))
+    write_report(ReportRequest([runs], tmp_path / "out"))
     assert (tmp_path / "out" / "tables" / "ranking-2.csv").exists()
     (tmp_path / "out" / "notes.txt").write_text("mine")
-    write_report(Wanted([runs / "binary"], tmp_path / "out"))
+    write_report(ReportRequest([runs / "binary"], tmp_path / "out"))
     assert not (tmp_path / "out" / "tables" / "ranking-2.csv").exists()
     assert not (tmp_path / "out" / "figures" / "rates-curves.svg").exists()
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
-    write_report(Wanted([runs], tmp_path / "out"))
+    write_report(ReportRequest([runs], tmp_path / "out"))
     page = (tmp_path / "out" / "index.html").read_text()
     reader = _Reader()
     reader.feed(page)
@@ -117,7 +117,7 @@ def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
 
 
 def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
-    write_report(Wanted([runs], tmp_path / "out"))
+    write_report(ReportRequest([runs], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "These runs differ in task, so they are compared within 2 separate groups" in text
 
@@ -125,15 +125,15 @@ def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
 def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
     leak = Leak("test", 40, 160, "p1")
     make_run(tmp_path / "runs", "a", "split=random", leaks=(leak,))
-    write_report(Wanted([tmp_path / "runs"], tmp_path / "out"))
+    write_report(ReportRequest([tmp_path / "runs"], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "Leaky: 40 of 160 images show a patient that the models were trained on" in text
-    assert "The split is leaky: these figures are optimistic." in text
+    assert "The split is leaky: these values are optimistic." in text
 
 
 def test_one_run_alone_is_reported_and_compared_with_nothing(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one")
-    write_report(Wanted([run.path], tmp_path / "out"))
+    write_report(ReportRequest([run.path], tmp_path / "out"))
     assert "there is nothing to compare it with" in (tmp_path / "out" / "report.md").read_text()
 
 
@@ -141,7 +141,7 @@ def test_a_hostile_name_does_no_harm(make_run, tmp_path):
     label = '<img src=x onerror=1> | #pagebreak() $x$ *_`"\\ @a [b] </svg>'
     for rate in ("0.1", "0.2"):
         make_run(tmp_path / "runs", "s", f"optimizer.lr={rate}", differs={"optimizer.lr": f"{label}{rate}"})
-    write_report(Wanted([tmp_path / "runs"], tmp_path / "out", title=label))
+    write_report(ReportRequest([tmp_path / "runs"], tmp_path / "out", title=label))
     assert "<img src=x" not in (tmp_path / "out" / "index.html").read_text()
     for line in (tmp_path / "out" / "report.md").read_text().splitlines():
         assert "<img" not in line.replace("\\<img", "")
@@ -188,15 +188,15 @@ def test_the_studys_figures_stand_beside_ours_and_not_beside_phantoms(make_run, 
     make_run(tmp_path / "real", "a", *words, f"data={'folder'}", f"data.root={tmp_path}")
     texts = {}
     for name in ("drawn", "real"):
-        write_report(Wanted([tmp_path / name], tmp_path / f"out-{name}"))
+        write_report(ReportRequest([tmp_path / name], tmp_path / f"out-{name}"))
         texts[name] = (tmp_path / f"out-{name}" / "report.md").read_text()
-    assert "The study's figures beside ours" not in texts["drawn"]
+    assert "The study's values beside ours" not in texts["drawn"]
     assert "drawn phantoms" in texts["drawn"]
     assert "| simple CNN | SimpleCNN (a) | accuracy | 0.730 |" in texts["real"]
 
 
 def _text(runs, out) -> str:
-    write_report(Wanted([runs], out))
+    write_report(ReportRequest([runs], out))
     return (out / "report.md").read_text()
 
 
@@ -245,12 +245,12 @@ def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_ru
     assert "These images are not of the data that the models were trained on" in text
     assert "These runs differ in images or labels, so they are compared within 2 separate groups" in text
     card = text[text.index("Model card") :]
-    assert "other data" not in card[: card.index("How to make this again")]
+    assert "other data" not in card[: card.index("How to reproduce this")]
     assert "1 finished run, 2 comparisons" in text
 
 
 def test_captions_speak_of_intervals_only_where_some_are_drawn():
     nan = float("nan")
-    assert interval_words([(0.5, 0.4, 0.6)]) == "with 95% intervals"
-    assert interval_words([(0.5, 0.4, 0.6), (0.5, nan, nan)]) == "with 95% intervals (1 of 2 have one)"
-    assert interval_words([(0.5, nan, nan)]) == "without intervals, which are undefined here"
+    assert describe_intervals([(0.5, 0.4, 0.6)]) == "with 95% intervals"
+    assert describe_intervals([(0.5, 0.4, 0.6), (0.5, nan, nan)]) == "with 95% intervals (1 of 2 have one)"
+    assert describe_intervals([(0.5, nan, nan)]) == "without intervals, which are undefined here"

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from pneumonia.config.convert import identity, to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.report.collect import gather
-from pneumonia.report.overrides import as_word, commands_of, words_of
+from pneumonia.report.overrides import override_value, overrides_from_config, train_commands
 from pneumonia.report.reproduction import evaluating, training
 
 EXPERIMENTS = sorted(
@@ -55,7 +55,7 @@ def _matters(config):
 @pytest.mark.parametrize("words", [*([f"experiment={name}"] for name in EXPERIMENTS), *WORDS], ids=lambda w: w[0])
 def test_a_config_is_composed_again_from_its_words(words, compose):
     config = compose(*words, small=False)
-    (again,) = _said(commands_of([to_plain(config)])[0])
+    (again,) = _said(train_commands([to_plain(config)])[0])
     assert _matters(compose(*again, small=False)) == _matters(config)
 
 
@@ -101,7 +101,7 @@ def test_a_config_is_composed_again_from_its_words(words, compose):
     ids=repr,
 )
 def test_a_value_is_written_as_hydra_reads_it(value):
-    (override,) = OverridesParser.create().parse_overrides([f"key={as_word(value)}"])
+    (override,) = OverridesParser.create().parse_overrides([f"key={override_value(value)}"])
     assert not override.is_sweep_override()
     got = override.value()
     assert got == value
@@ -116,7 +116,7 @@ def test_runs_that_are_all_combinations_of_values_stand_in_one_line_and_others_b
     ]
     odd = [*grid, compose("optimizer.lr=0.5", "data=folder", "data.root=c")]
     for configs, lines in ((grid, 1), (odd, 3), (grid[:3], 2)):
-        found = commands_of([to_plain(config) for config in configs])
+        found = train_commands([to_plain(config) for config in configs])
         assert len(found) == lines
         made = [_matters(compose(*words, small=False)) for line in found for words in _said(line)]
         assert sorted(map(repr, made)) == sorted(repr(_matters(config)) for config in configs)
@@ -128,8 +128,10 @@ def test_a_model_file_of_ones_own_has_no_words_and_points_to_its_config(make_run
     result["config"]["model"]["_target_"] = "mine.Net"
     run.result.write_text(json.dumps(result))
     entries = gather([tmp_path]).entries
-    assert words_of(entries[0].config) is None
-    assert training(entries) == [f"# {run.path}: made of config files of one's own; its config.yaml has every setting"]
+    assert overrides_from_config(entries[0].config) is None
+    assert training(entries) == [
+        f"# {run.path}: composed from config files of your own; its config.yaml has every setting"
+    ]
 
 
 def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, evaluate_again, tmp_path):
