@@ -468,7 +468,7 @@ def test_the_first_failure_wakes_those_who_wait_to_try_again():
 
 def test_parts_that_share_blobs_are_refused(service, azurite, tmp_path):
     for train, validation in [("xrays", "xrays/validation"), ("xrays", "xrays")]:
-        with pytest.raises(ConfigError, match=r"lie inside those of .*Name places that are apart"):
+        with pytest.raises(ConfigError, match=r"lie inside those of .*Name places that do not overlap"):
             load_mirror(AzureConfig(None, train, validation, None), tmp_path)
 
 
