@@ -1,73 +1,54 @@
-"""`pneumonia export`: a finished run as a bundle that proves it is the same model."""
+"""`pneumonia export`: export a finished run as a bundle, and prove that it predicts the same."""
 
-import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.cli import key_values
-from pneumonia.errors import ConfigError
+import click
+
+from pneumonia.cli.parsing import FOLDER, PATH, Verb, cache_dir
 from pneumonia.system.console import announce_loading, say, table, warn
 
 if TYPE_CHECKING:
     from pneumonia.export.contract import Contract
 
-KEYS = ("data.root", "cache_dir")
-DESCRIPTION = """Writes BUNDLE: the model as an ONNX graph that takes grey levels, an out-of-distribution detector, and
-contract.json with all that whoever serves it must know; model.tar.gz holds the same for SageMaker. Every validation image is
-compared, from the bytes of its file to its probabilities; where the bundle is not the trained model, none is written. Not a
-medical device."""
 ALLOWED_FALSE_ALARMS = 0.01
 
 
-def run(arguments: list[str]) -> int:
-    """Reads the words and exports.
+@click.command(cls=Verb, examples=["pneumonia export runs/article_final/RUN_ID --out bundle"])
+@click.argument("run", metavar="RUN", type=PATH)
+@click.option("--out", metavar="BUNDLE", type=FOLDER, required=True, help="Folder to write.")
+@click.option(
+    "--coverage",
+    metavar="X",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.9,
+    show_default=True,
+    help="Fraction of validation images to predict; the model abstains on the others.",
+)
+@click.option("--licence", metavar="TEXT", help="Terms of the weights, for the contract.")
+@click.option("--force", is_flag=True, help="Replace an existing bundle.")
+@click.option(
+    "--data", metavar="DIR", type=PATH, help="Where the images of the run are now.  [default: as in training]"
+)
+@cache_dir
+def command(
+    run: Path, out: Path, coverage: float, licence: str | None, force: bool, data: Path | None, cache_dir: Path
+) -> None:
+    """Export RUN as a bundle that predicts without torch. Not a medical device.
 
-    Raises:
-        PneumoniaError: With the name of what is wrong.
+    A bundle is an ONNX graph that takes grey levels, an out-of-distribution detector, contract.json with everything that serving
+    needs, and model.tar.gz with the same for SageMaker. Every validation image is predicted by the bundle and by the trained
+    model, from the bytes of its file; no bundle is written if the outputs differ.
     """
-    parser = argparse.ArgumentParser("pneumonia export", description=DESCRIPTION)
-    parser.add_argument("run", metavar="RUN", type=Path, help="a run folder, as `pneumonia train` names it at its end")
-    parser.add_argument("--out", metavar="BUNDLE", type=Path, required=True, help="the folder to write")
-    parser.add_argument(
-        "--coverage",
-        metavar="SHARE",
-        default="0.9",
-        help="of validation images to answer; it abstains on the others (0.9)",
-    )
-    parser.add_argument("--licence", metavar="TEXT", help="terms of the weights, for the contract")
-    parser.add_argument("--force", action="store_true", help="take the place of a bundle that is there")
-    parser.add_argument(
-        "words", metavar="KEY=VALUE", nargs="*", help="data.root=DIR: where its images lie now; cache_dir=DIR"
-    )
-    options = parser.parse_intermixed_args(arguments)
-    words = key_values(options.words, KEYS)
-    coverage = _share(options.coverage)
     from pneumonia.runs.load import load_finished_run
 
-    load_finished_run(options.run)  # a wrong folder is found before torch is imported
+    load_finished_run(run)  # a wrong folder is reported before torch is imported
     announce_loading()
     from pneumonia.export.export import ExportOptions, export
     from pneumonia.system.console import quiet
 
     quiet()
-    root = Path(words["data.root"]).expanduser() if words.get("data.root") else None
-    cache_dir = Path(words.get("cache_dir") or os.environ.get("PNEUMONIA_CACHE") or "cache")
-    order = ExportOptions(options.run, options.out, coverage, options.licence, options.force, root, cache_dir)
-    _show(export(order), options.out)
-    return 0
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = -1.0
-    if not 0 < share <= 1:
-        raise ConfigError(
-            f"--coverage {text} is no share of images; say a number above 0 and up to 1, for example 0.9."
-        )
-    return share
+    _show(export(ExportOptions(run, out, coverage, licence, force, data, cache_dir)), out)
 
 
 def _show(contract: "Contract", out: Path) -> None:

@@ -1,5 +1,7 @@
 """`pneumonia reproduce`: run the whole study with one command."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pneumonia.cli import wants_help
@@ -46,11 +48,15 @@ def run(arguments: list[str]) -> int:
             )
         else:
             overrides.append(argument)
-    from pneumonia.cli import evaluate, sweep
-    from pneumonia.cli import run as command
     from pneumonia.sweep.reproduce import read_preset, reproduce
 
     preset = read_preset(own["preset"])
     runs_dir = Path(own["runs_dir"] or f"runs/reproduce-{preset.name}")
-    commands = {"sweep": sweep.run, "evaluate": evaluate.run, "report": lambda words: command(["report", *words])}
+    commands = {verb: partial(_call, verb) for verb in ("sweep", "evaluate", "report")}
     return reproduce(preset, overrides, runs_dir, Path(own["out"] or f"report/{preset.name}"), commands)
+
+
+def _call(verb: str, arguments: Sequence[str]) -> int:
+    from pneumonia.cli import run as call
+
+    return call([verb, *arguments])

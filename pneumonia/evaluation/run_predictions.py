@@ -94,7 +94,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
     if options.data is None and not is_own:
         raise RunError(
             f"The data of {run.folder.path} have changed since it was trained: other images, labels or folders. Its split no "
-            "longer shows which images the model has not seen. Name the data to evaluate: data=folder data.root=DIR"
+            "longer shows which images the model has not seen. Name the data to evaluate: --data DIR"
         )
     trained_split = run.split()
     split = row_by_row(trained_split, images.manifest) if is_own else _split_by_folders(images, options.subset)

@@ -114,13 +114,13 @@ def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -
         RunError: A file is damaged or belongs to another run.
     """
     differs = {key: value for key, value in about.get("differs", {}).items() if key not in REPEATED}
-    found = _evaluated(folder, result, [result.run_id], f"run={folder.path}")
+    found = _evaluated(folder, result, [result.run_id], str(folder.path))
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     if "val" not in tables and folder.predictions("val").is_file():
-        remedy = f"`pneumonia evaluate run={folder.path} split=val` predicts these images again."
+        remedy = f"`pneumonia evaluate {folder.path} --split val` predicts these images again."
         tables["val"] = _sorted(read_predictions(folder.predictions("val"), result.task, remedy))
     if not tables and not found:
-        raise RunError(f"it holds no predictions. `pneumonia evaluate run={folder.path} split=test` makes some.")
+        raise RunError(f"it holds no predictions. `pneumonia evaluate {folder.path} --split test` makes some.")
     entry = Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
     return _with_others(entry, found, folder)
 
@@ -138,11 +138,11 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
     folder = RunFolder(path.parent)
     members = read_json(path).get("members", [])
     if not members:
-        raise RunError(f"{path} is damaged. `pneumonia evaluate ensemble=...` with its members writes it again.")
+        raise RunError(f"{path} is damaged. `pneumonia evaluate RUN... --ensemble` with its members writes it again.")
     first = next((known[member["run_id"]] for member in members if member["run_id"] in known), None)
     if first is None:
         raise RunError("none of the ensemble's members is among these runs. Name their folders too.")
-    again = "ensemble=" + ",".join(member["run"] for member in members)
+    again = " ".join([*(str(member["run"]) for member in members), "--ensemble"])
     found = _evaluated(folder, first.result, [member["run_id"] for member in members], again)
     if not found:
         raise RunError(f"its evaluation was interrupted. `pneumonia evaluate {again}` evaluates it again.")
@@ -186,7 +186,7 @@ def _evaluated(
     for (data, subset, tta), path in folder.evaluations().items():
         if subset not in EVALUATED:
             continue
-        options = f"split={subset}" + (f" tta={tta}" if tta else "") + (" data.root=DIR" if data != OWN else "")
+        options = f"--split {subset}" + (f" --tta {tta}" if tta else "") + (" --data DIR" if data != OWN else "")
         remedy = f"`pneumonia evaluate {again} {options}` evaluates it again."
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

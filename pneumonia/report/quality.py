@@ -39,7 +39,7 @@ def closer_look(comparison: Comparison, number_: int) -> list[Block]:
         blocks.append(
             Note(
                 "This run was not evaluated, so that there is no calibration, threshold or baseline to show: "
-                f"`pneumonia evaluate run={entry.folder.path} split={comparison.subset}`"
+                f"`pneumonia evaluate {entry.folder.path} --split {comparison.subset}`"
             )
         )
     else:
@@ -51,7 +51,7 @@ def closer_look(comparison: Comparison, number_: int) -> list[Block]:
         try:
             blocks += gallery_blocks(read_gallery(gallery))
         except (ValueError, KeyError, TypeError):
-            blocks.append(Note(f"`{gallery}` is damaged. Evaluate this run again with `cases=true`."))
+            blocks.append(Note(f"`{gallery}` is damaged. Evaluate this run again with `--gallery`."))
     return blocks
 
 

@@ -64,14 +64,14 @@ def evaluating(entries: Sequence[Entry]) -> list[str]:
     for entry in (one for run in entries for one in run.everywhere):
         for subset, found in entry.evaluations.items():
             of = found["of"]
-            options = [f"split={subset}"]
-            options += [f"tta={entry.tta}"] if entry.tta else []
-            options += ["data=folder", f"data.root={of['other_data']}"] if of["other_data"] else []
+            options = ["--split", subset]
+            options += ["--tta", entry.tta] if entry.tta else []
+            options += ["--data", str(of["other_data"])] if of["other_data"] else []
             if entry.joined:
-                members = ",".join(member["run"] for member in entry.joined)
-                lines.append(shlex.join(["pneumonia", "evaluate", f"ensemble={members}", *options]))
+                members = [str(member["run"]) for member in entry.joined]
+                lines.append(shlex.join(["pneumonia", "evaluate", *members, "--ensemble", *options]))
                 continue
             pictured = gallery_file(entry.evaluation(subset)).is_file()
-            options += ["cases=true"] if pictured else []
+            options += ["--gallery"] if pictured else []
             groups.setdefault(tuple(options), []).append(str(entry.folder.path))
     return [shlex.join(["pneumonia", "evaluate", *runs, *options]) for options, runs in groups.items()] + lines

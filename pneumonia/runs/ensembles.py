@@ -24,7 +24,7 @@ def check_members(members: Sequence[FinishedRun]) -> None:
     ids = list(dict.fromkeys(run.result.run_id for run in members))
     if len(ids) < 2:
         have = f"{ids[0]} is one" if ids else "there is none"
-        raise RunError(f"An ensemble needs two different finished runs or more, and {have}. Set ensemble=DIR,DIR.")
+        raise RunError(f"An ensemble needs two different finished runs or more, and {have}. Use RUN RUN --ensemble.")
     first = members[0]
     for run in members[1:]:
         for what, one, other in (

@@ -172,7 +172,7 @@ def read_split(folder: RunFolder, result: RunResult) -> pd.DataFrame:
 def _what_instead(path: Path) -> str:
     """Return what a folder without a config is, and what to name instead."""
     if (path / "ensemble.json").is_file():
-        return "it is an evaluation of several runs. Repeat `pneumonia evaluate ensemble=...` with them."
+        return "it is an evaluation of several runs. Repeat `pneumonia evaluate RUN... --ensemble` with them."
     inside = next(path.glob("*/config.yaml"), None)
     if inside is not None:
         return f"it is a folder of runs. Name one of them, for example {inside.parent}."

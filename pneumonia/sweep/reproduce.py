@@ -81,8 +81,8 @@ def reproduce(
     folders = [runs_dir / name for name in preset.sweeps if (runs_dir / name).is_dir()]
     chosen = best_of_families(gather(folders).entries)
     say(f"\n[bold]Test split[/]: the best configuration of each family by validation ({count(len(chosen), 'run')})")
-    cache = [override for override in overrides if override.startswith("cache_dir=")]
-    code = commands["evaluate"]([*(str(entry.folder.path) for entry in chosen), "split=test", *cache])
+    cache = [f"--{one.replace('cache_dir', 'cache-dir', 1)}" for one in overrides if one.startswith("cache_dir=")]
+    code = commands["evaluate"]([*(str(entry.folder.path) for entry in chosen), "--split", "test", *cache])
     say("\n[bold]Report[/]")
     commands["report"](
         [*map(str, folders), "--out", str(out), "--title", f"The study, reproduced (preset {preset.name})"]

@@ -253,15 +253,6 @@ def test_an_unknown_sweep_lists_what_there_is(monkeypatch, capsys):
     assert "Did you mean 'optimizer'?" in err
 
 
-@pytest.mark.parametrize("words", [[], ["run="], ["run=nowhere"], ["split=exam"], ["foo=1"], ["run=.", "data=phantom"]])
-def test_evaluate_says_what_it_needs(words, monkeypatch, capsys, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = _run(["evaluate", *words], monkeypatch, capsys)
-    assert code == 2
-    assert "Error: " in err
-    assert "Traceback" not in err
-
-
 def test_doctor_finds_a_folder_that_is_no_data(monkeypatch, capsys, tmp_path, phantoms):
     monkeypatch.chdir(tmp_path)
     code, out, _ = _run(["doctor", "--data", str(tmp_path)], monkeypatch, capsys)

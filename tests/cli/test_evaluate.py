@@ -39,21 +39,21 @@ def runs(finished, tmp_path) -> Path:
 def test_several_runs_are_evaluated_until_trained_again(runs, cache_dir, command):
     shutil.copytree(runs / "a", runs / "interrupted")
     (runs / "interrupted" / "result.json").unlink()
-    code, err = command(runs, "split=test", f"cache_dir={cache_dir}", "force=true")
+    code, err = command(runs, "--split", "test", "--cache-dir", cache_dir, "--force")
     assert code == 0
     assert "1 run did not finish and is left out" in err
     folder = RunFolder(runs / "a")
     result = read_result(folder)
     assert is_evaluated(folder, result, "test", None)
     assert not is_evaluated(folder, result, "test", "flip")
-    assert "2 of 2 runs are evaluated on test already" in command(runs, "split=test", f"cache_dir={cache_dir}")[1]
+    assert "2 of 2 runs are evaluated on test already" in command(runs, "--split", "test", "--cache-dir", cache_dir)[1]
     os.utime(folder.result, (2_000_000_000, 2_000_000_000))
     assert not is_evaluated(folder, result, "test", None)
 
 
 def test_failed_evaluation_does_not_stop_the_others(runs, cache_dir, command):
     (runs / "a" / "checkpoints" / "best.ckpt").unlink()
-    code, err = command(runs, "split=test", f"cache_dir={cache_dir}")
+    code, err = command(runs, "--split", "test", "--cache-dir", cache_dir)
     assert code == 1
     assert "CheckpointError" in err
     assert "1 run could not be evaluated" in err
@@ -66,12 +66,12 @@ def test_failed_evaluation_does_not_stop_the_others(runs, cache_dir, command):
 )
 def test_damaged_run_is_left_out_but_stops_an_ensemble(content, reason, runs, cache_dir, command):
     (runs / "a" / "result.json").write_text(content)
-    code, err = command(runs, "split=test", f"cache_dir={cache_dir}")
+    code, err = command(runs, "--split", "test", "--cache-dir", cache_dir)
     assert code == 1
     assert reason in err
     assert "Delete it and run the same `pneumonia train` again" in err
     assert "1 run could not be evaluated" in err
-    code, err = command(f"ensemble={runs}", f"cache_dir={cache_dir}")
+    code, err = command(runs, "--ensemble", "--cache-dir", cache_dir)
     assert code == 2
     assert "result.json is damaged" in err
     assert "Loading torch" not in err
@@ -91,7 +91,7 @@ def test_incomplete_result_is_refused_before_torch_is_loaded(edit, message, runs
     result = json.loads((runs / "a" / "result.json").read_text())
     edit(result)
     (runs / "a" / "result.json").write_text(json.dumps(result))
-    code, err = command(f"run={runs / 'a'}")
+    code, err = command(runs / "a")
     assert code == 2
     assert message in err
     assert "Loading torch" not in err
@@ -99,7 +99,7 @@ def test_incomplete_result_is_refused_before_torch_is_loaded(edit, message, runs
 
 def test_unfinished_member_of_an_ensemble_is_refused(runs, command):
     (runs / "a" / "result.json").unlink()
-    code, err = command(f"ensemble={runs / 'b'},{runs / 'a'}")
+    code, err = command(runs / "b", runs / "a", "--ensemble")
     assert code == 2
     assert f"The run in {runs / 'a'} did not finish" in err
 
@@ -111,37 +111,32 @@ def test_empty_folder_of_runs_is_refused(command, tmp_path):
 
 
 def test_command_line_knows_all_test_time_augmentations():
-    from pneumonia.cli.evaluate import VIEWS
+    from pneumonia.config.names import TTA
     from pneumonia.models.components.test_time_augmentation import VIEWS as KNOWN
 
-    assert tuple(KNOWN) == VIEWS
+    assert tuple(KNOWN) == TTA
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "Say what to evaluate"),
-        (["run=a", "ensemble=b,c"], "One of the three"),
-        (["run=nowhere"], "no run folder nowhere"),
+        ([], "Missing argument 'RUN...'"),
+        ([""], "it is empty, which would mean the current folder"),
         (["nowhere"], "There is no folder nowhere"),
-        (["ensemble=nowhere,there"], "There is no folder nowhere"),
-        (["run=a", "tta=spin"], "tta=spin is not known; choose one of none, flip, shift"),
-        (["run=a", "split=all"], "split=all is not known; choose one of train, val, test"),
-        (["run=a", "cases=maybe"], "cases=maybe is not known"),
-        (["run=a", "data=azure"], "data=azure can't be evaluated"),
-        (["run=a", "colour=red"], "colour=red is not understood"),
-        (["ensembel=a,b"], "Did you mean 'ensemble'?"),
-        (["run=a", "--split", "test"], "--split is not understood; say run=..., ensemble=..., split=..."),
-        (["run=a", "split=tset"], "choose one of train, val, test. Did you mean 'test'?"),
-        (["run=a", "split="], "split has no value. Say split=test, or leave it out."),
-        (["run="], "run has no value. Say run=DIR"),
-        (["ensemble="], "ensemble has no value. Say ensemble=DIR,DIR"),
-        (["ensemble=,"], "ensemble has no value"),
-        (["run=a", "run=b"], "run stands twice, as a and b"),
-        (["run=a", "data.on_bad_image=skip"], "data.on_bad_image goes with other data"),
-        (["run=a", "data=folder"], "data.root has no value, and data=folder needs one"),
-        (["run=a", "data.root=nowhere"], "data.root=nowhere does not exist"),
-        (["run=a", "force=yes"], "force=yes is not known; choose one of true, false"),
+        (["nowhere", "there", "--ensemble"], "There is no folder nowhere"),
+        (["a", "--tta", "spin"], "'--tta': 'spin' is not one of 'none', 'flip', 'shift'"),
+        (["a", "--split", "tset"], "is not one of 'train', 'val', 'test'. Did you mean 'test'?"),
+        (["a", "--ensembel"], "Did you mean '--ensemble'?"),
+        (["a", "--split"], "Option '--split' requires an argument"),
+        (["a", "--on-bad-image", "skip"], "--on-bad-image goes with other data"),
+        (["a", "--data", "nowhere"], "data.root=nowhere does not exist"),
+        (["run=a"], "Leave run= out: `pneumonia evaluate a`."),
+        (["a", "split=test"], "split=test is not an option of `pneumonia evaluate`. Use --split test."),
+        (["a", "data.root=x"], "Use --data x."),
+        (["a", "data.on_bad_image=skip"], "Use --on-bad-image skip."),
+        (["a", "cases=true"], "Use --gallery."),
+        (["ensemble=a,b"], "Use --ensemble."),
+        (["a", "colour=red"], "Its options are --split, --ensemble, --tta"),
     ],
 )
 def test_bad_arguments_are_refused_before_torch_is_loaded(words, message, command):

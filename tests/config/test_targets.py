@@ -149,10 +149,10 @@ def test_a_run_of_someone_else_imports_nothing(verb, foreign, own_package, finis
     image = next(phantoms.rglob("*.jpeg"))
     words = {
         "predict": ["predict", run, image],
-        "evaluate": ["evaluate", f"run={run}"],
-        "evaluate many": ["evaluate", run],
+        "evaluate": ["evaluate", run],
+        "evaluate many": ["evaluate", run.parent],
         "export": ["export", run, "--out", out],
-        "ensemble": ["evaluate", f"ensemble={run},{finished}"],
+        "ensemble": ["evaluate", run, finished, "--ensemble"],
     }[verb]
     if verb == "ensemble":
         result = json.loads((run / "result.json").read_text())

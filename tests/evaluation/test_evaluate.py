@@ -184,7 +184,7 @@ def test_folder_that_is_no_run_is_refused(run, values_of, tmp_path):
     for path, message in (
         (run.parent, rf"is not a run folder: it is a folder of runs. Name one of them, for example {run}"),
         (run / "config.yaml", "is a file, not a run folder"),
-        (tmp_path / "ensembles", "it is an evaluation of several runs. Repeat `pneumonia evaluate ensemble="),
+        (tmp_path / "ensembles", "it is an evaluation of several runs. Repeat `pneumonia evaluate RUN... --ensemble"),
     ):
         with pytest.raises(RunError, match=message):
             values_of(path)

@@ -48,7 +48,7 @@ def _left(folder: Path) -> list[str]:
 def test_other_process_and_threads_write_the_same_bytes(finished, bundle_dir, cache_dir, tmp_path):
     again = tmp_path / "again"
     command = [sys.executable, "-m", "pneumonia", "export"]
-    words = [*command, str(finished), "--out", str(again), f"cache_dir={cache_dir}"]
+    words = [*command, str(finished), "--out", str(again), "--cache-dir", str(cache_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -210,9 +210,9 @@ def test_occupied_folder_is_refused(tmp_path, bundle_dir, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--coverage", "1.5"], "ConfigError: --coverage 1.5 is no share"),
-        (["--coverage", "most"], "ConfigError: --coverage most is no share"),
-        (["data.rot=x"], "Did you mean 'data.root'"),
+        (["--coverage", "1.5"], "'--coverage': 1.5 is not in the range 0<x<=1"),
+        (["--coverage", "most"], "'--coverage': 'most' is not a valid float"),
+        (["data.root=x"], "Use --data x."),
         ([], "RunError: "),
     ],
 )

@@ -81,37 +81,37 @@ AUDIT = ["data", "audit", XRAYS, "--json", "--cache-dir", "cache"]
 COMPARED = [f"runs/{name}" for name in ("logistic_regression", "resnet_ema", "resnet_swa", "simple_cnn_early", "mlp")]
 # label: what is said, and a file that it writes. The report has figures of the others of COMPARED.
 EVALUATIONS = {
-    "perceptron": (["run=runs/perceptron/*", "split=test"], "runs/perceptron/*/evaluation/own-test.json"),
-    "mlp, on val": (["run=runs/mlp/*", "split=val", "cases=false"], "runs/mlp/*/evaluation/own-val.json"),
+    "perceptron": (["runs/perceptron/*", "--split", "test"], "runs/perceptron/*/evaluation/own-test.json"),
+    "mlp, on val": (["runs/mlp/*", "--split", "val", "--no-gallery"], "runs/mlp/*/evaluation/own-val.json"),
     "backbone, with the views of its training": (
-        ["run=runs/backbone/*", "split=test", "cases=false"],
+        ["runs/backbone/*", "--split", "test", "--no-gallery"],
         "runs/backbone/*/evaluation/own-test.json",
     ),
     "simple_cnn, with tta=shift": (
-        ["run=runs/simple_cnn/*", "split=test", "tta=shift", "cases=false"],
+        ["runs/simple_cnn/*", "--split", "test", "--tta", "shift", "--no-gallery"],
         "runs/simple_cnn/*/evaluation/own-test-tta-shift.json",
     ),
     "resnet_rotating": (
-        ["run=runs/resnet_rotating/*", "split=test", "cases=false"],
+        ["runs/resnet_rotating/*", "--split", "test", "--no-gallery"],
         "runs/resnet_rotating/*/evaluation/own-test.json",
     ),
     "ensemble of mlp_kfold": (
-        ["ensemble=runs/mlp_kfold", "split=test", "cases=false"],
+        ["runs/mlp_kfold", "--ensemble", "--split", "test", "--no-gallery"],
         "runs/ensembles/*/evaluation/own-test.json",
     ),
     "ensemble of resnet_ema, with tta=flip": (
-        ["ensemble=runs/resnet_ema", "split=test", "tta=flip", "cases=false"],
+        ["runs/resnet_ema", "--ensemble", "--split", "test", "--tta", "flip", "--no-gallery"],
         "runs/ensembles/*/evaluation/own-test-tta-flip.json",
     ),
-    "resnet_swa": ([*COMPARED, "split=test"], "runs/resnet_swa/*/evaluation/own-test.json"),
+    "resnet_swa": ([*COMPARED, "--split", "test"], "runs/resnet_swa/*/evaluation/own-test.json"),
     # 54 of the 60 patients, so that intervals and tests are defined; a folder without parts counts as other data
     "resnet_swa, on other data": (
-        [*COMPARED, f"data.root={XRAYS}/train", "split=test"],
+        [*COMPARED, "--data", f"{XRAYS}/train", "--split", "test"],
         "runs/resnet_swa/*/evaluation/train-*-test.json",
     ),
 }
 REPORT = ["report", *COMPARED, "--out", "report", "--title", "Reference"]
-EXPORT = ["export", "runs/resnet_swa/*", "--out", "bundle", "cache_dir=cache"]
+EXPORT = ["export", "runs/resnet_swa/*", "--out", "bundle"]
 PREDICTIONS = {
     "bundle": ["predict", "bundle", f"{XRAYS}/test", "--json"],
     "run": ["predict", "runs/resnet_swa/*", f"{XRAYS}/test", "--json"],
@@ -135,7 +135,7 @@ def train_words(label: str) -> list[str]:
 
 
 def evaluate_words(label: str) -> list[str]:
-    return ["evaluate", *EVALUATIONS[label][0], "cache_dir=cache"]
+    return ["evaluate", *EVALUATIONS[label][0]]
 
 
 def everything_but_the_sweep() -> dict[str, list[str]]:

@@ -111,7 +111,7 @@ def make_run(compose: Any) -> MakeRun:
 
 @pytest.fixture
 def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
-    """Writes the evaluation of several runs as one, as `pneumonia evaluate ensemble=...` does."""
+    """Writes the evaluation of several runs as one, as `pneumonia evaluate RUN... --ensemble` does."""
 
     def make(runs: list[RunFolder]) -> RunFolder:
         results = [json.loads(run.result.read_text()) for run in runs]

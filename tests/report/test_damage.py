@@ -44,7 +44,7 @@ def test_predictions_that_can_not_be_are_left_out_with_the_remedy(make_run, tmp_
     ((place, why),) = found.left_out
     assert place == str(bad.path)
     assert reason in why
-    assert f"`pneumonia evaluate run={bad.path} split=test` evaluates it again." in why
+    assert f"`pneumonia evaluate {bad.path} --split test` evaluates it again." in why
 
 
 def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make_run, tmp_path):
@@ -61,9 +61,9 @@ def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make
     assert len(found.entries) == 1
     reasons = dict(found.left_out)
     assert "it lacks calibration" in reasons[str(half.path)]
-    assert reasons[str(lost.path)].startswith("it holds no predictions. `pneumonia evaluate run=")
+    assert reasons[str(lost.path)].startswith("it holds no predictions. `pneumonia evaluate ")
     assert "is missing, which holds the split of the training" in reasons[str(bare.path)]
-    assert "split=val` predicts these images again" in reasons[str(torn.path)]
+    assert "--split val` predicts these images again" in reasons[str(torn.path)]
 
 
 def test_a_damaged_page_of_images_leaves_the_rest_of_the_report(make_run, tmp_path):

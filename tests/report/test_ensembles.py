@@ -70,7 +70,7 @@ def test_a_damaged_ensemble_costs_itself_alone(seeds, tmp_path, damage, reason):
     assert len(found.entries) == 3
     (left,) = found.left_out
     assert reason in left[1]
-    assert "`pneumonia evaluate ensemble=" in left[1]
+    assert "--ensemble" in left[1]
 
 
 def test_an_evaluation_of_other_members_is_left_out(seeds, tmp_path):

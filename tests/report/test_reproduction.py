@@ -142,13 +142,14 @@ def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, evaluat
     make_ensemble(runs)
     places = sorted(str(run.path) for run in runs)
     *alone, together = [shlex.split(line) for line in evaluating(gather([tmp_path]).entries)]
-    first = ["pneumonia", "evaluate", str(runs[0].path), "split=test"]
+    first = ["pneumonia", "evaluate", str(runs[0].path), "--split", "test"]
     assert sorted(alone) == sorted(
         [
-            ["pneumonia", "evaluate", *places, "split=test"],
-            [*first, "tta=flip"],
-            [*first, "data=folder", "data.root=/data/x"],
+            ["pneumonia", "evaluate", *places, "--split", "test"],
+            [*first, "--tta", "flip"],
+            [*first, "--data", "/data/x"],
         ]
     )
-    assert sorted(together[2].removeprefix("ensemble=").split(",")) == places
-    assert together[3:] == ["split=test"]
+    ensemble = together.index("--ensemble")
+    assert sorted(together[2:ensemble]) == places
+    assert together[ensemble:] == ["--ensemble", "--split", "test"]

@@ -108,8 +108,8 @@ def test_phantoms_are_known_by_manifest_copy_and_content(call, compose, phantoms
         assert result.data.phantoms is True, root
         assert PHANTOMS in warnings_of(result)
         assert PHANTOMS in " ".join(capsys.readouterr().err.split())
-    words = ("run=" + str(tmp_path / "runs" / "copied" / result.run_id), f"cache_dir={cache_dir}", "cases=false")
-    _, _, err = call("evaluate", *words, "data=folder", f"data.root={unmarked}")
+    words = (tmp_path / "runs" / "copied" / result.run_id, "--cache-dir", cache_dir, "--no-gallery")
+    _, _, err = call("evaluate", *words, "--data", unmarked)
     assert PHANTOMS not in " ".join(err.split())
 
 
@@ -151,19 +151,15 @@ def test_phantoms_are_answered_without_the_warning_about_phantoms(call, finished
 
 def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real, phantoms, cache_dir, tmp_path):
     run = Path(shutil.copytree(constant, tmp_path / "run"))
-    code, _, err = call("evaluate", f"run={run}", f"cache_dir={cache_dir}", "cases=false")
+    code, _, err = call("evaluate", run, "--cache-dir", cache_dir, "--no-gallery")
     assert code == 0
     report = json.loads(RunFolder(run).evaluation("test", "json").read_text())
     said = " ".join(err.split())
     assert f"of the {report['n']} test images" in said
     assert PHANTOMS not in said
-    _, _, err = call(
-        "evaluate", f"run={run}", "data=folder", f"data.root={real}", f"cache_dir={cache_dir}", "cases=false"
-    )
+    _, _, err = call("evaluate", run, "--data", real, "--cache-dir", cache_dir, "--no-gallery")
     assert " ".join(err.split()).count(PHANTOMS) == 1
-    _, _, err = call(
-        "evaluate", f"run={run}", "data=folder", f"data.root={phantoms}", f"cache_dir={cache_dir}", "cases=false"
-    )
+    _, _, err = call("evaluate", run, "--data", phantoms, "--cache-dir", cache_dir, "--no-gallery")
     assert PHANTOMS not in " ".join(err.split())
 
 
