@@ -24,7 +24,7 @@ def _own(count: int) -> np.ndarray:
     return np.arange(count).astype(object)
 
 
-def test_where_every_image_is_told_right_the_interval_of_a_share_still_says_how_little_is_known():
+def test_perfect_accuracy_has_wilsons_interval():
     label = np.repeat([0, 1, 2], 10)
     low, high = bootstrap_intervals(np.eye(3)[label], label, _own(30), TASK)["accuracy"]
     assert high == pytest.approx(1)
@@ -33,14 +33,14 @@ def test_where_every_image_is_told_right_the_interval_of_a_share_still_says_how_
     assert few[0] == pytest.approx(6 / (6 + 1.959964**2)), "six patients are six observations"
 
 
-def test_an_interval_stays_within_what_a_metric_can_be():
+def test_interval_stays_in_range():
     (told, _), label, patient = simulate(40, np.random.default_rng(3), skill=2.2)
     for name, (low, high) in bootstrap_intervals(told, label, patient, TASK).items():
         assert low >= 0
         assert high <= 1 or name == "loss"
 
 
-def test_a_metric_that_lacks_a_class_has_no_interval():
+def test_metric_without_a_class_has_no_interval():
     label = np.repeat([0, 1], 20)
     told = np.random.default_rng(0).dirichlet([1, 1, 1], 40)
     found = bootstrap_intervals(told, label, _own(40), TASK)
@@ -48,7 +48,7 @@ def test_a_metric_that_lacks_a_class_has_no_interval():
     assert np.isfinite(found["accuracy"]).all()
 
 
-def test_wilsons_bounds_are_those_of_statsmodels_where_images_are_independent():
+def test_wilson_interval_equals_statsmodels():
     from statsmodels.stats.proportion import proportion_confint
 
     hits = np.array([1.0] * 37 + [0.0] * 13)
@@ -58,13 +58,13 @@ def test_wilsons_bounds_are_those_of_statsmodels_where_images_are_independent():
     assert (low, high) == pytest.approx(proportion_confint(37 * 49 / 50, 49, method="wilson"), abs=1e-9)
 
 
-def test_two_equal_models_differ_by_nothing():
+def test_equal_models_do_not_differ():
     (told, _), label, patient = simulate(60, np.random.default_rng(0))
     for found in paired_bootstrap(told, told, label, patient, TASK).values():
         assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
-def test_the_paired_test_of_accuracy_is_near_the_t_test_over_independent_images():
+def test_paired_test_agrees_with_t_test():
     (first, second), label, _ = simulate(400, np.random.default_rng(5), one_each=True)
     ours = paired_bootstrap(first, second, label, _own(400), TASK)["accuracy"]
     right = [one.argmax(axis=1) == label for one in (first, second)]
@@ -75,7 +75,7 @@ def test_the_paired_test_of_accuracy_is_near_the_t_test_over_independent_images(
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=0.004)
 
 
-def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_worse():
+def test_better_model_is_found():
     (first, _), label, patient = simulate(150, np.random.default_rng(1), skill=1.6)
     guess = np.full_like(first, 1 / 3)
     there, back = (
@@ -86,7 +86,7 @@ def test_a_model_that_is_much_better_is_found_better_and_the_other_way_round_wor
     assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
 
 
-def test_the_chance_of_training_widens_an_interval_and_a_test():
+def test_variation_between_trainings_widens_the_interval():
     (told, other), label, patient = simulate(150, np.random.default_rng(2), skill=1.4)
     once = resampled_metrics([told], label, patient, TASK)["accuracy"]
     spread = ResampledMetric(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
@@ -103,7 +103,7 @@ def test_the_chance_of_training_widens_an_interval_and_a_test():
     )
 
 
-def test_the_interval_of_a_mean_over_trainings_alone_is_students():
+def test_interval_over_trainings_is_students():
     values = np.array([0.80, 0.82, 0.87])
     still = ResampledMetric(values, np.full(2000, values.mean()), 10_000)
     _, low, high = estimate(still, "accuracy")
@@ -112,14 +112,14 @@ def test_the_interval_of_a_mean_over_trainings_alone_is_students():
     assert (low, high) == pytest.approx(tuple(1 / (1 + np.exp(-(odds + sign * reach))) for sign in (-1, 1)), rel=1e-5)
 
 
-def test_patients_whom_two_models_tell_alike_are_not_counted_as_differing():
+def test_patients_with_equal_predictions_do_not_differ():
     told = np.eye(3)[[0, 1, 2, 0]]
     other = np.eye(3)[[0, 1, 0, 0]]
     assert differing_patients([told], [other], np.array(["a", "a", "b", "c"], dtype=object)) == 1
     assert differing_patients([told, told], [told], np.array(["a", "a", "b", "c"], dtype=object)) == 0
 
 
-def test_one_patient_alone_has_no_interval():
+def test_single_patient_has_no_interval():
     told, label = np.random.default_rng(0).dirichlet([1, 1, 1], 9), np.arange(9) % 3
     found = bootstrap_intervals(told, label, np.full(9, "a", dtype=object), TASK)
     assert all(np.isnan(bounds).all() for bounds in found.values())

@@ -26,7 +26,7 @@ def _told(images: int = 4000, sharpness: float = 1.0, seed: int = 0):
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 2.5])
-def test_the_temperature_of_a_model_that_is_too_sure_undoes_just_that(sharpness):
+def test_temperature_undoes_overconfidence(sharpness):
     said, label = _told(sharpness=sharpness)
     found = fit_temperature(said, label)
     assert found.value == pytest.approx(sharpness, rel=0.08)
@@ -37,7 +37,7 @@ def test_the_temperature_of_a_model_that_is_too_sure_undoes_just_that(sharpness)
         assert best < log_loss(label, apply_temperature(said, Temperature(found.value * other)))
 
 
-def test_a_temperature_changes_no_answer():
+def test_temperature_changes_no_prediction():
     said, label = _told(200, 3.0)
     mended = apply_temperature(said, fit_temperature(said, label))
     assert (mended.argmax(axis=1) == said.argmax(axis=1)).all()
@@ -52,7 +52,7 @@ def test_a_temperature_changes_no_answer():
         (np.zeros((0, 3)), np.zeros(0, dtype=int), "no image"),
     ],
 )
-def test_a_temperature_that_can_not_be_fitted_says_why_and_changes_nothing(said, label, reason):
+def test_missing_temperature_has_a_reason(said, label, reason):
     found = fit_temperature(said, label)
     assert found.value is None
     import re
@@ -61,7 +61,7 @@ def test_a_temperature_that_can_not_be_fitted_says_why_and_changes_nothing(said,
     assert apply_temperature(said, found) is said
 
 
-def test_brier_is_that_of_scikit_learn_and_the_bins_hold_every_image_once():
+def test_brier_score_equals_scikit_learn():
     said, label = _told(500)
     found = calibration_metrics(said, label)
     assert found["brier"] == pytest.approx(brier_score_loss(label, said, labels=[0, 1, 2]))
@@ -70,7 +70,7 @@ def test_brier_is_that_of_scikit_learn_and_the_bins_hold_every_image_once():
     assert found["ece"] == pytest.approx(ece)
 
 
-def test_a_threshold_is_the_highest_that_keeps_the_sensitivity():
+def test_threshold_is_the_highest_of_the_sensitivity():
     score = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05])
     positive = np.array([True] * 4 + [False] + [True] + [False] * 4)
     assert threshold_for(score, positive, 0.8) == 0.6
@@ -79,7 +79,7 @@ def test_a_threshold_is_the_highest_that_keeps_the_sensitivity():
     assert threshold_for(score, np.zeros(10, dtype=bool)) is None
 
 
-def test_what_a_threshold_gives_is_counted_by_hand():
+def test_metrics_at_a_threshold():
     score = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.3])
     positive = np.array([True, True, True, False, False, False])
     found = metrics_at_threshold(score, positive, 0.7, np.arange(6).astype(object))
@@ -91,7 +91,7 @@ def test_what_a_threshold_gives_is_counted_by_hand():
     assert nothing["ppv"] == {"value": None, "low": None, "high": None}
 
 
-def test_pneumonia_is_all_that_is_not_normal():
+def test_pneumonia_is_every_class_but_normal():
     said, label = np.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]]), np.array([2, 0])
     asked = one_vs_rest(said, label, TASKS["subtype"])
     assert list(asked) == ["PNEUMONIA", "VIRUS", "BACTERIA"]
@@ -100,7 +100,7 @@ def test_pneumonia_is_all_that_is_not_normal():
     assert list(one_vs_rest(said[:, :2], np.array([1, 0]), TASKS["pneumonia"])) == ["PNEUMONIA"]
 
 
-def test_the_risk_at_a_coverage_is_the_share_of_wrong_among_the_surest():
+def test_risk_by_coverage():
     said = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     label = np.array([0, 1, 0, 1])
     coverage, risk = risk_coverage_curve(said, label)
@@ -111,7 +111,7 @@ def test_the_risk_at_a_coverage_is_the_share_of_wrong_among_the_surest():
     assert [point["risk"]["value"] for point in found["points"] if point["asked"] in (1.0, 0.5)] == [0.5, 0.5]
 
 
-def test_equal_confidences_are_answered_together_whatever_their_order():
+def test_equal_confidences_are_kept_together():
     said = np.array([[0.8, 0.2]] * 4)
     for label in ([0, 0, 1, 1], [1, 1, 0, 0]):
         assert risk_coverage_curve(said, np.array(label))[1] == pytest.approx([0.5] * 4)

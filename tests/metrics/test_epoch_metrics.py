@@ -55,7 +55,7 @@ def _reference(probability, label, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_metric_equals_scikit_learns(task):
+def test_every_metric_equals_scikit_learn(task):
     probability, label = _draw(task)
     ours = metrics_of_predictions(torch.from_numpy(probability), torch.from_numpy(label), TASKS[task])
     assert ours == pytest.approx(_reference(probability, label, task), abs=1e-6)
@@ -71,7 +71,7 @@ def test_metrics_over_batches_equal_metrics_at_once(task):
     assert compute_epoch_metrics(metrics, TASKS[task]) == pytest.approx({k: v for k, v in whole.items() if k != "loss"})
 
 
-def test_what_is_undefined_is_null_and_never_zero():
+def test_undefined_metric_is_null():
     probability, label = _draw("subtype")
     keep = label != 1
     values = nan_to_none(
@@ -93,7 +93,7 @@ def test_what_is_undefined_is_null_and_never_zero():
     assert values["fnr"] is not None
 
 
-def test_the_precision_of_a_class_that_is_never_predicted_is_undefined():
+def test_precision_without_predictions_is_undefined():
     sure = torch.eye(3)[torch.tensor([0, 0, 2])]
     values = nan_to_none(metrics_of_predictions(sure, torch.tensor([0, 1, 2]), TASKS["subtype"]))
     assert values["precision_virus"] is None

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
 
 
-def test_mcnemar_is_the_binomial_test_of_the_images_that_only_one_tells_right():
+def test_mcnemar_is_the_binomial_test_of_discordant_images():
     first = np.array([True] * 30 + [True] * 12 + [False] * 4 + [False] * 9)
     second = np.array([True] * 30 + [False] * 12 + [True] * 4 + [False] * 9)
     assert mcnemar(first, second) == pytest.approx(binomtest(12, 16, 0.5).pvalue)
@@ -33,7 +33,7 @@ def _by_definition(first, second, positive):
     return covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
 
 
-def test_delong_has_the_areas_of_scikit_learn_and_the_variance_of_its_definition():
+def test_delong_equals_its_definition():
     first, second, positive = _scores()
     found = delong(first, second, positive)
     assert found.value == pytest.approx(roc_auc_score(positive, first) - roc_auc_score(positive, second))
@@ -41,13 +41,13 @@ def test_delong_has_the_areas_of_scikit_learn_and_the_variance_of_its_definition
     assert (found.high - found.low) / 2 == pytest.approx(half, rel=1e-6)
 
 
-def test_delong_with_a_patient_for_each_image_is_delong():
+def test_delong_with_one_image_per_patient():
     first, second, positive = _scores()
     alone = delong(first, second, positive, np.arange(len(positive)).astype(object))
     assert alone == delong(first, second, positive)
 
 
-def test_images_repeated_for_their_patient_tell_delong_nothing_new():
+def test_repeated_images_add_no_information_to_delong():
     first, second, positive = _scores()
     patient = np.arange(len(positive)).astype(object)
     four = [np.repeat(one, 4) for one in (first, second, positive, patient)]
@@ -56,7 +56,7 @@ def test_images_repeated_for_their_patient_tell_delong_nothing_new():
     assert delong(*four[:3]).p < once.p, "as independent images they would"
 
 
-def test_delong_agrees_with_the_bootstrap_over_patients_who_have_images_of_both_kinds():
+def test_clustered_delong_agrees_with_the_bootstrap():
     rng = np.random.default_rng(4)
     patient = np.repeat(np.arange(150), 3)
     positive = rng.random(450) < 0.5
@@ -70,7 +70,7 @@ def test_delong_agrees_with_the_bootstrap_over_patients_who_have_images_of_both_
     assert (found.high - found.low) / 2 / 1.96 == pytest.approx(np.std(gaps), rel=0.08)
 
 
-def test_delong_of_one_ranking_finds_nothing_and_of_one_side_says_nothing():
+def test_delong_without_difference_or_negatives():
     first, _, positive = _scores()
     assert delong(first, 2 * first + 1, positive).p == 1
     assert np.isnan(delong(first, first, np.zeros(len(first), dtype=bool)).p)
@@ -85,7 +85,7 @@ def test_holm_by_hand():
     assert holm([]) == []
 
 
-def test_the_folds_test_without_overlap_is_the_t_test_and_with_it_is_wider_by_nadeau_and_bengio():
+def test_folds_test_is_the_corrected_t_test():
     gaps = [0.02, 0.05, 0.01, 0.04, 0.03]
     plain = difference_over_folds(gaps, train=1, test=0)
     theirs = ttest_1samp(gaps, 0)
@@ -98,7 +98,7 @@ def test_the_folds_test_without_overlap_is_the_t_test_and_with_it_is_wider_by_na
     assert difference_over_folds([0, 0, 0], 80, 20).p == 1
 
 
-def test_the_interval_over_folds_stays_within_what_a_metric_can_be_and_is_near_students_in_the_middle():
+def test_interval_over_folds_stays_in_range():
     value, low, high = estimate_over_folds([0.2, 0.6], 80, 20, "f1_macro")
     assert value == pytest.approx(0.4)
     assert 0 < low < value < high < 1

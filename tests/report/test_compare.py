@@ -19,7 +19,7 @@ def _all(*places, metric="f1_macro"):
     return comparisons(gather(list(places)).entries, metric)
 
 
-def test_a_better_configuration_is_called_better_and_an_equal_one_can_not_be_told_apart(make_run, tmp_path):
+def test_verdicts_of_better_and_equal_configurations(make_run, tmp_path):
     for seed in range(3):
         make_run(tmp_path, "s", "optimizer.lr=0.1", seed=seed, skill=2.0, differs={"optimizer.lr": "0.1"})
         make_run(tmp_path, "s", "optimizer.lr=0.2", seed=seed + 10, skill=2.0, differs={"optimizer.lr": "0.2"})
@@ -33,7 +33,7 @@ def test_a_better_configuration_is_called_better_and_an_equal_one_can_not_be_tol
     assert all(pair.corrected >= pair.difference.p for pair in found.pairs)
 
 
-def test_a_loss_is_ranked_from_below(make_run, tmp_path):
+def test_lower_loss_ranks_first(make_run, tmp_path):
     make_run(tmp_path, "a", skill=2.0)
     make_run(tmp_path, "b", "optimizer.lr=0.5", skill=0.6)
     (found,) = _all(tmp_path, metric="loss")
@@ -42,7 +42,7 @@ def test_a_loss_is_ranked_from_below(make_run, tmp_path):
     assert found.pairs[0].difference.value < 0
 
 
-def test_tasks_images_and_splits_are_never_mixed(make_run, tmp_path):
+def test_tasks_images_and_splits_are_separate(make_run, tmp_path):
     make_run(tmp_path, "one")
     make_run(tmp_path, "two", "task=pneumonia")
     make_run(tmp_path, "three", manifest="n" * 64)
@@ -56,7 +56,7 @@ def test_tasks_images_and_splits_are_never_mixed(make_run, tmp_path):
     assert [one.subset for one in found].count("val") == 1
 
 
-def test_runs_whose_test_images_differ_are_kept_apart_even_if_their_settings_agree(make_run, tmp_path):
+def test_different_test_images_are_separate(make_run, tmp_path):
     make_run(tmp_path, "one", patients=80)
     make_run(tmp_path, "two", "optimizer.lr=0.5", patients=60)
     assert len(_all(tmp_path)) == 2
@@ -85,7 +85,7 @@ def _by_fold(candidate):
     return np.argsort(folds)
 
 
-def test_of_many_configurations_each_is_held_against_the_best(make_run, tmp_path):
+def test_many_configurations_are_compared_with_the_best(make_run, tmp_path):
     for number in range(14):
         make_run(tmp_path, "s", f"optimizer.lr={0.01 * (number + 1)}", seed=number, patients=25)
     (found,) = _all(tmp_path)
@@ -93,7 +93,7 @@ def test_of_many_configurations_each_is_held_against_the_best(make_run, tmp_path
     assert {pair.first for pair in found.pairs} == {found.candidates[0].label}
 
 
-def test_a_class_that_is_missing_leaves_its_figures_undefined_and_the_rest_stands(make_run, tmp_path):
+def test_missing_class_leaves_its_metrics_undefined(make_run, tmp_path):
     whole = make_run(tmp_path / "x", "whole")
     table = pd.read_parquet(whole.evaluation("test", "parquet"))
     val = pd.read_parquet(whole.predictions("val"))
@@ -106,7 +106,7 @@ def test_a_class_that_is_missing_leaves_its_figures_undefined_and_the_rest_stand
     assert found.pairs[0].verdict == "undefined"
 
 
-def test_unfinished_and_broken_runs_are_left_out_with_the_reason(make_run, tmp_path):
+def test_unfinished_and_failed_runs_are_left_out(make_run, tmp_path):
     good = make_run(tmp_path, "s", differs={"optimizer.lr": "0.1"})
     cut = make_run(tmp_path, "s", "optimizer.lr=0.2", differs={"optimizer.lr": "0.2"})
     cut.result.unlink()
@@ -147,7 +147,7 @@ def _change(run, subset, change):
     ],
     ids=["other images", "missing", "twice", "no column", "no probabilities"],
 )
-def test_predictions_that_do_not_fit_the_run_are_left_out(make_run, tmp_path, change, reason):
+def test_mismatched_predictions_are_left_out(make_run, tmp_path, change, reason):
     make_run(tmp_path, "good")
     _change(make_run(tmp_path, "bad", "optimizer.lr=0.5"), "test", change)
     found = gather([tmp_path])
@@ -157,7 +157,7 @@ def test_predictions_that_do_not_fit_the_run_are_left_out(make_run, tmp_path, ch
     assert re.search(reason, found.left_out[0][1])
 
 
-def test_a_run_that_stands_in_two_places_counts_once(make_run, tmp_path):
+def test_copied_run_counts_once(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one")
     shutil.copytree(run.path, tmp_path / "copy" / run.path.name)
     found = gather([tmp_path])
@@ -165,7 +165,7 @@ def test_a_run_that_stands_in_two_places_counts_once(make_run, tmp_path):
     assert len(found.copies) == 1
 
 
-def test_a_run_that_two_sweeps_share_stands_in_the_sections_of_both(make_run, tmp_path):
+def test_shared_run_is_in_both_sweeps(make_run, tmp_path):
     shared = make_run(tmp_path, "a", differs={"optimizer.lr": "0.1"})
     make_run(tmp_path, "a", "optimizer.lr=0.2", differs={"optimizer.lr": "0.2"})
     make_run(tmp_path, "b", "optimizer.lr=0.3", differs={"optimizer.lr": "0.3"})
@@ -175,7 +175,7 @@ def test_a_run_that_two_sweeps_share_stands_in_the_sections_of_both(make_run, tm
     assert {name: len(entries) for name, entries in found.by_sweep.items()} == {"a": 2, "b": 2}
 
 
-def test_of_two_copies_the_one_that_was_evaluated_counts(make_run, tmp_path):
+def test_evaluated_copy_is_preferred(make_run, tmp_path):
     run = make_run(tmp_path / "b", "one")
     copy = shutil.copytree(run.path, tmp_path / "a" / "one" / run.path.name)
     shutil.rmtree(copy / "evaluation")
@@ -184,7 +184,7 @@ def test_of_two_copies_the_one_that_was_evaluated_counts(make_run, tmp_path):
     assert found.copies == [(str(copy), str(run.path))]
 
 
-def test_configurations_of_several_families_carry_their_family_in_their_names(make_run, tmp_path):
+def test_names_include_the_family_if_several(make_run, tmp_path):
     for family in ("simple_cnn", "pseudo_resnet"):
         for rate in ("0.1", "0.2"):
             make_run(tmp_path, family, f"model={family}", f"optimizer.lr={rate}", differs={"optimizer.lr": rate})
@@ -193,7 +193,7 @@ def test_configurations_of_several_families_carry_their_family_in_their_names(ma
     assert names == {f"{family} lr={rate}" for family in ("SimpleCNN", "PseudoResNet") for rate in ("0.1", "0.2")}
 
 
-def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
+def test_nothing_finished_is_refused(make_run, tmp_path):
     make_run(tmp_path, "one").result.unlink()
     with pytest.raises(RunError, match=r"no finished run to report on .*not finished: 3 epochs"):
         gather([tmp_path])
@@ -204,7 +204,7 @@ def test_nothing_finished_is_refused_with_the_reasons(make_run, tmp_path):
         gather([tmp_path / "nowhere"])
 
 
-def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, evaluate_again, tmp_path):
+def test_other_data_are_a_separate_comparison(make_run, evaluate_again, tmp_path):
     leak = Leak("test", 40, 160, "p1")
     runs = [
         make_run(tmp_path, "s", f"optimizer.lr={rate}", leaks=(leak,), differs={"optimizer.lr": rate})
@@ -224,7 +224,7 @@ def test_other_data_are_a_comparison_of_their_own_with_their_name(make_run, eval
     assert made[0].n > made[1].n
 
 
-def test_other_views_stand_beside_those_of_the_training_under_their_name(make_run, evaluate_again, tmp_path):
+def test_other_tta_is_a_candidate_of_its_own(make_run, evaluate_again, tmp_path):
     run = make_run(tmp_path, "s")
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")), views="flip")
     (entry,) = gather([tmp_path]).entries
@@ -234,7 +234,7 @@ def test_other_views_stand_beside_those_of_the_training_under_their_name(make_ru
     assert {one.trainings for one in made.candidates} == {1}
 
 
-def test_an_evaluation_that_was_renamed_is_left_out(make_run, evaluate_again, tmp_path):
+def test_renamed_evaluation_is_left_out(make_run, evaluate_again, tmp_path):
     run = make_run(tmp_path, "s")
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
     for suffix in ("json", "parquet"):

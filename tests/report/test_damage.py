@@ -34,7 +34,7 @@ def _set(table: pd.DataFrame, **values: object) -> pd.DataFrame:
     ],
     ids=["label", "no label", "no patient", "text", "undefined", "outside"],
 )
-def test_predictions_that_can_not_be_are_left_out_with_the_remedy(make_run, tmp_path, change, reason):
+def test_invalid_predictions_are_left_out_with_the_remedy(make_run, tmp_path, change, reason):
     make_run(tmp_path, "good", patients=30)
     bad = make_run(tmp_path, "bad", "optimizer.lr=0.5", patients=30)
     path = bad.evaluation("test", "parquet")
@@ -47,7 +47,7 @@ def test_predictions_that_can_not_be_are_left_out_with_the_remedy(make_run, tmp_
     assert f"`pneumonia evaluate {bad.path} --split test` evaluates it again." in why
 
 
-def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make_run, tmp_path):
+def test_damaged_runs_are_left_out(make_run, tmp_path):
     make_run(tmp_path, "good", patients=30)
     half, lost, bare, torn = (make_run(tmp_path, "bad", f"optimizer.lr=0.{k}", patients=30) for k in range(2, 6))
     held = json.loads(half.evaluation("test", "json").read_text())
@@ -66,14 +66,14 @@ def test_half_an_evaluation_a_lost_prediction_and_a_lost_split_are_left_out(make
     assert "--split val` predicts these images again" in reasons[str(torn.path)]
 
 
-def test_a_damaged_page_of_images_leaves_the_rest_of_the_report(make_run, tmp_path):
+def test_damaged_gallery_leaves_the_rest_of_the_report(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one", patients=30)
     (run.path / "evaluation" / "own-test-gallery.json").write_text("{")
     write_report(ReportRequest([tmp_path / "runs"], tmp_path / "out"))
     assert "own-test-gallery.json` is damaged. Evaluate this run again" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_what_no_report_has_written_is_neither_replaced_nor_removed(make_run, tmp_path):
+def test_foreign_files_are_kept(make_run, tmp_path):
     make_run(tmp_path / "runs", "one", patients=30)
     out = tmp_path / "out"
     (out / "tables").mkdir(parents=True)
@@ -88,7 +88,7 @@ def test_what_no_report_has_written_is_neither_replaced_nor_removed(make_run, tm
     assert [path.name for path in (tmp_path / "site").iterdir()] == ["index.html"]
 
 
-def test_a_place_that_is_not_there_is_refused_before_the_folder_is_made(tmp_path, monkeypatch, capsys):
+def test_missing_folder_is_refused_before_writing(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     for place, message in (("nowhere", "There is no folder"), ("file", "is a file")):
         with pytest.raises(RunError, match=message):

@@ -16,7 +16,7 @@ def seeds(make_run, make_ensemble, tmp_path):
     return runs, make_ensemble(runs[:2])
 
 
-def test_an_ensemble_of_these_runs_is_found_beside_their_folder_and_says_what_it_is_made_of(seeds, tmp_path):
+def test_ensemble_is_found_and_lists_its_members(seeds, tmp_path):
     runs, _ = seeds
     write_report(ReportRequest([runs[0].path.parent], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
@@ -27,7 +27,7 @@ def test_an_ensemble_of_these_runs_is_found_beside_their_folder_and_says_what_it
     assert f"`{runs[2].path}` |" not in text
 
 
-def test_an_ensemble_counts_once_however_its_place_is_named(seeds, tmp_path):
+def test_ensemble_counts_once(seeds, tmp_path):
     _, folder = seeds
     places = [tmp_path, folder.path, tmp_path / "runs", tmp_path / "runs" / "one" / ".."]
     found = gather(places)
@@ -35,7 +35,7 @@ def test_an_ensemble_counts_once_however_its_place_is_named(seeds, tmp_path):
     assert found.left_out == []
 
 
-def test_ensembles_of_the_same_family_are_told_apart_by_their_seeds(seeds, make_ensemble, tmp_path):
+def test_ensembles_are_named_by_their_seeds(seeds, make_ensemble, tmp_path):
     runs, _ = seeds
     make_ensemble(runs[1:])
     (found,) = comparisons(gather([tmp_path]).entries, "f1_macro")
@@ -45,7 +45,7 @@ def test_ensembles_of_the_same_family_are_told_apart_by_their_seeds(seeds, make_
     }
 
 
-def test_an_ensemble_of_other_runs_is_no_part_of_the_report_unless_it_is_named(seeds, make_run, tmp_path):
+def test_ensemble_of_other_runs_is_left_out(seeds, make_run, tmp_path):
     runs, folder = seeds
     assert gather([runs[0].path]).left_out == []
     other = make_run(tmp_path / "other", "two", "optimizer.lr=0.5")
@@ -63,7 +63,7 @@ def test_an_ensemble_of_other_runs_is_no_part_of_the_report_unless_it_is_named(s
     ],
     ids=["note", "cut", "evaluation", "predictions"],
 )
-def test_a_damaged_ensemble_costs_itself_alone(seeds, tmp_path, damage, reason):
+def test_damaged_ensemble_is_left_out(seeds, tmp_path, damage, reason):
     _, folder = seeds
     damage(folder.path)
     found = gather([tmp_path])
@@ -73,7 +73,7 @@ def test_a_damaged_ensemble_costs_itself_alone(seeds, tmp_path, damage, reason):
     assert "--ensemble" in left[1]
 
 
-def test_an_evaluation_of_other_members_is_left_out(seeds, tmp_path):
+def test_evaluation_of_other_members_is_left_out(seeds, tmp_path):
     _, folder = seeds
     path = folder.evaluation("test", "json")
     held = json.loads(path.read_text())

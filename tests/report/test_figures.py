@@ -34,14 +34,14 @@ def _drawn():
 
 
 @pytest.mark.parametrize("name", _drawn())
-def test_a_drawing_is_well_formed_and_always_the_same(name):
+def test_figure_is_well_formed_and_deterministic(name):
     svg = _drawn()[name]()
     assert ElementTree.fromstring(svg).tag.endswith("svg")
     assert svg == _drawn()[name]()
     assert "nan" not in svg.lower().replace("dominant", "")
 
 
-def test_a_curve_that_leaves_the_others_is_cut_off_and_the_axis_says_so():
+def test_outlying_curve_is_cut_off():
     calm = {"a": [[0.5, 0.4, 0.35, 0.3]], "b": [[0.6, 0.5, 0.45, 0.4]]}
     wild = calm | {"c": [[0.5, 90.0, 400.0, 1000.0]]}
     drawn = [figures.curves.__wrapped__(series, "epoch", "loss").axes[0] for series in (calm, wild)]
@@ -49,7 +49,7 @@ def test_a_curve_that_leaves_the_others_is_cut_off_and_the_axis_says_so():
     assert drawn[1].get_ylim()[1] < 1000
 
 
-def test_every_verdict_has_a_sign_of_its_own_beside_its_colour():
+def test_signs_colours_and_line_styles_are_unique():
     signs = [sign for sign, _ in figures.VERDICTS.values()]
     assert len(set(signs)) == len(signs)
     with mpl.rc_context(fname=figures.STYLE):

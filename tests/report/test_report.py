@@ -64,7 +64,7 @@ def runs(make_run, tmp_path):
     return tmp_path / "runs"
 
 
-def test_every_file_is_written_and_says_the_same(runs, tmp_path):
+def test_every_file_holds_the_same_values(runs, tmp_path):
     write_report(ReportRequest([runs], tmp_path / "out", title="A <b>title", command="pneumonia report runs"))
     out = tmp_path / "out"
     data = json.loads((out / "report.json").read_text())
@@ -94,7 +94,7 @@ def test_every_file_is_written_and_says_the_same(runs, tmp_path):
         assert len(list(csv.DictReader(file))) == 5 * 3
 
 
-def test_a_report_over_another_leaves_nothing_of_it(runs, tmp_path):
+def test_new_report_replaces_the_old_one(runs, tmp_path):
     write_report(ReportRequest([runs], tmp_path / "out"))
     assert (tmp_path / "out" / "tables" / "ranking-2.csv").exists()
     (tmp_path / "out" / "notes.txt").write_text("mine")
@@ -104,7 +104,7 @@ def test_a_report_over_another_leaves_nothing_of_it(runs, tmp_path):
     assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
-def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
+def test_page_is_self_contained_with_unique_ids(runs, tmp_path):
     write_report(ReportRequest([runs], tmp_path / "out"))
     page = (tmp_path / "out" / "index.html").read_text()
     reader = _Reader()
@@ -116,13 +116,13 @@ def test_the_page_needs_nothing_else_and_its_ids_are_its_own(runs, tmp_path):
     assert "url(http" not in page
 
 
-def test_what_is_kept_apart_is_said_with_the_reason(runs, tmp_path):
+def test_separate_groups_have_a_reason(runs, tmp_path):
     write_report(ReportRequest([runs], tmp_path / "out"))
     text = (tmp_path / "out" / "report.md").read_text()
     assert "These runs differ in task, so they are compared within 2 separate groups" in text
 
 
-def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
+def test_leaky_split_is_marked(make_run, tmp_path):
     leak = Leak("test", 40, 160, "p1")
     make_run(tmp_path / "runs", "a", "split=random", leaks=(leak,))
     write_report(ReportRequest([tmp_path / "runs"], tmp_path / "out"))
@@ -131,13 +131,13 @@ def test_a_leaky_split_is_marked_where_its_figures_stand(make_run, tmp_path):
     assert "The split is leaky: these values are optimistic." in text
 
 
-def test_one_run_alone_is_reported_and_compared_with_nothing(make_run, tmp_path):
+def test_single_run_is_reported(make_run, tmp_path):
     run = make_run(tmp_path / "runs", "one")
     write_report(ReportRequest([run.path], tmp_path / "out"))
     assert "there is nothing to compare it with" in (tmp_path / "out" / "report.md").read_text()
 
 
-def test_a_hostile_name_does_no_harm(make_run, tmp_path):
+def test_hostile_name_is_escaped(make_run, tmp_path):
     label = '<img src=x onerror=1> | #pagebreak() $x$ *_`"\\ @a [b] </svg>'
     for rate in ("0.1", "0.2"):
         make_run(tmp_path / "runs", "s", f"optimizer.lr={rate}", differs={"optimizer.lr": f"{label}{rate}"})
@@ -148,7 +148,7 @@ def test_a_hostile_name_does_no_harm(make_run, tmp_path):
     assert (tmp_path / "out" / "report.pdf").stat().st_size > 10_000
 
 
-def test_a_report_is_made_without_torch(runs, tmp_path):
+def test_report_imports_no_torch(runs, tmp_path):
     code = (
         "import sys\nfrom pneumonia.cli import run\n"
         f"run(['report', {str(runs)!r}, '--out', {str(tmp_path / 'out')!r}])\n"
@@ -170,7 +170,7 @@ def test_bad_input_exits_with_2_and_writes_nothing(monkeypatch, capsys, tmp_path
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.table}-{row.name}")
-def test_each_row_of_the_study_is_matched_by_its_own_experiment_and_by_no_other_family(row, compose):
+def test_study_row_matches_its_own_experiment_only(row, compose):
     from types import SimpleNamespace
 
     def matched(experiment: str) -> bool:
@@ -182,7 +182,7 @@ def test_each_row_of_the_study_is_matched_by_its_own_experiment_and_by_no_other_
     assert [name for name in others if matched(name)] == []
 
 
-def test_the_studys_figures_stand_beside_ours_and_not_beside_phantoms(make_run, tmp_path):
+def test_study_is_compared_with_xrays_but_not_phantoms(make_run, tmp_path):
     words = ("experiment=article/simple_cnn",)
     make_run(tmp_path / "drawn", "a", *words)
     make_run(tmp_path / "real", "a", *words, f"data={'folder'}", f"data.root={tmp_path}")
@@ -200,14 +200,14 @@ def _text(runs, out) -> str:
     return (out / "report.md").read_text()
 
 
-def test_the_caption_speaks_of_dots_only_where_thresholds_are_drawn(make_run, tmp_path):
+def test_caption_mentions_dots_only_with_thresholds(make_run, tmp_path):
     make_run(tmp_path / "val", "a", subset=None)
     make_run(tmp_path / "test", "a")
     assert "Dot" not in _text(tmp_path / "val", tmp_path / "out-val")
     assert "Dashes: chance. Dot: the threshold for a sensitivity of 0.95" in _text(tmp_path / "test", tmp_path / "out")
 
 
-def test_a_threshold_without_specificity_has_no_dot(make_run, tmp_path, monkeypatch):
+def test_threshold_without_specificity_has_no_dot(make_run, tmp_path, monkeypatch):
     run = make_run(tmp_path / "runs", "a")
     path = run.evaluation("test", "json")
     found = json.loads(path.read_text())
@@ -220,7 +220,7 @@ def test_a_threshold_without_specificity_has_no_dot(make_run, tmp_path, monkeypa
     assert [name for name, (*_, point) in drawn.items() if point is None] == ["PNEUMONIA"]
 
 
-def test_one_training_time_and_one_recall_a_name(runs, tmp_path):
+def test_tables_name_means_over_trainings(runs, tmp_path):
     text = _text(runs, tmp_path / "out")
     with (tmp_path / "out" / "tables" / "ranking-1.csv").open() as file:
         first = next(csv.DictReader(file))
@@ -230,14 +230,14 @@ def test_one_training_time_and_one_recall_a_name(runs, tmp_path):
     assert "Its values are of this one training, those above and in the model card the mean of 2." in text
 
 
-def test_thin_curves_are_spoken_of_only_where_there_are_some(make_run, tmp_path):
+def test_caption_mentions_thin_curves_only_if_drawn(make_run, tmp_path):
     for rate in ("0.1", "0.2"):
         make_run(tmp_path / "runs", "rates", f"optimizer.lr={rate}", differs={"optimizer.lr": rate})
     assert "Validation loss by epoch." in (text := _text(tmp_path / "runs", tmp_path / "out"))
     assert "Thin: each training" not in text
 
 
-def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_run, evaluate_again, tmp_path):
+def test_other_data_are_labelled(make_run, evaluate_again, tmp_path):
     run = make_run(tmp_path / "runs", "a")
     evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")).iloc[::2], other="x")
     text = _text(tmp_path / "runs", tmp_path / "out")
@@ -249,7 +249,7 @@ def test_the_report_labels_other_data_and_describes_the_model_by_its_own(make_ru
     assert "1 finished run, 2 comparisons" in text
 
 
-def test_captions_speak_of_intervals_only_where_some_are_drawn():
+def test_caption_mentions_intervals_only_if_drawn():
     nan = float("nan")
     assert describe_intervals([(0.5, 0.4, 0.6)]) == "with 95% intervals"
     assert describe_intervals([(0.5, 0.4, 0.6), (0.5, nan, nan)]) == "with 95% intervals (1 of 2 have one)"

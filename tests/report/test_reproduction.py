@@ -53,7 +53,7 @@ def _matters(config):
 
 
 @pytest.mark.parametrize("words", [*([f"experiment={name}"] for name in EXPERIMENTS), *WORDS], ids=lambda w: w[0])
-def test_a_config_is_composed_again_from_its_words(words, compose):
+def test_config_is_recomposed_from_its_overrides(words, compose):
     config = compose(*words, small=False)
     (again,) = _said(train_commands([to_plain(config)])[0])
     assert _matters(compose(*again, small=False)) == _matters(config)
@@ -100,7 +100,7 @@ def test_a_config_is_composed_again_from_its_words(words, compose):
     ],
     ids=repr,
 )
-def test_a_value_is_written_as_hydra_reads_it(value):
+def test_value_is_written_as_hydra_reads_it(value):
     (override,) = OverridesParser.create().parse_overrides([f"key={override_value(value)}"])
     assert not override.is_sweep_override()
     got = override.value()
@@ -108,7 +108,7 @@ def test_a_value_is_written_as_hydra_reads_it(value):
     assert type(got) is type(value)
 
 
-def test_runs_that_are_all_combinations_of_values_stand_in_one_line_and_others_by_configuration(compose):
+def test_grid_is_one_command(compose):
     grid = [
         compose(f"optimizer={name}", f"seed={seed}", f"data.root='{'a,b'}'", "data=folder")
         for name in ("adam", "sgd")
@@ -122,7 +122,7 @@ def test_runs_that_are_all_combinations_of_values_stand_in_one_line_and_others_b
         assert sorted(map(repr, made)) == sorted(repr(_matters(config)) for config in configs)
 
 
-def test_a_model_file_of_ones_own_has_no_words_and_points_to_its_config(make_run, tmp_path):
+def test_custom_model_file_has_no_overrides(make_run, tmp_path):
     run = make_run(tmp_path, "own")
     result = json.loads(run.result.read_text())
     result["config"]["model"]["_target_"] = "mine.Net"
@@ -134,7 +134,7 @@ def test_a_model_file_of_ones_own_has_no_words_and_points_to_its_config(make_run
     ]
 
 
-def test_evaluations_are_asked_for_as_they_were(make_run, make_ensemble, evaluate_again, tmp_path):
+def test_evaluation_commands_repeat_the_evaluations(make_run, make_ensemble, evaluate_again, tmp_path):
     runs = [make_run(tmp_path / "my runs", "one", seed=seed) for seed in (0, 1)]
     table = pd.read_parquet(runs[0].evaluation("test", "parquet"))
     evaluate_again(runs[0], table, views="flip")
