@@ -1,4 +1,4 @@
-"""Warnings about a model of which no prediction is of use; training, evaluation, prediction and bundles all give them."""
+"""Warn of useless models, in training, evaluation, prediction and bundles alike."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -8,8 +8,8 @@ from numpy.typing import ArrayLike
 
 from pneumonia.runs.result import RunResult
 
-NEARLY_ALL: Final = 0.99  # of the predictions
-MOST: Final = 0.9  # of the images: a class so frequent may well be predicted for nearly all
+CONSTANT: Final = 0.99  # fraction of predictions from which a model counts as constant
+FREQUENT: Final = 0.9  # prevalence of a class that may be predicted for nearly all images
 PHANTOMS: Final = (
     "The model was trained on drawn phantoms: it knows nothing of X-rays, so its probabilities for a real one mean nothing. "
     "Train on real X-rays: data=folder data.root=DIR."
@@ -17,15 +17,14 @@ PHANTOMS: Final = (
 
 
 def constant_prediction(counts: ArrayLike, classes: Sequence[str], subset: str) -> str:
-    """The warning for a model that predicts one class whatever it is shown; empty where it does not.
+    """Return the warning about a model that predicts one class for (nearly) all images; empty for any other model.
 
-    That is a model that predicts one class for all images, though they show several; or for 99% of them or more, though
-    less than 90% show it.
+    It predicts one class for all images, though they show several; or for at least 99%, though less than 90% show it.
 
     Args:
         counts: ``(K, K)`` images by true class (rows) and predicted class (columns).
         classes: ``(K,)`` names.
-        subset: Which images they are, for the text.
+        subset: Name of the images, for the message.
     """
     confusion = np.asarray(counts, dtype=np.int64)
     total, true, predicted = int(confusion.sum()), confusion.sum(axis=1), confusion.sum(axis=0)
@@ -33,7 +32,7 @@ def constant_prediction(counts: ArrayLike, classes: Sequence[str], subset: str) 
         return ""
     most = int(predicted.argmax())
     share, prevalence = predicted[most] / total, true[most] / total
-    if share < 1 and (share < NEARLY_ALL or prevalence >= MOST):
+    if share < 1 and (share < CONSTANT or prevalence >= FREQUENT):
         return ""
     return (
         f"The model predicts {classes[most]} for {share:.1%} of the {total} {subset} images, and {prevalence:.1%} of them show "

@@ -1,42 +1,42 @@
-"""Tables of predictions as files: read, and refused where no figure could be trusted; without torch."""
+"""Read tables of predictions and refuse damaged ones; imports no torch."""
 
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pneumonia.errors import RunError, some
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.tasks import Task
 
-SLACK = 1e-3  # of a sum of float32 probabilities
+TOLERANCE: Final = 1e-3  # of a sum of float32 probabilities
 
 
 def read_predictions(path: Path, task: Task, remedy: str) -> pd.DataFrame:
-    """A table of predictions as it was written.
+    """Read a table of predictions.
 
     Args:
-        path: A Parquet file, one row an image: ``image_id``, ``patient_id``, ``label``, ``prob_<class>``.
+        path: A Parquet file, one row per image: ``image_id``, ``patient_id``, ``label``, ``prob_<class>``.
         task: Gives the classes.
-        remedy: What to do where it is no good, as a sentence.
+        remedy: What to do if it is unusable, as a sentence.
 
     Raises:
-        RunError: It can't be read, lacks columns, or holds labels, patients or probabilities that can't be.
+        RunError: It can't be read, lacks columns, or holds impossible labels, patients or probabilities.
     """
     try:
         table = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         what = f"can't be read ({type(error).__name__})" if path.exists() else "is gone"
         raise RunError(f"{path} {what}. {remedy}") from error
-    wrong = _wrong(table, task)
-    if wrong:
+    if wrong := _problem(table, task):
         raise RunError(f"{path} {wrong}. {remedy}")
     return table
 
 
-def _wrong(table: pd.DataFrame, task: Task) -> str:
-    """What is wrong with a table, or nothing."""
+def _problem(table: pd.DataFrame, task: Task) -> str:
+    """Return what is wrong with a table; empty if nothing is."""
     columns = [f"{PROBABILITY_PREFIX}{name}" for name in task.classes]
     missing = [name for name in ("image_id", "patient_id", "label", *columns) if name not in table]
     if missing:
@@ -44,25 +44,21 @@ def _wrong(table: pd.DataFrame, task: Task) -> str:
     for name in ("image_id", "patient_id", "label"):
         if table[name].isna().any():
             return f"has rows without {name}, {int(table[name].isna().sum())} of {len(table)}"
-    strange = sorted({str(label) for label in table["label"]} - set(task.classes))
-    if strange:
-        return f"holds labels that are no class of task={task.name}: {some(strange)}"
+    unknown = sorted({str(label) for label in table["label"]} - set(task.classes))
+    if unknown:
+        return f"holds labels that are no class of task={task.name}: {some(unknown)}"
     text = [name for name in columns if not pd.api.types.is_numeric_dtype(table[name])]
     if text:
         return f"holds no numbers in {some(text)}"
-    return _impossible(table, columns)
-
-
-def _impossible(table: pd.DataFrame, columns: list[str]) -> str:
-    told: Any = table[columns].to_numpy(dtype=np.float64)
-    undefined = ~np.isfinite(told).all(axis=1)
-    outside = ((told < -SLACK) | (told > 1 + SLACK)).any(axis=1)
-    sums = np.abs(told.sum(axis=1) - 1) > SLACK
+    probability: NDArray[np.float64] = table[columns].to_numpy(dtype=np.float64)
+    undefined = ~np.isfinite(probability).all(axis=1)
+    outside = ((probability < -TOLERANCE) | (probability > 1 + TOLERANCE)).any(axis=1)
+    sums = np.abs(probability.sum(axis=1) - 1) > TOLERANCE
     for rows, what in (
         (undefined, "undefined probabilities"),
         (outside, "probabilities outside 0 to 1"),
         (sums, "probabilities that do not sum to one"),
     ):
         if rows.any():
-            return f"holds {what}, for example of image {table['image_id'][rows].iloc[0]}"
+            return f"holds {what}, for example of image {table.loc[rows, 'image_id'].iloc[0]}"
     return ""
