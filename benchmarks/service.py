@@ -1,10 +1,10 @@
-"""What the service costs over the bundle alone, side by side in one run, as a table (and Markdown).
+"""Measure the overhead of the service over the bundle alone, in one run, as a table (and Markdown).
 
 Usage: .venv/bin/python benchmarks/service.py BUNDLE IMAGES_DIR [--images 200] [--seconds 4] [--rounds 3] [--out FILE.md]
 
-- overhead: the same JPEG files through ``bundle.answer`` in this process and over one connection, in turn; medians.
-- 16 clients against one: answers a second in total, in turn; and the slowest hundredth of the 16 clients against their median.
-- start: from the command to its first answer; memory: resident, after all of the above, and once the page was loaded.
+- overhead: the same JPEG files through ``bundle.predict`` in this process and over one connection, in turn; medians.
+- 16 clients against one: responses per second in total, in turn; and the 99th percentile of the 16 clients over their median.
+- start: from the command to its first response; memory: resident, after all of the above, and once the page was loaded.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PATIENCE_S = 60
 
 @dataclass(frozen=True)
 class Row:
-    """One figure, and what it has to be."""
+    """A measured value and its target."""
 
     what: str
     value: str
@@ -43,17 +43,17 @@ class Row:
 
 
 class Client:
-    """One kept connection that sends JPEG files."""
+    """A persistent connection that sends JPEG files."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def ask(self, raw: bytes) -> float:
-        """Seconds of one answer.
+    def send(self, raw: bytes) -> float:
+        """Return the seconds until the response.
 
         Raises:
-            RuntimeError: It is not 200.
+            RuntimeError: The status is not 200.
         """
         start = time.perf_counter()
         head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(
@@ -68,7 +68,7 @@ class Client:
         while len(body) < length:
             body += self._more()
         if not headers.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"the service said {headers[:60]!r} {body!r}")
+            raise RuntimeError(f"the service responded {headers[:60]!r} {body!r}")
         return time.perf_counter() - start
 
     def _more(self) -> bytes:
@@ -82,7 +82,7 @@ class Client:
 
 
 def main() -> None:
-    """Reads the words, measures, prints and writes; exit code 1 where a figure is not met."""
+    """Parse options, measure, print and write; exit with 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("images", type=Path, help="a folder with JPEG files, at any depth")
@@ -134,11 +134,11 @@ def _measure(bundle_dir: Path, files: list[bytes], seconds: float, rounds: int) 
         Row("one client, median", f"{statistics.median(served) * 1000:.2f} ms", "", True),
         Row("overhead of the service", f"{overhead:.2f} ms", "< 3 ms", overhead < 3),
         Row("one client, p99 over median", f"{alone:.2f}", "< 5", alone < 5),
-        Row("one client, answers a second", f"{statistics.median(one):.0f}", "", True),
-        Row(f"{CLIENTS} clients, answers a second", f"{statistics.median(many):.0f}", "", True),
+        Row("one client, responses per second", f"{statistics.median(one):.0f}", "", True),
+        Row(f"{CLIENTS} clients, responses per second", f"{statistics.median(many):.0f}", "", True),
         Row(f"{CLIENTS} clients over one", f"{ratio:.2f}", ">= 1", ratio >= 1),
         Row(f"{CLIENTS} clients, p99 over median", f"{tail:.2f}", "< 5", tail < 5),
-        Row("start to first answer", f"{start:.2f} s", "< 2 s", start < 2),
+        Row("start to first response", f"{start:.2f} s", "< 2 s", start < 2),
         Row("memory", f"{plain:.0f} MiB", "< 400 MiB", plain < 400),
         Row("memory with the page", f"{with_page:.0f} MiB", "< 400 MiB", with_page < 400),
     ]
@@ -146,7 +146,7 @@ def _measure(bundle_dir: Path, files: list[bytes], seconds: float, rounds: int) 
 
 @contextmanager
 def _service(bundle: Path, raw: bytes) -> Iterator[tuple[subprocess.Popen[bytes], int, float]]:
-    """The process, its port, and the seconds to its first answer."""
+    """Yield the process, its port, and the seconds to its first response."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pneumonia", "serve", str(bundle), "--port", str(port)]
@@ -161,7 +161,7 @@ def _service(bundle: Path, raw: bytes) -> Iterator[tuple[subprocess.Popen[bytes]
                 if popen.poll() is not None or time.perf_counter() - start > PATIENCE_S:
                     raise RuntimeError("the service does not start") from None
                 time.sleep(0.005)
-        client.ask(raw)
+        client.send(raw)
         taken = time.perf_counter() - start
         client.close()
         yield popen, port, taken
@@ -179,7 +179,7 @@ def _in_turn(bundle: Bundle, port: int, files: list[bytes], rounds: int) -> tupl
         for raw in files:
             start = time.perf_counter()
             bundle.predict(raw)
-            alone, asked = time.perf_counter() - start, client.ask(raw)
+            alone, asked = time.perf_counter() - start, client.send(raw)
             if number:  # the first round warms both
                 direct.append(alone)
                 served.append(asked)
@@ -188,7 +188,7 @@ def _in_turn(bundle: Bundle, port: int, files: list[bytes], rounds: int) -> tupl
 
 
 def _throughput(port: int, files: list[bytes], clients: int, seconds: float) -> tuple[float, list[float]]:
-    """Answers a second of all clients together, and the seconds of each."""
+    """Return the responses per second of all clients together, and the seconds of each."""
     times: list[list[float]] = [[] for _ in range(clients)]
     until = time.perf_counter() + seconds
 
@@ -196,7 +196,7 @@ def _throughput(port: int, files: list[bytes], clients: int, seconds: float) -> 
         client = Client(port)
         place = number
         while time.perf_counter() < until:
-            times[number].append(client.ask(files[place % len(files)]))
+            times[number].append(client.send(files[place % len(files)]))
             place += clients
         client.close()
 

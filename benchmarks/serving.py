@@ -1,6 +1,6 @@
 """Row 8: bytes of image files to probabilities on one thread, one at a time.
 
-- ours: a bundle's answer, with its checks, its out-of-distribution detector and its calibration.
+- ours: the prediction of a bundle, with its checks, its out-of-distribution detector and its calibration.
 - baseline: PIL to RGB, torchvision's Resize, Grayscale and ToTensor, and the trained network in eager mode.
 - limit: a scaled decode and ONNX Runtime alone.
 """
@@ -32,7 +32,7 @@ CLOSE: Final = 0.05  # of probabilities, on average: two decoders and two ways t
 
 
 def rows(world: World) -> list[Row]:
-    """The arms over a sample of the files at full size, with a network that was trained for a moment."""
+    """Return the arms over a sample of the files at full size, with a network trained for one epoch."""
     run, folder = trained(world)
     bundle = Bundle.load(folder)
     files = files_of(world.full_size)
@@ -88,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 
 def eager(run: Path) -> Callable[[bytes], list[float]]:
-    """The usual way from bytes to probabilities."""
+    """Predict as usual scripts do."""
     classifier = load_finished_run(run).load_model()
     scaling = classifier.options.scaling
     mean, std = float(scaling["shift"]) / 255, float(scaling["scale"]) / 255
@@ -102,26 +102,26 @@ def eager(run: Path) -> Callable[[bytes], list[float]]:
     )
     network = classifier.evaluated_network().eval()
 
-    def answer(data: bytes) -> list[float]:
+    def predict(data: bytes) -> list[float]:
         with torch.inference_mode(), Image.open(io.BytesIO(data)) as image:
             found: list[float] = network(prepare(image.convert("RGB"))[None]).softmax(dim=1)[0].tolist()
             return found
 
-    return answer
+    return predict
 
 
 def bare(folder: Path) -> Callable[[bytes], object]:
-    """A decode at the scale that is wanted and the graph; nothing is checked."""
+    """Decode at the needed scale and run the graph; check nothing."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     kind = np.uint8 if "uint8" in given.type else np.float32
 
-    def answer(data: bytes) -> object:
+    def predict(data: bytes) -> object:
         image = Image.open(io.BytesIO(data))
         image.draft("L", (2 * SIDE, 2 * SIDE))
         square = cv2.resize(np.asarray(image.convert("L")), (SIDE, SIDE), interpolation=cv2.INTER_AREA)
         return session.run(None, {given.name: square[None, None].astype(kind)})
 
-    return answer
+    return predict

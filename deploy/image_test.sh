@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the Dockerfile's `serve` target as it is, runs it as SageMaker does, and asks it: /ping, /invocations, user, size, secrets, SIGTERM.
+# Builds the Dockerfile's `serve` target as it is, runs it as SageMaker does, and queries it: /ping, /invocations, user, size, secrets, SIGTERM.
 #
 #   deploy/image_test.sh [BUNDLE IMAGE]      without a bundle, one of a small run on drawn phantoms (a minute)
 #

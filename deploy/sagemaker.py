@@ -1,4 +1,4 @@
-r"""A serverless endpoint of SageMaker for a bundle, as code: uploads it, makes or updates the endpoint, waits, removes.
+r"""Deploy a bundle as a serverless endpoint of SageMaker: upload it, create or update the endpoint, wait, delete.
 
     python deploy/sagemaker.py up BUNDLE --name xray --bucket B --role ARN \
         --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/pneumonia-serve:1
@@ -6,7 +6,7 @@ r"""A serverless endpoint of SageMaker for a bundle, as code: uploads it, makes 
     python deploy/sagemaker.py down --name xray
 
 The image is the Dockerfile's target `serve`, pushed to ECR in the same region. Names of model and configuration carry a digest
-of the bundle and the settings, so `up` with the same bundle changes nothing, and another one takes its place while it serves.
+of the bundle and the settings, so `up` with the same bundle changes nothing, and another bundle replaces it without downtime.
 Credentials are boto3's own: the environment, a profile, or the machine's role. Needs `pip install 'pneumonia[deploy]'`.
 
 Source: https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html
@@ -23,8 +23,8 @@ from pneumonia.errors import AccessError, BundleError, ConfigError, PneumoniaErr
 
 MEMORY_MB: Final = (1024, 2048, 3072, 4096, 5120, 6144)  # what serverless endpoints come in
 TYPES: Final = {".jpeg": "image/jpeg", ".jpg": "image/jpeg", ".png": "image/png", ".dcm": "application/dicom"}
-LOOK_S: Final = 10.0
-PATIENCE_S: Final = 1200.0
+POLL_S: Final = 10.0
+TIMEOUT_S: Final = 1200.0
 DENIED: Final = {
     "AccessDenied",
     "AccessDeniedException",
@@ -35,7 +35,7 @@ DENIED: Final = {
 
 
 def up(clients: dict[str, Any], options: argparse.Namespace) -> str:
-    """Serves a bundle, and returns the endpoint's status.
+    """Create or update the endpoint of a bundle; return its status.
 
     Args:
         clients: boto3's of ``s3`` and ``sagemaker``.
@@ -43,8 +43,8 @@ def up(clients: dict[str, Any], options: argparse.Namespace) -> str:
 
     Raises:
         BundleError: The folder holds no bundle.
-        ConfigError: A size that serverless endpoints do not come in.
-        TransferError: AWS refuses, or the endpoint failed to start; an endpoint that served before goes on serving what it did.
+        ConfigError: Serverless endpoints have no such memory size.
+        TransferError: AWS refuses, or the endpoint failed to start; an existing endpoint keeps serving its bundle.
     """
     archive = options.bundle / "model.tar.gz"
     if not archive.is_file():
@@ -84,7 +84,7 @@ def up(clients: dict[str, Any], options: argparse.Namespace) -> str:
 
 
 def down(clients: dict[str, Any], options: argparse.Namespace) -> None:
-    """Removes an endpoint with its configuration and model; what is in S3 stays.
+    """Delete an endpoint with its configuration and model, but nothing in S3.
 
     Raises:
         TransferError: There is no such endpoint, or AWS refuses.
@@ -101,10 +101,10 @@ def down(clients: dict[str, Any], options: argparse.Namespace) -> None:
 
 
 def call(clients: dict[str, Any], options: argparse.Namespace) -> str:
-    """What the endpoint says of an image, as JSON.
+    """Return the prediction of the endpoint for an image, as JSON.
 
     Raises:
-        ConfigError: A file that is no image of a known kind.
+        ConfigError: The file is missing or has another ending.
         TransferError: AWS or the service refuses.
     """
     kind = TYPES.get(options.file.suffix.lower())
@@ -122,7 +122,7 @@ def _endpoint(sagemaker: Any, name: str) -> dict[str, Any] | None:
 
 
 def _known(describe: Any, **name: str) -> Any:
-    """What AWS says of a thing; ``None`` where it does not exist, which SageMaker calls a validation error."""
+    """Describe a resource; ``None`` where it does not exist, which SageMaker reports as a validation error."""
     from botocore.exceptions import ClientError
 
     try:
@@ -134,7 +134,7 @@ def _known(describe: Any, **name: str) -> Any:
 
 
 def _wait(sagemaker: Any, name: str) -> str:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         found = sagemaker.describe_endpoint(EndpointName=name)
         status = str(found["EndpointStatus"])
@@ -144,14 +144,14 @@ def _wait(sagemaker: Any, name: str) -> str:
             reason = found.get("FailureReason", "no reason given; see CloudWatch's log of the endpoint")
             raise TransferError(f"The endpoint {name} is {status}: {reason}")
         print(f"{name}: {status}", file=sys.stderr, flush=True)
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     raise TransferError(
-        f"The endpoint {name} is not in service after {PATIENCE_S:.0f} s; see `aws sagemaker describe-endpoint`."
+        f"The endpoint {name} is not in service after {TIMEOUT_S:.0f} s; see `aws sagemaker describe-endpoint`."
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Reads the words; 0 done, 2 refused."""
+    """Parse options and run a verb; return 0, or 2 for bad input."""
     parser = argparse.ArgumentParser(
         "deploy/sagemaker.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

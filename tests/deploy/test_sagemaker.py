@@ -117,7 +117,7 @@ def _made(stubs, serving):
 def test_a_bundle_becomes_a_serverless_endpoint_and_the_same_one_changes_nothing(
     sagemaker, stubs, options, monkeypatch, capsys
 ):
-    monkeypatch.setattr(sagemaker, "LOOK_S", 0)
+    monkeypatch.setattr(sagemaker, "POLL_S", 0)
     asked = _made(stubs, None)
     for status in ("Creating", "Creating", "InService"):
         stubs["sagemaker"].add_response("describe_endpoint", _described(status))

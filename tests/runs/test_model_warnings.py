@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
+from pneumonia.config.convert import from_plain
 from pneumonia.data.sources.phantom_detection import MARK, is_phantom, mostly_phantoms
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
@@ -122,7 +123,7 @@ def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
 
 def test_training_ends_with_the_warning(compose, constant, capsys):
     result = load_finished_run(constant).result
-    again = train(result.config)  # recognised as finished, so that it only shows
+    again = train(from_plain(result.config))  # finished, so only its summary is printed
     said = " ".join(capsys.readouterr().err.split())
     assert again.run_id == result.run_id
     assert warnings_of(result)[0].startswith("The model predicts")
@@ -165,7 +166,7 @@ def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real,
 
 def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, real, tmp_path):
     contract = export(ExportOptions(constant, tmp_path / "bundle", cache_dir=cache_dir))
-    expected = warnings_of(json.loads((constant / "result.json").read_text()))
+    expected = warnings_of(load_finished_run(constant).result)
     assert list(contract.warnings) == expected
     assert contract.limitations[:2] == contract.warnings, "the page shows the limits"
     assert Bundle.load(tmp_path / "bundle").contract.warnings == contract.warnings
