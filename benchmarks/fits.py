@@ -17,7 +17,8 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.models.base import Classifier
 from pneumonia.models.optimization import build_optimizer
 from pneumonia.runs.folder import RunFolder, read_metrics
-from pneumonia.training.callbacks import Recorder
+from pneumonia.training.callbacks import RunCallbacks
+from pneumonia.training.checkpointing import AtomicCheckpointIO
 
 Pairs = Iterable[tuple[Tensor, Tensor]]
 DEVICE: Final = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,13 +58,14 @@ def fit(data: XRayDataModule, model: Classifier | None = None) -> Fit:
     """One epoch of `Trainer.fit` with our metrics, validation and checkpoints."""
     with tempfile.TemporaryDirectory() as place:
         folder = RunFolder(Path(place))
-        recorder, first = Recorder(folder), FirstBatch()
+        record, first = RunCallbacks.of(folder), FirstBatch()
         trainer = Trainer(
             max_epochs=1,
             accelerator="gpu" if DEVICE.type == "cuda" else "cpu",
             devices=1,
             logger=False,
-            callbacks=[recorder, first],
+            callbacks=[*record.ordered(), first],
+            plugins=[AtomicCheckpointIO()],
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -72,7 +74,7 @@ def fit(data: XRayDataModule, model: Classifier | None = None) -> Fit:
         model = model or classifier(data.images.pixels.shape[1])
         trainer.fit(model, datamodule=data)
         end = time.perf_counter()
-        return Fit(end - first.at, recorder.train_s, float(read_metrics(folder)[0]["train/loss"]))
+        return Fit(end - first.at, record.throughput.totals.train_s, float(read_metrics(folder)[0]["train/loss"]))
 
 
 def plain(batches: list[tuple[Tensor, Tensor]], validation: list[Tensor], model: Classifier) -> Fit:

@@ -24,7 +24,7 @@ from pneumonia.data.datamodule import DecodedImages, XRayDataModule
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import quiet
 from pneumonia.tasks import TASKS
-from pneumonia.training.callbacks import Recorder
+from pneumonia.training.throughput import Throughput
 
 
 class Killed(Exception):
@@ -34,14 +34,14 @@ class Killed(Exception):
 @contextmanager
 def killed_in(epoch: int, batch: int = 0) -> Iterator[None]:
     """Kill the training of the block after a batch of an epoch, both counted from 0."""
-    plain = Recorder.on_train_batch_end
+    plain = Throughput.on_train_batch_end
 
-    def die(self: Recorder, trainer: Trainer, module: Classifier, outputs: object, data: object, index: int) -> None:
+    def die(self: Throughput, trainer: Trainer, module: Classifier, outputs: object, data: object, index: int) -> None:
         plain(self, trainer, module, outputs, data, index)
         if trainer.current_epoch == epoch and index == batch:
             raise Killed
 
-    with patch.object(Recorder, "on_train_batch_end", die), pytest.raises(Killed):
+    with patch.object(Throughput, "on_train_batch_end", die), pytest.raises(Killed):
         yield
 
 
@@ -52,13 +52,11 @@ def quick_fit(classifier: Classifier, data: XRayDataModule, epochs: int, **words
     trainer = Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-        **{"limit_val_batches": 0, **words},
+        **{"limit_val_batches": 0, "logger": False, "enable_checkpointing": False, **words},
     )
     trainer.fit(classifier, data)
     return trainer

@@ -23,7 +23,7 @@ from pneumonia.sweep.search_space import Axis, axis_of, override_value
 from pneumonia.sweep.state import FAILED, State, SweepState
 from pneumonia.system.console import say
 from pneumonia.system.files import one_at_a_time
-from pneumonia.training.callbacks import direction
+from pneumonia.training.checkpointing import direction
 
 N_BEST: Final = 10  # best trials in the table
 MIN_FOR_IMPORTANCE: Final = 10  # finished trials

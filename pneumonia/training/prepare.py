@@ -27,8 +27,8 @@ from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
 from pneumonia.system.memory import keep_freed_memory
 from pneumonia.tasks import TASKS
-from pneumonia.training.callbacks import reset_peak_memory
 from pneumonia.training.loggers.wandb import check_tracking
+from pneumonia.training.throughput import reset_peak_memory
 
 
 @dataclass(frozen=True)

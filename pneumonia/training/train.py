@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 from zipfile import is_zipfile
 
-import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pneumonia.config.convert import identity, to_plain
@@ -22,7 +21,7 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
 from pneumonia.data.splits.leaks import Leak
-from pneumonia.errors import CheckpointError, DivergenceError, PneumoniaError, RunError
+from pneumonia.errors import DivergenceError, PneumoniaError, RunError
 from pneumonia.metrics.classification import confusion_matrix, nan_to_none
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
@@ -39,19 +38,16 @@ from pneumonia.system.console import say
 from pneumonia.system.device import configure_tf32, device_of, name_of, precision_on
 from pneumonia.system.files import check_writable, replacing
 from pneumonia.system.signals import sigterm_as_interrupt
-from pneumonia.training.callbacks import (
-    EpochReport,
-    Recorder,
-    TimeLimit,
-    WeightPictures,
-    direction,
-    peak_memory_mib,
-    time_is_over,
-)
+from pneumonia.training.callbacks import RunCallbacks
+from pneumonia.training.checkpointing import AtomicCheckpointIO, direction
 from pneumonia.training.loggers.wandb import Follower, Mirror, followed, mirror_finished
 from pneumonia.training.loggers.wandb_charts import Samples
 from pneumonia.training.prepare import prepare_run
+from pneumonia.training.progress import EpochProgress
 from pneumonia.training.summary import announce, show
+from pneumonia.training.throughput import peak_memory_mib
+from pneumonia.training.time_limit import TimeLimit, time_limit_reached
+from pneumonia.training.weight_pictures import WeightPictures
 
 DRY_RUN_BATCHES: Final = 2  # batches of each subset
 PATIENCE_S: Final = 10.0  # for a process that was told to end
@@ -114,12 +110,12 @@ def train(
         with followed(folder, to_plain(config), label) as mirror:
             if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
-            recorder = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
-            _check_end(config, recorder, folder)
-            result = _result(config, run_id, run.data, run.leaks, run.hashes, recorder, folder)
+            record = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
+            _check_end(config, record, folder)
+            result = _result(config, run_id, run.data, run.leaks, run.hashes, record, folder)
             result.write(folder)
             if mirror is not None:
-                rows = run.data.images.rows[run.data.positions("val", recorder.best_epoch - 1)]
+                rows = run.data.images.rows[run.data.positions("val", record.best.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
                 mirror.result(result, Samples(pixels, getattr(config.logger, "samples", 0)))
     note = "" if result.completed else f"This run {result.shortened}: no other command accepts it."
@@ -127,7 +123,7 @@ def train(
     return result
 
 
-def _check_end(config: TrainConfig, recorder: Recorder, folder: RunFolder) -> None:
+def _check_end(config: TrainConfig, record: RunCallbacks, folder: RunFolder) -> None:
     """Refuses a result where the training ended before its config says, and is not said to be shortened.
 
     Raises:
@@ -136,33 +132,33 @@ def _check_end(config: TrainConfig, recorder: Recorder, folder: RunFolder) -> No
         RunError: Something else has stopped the training.
     """
     epochs, trainer = len(read_metrics(folder)), config.trainer
-    if recorder.ended or trainer.fast_dev_run or epochs >= config.max_epochs:
-        if not recorder.best_epoch:
-            raise _divergence(config, recorder)
+    if record.termination.ended or trainer.fast_dev_run or epochs >= config.max_epochs:
+        if not record.best.best_epoch:
+            raise _divergence(config, record)
         return
     if trainer.max_time is not None:
-        raise time_is_over(trainer.max_time, folder, config.max_epochs)
+        raise time_limit_reached(trainer.max_time, folder, config.max_epochs)
     raise RunError(
         f"Something has stopped the training after {epochs} of {config.max_epochs} epochs, and it was not early stopping. "
         f"They are kept in {folder.path}. Run the same command again to go on."
     )
 
 
-def _divergence(config: TrainConfig, recorder: Recorder) -> DivergenceError:
+def _divergence(config: TrainConfig, record: RunCallbacks) -> DivergenceError:
     """The error of a training without an epoch that is worth keeping."""
     rate, swa = getattr(config.optimizer, "lr", None), config.swa
     lower = "optimizer.lr" if rate is None else f"optimizer.lr ({rate} now)"
     averaged = "" if swa is None else f" with averaged weights (swa={swa})"
     return DivergenceError(
-        f"The training diverged in epoch {recorder.diverged}: its loss or weights are NaN or infinite, and no epoch{averaged} "
-        f"has finite ones to keep. Repeating it would end the same. Lower {lower}, or clip the gradient "
+        f"The training diverged in epoch {record.termination.diverged}: its loss or weights are NaN or infinite, and no epoch"
+        f"{averaged} has finite ones to keep. Repeating it would end the same. Lower {lower}, or clip the gradient "
         "(trainer.gradient_clip_val=1)."
     )
 
 
-def _shortened_by(config: TrainConfig, recorder: Recorder) -> list[str]:
+def _shortened_by(config: TrainConfig, record: RunCallbacks) -> list[str]:
     """What has shortened a training, as overrides; none where it was full."""
-    steps = [f"trainer.max_steps={config.trainer.max_steps}"] if recorder.out_of_steps else []
+    steps = [f"trainer.max_steps={config.trainer.max_steps}"] if record.termination.out_of_steps else []
     return [*shortening(config.trainer), *steps]
 
 
@@ -214,12 +210,12 @@ def _fit(
     folder: RunFolder,
     mirror: Mirror | None,
     more: Sequence[Any],
-) -> Recorder:
+) -> RunCallbacks:
     monitor = config.monitor or classifier.default_monitor
     settings = config.trainer
     classifier.max_steps = settings.max_steps
-    recorder = Recorder(folder, monitor, classifier.max_steps)
-    callbacks: list[Any] = [recorder, WeightPictures(folder)]
+    record = RunCallbacks.of(folder, monitor, classifier.max_steps)
+    callbacks: list[Any] = [*record.ordered(), WeightPictures(folder)]
     if mirror is not None:
         callbacks.append(Follower(mirror))
     stopping = config.early_stopping
@@ -228,11 +224,11 @@ def _fit(
     if settings.max_time is not None:
         callbacks.append(TimeLimit(settings.max_time, folder))
     if settings.enable_progress_bar:
-        callbacks.append(EpochReport(recorder))
+        callbacks.append(EpochProgress(record.throughput))
     callbacks += more
-    resume, data.first_epoch = _resume_point(folder, recorder)
-    if recorder.ended:
-        return recorder
+    resume, data.first_epoch = _resume_point(folder, record)
+    if record.termination.ended:
+        return record
     trainer = _trainer(config, callbacks)
     handler = signal.getsignal(signal.SIGINT)
     several = settings.devices > 1
@@ -255,8 +251,8 @@ def _fit(
         if several:
             _end_children()  # they would go on, in a folder that is no longer held
     if several:
-        _recall(folder, recorder)  # it was kept by another process
-    return recorder
+        record.restore(folder.last)  # it was kept by another process
+    return record
 
 
 def _end_children() -> None:
@@ -276,21 +272,19 @@ def _trainer(config: TrainConfig, callbacks: list[Any]) -> Trainer:
     device = device_of(settings)
     precision = precision_on(device, settings.precision)
     configure_tf32(device, precision)
+    words, epochs = {**to_plain(settings), "precision": precision, "enable_progress_bar": False}, config.max_epochs
+    words |= {"max_time": None, "max_steps": -1}  # see TimeLimit and Termination
+    if batches := int(words.pop("fast_dev_run")):  # with Lightning's own, no checkpoint is saved
+        words, epochs = {**words, "limit_train_batches": batches, "limit_val_batches": batches}, 1
     return Trainer(
-        # See TimeLimit and Recorder for what Lightning is not given.
-        **{
-            **to_plain(settings),
-            "precision": precision,
-            "enable_progress_bar": False,
-            "max_time": None,
-            "max_steps": -1,
-        },
-        max_epochs=config.max_epochs,
+        **words,
+        max_epochs=epochs,
         sync_batchnorm=settings.devices > 1,
         logger=False,
         callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
-        enable_checkpointing=any(isinstance(callback, Recorder) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=int(config.split.rules.rotates),
@@ -298,27 +292,14 @@ def _trainer(config: TrainConfig, callbacks: list[Any]) -> Trainer:
     )
 
 
-def _resume_point(folder: RunFolder, recorder: Recorder) -> tuple[Path | None, int]:
-    """``last.ckpt`` and its epochs, where an earlier training left one; its record is read into ``recorder``."""
+def _resume_point(folder: RunFolder, record: RunCallbacks) -> tuple[Path | None, int]:
+    """Return ``last.ckpt`` and its epochs, where an earlier training left one, and restore the record from it."""
     if not folder.last.exists():
         return None, 0
-    epochs = _recall(folder, recorder)
-    if not recorder.ended:
-        say(f"An earlier training of this run was cut after epoch {epochs}; it goes on from there.")
+    epochs = record.restore(folder.last)
+    if not record.termination.ended:
+        say(f"Resuming: an earlier training of this run was interrupted after epoch {epochs}.")
     return folder.last, epochs
-
-
-def _recall(folder: RunFolder, recorder: Recorder) -> int:
-    """Reads the record in ``last.ckpt``; how many epochs it has."""
-    try:
-        saved = torch.load(folder.last, map_location="cpu", weights_only=True)
-        recorder.load_state_dict(saved["callbacks"][recorder.state_key])
-        return int(saved["epoch"]) + 1
-    except Exception as error:
-        raise CheckpointError(
-            f"{folder.last} can't be read ({type(error).__name__}), so the run can't go on from it. "
-            "Say force=true to train it from the start."
-        ) from error
 
 
 def _result(
@@ -327,21 +308,21 @@ def _result(
     data: XRayDataModule,
     leaks: list[Leak],
     hashes: dict[str, str],
-    recorder: Recorder,
+    record: RunCallbacks,
     folder: RunFolder,
 ) -> RunResult:
     device = device_of(config.trainer)
     best = load_classifier(folder.best, config.task, own_targets(config))
-    predictions = predict_subset(best.to(device), data, "val", recorder.best_epoch - 1)
+    predictions = predict_subset(best.to(device), data, "val", record.best.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)
     probability, label = prediction_arrays(predictions, data.task.classes)
     confusion = confusion_matrix(probability.argmax(axis=1), label, len(data.task.classes))
     price = config.usd_per_hour
     history = read_metrics(folder)
-    row = history[recorder.best_epoch - 1]
+    row = history[record.best.best_epoch - 1]
     trained = {key.removeprefix("train/"): float(value) for key, value in row.items() if key.startswith("train/")}
-    shortened_by = _shortened_by(config, recorder)
+    shortened_by = _shortened_by(config, record)
     seen = data.images.manifest.iloc[data.positions("train")]
     return RunResult(
         status=DEBUG if shortened_by else COMPLETED,
@@ -360,16 +341,16 @@ def _result(
             phantoms=mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)),
         ),
         epochs=len(history),
-        best_epoch=recorder.best_epoch,
+        best_epoch=record.best.best_epoch,
         metrics={"train": nan_to_none(trained), "val": nan_to_none(table_metrics(predictions, data.task))},
         confusion=Confusion(list(data.task.classes), confusion.tolist()),
         cost=Cost(
             device=name_of(device),
             precision=precision_on(device, config.trainer.precision),
-            fit_s=round(recorder.fit_s, 3),
-            **recorder.speed(),
+            fit_s=round(record.throughput.totals.fit_s, 3),
+            **record.throughput.rates(),
             peak_memory_mib=peak_memory_mib(),
-            usd=None if price is None else round(recorder.fit_s / 3600 * price, 6),
+            usd=None if price is None else round(record.throughput.totals.fit_s / 3600 * price, 6),
         ),
         versions=versions(),
     )

@@ -140,7 +140,7 @@ def test_it_is_the_same_run_with_every_file_once(pair):
     ours, theirs = read_result(two), read_result(one)
     assert ours.confusion == theirs.confusion
     assert ours.cost.images_per_s > 0
-    saved = [torch.load(folder.last, weights_only=True)["callbacks"]["Recorder"] for folder in (one, two)]
+    saved = [torch.load(folder.last, weights_only=True)["callbacks"]["Throughput"] for folder in (one, two)]
     assert saved[0]["images"] == saved[1]["images"] == 2 * theirs.data.train
 
 
@@ -186,7 +186,7 @@ def test_a_run_of_one_process_goes_on_in_two(compose, cache_dir, pair, tmp_path)
         train(compose(*WORDS, runs_dir=tmp_path), callbacks=[_after_the_first_epoch(cut)])
     done = _together(cache_dir, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "cut after epoch 1; it goes on" in done.stderr
+    assert "interrupted after epoch 1" in done.stderr
     mine, theirs = (pd.DataFrame(read_metrics(folder)).astype(float) for folder in (_folder(tmp_path), one))
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 

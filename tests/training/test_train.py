@@ -48,8 +48,9 @@ from pneumonia.runs.identity import run_identity
 from pneumonia.runs.load import load_finished_run
 from pneumonia.system.files import check_writable
 from pneumonia.tasks import TASKS
-from pneumonia.training import callbacks
+from pneumonia.training import time_limit
 from pneumonia.training.prepare import check_monitor
+from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import Interrupted, train
 
 
@@ -205,7 +206,7 @@ def test_a_process_killed_by_sigkill_goes_on_and_a_finished_run_trains_nothing(c
         [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment
     )
     assert again.returncode == 0, again.stderr
-    assert "it goes on from there" in again.stderr
+    assert "interrupted after epoch" in again.stderr
     assert len(pd.read_csv(cut)) == 60
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
     third = subprocess.run(
@@ -218,17 +219,17 @@ def test_a_process_killed_by_sigkill_goes_on_and_a_finished_run_trains_nothing(c
 
 
 def test_ctrl_c_stops_cleanly_and_the_run_goes_on(compose, tmp_path, monkeypatch):
-    plain = callbacks.Recorder.on_train_batch_end
+    plain = Throughput.on_train_batch_end
 
     def press(self, trainer, module, outputs, batch, index):
         plain(self, trainer, module, outputs, batch, index)
         if trainer.current_epoch == 1:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", press)
+    monkeypatch.setattr(Throughput, "on_train_batch_end", press)
     with pytest.raises(Interrupted, match=r"Stopped after 1 of 2 epochs.*Run the same command again"):
         train(compose(runs_dir=tmp_path))
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    monkeypatch.setattr(Throughput, "on_train_batch_end", plain)
     assert signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
     assert train(compose(runs_dir=tmp_path)).epochs == 2
 
@@ -239,14 +240,14 @@ TINY = ("image_size=16", "data.phantom.patients=24", "batch_size=8", "model=mlp"
 def _clock(monkeypatch, of_batch: float = 1.0):
     """Each training batch takes so many seconds of the clock that limits the time."""
     now = [0.0]
-    plain = callbacks.Recorder.on_train_batch_end
+    plain = Throughput.on_train_batch_end
 
     def tick(self, *arguments):
         now[0] += of_batch
         plain(self, *arguments)
 
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", tick)
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=time.perf_counter))
+    monkeypatch.setattr(Throughput, "on_train_batch_end", tick)
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now[0]))
 
 
 @pytest.mark.parametrize("options", [[], ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2", "ema=0.9"]])
@@ -256,7 +257,7 @@ def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose
     _clock(monkeypatch)
     for limit, epochs in (("00:00:00:02", 0), ("00:00:00:10", 1), ("00:00:00:10", 2)):
         with pytest.raises(
-            TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*same command"
+            TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*Rerun the command"
         ):
             train(compose(*options, f"trainer.max_time={limit}", runs_dir=tmp_path / "cut"))
         assert not list(tmp_path.glob("cut/*/*/result.json"))
@@ -478,7 +479,7 @@ def test_finite_weights_whose_loss_never_is_finite_diverged(compose, tmp_path, c
     for _ in range(2):
         with pytest.raises(DivergenceError, match=r"diverged in epoch 1"):
             train(config)
-    assert "goes on from there" not in capsys.readouterr().err
+    assert "interrupted after epoch" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
 
 
@@ -779,7 +780,7 @@ def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):
         "max_epochs=12",
     ]
     train(compose(*words, runs_dir=tmp_path))
-    assert re.search(r"The training loss of epoch \d is (nan|inf): the weights have run away", capsys.readouterr().err)
+    assert re.search(r"The training loss of epoch \d is (nan|inf): the training diverges", capsys.readouterr().err)
 
 
 def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose, tmp_path):

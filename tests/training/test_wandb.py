@@ -15,8 +15,8 @@ import pytest
 from pneumonia.cli import run as pneumonia
 from pneumonia.cli.sweep import run as sweep
 from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
-from pneumonia.training import callbacks
 from pneumonia.training.loggers import wandb as tracking
+from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import train
 
 WANDB = Path(sys.executable).with_name("wandb")
@@ -105,18 +105,18 @@ def test_without_samples_no_x_ray_is_sent(compose, tmp_path):
 
 
 def test_a_run_that_was_cut_goes_on_as_the_same_run_and_a_failed_one_shows_as_failed(compose, tmp_path, monkeypatch):
-    plain = callbacks.Recorder.on_train_batch_end
+    plain = Throughput.on_train_batch_end
 
     def die(self, trainer, module, outputs, batch, index):
         plain(self, trainer, module, outputs, batch, index)
         if trainer.current_epoch == 1:
             raise ArithmeticError("trouble")
 
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", die)
+    monkeypatch.setattr(Throughput, "on_train_batch_end", die)
     config = compose(*SMALL, "max_epochs=3", runs_dir=tmp_path)
     with pytest.raises(ArithmeticError):
         train(config)
-    monkeypatch.setattr(callbacks.Recorder, "on_train_batch_end", plain)
+    monkeypatch.setattr(Throughput, "on_train_batch_end", plain)
     train(config)
     first, second = map(_summary, _segments(_only(tmp_path)))
     assert first["run_id"] == second["run_id"]

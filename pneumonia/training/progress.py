@@ -1,0 +1,82 @@
+"""Show a progress bar for the batches of the running epoch, and print a line for each finished epoch."""
+
+import math
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from pneumonia.models.base import Classifier
+from pneumonia.system.console import CONSOLE, figure, say
+from pneumonia.training.throughput import Throughput
+
+
+class EpochProgress(Checkpoint):
+    """Show the progress of a training on the console.
+
+    A ``Checkpoint``, though it saves none, because Lightning calls other callbacks before the module logs the training metrics
+    of the epoch.
+
+    Args:
+        throughput: Measures the speed that is shown.
+    """
+
+    def __init__(self, throughput: Throughput) -> None:
+        self.throughput = throughput
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._images, self._train_s = 0, 0.0  # before the running epoch
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx > 0 or not trainer.is_global_zero:
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        self._progress = Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
+        total = int(trainer.num_training_batches)
+        self._task = self._progress.add_task(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=total)
+        self._progress.start()
+        if isinstance(pl_module, Classifier):
+            pl_module.report = self._describe
+        self._images, self._train_s = self.throughput.totals.images, self.throughput.totals.train_s
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+        if not trainer.is_global_zero:
+            return
+        names = {"train loss": "train/loss", "val loss": "val/loss", "accuracy": "val/accuracy", "f1": "val/f1_macro"}
+        values = {title: float(trainer.callback_metrics.get(name, math.nan)) for title, name in names.items()}
+        shown = "  ".join(
+            f"{title} {figure(value if math.isfinite(value) else None)}" for title, value in values.items()
+        )
+        totals = self.throughput.totals
+        rate = (totals.images - self._images) / max(totals.train_s - self._train_s, 1e-9)
+        say(f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  {shown}  {rate:5.0f} images/s")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._close()
+
+    def _describe(self, text: str) -> None:
+        if self._progress is not None and self._task is not None:
+            description = str(self._progress.tasks[self._task].description).partition(", ")[0]
+            self._progress.update(self._task, description=f"{description}, {text}")
+
+    def _close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
