@@ -155,7 +155,7 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
     import torch
 
     from pneumonia.cli.sweep import run
-    from pneumonia.data.datamodule import load_images
+    from pneumonia.data.decoded_images import load_images
     from pneumonia.training.train import train
 
     work: Callable[[], Any]

@@ -23,7 +23,7 @@ from torchvision.transforms import Resize
 from benchmarks.harness import Arm, Differs, Goal, Row, unheard
 from benchmarks.world import SIDE, World
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.datamodule import load_images
+from pneumonia.data.decoded_images import load_images
 from pneumonia.system.parallel import available_cores
 
 MOST: Final = 600  # files a round

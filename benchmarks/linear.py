@@ -27,7 +27,7 @@ from sklearn.metrics import log_loss
 
 from pneumonia.config.compose import compose
 from pneumonia.config.schema import SplitConfig
-from pneumonia.data.datamodule import DecodedImages, load_images
+from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.models.factory import load_classifier
 from pneumonia.runs.folder import RunFolder

@@ -13,13 +13,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
-from pneumonia.data.datamodule import DecodedImages, XRayDataModule, load_images
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.data.splits.assign import make_split
 from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.models.factory import build_classifier
 from pneumonia.system.parallel import available_cores
-from pneumonia.tasks import SUBTYPE
 
 SIDE = 75  # pixels, as in the study
 SGD = {"_target_": "torch.optim.SGD", "lr": 1e-2, "momentum": 0.9}
@@ -80,7 +80,7 @@ class World:
         """Batches of the study's split."""
         images = self.images(side)
         split = make_split(images.manifest, SplitConfig("random", leaky=True))
-        return XRayDataModule(images, split, SUBTYPE, batch_size, augmentation)
+        return XRayDataModule.from_images(images, split, batch_size=batch_size, augmentation=augmentation)
 
     def subset(self, train: int, validation: int, side: int = SIDE, batch_size: int = 50) -> XRayDataModule:
         """The same with only so many images in training and validation."""
@@ -88,7 +88,7 @@ class World:
         left = np.full(len(data.split), "unused", dtype=object)
         for subset, count in (("train", train), ("val", validation)):
             left[data.positions(subset)[:: max(1, len(data.positions(subset)) // count)][:count]] = subset
-        return XRayDataModule(data.images, data.split.assign(subset=left), SUBTYPE, batch_size)
+        return XRayDataModule.from_images(data.images, data.split.assign(subset=left), batch_size=batch_size)
 
     @cached_property
     def by_class(self) -> Path:

@@ -20,7 +20,8 @@ from lightning import Trainer
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import quiet
 from pneumonia.tasks import TASKS
@@ -47,7 +48,6 @@ def killed_in(epoch: int, batch: int = 0) -> Iterator[None]:
 
 def quick_fit(classifier: Classifier, data: XRayDataModule, epochs: int, **words: object) -> Trainer:
     """Lightning's own loop without any of our callbacks, on the CPU."""
-    data.whole_train = classifier.full_batch
     quiet()
     trainer = Trainer(
         max_epochs=epochs,
@@ -71,7 +71,7 @@ def few_images(pixels: np.ndarray, labels: list[str], task: str = "pneumonia", *
     subset = ["train"] * count + ["val"] * count
     split = pd.DataFrame({"image_id": manifest["image_id"], "subset": subset, "fold": -1})
     images = DecodedImages(manifest, twice, np.arange(2 * count), {})
-    return XRayDataModule(images, split, TASKS[task], **{"batch_size": count, **words})
+    return XRayDataModule.from_images(images, split, TASKS[task], **{"batch_size": count, **words})
 
 
 def tree(root: Path, files: dict[str, bytes]) -> Path:

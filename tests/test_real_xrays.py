@@ -6,7 +6,7 @@ import pytest
 from pneumonia.config.schema import DataConfig, SplitConfig
 from pneumonia.data.audit.audit import audit
 from pneumonia.data.cache import load_cache
-from pneumonia.data.datamodule import load_images
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.manifest import load_manifest
 from pneumonia.data.sources.releases import find
 from pneumonia.data.splits.assign import make_split

@@ -1,8 +1,8 @@
-"""From a data config to batches: manifest, cache and split in one LightningDataModule."""
+"""Batches of a split of chest X-rays, as a LightningDataModule."""
 
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -10,120 +10,149 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from pneumonia.config.schema import AugmentationConfig, DataConfig
+from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
 from pneumonia.data.augmentation.augmenter import augmenter
 from pneumonia.data.augmentation.torch_batches import augment_batch
-from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
-from pneumonia.data.manifest import broken, load_manifest
-from pneumonia.data.sources.phantom import load_phantoms
-from pneumonia.data.splits.assign import fold_view
-from pneumonia.errors import SplitError
-from pneumonia.system.arrays import Ints, Pixels
-from pneumonia.tasks import Task
+from pneumonia.data.decoded_images import DecodedImages
+from pneumonia.data.run_data_cache import AssignedSplit, RunDataCache
+from pneumonia.data.sources.releases import check_classes
+from pneumonia.data.splits.assign import fold_view, split_sha256
+from pneumonia.data.splits.files import check_split_file
+from pneumonia.data.splits.leaks import Leak
+from pneumonia.errors import ConfigError, SplitError
+from pneumonia.system.arrays import Ints
+from pneumonia.tasks import SUBTYPE, TASKS, Task
 
-WITHOUT_GRADIENTS: Final = 4  # as many times the images fit into memory where no activation is kept for a backward pass
-
-
-@dataclass(frozen=True)
-class DecodedImages:
-    """Readable images with their decoded pixels, row by row.
-
-    Attributes:
-        manifest: One row per image, index 0 to N-1.
-        pixels: ``(M, H, W)`` uint8, memory-mapped; ``M >= N`` where broken images were skipped.
-        rows: ``(N,)`` row of ``pixels`` for each row of the manifest.
-        skipped: Paths of images that could not be read, with the reason.
-    """
-
-    manifest: pd.DataFrame
-    pixels: Pixels
-    rows: Ints
-    skipped: dict[str, str]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For another process, which maps the file anew instead of being sent all pixels."""
-        state = dict(vars(self))
-        if isinstance(self.pixels, np.memmap):
-            state["pixels"] = str(self.pixels.filename)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state["pixels"], str):
-            state["pixels"] = np.load(state["pixels"], mmap_mode="r")
-        vars(self).update(state)
-
-
-def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> DecodedImages:
-    """Everything readable that a data config names, decoded.
-
-    Raises:
-        BrokenImagesError: Images can't be read and ``data.on_bad_image`` is ``error``.
-        LayoutError, LabelError, StorageError: See the modules that are called.
-    """
-    if data.source == "phantom":
-        root = load_phantoms(data.phantom.patients, data.phantom.seed, cache_dir)
-    elif data.source == "azure":
-        from pneumonia.data.sources.azure import load_mirror  # the client takes half a second to import
-
-        root = load_mirror(data.azure, cache_dir)
-    else:
-        root = Path(str(data.root)).expanduser()
-    labels = None if data.labels is None else Path(data.labels).expanduser()
-    manifest = load_manifest(root, cache_dir, labels, Shape(image_size, data.resize))
-    cache = load_cache(manifest, image_size, data.resize, cache_dir)
-    if cache.problems and data.on_bad_image == "error":
-        raise broken(cache.problems)
-    rows = np.flatnonzero(~manifest["path"].isin(list(cache.problems)).to_numpy())
-    return DecodedImages(manifest.iloc[rows].reset_index(drop=True), cache.pixels, rows, cache.problems)
+EVALUATION_FACTOR: Final = 4  # evaluation batches are larger: no activation is kept for a backward pass
 
 
 class XRayDataModule(LightningDataModule):
-    """Batches of the subsets of a split.
+    """Batches of a split of chest X-rays.
 
     Args:
-        images: From :func:`load_images`.
-        split: One row per row of the manifest; see :mod:`pneumonia.data.splits.assign`.
-        task: Gives the class numbers.
-        batch_size: Images a batch.
-        augmentation: Of the training split.
-        seed: Of the order and the augmentation.
-        num_workers: Processes that prepare batches; 0 prepares them in the training process.
-        rotate_every: Epochs after which the next fold of the split validates; 0 never rotates.
-        whole_train: Whether one training batch is the whole training split.
+        data: Where the images come from.
+        split: How they are divided; see :mod:`pneumonia.data.splits`.
+        task: A name of :data:`pneumonia.tasks.TASKS`, which gives the classes.
+        image_size: Pixels a side, after resizing.
+        batch_size: Images a training batch.
+        augmentation: Random changes of training images; ``None`` for none.
         augmenter: ``batch`` or ``albumentations``; see :mod:`pneumonia.data.augmentation.augmenter`.
+        seed: Of the order of the training images and of their augmentation.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        cache_dir: Where decoded images are kept.
+        data_cache: Shares images and splits with other data modules of the process.
+
+    Attributes:
+        images: The decoded images, after :meth:`setup`.
+        split: One row per image, after :meth:`setup`; see :mod:`pneumonia.data.splits.assign`.
+        labels: ``(N,)`` class of each image, after :meth:`setup`.
     """
+
+    images: DecodedImages
+    split: pd.DataFrame
+    labels: Ints
 
     def __init__(
         self,
-        images: DecodedImages,
-        split: pd.DataFrame,
-        task: Task,
-        batch_size: int,
+        data: DataConfig,
+        split: SplitConfig,
+        *,
+        task: str = "subtype",
+        image_size: int = 75,
+        batch_size: int = 50,
         augmentation: AugmentationConfig | None = None,
+        augmenter: str = "batch",
         seed: int = 0,
         num_workers: int = 0,
-        rotate_every: int = 0,
-        whole_train: bool = False,
-        augmenter: str = "batch",
+        cache_dir: Path | str = "cache",
+        data_cache: RunDataCache | None = None,
     ) -> None:
         super().__init__()
-        self.images = images
-        self.split = split
-        self.task = task
-        self.batch_size = batch_size
-        self.augmentation = augmentation or AugmentationConfig()
+        self.data_config, self.split_config = data, split
+        self.task = TASKS[task]
+        self.image_size, self.batch_size = image_size, batch_size
+        self.augmentation, self.augmenter = augmentation or AugmentationConfig(), augmenter
         self.seed = seed
         self.num_workers = num_workers
-        self.rotate_every = rotate_every
-        self.whole_train = whole_train
-        self.augmenter = augmenter
-        self.on_device = torch.cuda.is_available() and augmenter == "batch" and any(vars(self.augmentation).values())
-        self.first_epoch = 0  # not 0 after a resume: workers fetch ahead before Lightning has called set_epoch
-        self.labels = np.array(task.indices(images.manifest["label"].tolist()), dtype=np.int64)
+        self.cache_dir = Path(cache_dir)
+        self.data_cache = data_cache or RunDataCache()
+        self._assigned: AssignedSplit | None = None
+        self._resumed_epoch = 0
+
+    @classmethod
+    def from_images(
+        cls,
+        images: DecodedImages,
+        split: pd.DataFrame,
+        task: Task = SUBTYPE,
+        split_config: SplitConfig | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build a data module of images that are loaded and split already.
+
+        Args:
+            images: The images.
+            split: One row per row of their manifest.
+            task: Gives the classes.
+            split_config: How they were split, where folds rotate.
+            options: Keyword arguments of the constructor.
+        """
+        size = int(images.pixels.shape[1])
+        module = cls(DataConfig(), split_config or SplitConfig(), task=task.name, image_size=size, **options)
+        module._assign(images, AssignedSplit(split, [], split_sha256(split)))
+        return module
+
+    def prepare_data(self) -> None:
+        """Decode every image once into the memory-mapped cache.
+
+        Raises:
+            PneumoniaError: Bad data; see :func:`pneumonia.data.decoded_images.load_images`.
+        """
+        if self.split_config.file is not None:
+            check_split_file(Path(self.split_config.file))
+        if self._assigned is None:
+            self._load()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the manifest, compute the split, and refuse it if it leaks.
+
+        Raises:
+            PneumoniaError: A class has no image, or see :func:`pneumonia.data.splits.files.load_split`.
+        """
+        self._resumed_epoch = 0
+        if self._assigned is not None:
+            return
+        images = self._load()
+        check_classes(self.task.counts(images.manifest["label"].tolist()), self.task.classes, "The data")
+        self._assign(images, self.data_cache.split(images, self.split_config))
+        counts = Counter(dict(zip(self.task.classes, self.counts("train").tolist(), strict=True)))
+        check_classes(counts, self.task.classes, f"The training split of split={self.split_config.method}")
+
+    def _load(self) -> DecodedImages:
+        return self.data_cache.images(self.data_config, self.image_size, self.cache_dir)
+
+    def _assign(self, images: DecodedImages, assigned: AssignedSplit) -> None:
+        self.images, self.split, self._assigned = images, assigned.table, assigned
+        self.labels = np.array(self.task.indices(images.manifest["label"].tolist()), dtype=np.int64)
+
+    @property
+    def leaks(self) -> list[Leak]:
+        """What the validation and test subsets share with the training subset."""
+        return [] if self._assigned is None else self._assigned.leaks
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Hashes of the images with their labels, and of the split."""
+        return {"manifest_sha256": self.images.sha256, "split_sha256": self._assigned.sha256 if self._assigned else ""}
+
+    @property
+    def rotate_every(self) -> int:
+        """Epochs after which the next fold validates; 0 where folds do not rotate."""
+        return self.split_config.every if self.split_config.rules.rotates else 0
 
     def positions(self, subset: str, epoch: int = 0) -> Ints:
-        """Rows of the manifest that belong to a subset; the epoch matters only where folds rotate."""
+        """Return the rows of the manifest in a subset; the epoch matters only where folds rotate."""
         subsets = self.split["subset"].to_numpy(dtype=object)
         if self.rotate_every:
             folds = self.split["fold"].to_numpy()
@@ -133,93 +162,131 @@ class XRayDataModule(LightningDataModule):
         return np.flatnonzero(subsets == subset)
 
     def rows(self, subset: str) -> Ints:
-        """Rows of ``images.pixels`` that belong to a subset, before any rotation."""
+        """Return the rows of ``images.pixels`` in a subset, before any rotation."""
         return self.images.rows[self.positions(subset)]
 
     def counts(self, subset: str) -> Ints:
-        """Images of each class in a subset, ``(K,)``."""
+        """Count the images of each class in a subset, ``(K,)``."""
         return np.bincount(self.labels[self.positions(subset)], minlength=len(self.task.classes))
 
     def train_batches(self, epoch: int = 0) -> int:
-        """Training batches of an epoch; epochs differ only where folds rotate."""
+        """Count the training batches of an epoch; epochs differ only where folds rotate."""
         images = len(self.positions("train", epoch))
         return len(BatchSampler(images, self._train_size(images), self.seed))
 
     def val_batches(self, epoch: int = 0) -> int:
-        """Validation batches of an epoch."""
-        return len(BatchSampler(len(self.positions("val", epoch)), self.validation_size, None))
+        """Count the validation batches of an epoch."""
+        return len(BatchSampler(len(self.positions("val", epoch)), self.evaluation_size, None))
 
     @property
-    def validation_size(self) -> int:
+    def evaluation_size(self) -> int:
         """Images of a validation batch."""
-        return WITHOUT_GRADIENTS * self.batch_size
+        return EVALUATION_FACTOR * self.batch_size
 
     def _train_size(self, images: int) -> int:
-        return images if self.whole_train else self.batch_size
+        full = self.trainer is not None and getattr(self.trainer.lightning_module, "full_batch", False)
+        return images if full else self.batch_size
 
-    def dataset(self, subset: str, epoch: int = 0, fitting: bool = False) -> XRayDataset:
-        """One subset, augmented only for training; with ``fitting`` perhaps not before :meth:`on_after_batch_transfer`."""
-        chosen = self.positions(subset, epoch)
-        if not len(chosen):
-            raise SplitError(
-                f"The subset '{subset}' holds no image, so there is nothing to measure. Use data that have one."
-            )
-        changes = augmenter(self.augmentation, self.augmenter) if subset == "train" else None
-        later = fitting and changes is not None and self.on_device
+    def dataset(self, positions: Ints, *, augmented: bool = False, fitting: bool = False) -> XRayDataset:
+        """Build the dataset of some images.
+
+        Args:
+            positions: ``(M,)`` rows of the manifest.
+            augmented: Whether to change them at random.
+            fitting: Whether a trainer asks; the changes may then be left to :meth:`on_after_batch_transfer`.
+        """
+        changes = augmenter(self.augmentation, self.augmenter) if augmented else None
+        on_device = fitting and torch.cuda.is_available() and self.augmenter == "batch" and changes is not None
         classes = len(self.task.classes) if fitting and self._place()[1] > 1 else None
-        rows = self.images.rows[chosen]
-        return XRayDataset(self.images.pixels, rows, self.labels[chosen], changes, self.seed, later, classes)
+        rows = self.images.rows[positions]
+        return XRayDataset(self.images.pixels, rows, self.labels[positions], changes, self.seed, on_device, classes)
 
     def train_dataloader(self) -> DataLoader[Batch]:
+        if self.rotate_every and self.trainer is not None and self.trainer.reload_dataloaders_every_n_epochs != 1:  # type: ignore[attr-defined]
+            raise ConfigError(
+                "split=rotating validates on another fold in each epoch, and this trainer keeps the data of the first. Use "
+                "Trainer(reload_dataloaders_every_n_epochs=1)."
+            )
         return self.loader("train", self.seed, self._epoch(), fitting=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return self.loader("val", epoch=self._epoch(), fitting=True)
 
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("test", fitting=True)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return batches of all images, in the order of the manifest."""
+        return self._loader(self.dataset(np.arange(len(self.labels)), fitting=True), self.evaluation_size, fitting=True)
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        # Lightning's own looks into every kind of collection, which small networks feel.
+        # Lightning's own looks into every kind of collection, which costs small networks time.
         return {name: values.to(device, non_blocking=True) for name, values in batch.items()}
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Makes the random changes that were left to the device."""
+        """Make the random changes that were left to the device."""
         key = batch.pop("key", None)
         if key is not None:
             batch["image"] = augment_batch(batch["image"][:, 0], key, self.augmentation)[:, None]
         return batch
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch that a resumed training starts with."""
+        if self.trainer is None:
+            return {"epoch": 0}
+        started = self.trainer.fit_loop.epoch_progress.current.started
+        return {"epoch": started if self.trainer.is_last_batch else max(started - 1, 0)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._resumed_epoch = int(state_dict["epoch"])
+
     def loader(self, subset: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:
-        """Batches of a subset: shuffled for training where a seed is given, else larger ones in order.
+        """Return batches of a subset: shuffled for training where a seed is given, else larger ones in order.
 
         Args:
             subset: Of the split.
             seed: Of the order.
             epoch: The first.
-            fitting: Whether a trainer asks, for the device and the share of the batch that it has in this process.
+            fitting: Whether a trainer asks, which determines the device and the share of the batch of this process.
 
         Raises:
             SplitError: The subset has no image, or fewer than there are processes.
         """
-        dataset = self.dataset(subset, epoch, fitting)
-        rank, world = self._place() if fitting else (0, 1)
-        if len(dataset) < world:
+        positions, world = self.positions(subset, epoch), self._place()[1] if fitting else 1
+        if not len(positions):
             raise SplitError(
-                f"Subset '{subset}' has {len(dataset)} images for trainer.devices={world}, and each process needs one. Use fewer."
+                f"The subset '{subset}' holds no image, so there is nothing to measure. Use data that have one."
             )
-        size = self.validation_size if seed is None else self._train_size(len(dataset))
-        batches = BatchSampler(len(dataset), size, seed, rank, world)
-        batches.set_epoch(epoch)
+        if len(positions) < world:
+            raise SplitError(
+                f"Subset '{subset}' has {len(positions)} images for trainer.devices={world}, and each process needs one. Use "
+                "fewer."
+            )
+        size = self.evaluation_size if seed is None else self._train_size(len(positions))
+        dataset = self.dataset(positions, augmented=subset == "train", fitting=fitting)
+        return self._loader(dataset, size, seed, epoch, fitting)
+
+    def _loader(
+        self, dataset: XRayDataset, size: int, seed: int | None = None, epoch: int = 0, fitting: bool = False
+    ) -> DataLoader[Batch]:
+        sampler = BatchSampler(len(dataset), size, seed, *(self._place() if fitting else (0, 1)))
+        sampler.set_epoch(epoch)
         return DataLoader(
             dataset,
             batch_size=None,  # the sampler yields whole batches
-            sampler=batches,
+            sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
 
     def _place(self) -> tuple[int, int]:
-        """Which process this is, of how many that train together."""
+        """Return the rank of this process, and how many train together."""
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _epoch(self) -> int:
-        return max(self.first_epoch, self.trainer.current_epoch if self.trainer is not None else 0)
+        """Return the epoch whose batches are asked for.
+
+        After a resume, workers fetch batches before the trainer has restored its epoch.
+        """
+        return max(self._resumed_epoch, self.trainer.current_epoch if self.trainer is not None else 0)

@@ -1,7 +1,7 @@
-"""Batches straight from the decoded cache.
+"""Batches from the decoded cache.
 
-A batch is one gather from a memory map, so the data set is indexed by whole batches and no worker is needed. The order
-of the images and their augmentation depend on (seed, epoch) alone: a resumed run sees what it would have seen.
+A batch is one gather from a memory map, so the dataset is indexed by whole batches and needs no worker. The order of the
+images and their augmentation depend on (seed, epoch) alone, so that a resumed run repeats them.
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from pneumonia.system.arrays import Ints, Pixels
 Batch = dict[str, torch.Tensor]
 
 
-class Key(NamedTuple):
-    """Which batch: the epoch, and positions in the subset; ``whole`` has those of the other processes too."""
+class BatchKey(NamedTuple):
+    """The index of a batch: its epoch and its positions in the subset; ``whole`` has those of all processes."""
 
     epoch: int
     positions: Ints
     whole: Ints
 
 
-class BatchSampler(Sampler[Key]):
+class BatchSampler(Sampler[BatchKey]):
     """The positions of each batch of an epoch, shuffled by (seed, epoch).
 
-    No image is left out. The last batch may be smaller; in training, a last batch of one image joins the batch before it, because
-    batch normalisation can't train on a single value a channel.
+    Every image is in one batch. The last batch may be smaller; in training, a last batch of one image is merged into the batch
+    before it, because batch normalisation can't train on a single value a channel.
 
     Args:
         images: Number of images.
@@ -48,22 +48,22 @@ class BatchSampler(Sampler[Key]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch, also after a resume."""
+        """Set the epoch; Lightning calls it before each one."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[BatchKey]:
         order = np.arange(self.images)
         if self.seed is not None:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(order)
         starts = range(0, len(self) * self.batch_size, self.batch_size)
         for start, end in zip(starts, [*starts[1:], self.images], strict=True):
             whole = order[start:end]
-            yield Key(self.epoch, whole[self.rank :: self.world], whole)
+            yield BatchKey(self.epoch, whole[self.rank :: self.world], whole)
 
     def __len__(self) -> int:
         full, left = divmod(self.images, self.batch_size)
-        joins = left == 1 and full > 0 and self.seed is not None
-        return full + (left > 0 and not joins)
+        merged = left == 1 and full > 0 and self.seed is not None
+        return full + (left > 0 and not merged)
 
 
 class XRayDataset(Dataset[Batch]):
@@ -71,13 +71,13 @@ class XRayDataset(Dataset[Batch]):
 
     Args:
         pixels: ``(N, H, W)`` uint8, all images of the cache.
-        rows: ``(M,)`` rows of ``pixels`` that belong to the subset.
-        labels: ``(M,)`` class numbers.
+        rows: ``(M,)`` rows of ``pixels`` in the subset.
+        labels: ``(M,)`` class indices.
         augmenter: Random changes, or ``None``.
         seed: Of the changes.
+        on_device: Whether the changes are left to the training device; a batch then holds ``key`` ``(B,)`` for them.
         classes: Of the task, where several processes share each batch; a batch then holds ``counts`` ``(K,)``, the images
-            of each class in the whole of it.
-        later: Whether the changes are left to the device that trains; a batch then holds ``key`` ``(B,)`` for them.
+            of each class in the whole batch.
     """
 
     def __init__(
@@ -87,32 +87,28 @@ class XRayDataset(Dataset[Batch]):
         labels: Ints,
         augmenter: Augmenter | None = None,
         seed: int = 0,
-        later: bool = False,
+        on_device: bool = False,
         classes: int | None = None,
     ) -> None:
-        self.pixels = pixels
-        self.rows = rows
-        self.labels = labels
-        self.augmenter = augmenter
-        self.seed = seed
-        self.later = later
+        self.pixels, self.rows, self.labels = pixels, rows, labels
+        self.augmenter, self.seed, self.on_device = augmenter, seed, on_device
         self.classes = classes
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, key: Key) -> Batch:
-        """One batch: ``image`` ``(B, 1, H, W)`` uint8, ``label`` ``(B,)`` int64, ``position`` ``(B,)`` int64."""
+    def __getitem__(self, key: BatchKey) -> Batch:
+        """Return a batch: ``image`` ``(B, 1, H, W)`` uint8, ``label`` ``(B,)`` int64, ``position`` ``(B,)`` int64."""
         epoch, positions, whole = key
         images = self.pixels[self.rows[positions]]
-        if self.augmenter is not None and not self.later:
+        if self.augmenter is not None and not self.on_device:
             images = self.augmenter(images, self.seed, epoch, positions)
         batch = {
             "image": torch.from_numpy(np.ascontiguousarray(images))[:, None],
             "label": torch.from_numpy(self.labels[positions]),
             "position": torch.from_numpy(np.ascontiguousarray(positions)),
         }
-        if self.later:
+        if self.on_device:
             batch["key"] = image_keys(self.seed, epoch, positions)
         if self.classes is not None:
             batch["counts"] = torch.from_numpy(np.bincount(self.labels[whole], minlength=self.classes))

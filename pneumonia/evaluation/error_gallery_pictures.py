@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pneumonia.data.datamodule import DecodedImages
+from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.error_gallery import ErrorGallery, GalleryImage, choose_images
 from pneumonia.evaluation.explanations import contributions

@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import PneumoniaError, RunError, SplitError, some
@@ -89,8 +90,8 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
     data_node = run.config.data
     if options.data is not None:
         data_node = replace(options.data, resize=data_node.resize)  # as in training
-    images, sha256 = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
-    is_own = sha256 == run.result.data.manifest_sha256
+    images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
+    is_own = images.sha256 == run.result.data.manifest_sha256
     if options.data is None and not is_own:
         raise RunError(
             f"The data of {run.folder.path} have changed since it was trained: other images, labels or folders. Its split no "
@@ -98,7 +99,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
         )
     trained_split = run.split()
     split = row_by_row(trained_split, images.manifest) if is_own else _split_by_folders(images, options.subset)
-    data = XRayDataModule(images, split, run.task, batch_size=BATCH_SIZE)
+    data = XRayDataModule.from_images(images, split, run.task, batch_size=BATCH_SIZE)
     if not len(data.positions(options.subset)):
         counts = ", ".join(f"{subset} {count}" for subset, count in split["subset"].value_counts().items())
         raise SplitError(
@@ -117,7 +118,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
         run,
         classifier,
         data,
-        sha256,
+        images.sha256,
         table,
         validation,
         why_uncalibrated,
@@ -137,12 +138,12 @@ def _own_data(
     if data_node.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
     try:
-        images, sha256 = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
+        images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
     except PneumoniaError as error:
         return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
-    if sha256 != run.result.data.manifest_sha256:
+    if images.sha256 != run.result.data.manifest_sha256:
         return None, f"the run's own images or labels in {data_node.root} have changed since it was trained"
-    return XRayDataModule(images, row_by_row(split, images.manifest), run.task, batch_size=BATCH_SIZE), ""
+    return XRayDataModule.from_images(images, row_by_row(split, images.manifest), run.task, batch_size=BATCH_SIZE), ""
 
 
 def _validation(

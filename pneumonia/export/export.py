@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from pneumonia.config.schema import DataConfig
-from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
@@ -172,19 +173,18 @@ def _load_inputs(options: ExportOptions) -> _Inputs:
     if options.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
         data = replace(data, source=source, root=str(options.root))
-    images, sha = _load_images(data, config.image_size, options)
-    if sha != run.result.data.manifest_sha256:
+    images = _load_images(data, config.image_size, options)
+    if images.sha256 != run.result.data.manifest_sha256:
         raise RunError(
             f"The images found are not those of {folder.path}: other images, labels or folders than it was trained on. A bundle "
             "is compared on the validation images. Use --data DIR with the folder that the run was trained on."
         )
-    every = config.split.every if config.split.method == "rotating" else 0
     split = row_by_row(run.split(), images.manifest)
-    datamodule = XRayDataModule(images, split, run.task, batch_size=16, rotate_every=every)
+    datamodule = XRayDataModule.from_images(images, split, run.task, config.split, batch_size=16)
     return _Inputs(run, run.load_model(), datamodule, run.validation_predictions())
 
 
-def _load_images(data: DataConfig, size: int, options: ExportOptions) -> tuple[DecodedImages, str]:
+def _load_images(data: DataConfig, size: int, options: ExportOptions) -> DecodedImages:
     try:
         return RunDataCache().images(data, size, options.cache_dir)
     except (LayoutError, BrokenImagesError, ManifestError) as error:

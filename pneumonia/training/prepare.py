@@ -1,11 +1,8 @@
 """Prepare a run: from a checked config to its data, its split and its classifier."""
 
-from collections import Counter
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from lightning import seed_everything
 
@@ -13,33 +10,26 @@ from pneumonia.config.convert import to_plain
 from pneumonia.config.names import CLASS_MEANS
 from pneumonia.config.schema import TrainConfig, TrainerConfig
 from pneumonia.config.trainer_limits import LIMITS, shortening
-from pneumonia.data.datamodule import DecodedImages, XRayDataModule
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.data.run_data_cache import RunDataCache
-from pneumonia.data.sources.releases import check_classes
-from pneumonia.data.splits.files import check_split_file
-from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import ConfigError, some
 from pneumonia.models.base import Classifier, ClassifierOptions
-from pneumonia.models.factory import build_classifier, check_family, check_processes, family_of, own_targets
+from pneumonia.models.factory import build_classifier, check_family, check_processes, own_targets
 from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
 from pneumonia.system.memory import keep_freed_memory
-from pneumonia.tasks import TASKS
 from pneumonia.training.loggers.wandb import check_tracking
 from pneumonia.training.throughput import reset_peak_memory
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """All that a run needs before its first step."""
+    """A classifier and its data, before the first step."""
 
     classifier: Classifier
     data: XRayDataModule
-    split: pd.DataFrame
-    leaks: list[Leak]
-    hashes: dict[str, str]
 
 
 def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
@@ -57,23 +47,15 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     seed_everything(config.seed, verbose=False)
     reset_peak_memory()
     check_settings(config)
-    plan = config.split
-    if plan.file is not None:
-        check_split_file(Path(plan.file))
-    images, manifest_hash = data_cache.images(config.data, config.image_size, Path(config.cache_dir))
-    task = TASKS[config.task]
-    check_classes(task.counts(images.manifest["label"].tolist()), task.classes, "The data")
-    divided = data_cache.divided(images.manifest, manifest_hash, plan)
-    data = _data_module(config, images, divided.split)
-    trained_on = Counter(dict(zip(task.classes, data.counts("train").tolist(), strict=True)))
-    check_classes(trained_on, task.classes, f"The training split of split={plan.method}")
+    data = build_datamodule(config, data_cache)
+    data.prepare_data()
+    data.setup("fit")
     _check_limits(config, data)
     check_monitor(config, data)
-    hashes = {"manifest_sha256": manifest_hash, "split_sha256": divided.sha256}
     classifier = build_classifier(to_plain(config.model), _classifier_options(config, data), own_targets(config))
     if device_of(config.trainer).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
-    return PreparedRun(classifier, data, divided.split, divided.leaks, hashes)
+    return PreparedRun(classifier, data)
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -106,7 +88,7 @@ def check_monitor(config: TrainConfig, data: XRayDataModule) -> None:
     limits = " and ".join(word for word in shortening(trainer) if "limit_train" not in word)
     epochs = config.max_epochs if data.rotate_every else 1
     for epoch in range(0, epochs, data.rotate_every or 1):
-        positions = data.positions("val", epoch)[: _validated(trainer, data.val_batches(epoch), data.validation_size)]
+        positions = data.positions("val", epoch)[: _validated(trainer, data.val_batches(epoch), data.evaluation_size)]
         shown = set(data.labels[positions].tolist())
         missing = [name for number, name in enumerate(data.task.classes) if number not in shown]
         if missing:
@@ -166,16 +148,18 @@ def _classifier_options(config: TrainConfig, data: XRayDataModule | None = None)
     )
 
 
-def _data_module(config: TrainConfig, images: DecodedImages, split: pd.DataFrame) -> XRayDataModule:
+def build_datamodule(config: TrainConfig, data_cache: RunDataCache | None = None) -> XRayDataModule:
+    """Build the data module of a config, without reading any data."""
     return XRayDataModule(
-        images,
-        split,
-        TASKS[config.task],
-        config.batch_size,
-        config.augmentation,
-        config.seed,
-        config.num_workers,
-        config.split.every if config.split.rules.rotates else 0,
-        family_of(to_plain(config.model), own_targets(config)).full_batch,
-        config.augmenter,
+        config.data,
+        config.split,
+        task=config.task,
+        image_size=config.image_size,
+        batch_size=config.batch_size,
+        augmentation=config.augmentation,
+        augmenter=config.augmenter,
+        seed=config.seed,
+        num_workers=config.num_workers,
+        cache_dir=config.cache_dir,
+        data_cache=data_cache,
     )

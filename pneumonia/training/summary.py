@@ -15,9 +15,7 @@ from pneumonia.system.console import figure, say, table, warn
 from pneumonia.tasks import SUBSETS
 
 
-def announce(
-    config: TrainConfig, classifier: Classifier, data: XRayDataModule, leaks: list[Leak], folder: RunFolder
-) -> None:
+def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, folder: RunFolder) -> None:
     """What a run is about to do, and what must be known of its data."""
     counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
@@ -32,7 +30,7 @@ def announce(
     if split.rules.folded:
         turns = f"; every {split.every} epochs the next one does" if data.rotate_every else ""
         say(f"Fold {split.fold} of {split.k} validates{turns}")
-    for leak in leaks:
+    for leak in data.leaks:
         warn(_leak_text(split.method, leak))
     for path, reason in data.images.skipped.items():
         warn(f"left out {path}: {reason}")

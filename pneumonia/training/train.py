@@ -20,7 +20,6 @@ from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import DivergenceError, PneumoniaError, RunError
 from pneumonia.metrics.classification import confusion_matrix, nan_to_none
 from pneumonia.metrics.predictions import prediction_arrays
@@ -85,7 +84,7 @@ def train(
     """
     check_writable(Path(config.runs_dir))
     run = prepare_run(config, data_cache or RunDataCache())
-    run_id = run_identity(_known(config), **run.hashes)
+    run_id = run_identity(_known(config), **run.data.hashes)
     folder = RunFolder(Path(config.runs_dir) / config.name / run_id)
     if opened is not None:
         opened(folder)
@@ -103,16 +102,16 @@ def train(
             return done
         if config.force:
             folder.clear()
-        announce(config, run.classifier, run.data, run.leaks, folder)
+        announce(config, run.classifier, run.data, folder)
         folder.begin(to_plain(config))
-        with replacing(folder.split(run.hashes["split_sha256"])) as part:
-            run.split.to_parquet(part, index=False)
+        with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
+            run.data.split.to_parquet(part, index=False)
         with followed(folder, to_plain(config), label) as mirror:
             if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
             record = _fit(config, run.classifier, run.data, folder, mirror, callbacks)
             _check_end(config, record, folder)
-            result = _result(config, run_id, run.data, run.leaks, run.hashes, record, folder)
+            result = _result(config, run_id, run.data, record, folder)
             result.write(folder)
             if mirror is not None:
                 rows = run.data.images.rows[run.data.positions("val", record.best.best_epoch - 1)]
@@ -226,7 +225,7 @@ def _fit(
     if settings.enable_progress_bar:
         callbacks.append(EpochProgress(record.throughput))
     callbacks += more
-    resume, data.first_epoch = _resume_point(folder, record)
+    resume = _resume_point(folder, record)
     if record.termination.ended:
         return record
     trainer = _trainer(config, callbacks)
@@ -292,22 +291,20 @@ def _trainer(config: TrainConfig, callbacks: list[Any]) -> Trainer:
     )
 
 
-def _resume_point(folder: RunFolder, record: RunCallbacks) -> tuple[Path | None, int]:
-    """Return ``last.ckpt`` and its epochs, where an earlier training left one, and restore the record from it."""
+def _resume_point(folder: RunFolder, record: RunCallbacks) -> Path | None:
+    """Return ``last.ckpt`` where an earlier training left one, and restore the record from it."""
     if not folder.last.exists():
-        return None, 0
+        return None
     epochs = record.restore(folder.last)
     if not record.termination.ended:
         say(f"Resuming: an earlier training of this run was interrupted after epoch {epochs}.")
-    return folder.last, epochs
+    return folder.last
 
 
 def _result(
     config: TrainConfig,
     run_id: str,
     data: XRayDataModule,
-    leaks: list[Leak],
-    hashes: dict[str, str],
     record: RunCallbacks,
     folder: RunFolder,
 ) -> RunResult:
@@ -331,12 +328,12 @@ def _result(
         run_id=run_id,
         config=config,
         data=RunData(
-            manifest_sha256=hashes["manifest_sha256"],
-            split_sha256=hashes["split_sha256"],
+            manifest_sha256=data.hashes["manifest_sha256"],
+            split_sha256=data.hashes["split_sha256"],
             train=len(data.positions("train")),
             val=len(data.positions("val")),
             test=len(data.positions("test")),
-            leaks=leaks,
+            leaks=data.leaks,
             skipped=data.images.skipped,
             phantoms=mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)),
         ),

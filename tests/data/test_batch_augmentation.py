@@ -29,10 +29,11 @@ from pneumonia.data.augmentation.torch_batches import (
     image_keys,
     uniforms,
 )
-from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.sources.phantom import draw
 from pneumonia.data.splits.assign import make_split
-from pneumonia.tasks import BACTERIA, NORMAL, SUBTYPE, VIRUS
+from pneumonia.tasks import BACTERIA, NORMAL, VIRUS
 
 STUDY = AugmentationConfig(flip=0.5, rotate_deg=10, brightness=0.1, contrast=0.1)
 HIGH = AugmentationConfig(flip=0.5, rotate_deg=100, brightness=0.5, contrast=0.5)
@@ -196,7 +197,7 @@ def test_nothing_switched_on_is_no_augmenter():
 def test_changes_on_the_device_are_those_of_the_loader(kind, cache_dir, phantoms):
     found = load_images(DataConfig(phantom=PhantomConfig(60, 0)), 32, cache_dir)
     split = make_split(found.manifest, SplitConfig())
-    data = XRayDataModule(found, split, SUBTYPE, 16, CLINICAL, seed=5, augmenter=kind)
+    data = XRayDataModule.from_images(found, split, batch_size=16, augmentation=CLINICAL, seed=5, augmenter=kind)
     at_once = list(data.loader("train", 5))
     data.on_device = kind == "batch"  # as where there is a GPU
     later = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]

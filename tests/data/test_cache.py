@@ -13,7 +13,7 @@ from PIL import Image
 from pneumonia.config.schema import DataConfig
 from pneumonia.data import cache as cache_module
 from pneumonia.data.cache import load_cache
-from pneumonia.data.datamodule import load_images
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.images.decode import decode
 from pneumonia.data.manifest import COLUMNS, load_manifest, manifest_sha256
 from pneumonia.data.sources.phantom import load_phantoms

@@ -4,10 +4,10 @@ import torch
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.augmentation.albumentations_pipeline import augment_images, build_pipeline, image_seeds
-from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.dataset import BatchSampler
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.splits.assign import make_split
-from pneumonia.tasks import TASKS
 
 CLINICAL = AugmentationConfig(rotate_deg=5, shift=0.04, zoom=0.06, contrast=0.1, gamma=0.15, noise=0.02, blur=0.2)
 
@@ -18,7 +18,9 @@ def module(cache_dir, phantoms):
     split = make_split(images.manifest, SplitConfig())
 
     def make(workers: int = 0, augmentation: AugmentationConfig = CLINICAL, seed: int = 5) -> XRayDataModule:
-        return XRayDataModule(images, split, TASKS["subtype"], 16, augmentation, seed, workers)
+        return XRayDataModule.from_images(
+            images, split, batch_size=16, augmentation=augmentation, seed=seed, num_workers=workers
+        )
 
     return make
 

@@ -94,7 +94,7 @@ def test_each_odd_image_is_one_listed_problem(run, tmp_path):
 
 def test_odd_images_are_left_out_of_a_training_that_may(tmp_path, compose):
     from pneumonia.config.schema import DataConfig
-    from pneumonia.data.datamodule import load_images
+    from pneumonia.data.decoded_images import load_images
     from pneumonia.errors import BrokenImagesError
 
     root = tree(tmp_path / "data", SOUND)

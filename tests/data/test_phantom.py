@@ -4,7 +4,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from pneumonia.config.schema import DataConfig, PhantomConfig, SplitConfig
-from pneumonia.data.datamodule import load_images
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.sources.phantom import draw
 from pneumonia.data.sources.releases import find
 from pneumonia.data.splits.assign import make_split

@@ -10,8 +10,9 @@ from builders import few_images, killed_in, quick_fit
 
 from pneumonia.config.convert import to_plain
 from pneumonia.config.keys import conf_dir
-from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
-from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.config.schema import DataConfig, PhantomConfig, SplitConfig
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.models.base import ClassifierOptions
@@ -32,7 +33,7 @@ def two_batches(cache_dir, phantoms) -> dict[str, XRayDataModule]:
     split = make_split(images.manifest, SplitConfig())
     train = np.flatnonzero(split["subset"] == "train")
     split.loc[train[64:], "subset"] = "test"
-    return {name: XRayDataModule(images, split, task, 32, AugmentationConfig()) for name, task in TASKS.items()}
+    return {name: XRayDataModule.from_images(images, split, task, batch_size=32) for name, task in TASKS.items()}
 
 
 def _cases() -> list[tuple[str, str]]:

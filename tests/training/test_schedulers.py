@@ -8,6 +8,7 @@ import torch
 from builders import few_images, quick_fit
 from lightning.pytorch.callbacks import Callback
 
+from pneumonia.config.schema import SplitConfig
 from pneumonia.errors import ConfigError, TargetError
 from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
@@ -169,7 +170,7 @@ def test_one_cycle_spans_all_steps(options, steps):
 )
 @pytest.mark.parametrize("every", [1, 2])
 def test_one_cycle_spans_all_rotating_folds(every, options):
-    data = _few(23, batch_size=4, rotate_every=every)
+    data = _few(23, batch_size=4, split_config=SplitConfig("rotating", every=every))
     data.split["fold"] = np.repeat([0, 1, 2, 0, 1, 2], [2, 7, 14, 3, 4, 16])
     data.split["subset"] = np.where(data.split["fold"] == 0, "val", "train")
     trainer, rates = _fitted(data, 5, reload_dataloaders_every_n_epochs=1, **options)

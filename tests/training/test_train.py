@@ -23,9 +23,11 @@ from lightning.pytorch.callbacks import Callback
 from sklearn.metrics import confusion_matrix
 
 from pneumonia.config.convert import from_plain, identity, to_plain
+from pneumonia.config.schema import SplitConfig
 from pneumonia.config.validation import SET_BY_RUN, check_together
-from pneumonia.data.datamodule import XRayDataModule, load_images
+from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.dataset import XRayDataset
+from pneumonia.data.decoded_images import load_images
 from pneumonia.data.normalization import fit_scaling, histogram
 from pneumonia.errors import (
     CheckpointError,
@@ -47,7 +49,6 @@ from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.identity import run_identity
 from pneumonia.runs.load import load_finished_run
 from pneumonia.system.files import check_writable
-from pneumonia.tasks import TASKS
 from pneumonia.training import time_limit
 from pneumonia.training.prepare import check_monitor
 from pneumonia.training.throughput import Throughput
@@ -630,7 +631,7 @@ def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
     split = pd.DataFrame(
         {"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold}
     )
-    data = XRayDataModule(images, split, TASKS[config.task], 8, rotate_every=2)
+    data = XRayDataModule.from_images(images, split, split_config=SplitConfig("rotating", every=2), batch_size=8)
     check_monitor(replace(config, max_epochs=2), data)
     with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined in epoch 3: .*no image of VIRUS"):
         check_monitor(replace(config, max_epochs=3), data)
