@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _ROOT = Path(__file__).resolve().parent.parent
 if not Path(__file__).with_name("conf").is_dir() and (_ROOT / "conf").is_dir():

@@ -234,7 +234,7 @@ class XRayDataModule(LightningDataModule):
         """Return the epoch that a resumed training starts with."""
         if self.trainer is None:
             return {"epoch": 0}
-        started = self.trainer.fit_loop.epoch_progress.current.started
+        started: int = self.trainer.fit_loop.epoch_progress.current.started  # type: ignore[attr-defined]
         return {"epoch": started if self.trainer.is_last_batch else max(started - 1, 0)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
