@@ -42,7 +42,7 @@ def _from_file(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None) 
         if not (folds == config.fold).any() or folds.max() == NO_FOLD:
             raise ConfigError(
                 f"split.fold={config.fold} is no fold of {config.file}, which has {folds.max() + 1}. Choose another one, or "
-                f"make the file with `pneumonia data split SOURCE split={config.method}`."
+                f"make the file with `pneumonia data split SOURCE --method {config.method}`."
             )
         split = fold_view(split, config.fold)
     check_split(manifest, split, config, group)
