@@ -60,5 +60,5 @@ def _problem(table: pd.DataFrame, task: Task) -> str:
         (sums, "probabilities that do not sum to one"),
     ):
         if rows.any():
-            return f"holds {what}, for example of image {table.loc[rows, 'image_id'].iloc[0]}"
+            return f"holds {what}, for example of image {table['image_id'].to_numpy()[rows][0]}"
     return ""
