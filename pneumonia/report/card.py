@@ -13,7 +13,7 @@ ASKED = "for you to write"
 
 
 def card(comparison: Comparison) -> list[Block]:
-    """The model card of a comparison's best candidate. Source: Mitchell et al. (2019), Model cards for model reporting."""
+    """Return the model card of a comparison's best candidate. Source: Mitchell et al. (2019), Model cards for model reporting."""
     best = comparison.candidates[0]
     entry = best.typical
     config, data, cost = entry.config, entry.result.data, entry.result.cost
@@ -65,7 +65,7 @@ def card(comparison: Comparison) -> list[Block]:
 
 
 def _of_how_many(name: str, trainings: int) -> str:
-    """The name of a value that is the mean over the trainings of a configuration, where there are several."""
+    """Return the name of a value, with the number of trainings of which it is the mean."""
     return name if trainings == 1 else f"{name}, mean of {trainings} trainings"
 
 
@@ -97,7 +97,7 @@ def _limits(comparison: Comparison, phantom: bool) -> str:
 
 
 def tripod(comparison: Comparison) -> list[Block]:
-    """The items of TRIPOD+AI that a training platform can fill by itself, and those that it can't.
+    """Return the checklist of TRIPOD+AI, with the items that a training platform can answer filled in.
 
     Source: Collins et al. (2024), TRIPOD+AI statement: updated guidance for reporting clinical prediction models.
     """

@@ -17,7 +17,7 @@ from pneumonia.system.files import read_json
 
 @dataclass
 class Gathered:
-    """Everything found.
+    """The runs of a report.
 
     Attributes:
         entries: What can be reported on.
@@ -35,7 +35,7 @@ class Gathered:
 
 
 def gather(places: Sequence[Path]) -> Gathered:
-    """Every run at or below some places.
+    """Collect every run at or below some folders.
 
     Raises:
         RunError: A place is missing, or none of the runs can be reported on; with the reasons.
@@ -76,7 +76,7 @@ def gather(places: Sequence[Path]) -> Gathered:
 
 
 def _add_ensembles(places: Sequence[Path], folders: Sequence[RunFolder], found: Gathered) -> None:
-    """The ensembles at or below the places; and those that lie beside the sweeps and consist of these runs alone."""
+    """Add the ensembles at or below the folders, and those beside the sweeps that consist of these runs only."""
     known = {entry.result.run_id: entry for entry in found.entries}
     named = {path.resolve(): path for place in places for path in sorted(place.rglob("ensemble.json"))}
     beside = {parent: None for parent in (folder.path.parent.parent / "ensembles" for folder in folders)}
@@ -101,7 +101,7 @@ def _reason(error: Exception) -> str:
 
 
 def _jobs(folder: Path, found: Gathered) -> dict[str, dict[str, Any]]:
-    """The jobs of a sweep by the name of their run; those without a run are noted."""
+    """Return the jobs of a sweep by run folder; note those without a run as left out."""
     plan = read_json(folder / "sweep.json")
     if plan:
         found.questions[folder.name] = str(plan.get("question", folder.name))

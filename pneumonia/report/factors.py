@@ -19,7 +19,7 @@ Group = list[Entry]
 
 
 def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) -> list[Block]:
-    """A section for each sweep that has two configurations or more; those of one task and one set of images together."""
+    """Return a section for each sweep with two configurations or more, by task and set of images."""
     blocks: list[Block] = []
     for sweep, entries in by_sweep.items():
         apart: dict[tuple[str, str], Group] = {}
@@ -149,7 +149,7 @@ def _mean(costs: Sequence[Cost], key: str, digits: int) -> str:
 
 
 def _factor_key(groups: dict[str, Group]) -> str:
-    """The one key that is swept over; empty where there are several."""
+    """Return the swept key; empty if there are several."""
     keys = {key for group in groups.values() for key in group[0].differs}
     return keys.pop() if len(keys) == 1 else ""
 

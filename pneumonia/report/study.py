@@ -62,12 +62,12 @@ def _loaded() -> dict[str, Any]:
 
 
 def protocol() -> str:
-    """How the study measured, in a few sentences."""
+    """Return the study's protocol, in a few sentences."""
     return str(_loaded()["protocol"])
 
 
 def rows() -> list[Row]:
-    """Every row of the study's tables of results."""
+    """Return every row of the study's tables of results."""
     return [
         Row(table["title"], table["part"], row["name"], row["where"], row["study"], row.get("note", ""))
         for table in _loaded()["tables"]
@@ -76,13 +76,13 @@ def rows() -> list[Row]:
 
 
 def factor(key: str) -> dict[str, dict[str, float]]:
-    """What the study measured by value of one factor: by column, then by value as our sweeps write it."""
+    """Return the study's values of one factor: by column, then by value as our sweeps write it."""
     found = _loaded()["factors"].get(key, {})
     return {column: {str(value): figure for value, figure in figures.items()} for column, figures in found.items()}
 
 
 def matches(row: Row, entry: Entry) -> bool:
-    """Whether a run has the settings of a row."""
+    """Return whether a run has the settings of a row."""
     if entry.members > 1:
         return False
     return all(_setting(entry.config, key) == value for key, value in row.where.items())
@@ -100,7 +100,7 @@ def _setting(config: dict[str, Any], key: str) -> Any:
 
 
 def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
-    """Each row of the study with each of our candidates that has its settings, on X-rays and not on drawn phantoms."""
+    """Match each row of the study with our candidates of the same settings; phantoms match none."""
     found = []
     for row in rows():
         for comparison in comparisons:

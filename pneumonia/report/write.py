@@ -44,7 +44,7 @@ class ReportRequest:
 
 
 def write_report(wanted: ReportRequest) -> Document:
-    """Writes ``index.html``, ``report.pdf``, ``report.md`` with ``figures/``, ``tables/*.csv``, ``epochs.csv``, ``report.json``.
+    """Write ``index.html``, ``report.pdf``, ``report.md`` with ``figures/``, ``tables/*.csv``, ``epochs.csv``, ``report.json``.
 
     Raises:
         RunError: There is nothing to report on.
@@ -75,7 +75,7 @@ def write_report(wanted: ReportRequest) -> Document:
 
 
 def _earlier(out: Path) -> list[str]:
-    """The tables and figures of the report that lies in a folder already; a file of anyone else's is never replaced.
+    """Return the tables and figures of an earlier report in a folder; foreign files are never replaced.
 
     Raises:
         StorageError: There are pages in the folder that no report has written.
@@ -93,7 +93,7 @@ def _earlier(out: Path) -> list[str]:
 
 
 def _files_of(document: Document) -> list[str]:
-    """The tables and figures that a document writes, from its folder."""
+    """Return the tables and figures that a document writes, relative to its folder."""
     tables = [f"tables/{block.name}.csv" for block in document.blocks if isinstance(block, Table) and block.name]
     return tables + [f"figures/{block.name}.svg" for block in document.blocks if isinstance(block, Figure)]
 
@@ -108,7 +108,7 @@ def _write_tables(document: Document, folder: Path) -> None:
 
 
 def _write_epochs(entries: Sequence[Entry], path: Path) -> None:
-    """Every row of every ``metrics.csv``, with the run it is of."""
+    """Write every row of every ``metrics.csv``, with its run."""
     rows = [{"sweep": entry.sweep, "run_id": entry.result.run_id, **row} for entry in entries for row in entry.epochs]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
