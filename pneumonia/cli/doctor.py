@@ -23,11 +23,9 @@ Finding = tuple[bool, str]
 
 azure_options = options(
     click.option("--azure", is_flag=True, help="Check that the containers of data=azure can be listed."),
-    click.option(
-        "--azure-train", metavar="PLACE", default="train", show_default=True, help="CONTAINER[/PREFIX] or null."
-    ),
-    click.option("--azure-validation", metavar="PLACE", default="validation", show_default=True),
-    click.option("--azure-test", metavar="PLACE", default="test", show_default=True),
+    click.option("--azure-train", metavar="PLACE", default="train", help="CONTAINER[/PREFIX] or null."),
+    click.option("--azure-validation", metavar="PLACE", default="validation"),
+    click.option("--azure-test", metavar="PLACE", default="test"),
     click.option("--azure-account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net"),
     click.option("--backup-place", metavar="PLACE", help="Check that CONTAINER/PREFIX can be written."),
     click.option("--backup-account-url", metavar="URL", help="Account of the backup.  [default: --azure-account-url]"),
@@ -42,7 +40,7 @@ azure_options = options(
     ],
 )
 @click.option("--data", metavar="DIR|FILE", type=PATH, help="Check X-rays: a folder or an archive.")
-@click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), show_default=True, help="Run folders.")
+@click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), help="Run folders.")
 @cache_dir
 @azure_options
 def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Any) -> int:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     ],
 )
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
-@click.option("--split", type=click.Choice(SUBSETS), default="test", show_default=True, help="Split to evaluate on.")
+@click.option("--split", type=click.Choice(SUBSETS), default="test", help="Split to evaluate on.")
 @click.option("--ensemble", is_flag=True, help="Evaluate the mean probabilities of the runs, into runs/ensembles.")
 @click.option("--tta", type=click.Choice(TTA), help="Test-time augmentation.  [default: that of the training]")
 @click.option("--data", metavar="DIR", type=PATH, help="Other X-rays than the run's own.")

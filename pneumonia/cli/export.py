@@ -22,7 +22,6 @@ ALLOWED_FALSE_ALARMS = 0.01
     metavar="X",
     type=click.FloatRange(0, 1, min_open=True),
     default=0.9,
-    show_default=True,
     help="Fraction of validation images to predict; the model abstains on the others.",
 )
 @click.option("--licence", metavar="TEXT", help="Terms of the weights, for the contract.")

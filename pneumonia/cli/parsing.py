@@ -13,7 +13,7 @@ from click.shell_completion import CompletionItem
 from pneumonia.errors import ConfigError, nearest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
 OVERRIDE: Final = re.compile(r"([A-Za-z_][\w.]*)=(.*)", re.DOTALL)
 OTHER_NAMES: Final = {
     "data.root": "data",
@@ -185,7 +185,6 @@ cache_dir: Final = click.option(
     type=FOLDER,
     default=Path("cache"),
     envvar="PNEUMONIA_CACHE",
-    show_default=True,
     show_envvar=True,
     help="Decoded images, unpacked archives and downloads.",
 )
@@ -193,6 +192,5 @@ on_bad_image: Final = click.option(
     "--on-bad-image",
     type=click.Choice(["error", "skip"]),
     default="error",
-    show_default=True,
     help="List images that can't be read and stop, or leave them out.",
 )

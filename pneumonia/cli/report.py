@@ -16,17 +16,14 @@ from pneumonia.cli.parsing import FOLDER, PATH, Verb, given
     ],
 )
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
-@click.option(
-    "--out", metavar="DIR", type=FOLDER, default=Path("report"), show_default=True, help="Folder of the report."
-)
+@click.option("--out", metavar="DIR", type=FOLDER, default=Path("report"), help="Folder of the report.")
 @click.option(
     "--metric",
     type=click.Choice(["f1_macro", "accuracy", "auroc", "loss", "recall_macro"]),
     default="f1_macro",
-    show_default=True,
     help="Metric to rank and test by.",
 )
-@click.option("--title", default="Which differences are real", show_default=True, help="Title of the report.")
+@click.option("--title", default="Which differences are real", help="Title of the report.")
 def command(runs: tuple[Path, ...], out: Path, metric: str, title: str) -> None:
     """Compare finished runs: index.html, report.pdf, report.md, and the tables as CSV and JSON.
 

@@ -23,7 +23,6 @@ limits: Final = options(
             metavar="N",
             type=click.INT if limit.type in {int, "int"} else click.FLOAT,
             default=limit.default,
-            show_default=True,
             help=limit.metadata["help"],
         )
         for limit in fields(Limits)
@@ -37,7 +36,6 @@ limits: Final = options(
     "--host",
     default="127.0.0.1",
     envvar="PNEUMONIA_HOST",
-    show_default=True,
     show_envvar=True,
     help="Address to listen on; the default accepts this machine alone.",
 )
@@ -46,14 +44,13 @@ limits: Final = options(
     type=click.IntRange(0, 65535),
     default=8080,
     envvar=["PNEUMONIA_PORT", "SAGEMAKER_BIND_TO_PORT"],
-    show_default=True,
     show_envvar=True,
     help="Port; 0 for any free one.",
 )
 @click.option("--token-file", metavar="FILE", type=PATH, help="Token that callers must send, or use PNEUMONIA_TOKEN.")
 @click.option("--tls-cert", metavar="FILE", type=FILE, help="Certificate, PEM.")
 @click.option("--tls-key", metavar="FILE", type=FILE, help="Key of the certificate, PEM.")
-@click.option("--page/--no-page", default=True, show_default=True, help="Serve the web page at /.")
+@click.option("--page/--no-page", default=True, help="Serve the web page at /.")
 @limits
 def command(
     bundle: Path | None,

@@ -10,7 +10,7 @@ import click
 from pneumonia.cli.parsing import FILE, PATH, SETTINGS, Verb, options
 
 account: Final = options(
-    click.option("--project", default="pneumonia", show_default=True, help="Project of W&B."),
+    click.option("--project", default="pneumonia", help="Project of W&B."),
     click.option("--entity", metavar="NAME", help="Team or user of W&B.  [default: yours]"),
 )
 

@@ -24,7 +24,5 @@ azure_options: Final = options(
         metavar="URL",
         help="https://ACCOUNT.blob.core.windows.net; default: AZURE_STORAGE_ACCOUNT_URL or AZURE_STORAGE_ACCOUNT.",
     ),
-    click.option(
-        "--workers", type=click.IntRange(1, 256), default=16, show_default=True, help="Simultaneous transfers."
-    ),
+    click.option("--workers", type=click.IntRange(1, 256), default=16, help="Simultaneous transfers."),
 )

@@ -31,7 +31,7 @@ SIZE: Final = 96  # pixels a side of the images that are measured and shown
 @click.option("--split", metavar="FILE", type=FILE, help="Audit a file of `pneumonia data split`.")
 @method_options
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels.")
-@click.option("--out", metavar="DIR", type=FOLDER, default=Path("audit"), show_default=True, help="Folder of the page.")
+@click.option("--out", metavar="DIR", type=FOLDER, default=Path("audit"), help="Folder of the page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead of the path of the page.")
 @on_bad_image
 @cache_dir

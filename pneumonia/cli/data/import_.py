@@ -29,9 +29,7 @@ SIZES: Final = (28, 64, 128, 224)
 @click.option("--size", type=click.Choice(SIZES), help="Pixels a side, with --from medmnist.  [default: 28]")
 @click.option("--repo", metavar="OWNER/NAME", help="Data set, with --from huggingface.")
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels; see below.")
-@click.option(
-    "--out", metavar="FILE", type=FILE, default=Path("manifest.parquet"), show_default=True, help="The manifest."
-)
+@click.option("--out", metavar="FILE", type=FILE, default=Path("manifest.parquet"), help="The manifest.")
 @on_bad_image
 @cache_dir
 def command(

@@ -18,24 +18,17 @@ MOST_PIXELS: Final = 89_000_000  # above it PIL warns when it opens a picture
 @click.command(cls=Verb, examples=["pneumonia data show chest_xray --augmentation clinical"])
 @click.argument("source", metavar="SOURCE", type=PATH)
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels.")
-@click.option(
-    "--out", metavar="DIR", type=FOLDER, default=Path("sheets"), show_default=True, help="Folder of the PNG files."
-)
-@click.option("--augmentation", metavar="NAME", default="normal", show_default=True, help="File of conf/augmentation.")
+@click.option("--out", metavar="DIR", type=FOLDER, default=Path("sheets"), help="Folder of the PNG files.")
+@click.option("--augmentation", metavar="NAME", default="normal", help="File of conf/augmentation.")
 @click.option(
     "--images",
     type=click.IntRange(1, 100),
     default=8,
-    show_default=True,
     help="Examples per row, and rows of the augmentation sheet.",
 )
-@click.option("--draws", type=click.IntRange(1, 100), default=8, show_default=True, help="Augmented draws per image.")
-@click.option(
-    "--size", type=click.IntRange(16, 1024), default=112, show_default=True, help="Pixels a side per picture."
-)
-@click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Seed of examples and draws."
-)
+@click.option("--draws", type=click.IntRange(1, 100), default=8, help="Augmented draws per image.")
+@click.option("--size", type=click.IntRange(16, 1024), default=112, help="Pixels a side per picture.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of examples and draws.")
 @on_bad_image
 @cache_dir
 def command(

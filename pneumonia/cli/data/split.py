@@ -33,9 +33,7 @@ method_options = options(
 @click.argument("source", metavar="SOURCE", type=PATH)
 @method_options
 @click.option("--leaky/--no-leaky", default=None, help="Allow leakage, or refuse it whatever the method.")
-@click.option(
-    "--out", metavar="DIR", type=FOLDER, default=Path("splits"), show_default=True, help="Folder of the file."
-)
+@click.option("--out", metavar="DIR", type=FOLDER, default=Path("splits"), help="Folder of the file.")
 @cache_dir
 def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **method: Any) -> None:
     """Divide the images of SOURCE into train, val and test, and write DIR/split-<hash>.parquet (image_id, subset, fold).
