@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.harness import conditions, unheard
-from pneumonia.config.convert import from_plain, to_plain
+from pneumonia.config.convert import to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.models.factory import family_of
@@ -86,7 +86,7 @@ def main() -> None:
             ]
             bills[name] = Bill()
             for job in make_plan(name, words).jobs:
-                meter.add(from_plain(job.config), bills[name])
+                meter.add(job.config, bills[name])
             say(f"{name}: {bills[name]}")
     spot, demand = (price({**T4, "spot": spot}).running or math.nan for spot in (True, False))
     told = {**conditions(), "usd_per_hour": {"here": MACHINES[HERE][0], "t4": demand, "t4_spot": spot}}

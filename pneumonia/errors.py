@@ -84,6 +84,10 @@ class TimeLimitReached(PneumoniaError, TimeoutError):
     exit_code = 130
 
 
+class Interrupted(PneumoniaError, KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a training or a sweep. The same command resumes it."""
+
+
 class CheckpointError(PneumoniaError, ValueError):
     """A checkpoint can not be read, or belongs to another task or model."""
 

@@ -49,8 +49,7 @@ def run(arguments: list[str]) -> int:
     if not arguments or any(argument in {"-h", "--help"} for argument in arguments):
         return _help(arguments)
     from pneumonia.cli.hydra_options import refuse_option
-    from pneumonia.config.error_translation import translated
-    from pneumonia.sweep.plan import make_plan, open_search
+    from pneumonia.sweep.plan import make_plan, make_search
     from pneumonia.sweep.sweep_files import sweep_names
 
     name, overrides = arguments[0].removeprefix("sweep="), arguments[1:]
@@ -69,10 +68,10 @@ def run(arguments: list[str]) -> int:
             )
     if "status" in overrides:
         return _status(name, [override for override in overrides if override != "status"])
-    with translated(), open_search(name, overrides) as found:
-        if found is not None:
-            return _search(found, name)
-        plan = make_plan(name, overrides)
+    found = make_search(name, overrides)
+    if found is not None:
+        return _search(found, name)
+    plan = make_plan(name, overrides)
     from pneumonia.sweep.run_sweep import run_sweep
 
     return run_sweep(plan)
@@ -87,6 +86,7 @@ def _search(plan: "Search", name: str) -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
+    from pneumonia.config.convert import to_plain
     from pneumonia.report.overrides import overrides_from_config, train_commands
     from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
@@ -94,14 +94,15 @@ def _search(plan: "Search", name: str) -> int:
     from pneumonia.training.loggers.wandb_account import without_run_id
 
     def command_of(job: "Job") -> str:
-        if overrides_from_config(job.config) is not None:
-            return train_commands([job.config])[0]
+        config = to_plain(job.config)
+        if overrides_from_config(config) is not None:
+            return train_commands([config])[0]
         path = find_sweep(name)  # a model of one's own, which only the folder of the sweep file has
         overrides = [*plan.overrides, *(f"{key}={value}" for key, value in job.differs.items())]
         options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
         return shlex.join(["pneumonia", "train", *options, *overrides])
 
-    backup = backed_up(plan.folder, plan.common["backup"], plan.folder.name)
+    backup = backed_up(plan.folder, vars(plan.common.backup), plan.folder.name)
     with interruptible(plan.folder), backup, without_run_id("a search"):
         return search(plan, command_of)
 

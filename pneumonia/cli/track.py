@@ -76,14 +76,12 @@ def dashboard(sweep: str, overrides: tuple[str, ...], file: Path | None, project
 
     SWEEP is a name in sweeps/ or the path of a file; OVERRIDES are those that the sweep ran with, such as name=mine.
     """
-    from pneumonia.config.error_translation import translated
     from pneumonia.errors import AccessError
     from pneumonia.sweep.plan import make_plan
     from pneumonia.sweep.wandb_dashboard import as_json, build, save
     from pneumonia.system.files import replacing
 
-    with translated():
-        plan = make_plan(sweep, list(overrides))
+    plan = make_plan(sweep, list(overrides))
     workspace = build(plan, project, entity or "")
     if file is not None:
         with replacing(file) as part:

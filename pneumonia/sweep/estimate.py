@@ -13,7 +13,7 @@ def expected_s(statuses: Statuses) -> float | None:
     if not epochs:
         return None
     epoch_s = sum(result.cost.fit_s for result in finished) / epochs
-    left = [job.config["max_epochs"] - status.epochs for job, status in statuses if status.state not in OVER]
+    left = [job.config.max_epochs - status.epochs for job, status in statuses if status.state not in OVER]
     return float(epoch_s * sum(left))
 
 

@@ -45,7 +45,7 @@ class ProgressTable:
         self.jobs = jobs
         self.all_jobs = all_jobs
         self.state = state
-        self.n_parallel = int(jobs[0].config["launcher"].get("n_jobs") or 1) if jobs else 1
+        self.n_parallel = int(getattr(jobs[0].config.launcher, "n_jobs", None) or 1) if jobs else 1
         self.results = state.folder / "results.csv" if results else None
         # A console of its own keeps writing to the terminal while stderr is redirected to a job's log.
         self.console = Console(file=sys.stderr, width=None if sys.stderr.isatty() else WIDTH)
@@ -142,7 +142,7 @@ class ProgressTable:
         shown = sorted(sorted(numbered, key=lambda item: ORDER[item[1][1].state])[:max_rows])
         rows = []
         for number, (job, status) in shown:
-            best, progress, total = status.best_row or {}, status.progress or {}, int(job.config["max_epochs"])
+            best, progress, total = status.best_row or {}, status.progress or {}, job.config.max_epochs
             running = status.state == "running" and progress
             speed = progress.get("images_per_s") or (status.result.cost.images_per_s if status.result else None)
             rows.append(

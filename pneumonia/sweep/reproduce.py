@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -21,19 +20,12 @@ METRIC = "f1_macro"  # on validation; chooses the best configuration of a family
 
 @dataclass(frozen=True)
 class Preset:
-    """Sweeps to run.
-
-    Attributes:
-        name: Name of the file in ``conf/reproduce``.
-        overrides: Overrides of all sweeps.
-        sweeps: Overrides of each sweep, by its name.
-        needs_data: Phantoms are refused.
-    """
+    """A file of ``conf/reproduce``."""
 
     name: str
-    overrides: list[str]
-    sweeps: dict[str, list[str]]
-    needs_data: bool
+    overrides: list[str]  # of all sweeps
+    sweeps: dict[str, list[str]]  # overrides of each sweep, by its name
+    needs_data: bool = False  # phantoms are refused
 
 
 def preset_names() -> list[str]:
@@ -50,8 +42,7 @@ def read_preset(name: str) -> Preset:
     known = preset_names()
     if name not in known:
         raise ConfigError(f"preset={name} is not known; choose one of {', '.join(known)}.{nearest(name, known)}")
-    found: dict[str, Any] = yaml.safe_load((conf_dir() / "reproduce" / f"{name}.yaml").read_text(encoding="utf-8"))
-    return Preset(name, found["overrides"], found["sweeps"], found.get("needs_data", False))
+    return Preset(name, **yaml.safe_load((conf_dir() / "reproduce" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def reproduce(
@@ -84,13 +75,10 @@ def reproduce(
     cache = [f"--{one.replace('cache_dir', 'cache-dir', 1)}" for one in overrides if one.startswith("cache_dir=")]
     code = commands["evaluate"]([*(str(entry.folder.path) for entry in chosen), "--split", "test", *cache])
     say("\n[bold]Report[/]")
-    commands["report"](
-        [*map(str, folders), "--out", str(out), "--title", f"The study, reproduced (preset {preset.name})"]
-    )
+    title = f"The study, reproduced (preset {preset.name})"
+    commands["report"]([*map(str, folders), "--out", str(out), "--title", title])
     if failed:
-        say(
-            f"Some jobs of {', '.join(failed)} are not finished; the report lists them. Run the same command to try again."
-        )
+        say(f"Some jobs of {', '.join(failed)} are not finished; see the report. Run the same command to try again.")
     return 1 if failed or code else 0
 
 
@@ -101,11 +89,9 @@ def _sweep(preset: Preset, overrides: Sequence[str], runs_dir: Path, sweep: Comm
         say(f"\n[bold]Sweep {number} of {len(preset.sweeps)}: {name}[/]")
         try:
             code = sweep([name, *preset.overrides, *own, *overrides, f"runs_dir={runs_dir}"])
-        except KeyboardInterrupt:
-            raise
         except PneumoniaError as error:
-            if number == 1:
-                raise  # bad input; nothing has run
+            if number == 1 or isinstance(error, KeyboardInterrupt):
+                raise  # bad input before anything has run, or an interruption
             warn(f"{type(error).__name__}: {error}")
             code = 1
         if code:
@@ -115,11 +101,10 @@ def _sweep(preset: Preset, overrides: Sequence[str], runs_dir: Path, sweep: Comm
 
 def best_of_families(entries: Sequence[Entry]) -> list[Entry]:
     """Return all runs of the configuration with the best mean validation metric, per family, task, data and split method."""
-    groups: dict[tuple[str, ...], dict[str, list[Entry]]] = {}
+    groups: dict[tuple[str | int, ...], dict[str, list[Entry]]] = {}
     for entry in entries:
-        split = entry.config["split"]
-        data = entry.result.data.manifest_sha256
-        key = (entry.result.task.name, entry.family, data, split["method"], str(split["k"]))
+        result, split = entry.result, entry.result.config.split
+        key = (result.task.name, entry.family, result.data.manifest_sha256, split.method, split.k)
         if entry.members == 1:
             groups.setdefault(key, {}).setdefault(entry.configuration, []).append(entry)
     return [entry for group in groups.values() for entry in max(group.values(), key=_mean_metric)]

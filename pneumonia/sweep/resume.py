@@ -1,9 +1,10 @@
 """Resume a sweep: check that its folder holds the same sweep, and find the jobs that are not finished."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from pneumonia.config.convert import from_plain, identity
+from pneumonia.config.convert import identity
 from pneumonia.errors import RunError, some
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.state import FINISHED, SweepState
@@ -15,7 +16,7 @@ def unfinished_jobs(plan: Plan, state: SweepState) -> list[Job]:
 
     Finished jobs are skipped unless ``force=true``.
     """
-    return [job for job in plan.jobs if plan.common["force"] or state.status(job).state not in FINISHED]
+    return [job for job in plan.jobs if plan.common.force or state.status(job).state not in FINISHED]
 
 
 def record_plan(plan: Plan, state: SweepState) -> None:
@@ -50,7 +51,7 @@ def check_same_sweep(plan: Plan, state: SweepState, place: str | None = None) ->
         raise RunError(
             f"{place or state.folder} holds a sweep of other jobs: {len(missing)} of its {len(old)} are not in this one "
             f"({some(missing, 2)}), because {_differences(held, plan.jobs)}. One table of both would compare runs that are "
-            f"not comparable. Set name={plan.common['name']}_2 for another folder, or repeat the overrides of the first call."
+            f"not comparable. Set name={plan.common.name}_2 for another folder, or repeat the overrides of the first call."
         )
     return held
 
@@ -59,9 +60,7 @@ def _differences(held: list[Job], new: list[Job]) -> str:
     """Describe the settings in which two sweeps of one name differ."""
     by_label = {job.label: job for job in held}
     pairs = [(by_label[job.label], job) for job in new if job.label in by_label] or [(held[0], new[0])]
-    before, now = (
-        {**_flat(identity(from_plain(job.config))), **_flat(job.config["data"], "data.")} for job in pairs[0]
-    )
+    before, now = ({**_flat(identity(job.config)), **_flat(asdict(job.config.data), "data.")} for job in pairs[0])
     swept = {*pairs[0][0].differs, *pairs[0][1].differs}
     changed = [key for key in sorted({*before, *now} - swept) if before.get(key) != now.get(key)]
     if not changed:

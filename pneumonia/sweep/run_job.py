@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from pneumonia.config.convert import from_plain
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import TimeLimitReached
 from pneumonia.runs.folder import RunFolder
@@ -26,10 +25,6 @@ class JobOutcome(IntEnum):
     ENDED = 0
     BUSY = 75  # another process runs the job (EX_TEMPFAIL of sysexits.h)
     INTERRUPTED = 130
-
-
-class OutOfTime(Exception):
-    """A job has used the minutes of ``launcher.timeout_min``."""
 
 
 class Pruned(Exception):
@@ -78,16 +73,16 @@ def run_job(
     try:
         if dry_run:
             with _failures_recorded(job, state):
-                train_dry_run(from_plain(job.config), cache)
+                train_dry_run(job.config, cache)
             return JobOutcome.ENDED
         with state.lock(job.key) as locked:
             if not locked:
                 return JobOutcome.BUSY
-            if job.config["force"] or state.status(job).state not in FINISHED:
+            if job.config.force or state.status(job).state not in FINISHED:
                 state.record_start(job)
                 with _failures_recorded(job, state), _time_limit(timeout_min):
                     train(
-                        from_plain(job.config),
+                        job.config,
                         label=job.label,
                         data_cache=cache,
                         opened=record_run,
@@ -110,7 +105,7 @@ def _failures_recorded(job: Job, state: SweepState) -> Iterator[None]:
                     yield
                 except Pruned:
                     state.record_failure(job, "pruned", "worse than the median of the earlier trials at the same epoch")
-                except (OutOfTime, TimeLimitReached) as error:
+                except TimeLimitReached as error:
                     state.record_failure(job, "out of time", str(error))
                 except Exception as error:
                     state.record_error(job, error)
@@ -118,13 +113,13 @@ def _failures_recorded(job: Job, state: SweepState) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _time_limit(minutes: float | None) -> Iterator[None]:
-    """Raise ``OutOfTime`` in the block after some minutes."""
+    """Raise ``TimeLimitReached`` in the block after some minutes."""
     if minutes is None:
         yield
         return
 
     def on_alarm(number: int, frame: FrameType | None) -> Any:
-        raise OutOfTime(f"exceeded launcher.timeout_min={minutes}; finished epochs are kept")
+        raise TimeLimitReached(f"exceeded launcher.timeout_min={minutes}; finished epochs are kept")
 
     previous = signal.signal(signal.SIGALRM, on_alarm)
     signal.setitimer(signal.ITIMER_REAL, 60 * minutes)

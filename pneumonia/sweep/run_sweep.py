@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.config.convert import from_plain, identity
-from pneumonia.errors import PneumoniaError, RunError
+from pneumonia.config.convert import identity
+from pneumonia.errors import Interrupted, PneumoniaError, RunError
 from pneumonia.runs.backup import backed_up
 from pneumonia.sweep.launchers.checks import check_launcher
 from pneumonia.sweep.plan import Job, Plan
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from pneumonia.sweep.launchers.base import Launcher
 
 
-class Interrupted(PneumoniaError, KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the sweep; the same command resumes it."""
-
-
 def run_sweep(plan: Plan) -> int:
     """Run the unfinished jobs of a sweep.
 
@@ -37,7 +34,7 @@ def run_sweep(plan: Plan) -> int:
         RunError: The folder holds another sweep.
         Interrupted: Ctrl-C or SIGTERM.
     """
-    check_launcher(plan.common["launcher"])
+    check_launcher(plan.common.launcher)
     state = SweepState(plan.folder)
     check_same_sweep(plan, state)
 
@@ -45,7 +42,7 @@ def run_sweep(plan: Plan) -> int:
         check_same_sweep(plan, SweepState(fetched), f"The backup {place}")
 
     one_run_id_refused = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
-    backup = backed_up(state.folder, plan.common["backup"], plan.common["name"], check_backup)
+    backup = backed_up(state.folder, vars(plan.common.backup), plan.common.name, check_backup)
     with interruptible(state.folder), backup, one_run_id_refused:
         record_plan(plan, state)
         table = ProgressTable(plan.jobs, state, state.jobs())
@@ -70,21 +67,21 @@ def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTab
     from pneumonia.data.run_data_cache import RunDataCache  # imports torch
     from pneumonia.sweep.launchers.base import StopSweep, make_launcher
 
-    cache, settings = RunDataCache(), plan.common["launcher"]
+    cache, settings = RunDataCache(), plan.common.launcher
     launcher = make_launcher(settings, state, cache)
     _check_jobs(jobs)
-    if settings["kind"] in {"local", "parallel"}:  # the others run elsewhere
+    if settings.kind in {"local", "parallel"}:  # the others run elsewhere
         _load_images(jobs, cache)
     for job in jobs:
         state.clear_failure(job)
 
     def on_end(job: Job) -> None:
-        if table.print_end(job).state in FAILED and plan.common["fail_fast"]:
+        if table.print_end(job).state in FAILED and plan.common.fail_fast:
             raise StopSweep
 
     with table.live():
         try:
-            if plan.common["dry_run"]:
+            if plan.common.dry_run:
                 jobs = _dry_run(jobs, launcher, state, on_end)
             launcher.run(jobs, on_end)
         except StopSweep:
@@ -121,7 +118,7 @@ def _check_jobs(jobs: list[Job]) -> None:
     """
     from pneumonia.training.prepare import check_settings
 
-    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(from_plain(job.config)))
+    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(job.config))
 
 
 def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
@@ -132,9 +129,9 @@ def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
     """
 
     def load(job: Job) -> None:
-        cache.images(from_plain(job.config).data, job.config["image_size"], Path(job.config["cache_dir"]))
+        cache.images(job.config.data, job.config.image_size, Path(job.config.cache_dir))
 
-    _raise_if_all_fail(_grouped(jobs, lambda job: digest([job.config["data"], job.config["image_size"]])), load)
+    _raise_if_all_fail(_grouped(jobs, lambda job: digest([asdict(job.config.data), job.config.image_size])), load)
 
 
 def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], None]) -> None:
@@ -158,9 +155,9 @@ def _grouped(jobs: list[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]
 
 def _configuration(job: Job) -> str:
     """Return a hash that is equal for jobs that differ only in seeds and fold."""
-    kept = identity(from_plain(job.config))
+    kept = identity(job.config)
     del kept["seed"], kept["split"]["seed"], kept["split"]["fold"]
-    return digest([kept, job.config["data"]])
+    return digest([kept, asdict(job.config.data)])
 
 
 @contextmanager

@@ -4,15 +4,17 @@ import hashlib
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 import optuna
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.markup import escape
 
 from pneumonia.config.names import MONITORS
+from pneumonia.config.schema import SearchConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder, read_metrics
@@ -20,7 +22,7 @@ from pneumonia.sweep.plan import Job, Search
 from pneumonia.sweep.progress_table import ProgressTable
 from pneumonia.sweep.run_job import JobOutcome, Pruned, run_job
 from pneumonia.sweep.search_space import Axis, axis_of, override_value
-from pneumonia.sweep.state import FAILED, State, SweepState
+from pneumonia.sweep.state import FAILED, SweepState
 from pneumonia.system.console import say
 from pneumonia.system.files import one_at_a_time
 from pneumonia.training.checkpointing import direction
@@ -76,55 +78,46 @@ def search(plan: Search, command_of: Callable[[Job], str]) -> int:
         ConfigError: The ranges or settings can't be searched; before any trial.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    settings, monitor = plan.common["search"], plan.common["monitor"] or "val/loss"
+    n_trials, monitor = plan.common.search.trials or 0, plan.common.monitor or "val/loss"
     axes = _checked_axes(plan)
-    state = SweepState(plan.folder)
+    state, cache = SweepState(plan.folder), RunDataCache()
     state.folder.mkdir(parents=True, exist_ok=True)
     with one_at_a_time(plan.folder / "search.lock", "searching in this folder"):
         study = _open_study(plan, monitor, axes)
         table = ProgressTable([_job_of(plan, trial) for trial in study.trials], state)
         done = sum(trial.state in ENDED for trial in study.trials)
-        left, better = max(0, settings["trials"] - done), "lower" if direction(monitor) == "min" else "higher"
+        left, better = max(0, n_trials - done), "lower" if direction(monitor) == "min" else "higher"
         say(f"[bold]{plan.question}[/]")
-        say(f"{settings['trials']} trials: {done} done, {left} to do; better is a {better} {monitor}")
-        cache = RunDataCache()
+        say(f"{n_trials} trials: {done} done, {left} to do; better is a {better} {monitor}")
         with table.live():
-            for trial in _trials(study, settings, axes):
-                if _run_trial(trial, plan, study, table, cache, monitor) in FAILED and plan.common["fail_fast"]:
+            for trial in _trials(study, plan.common.search, axes):
+                job = _job_of(plan, trial)
+                if job.key not in {known.key for known in table.jobs}:
+                    table.jobs = [*table.jobs, job]
+                    state.write_jobs("search", plan.question, table.jobs)
+                _train_trial(trial, job, state, cache, monitor)
+                status = table.print_end(job)
+                value, outcome = None, TrialState.PRUNED if status.state == "pruned" else TrialState.FAIL
+                if status.result is not None:
+                    value = status.result.metrics["val"].get(monitor.removeprefix("val/"))
+                    outcome = TrialState.FAIL if value is None else TrialState.COMPLETE
+                study.tell(trial, value, state=outcome)
+                if status.state in FAILED and plan.common.fail_fast:
                     say("Stopped at the first failure, because fail_fast=true.")
                     break
         return _print_best(plan, study, state, command_of)
 
 
-def _run_trial(
-    trial: Trial, plan: Search, study: optuna.Study, table: ProgressTable, cache: RunDataCache, monitor: str
-) -> State:
-    """Run a trial, tell Optuna its result, and return its state."""
-    job = _job_of(plan, trial)
-    if job.key not in {known.key for known in table.jobs}:
-        table.jobs = [*table.jobs, job]
-        table.state.write_jobs("search", plan.question, table.jobs)
-    pruning = PruningCallback(trial, monitor, job.config["max_epochs"])
-    outcome = run_job(
-        job,
-        table.state,
-        timeout_min=plan.common["launcher"]["timeout_min"],
-        cache=cache,
-        on_run_folder=pruning.set_folder,
-        callbacks=[pruning],
-    )
+def _train_trial(trial: Trial, job: Job, state: SweepState, cache: RunDataCache, monitor: str) -> None:
+    pruning = PruningCallback(trial, monitor, job.config.max_epochs)
+    timeout_min = job.config.launcher.timeout_min
+    on_folder = pruning.set_folder
+    outcome = run_job(job, state, timeout_min=timeout_min, cache=cache, on_run_folder=on_folder, callbacks=[pruning])
     if outcome is JobOutcome.INTERRUPTED:
         raise KeyboardInterrupt
-    status = table.print_end(job)
-    if status.result is not None:
-        value = status.result.metrics["val"].get(monitor.removeprefix("val/"))
-        study.tell(trial, value, state=TrialState.FAIL if value is None else TrialState.COMPLETE)
-    else:
-        study.tell(trial, state=TrialState.PRUNED if status.state == "pruned" else TrialState.FAIL)
-    return status.state
 
 
-def _trials(study: optuna.Study, settings: dict[str, Any], axes: Sequence[Axis]) -> Iterator[Trial]:
+def _trials(study: optuna.Study, settings: SearchConfig, axes: Sequence[Axis]) -> Iterator[Trial]:
     """Yield the trials that a kill has left open, then new ones until there are enough."""
     for frozen in study.get_trials(states=(TrialState.RUNNING,)):
         trial = Trial(study, frozen._trial_id)
@@ -133,10 +126,10 @@ def _trials(study: optuna.Study, settings: dict[str, Any], axes: Sequence[Axis])
                 trial._suggest(axis.key, axis.distribution)
         yield trial
     distributions = {axis.key: axis.distribution for axis in axes}
-    while (number := len(study.trials)) < settings["trials"]:
+    while (number := len(study.trials)) < (settings.trials or 0):
         # A seed for each trial, so that a resumed search proposes the same settings as an undisturbed one.
-        seed = int.from_bytes(hashlib.sha256(f"{settings['seed']},{number}".encode()).digest()[:4], "big")
-        study.sampler = optuna.samplers.TPESampler(n_startup_trials=settings["startup"], seed=seed)
+        seed = int.from_bytes(hashlib.sha256(f"{settings.seed},{number}".encode()).digest()[:4], "big")
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=settings.startup, seed=seed)
         yield study.ask(distributions)
 
 
@@ -146,13 +139,13 @@ def _open_study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Stud
     Raises:
         ConfigError: It holds a search of other settings.
     """
-    settings = plan.common["search"]
+    settings = plan.common.search
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-    if settings["prune"]:
-        warmup = settings["warmup"] + 1  # Optuna spares the steps before this one, and epochs count from 1
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=settings["startup"], n_warmup_steps=warmup)
+    if settings.prune:
+        warmup = settings.warmup + 1  # Optuna spares the steps before this one, and epochs count from 1
+        pruner = optuna.pruners.MedianPruner(n_startup_trials=settings.startup, n_warmup_steps=warmup)
     study = optuna.create_study(
-        study_name=plan.common["name"],
+        study_name=plan.common.name,
         storage=f"sqlite:///{plan.folder.resolve() / 'study.db'}",
         direction="minimize" if direction(monitor) == "min" else "maximize",
         pruner=pruner,
@@ -164,7 +157,7 @@ def _open_study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Stud
         changed = [key for key in about if held[key] != about[key]]
         raise ConfigError(
             f"{plan.folder} holds a search of other settings ({', '.join(changed)} changed): its trials would mislead this "
-            f"one. Set name={plan.common['name']}_2 for another folder, or repeat the overrides of the first call."
+            f"one. Set name={plan.common.name}_2 for another folder, or repeat the overrides of the first call."
         )
     study.set_user_attr("about", about)
     return study
@@ -176,14 +169,14 @@ def _checked_axes(plan: Search) -> list[Axis]:
     Raises:
         ConfigError: See :func:`search`.
     """
-    kind = plan.common["launcher"]["kind"]
+    kind = plan.common.launcher.kind
     if kind != "local":
         raise ConfigError(
             f"launcher={kind} does not work with a search, because each trial learns from the earlier ones. "
             "Set launcher=local."
         )
-    if plan.common["monitor"] not in {None, *MONITORS}:
-        raise ConfigError(f"monitor={plan.common['monitor']} can't be searched for.")
+    if plan.common.monitor not in {None, *MONITORS}:
+        raise ConfigError(f"monitor={plan.common.monitor} can't be searched for.")
     axes = [axis_of(override) for override in plan.swept]
     if not axes:
         raise ConfigError("There is nothing to search over. Name ranges: 'optimizer.lr=tag(log,interval(1e-4,1e-1))'.")
@@ -201,7 +194,7 @@ def _job_of(plan: Search, trial: Trial | FrozenTrial) -> Job:
 def _print_best(plan: Search, study: optuna.Study, state: SweepState, command_of: Callable[[Job], str]) -> int:
     by_state = Counter(trial.state for trial in study.trials)
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
-    finished.sort(key=_value, reverse=study.direction == optuna.study.StudyDirection.MAXIMIZE)
+    finished.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction == StudyDirection.MAXIMIZE)
     pruned, failed = by_state[TrialState.PRUNED], by_state[TrialState.FAIL]
     say(f"{len(finished)} finished, {pruned} pruned, {failed} failed; the best:")
     if best := [_job_of(plan, trial) for trial in finished[:N_BEST]]:
@@ -213,7 +206,3 @@ def _print_best(plan: Search, study: optuna.Study, state: SweepState, command_of
             say("Importance: " + ", ".join(f"{key} {share:.0%}" for key, share in importances.items()))
         say(f"Train the best again: {escape(command_of(best[0]))}")
     return 1 if failed else 0
-
-
-def _value(trial: FrozenTrial) -> float:
-    return float(trial.value or 0.0)

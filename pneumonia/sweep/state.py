@@ -9,12 +9,13 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from filelock import FileLock, Timeout
 
+from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import RunResult, read_result
@@ -63,13 +64,18 @@ class SweepState:
         self._finished: dict[str, tuple[int, JobStatus]] = {}
         self._fingerprints: dict[str, str] = {}
 
+    def __reduce__(self) -> tuple[type["SweepState"], tuple[Path]]:
+        """Pickle the folder alone: another process reads its files itself."""
+        return SweepState, (self.folder.resolve(),)
+
     def log(self, key: str) -> Path:
         """Return the file with the output of a job and its traceback."""
         return self._file(key, "log")
 
     def write_jobs(self, name: str, question: str, jobs: Sequence[Job]) -> None:
         """Write ``sweep.json``."""
-        write_json(self.plan_file, {"sweep": name, "question": question, "jobs": [asdict(job) for job in jobs]})
+        described = [vars(job) | {"config": to_plain(job.config)} for job in jobs]
+        write_json(self.plan_file, {"sweep": name, "question": question, "jobs": described})
 
     def jobs(self) -> list[Job]:
         """Read the jobs of the sweep.
@@ -80,7 +86,8 @@ class SweepState:
         if not self.plan_file.is_file():
             raise RunError(f"{self.folder} holds no sweep yet. Start one with `pneumonia sweep NAME`.")
         try:
-            jobs = [Job(**job) for job in json.loads(self.plan_file.read_text(encoding="utf-8"))["jobs"]]
+            held = json.loads(self.plan_file.read_text(encoding="utf-8"))["jobs"]
+            jobs = [Job(job["key"], job["differs"], from_plain(job["config"])) for job in held]
             if not jobs:
                 raise ValueError("it lists no job")
             return jobs
@@ -179,7 +186,7 @@ class SweepState:
 
     def _fingerprint(self, job: Job) -> str:
         """Fingerprint the job's data, once: a sweep assumes that its data do not change while it runs."""
-        root = job.config["data"]["root"]
+        root = job.config.data.root
         if str(root) not in self._fingerprints:
             self._fingerprints[str(root)] = data_fingerprint(root)
         return self._fingerprints[str(root)]
@@ -189,21 +196,10 @@ def data_fingerprint(root: str | None) -> str:
     """Hash the names, sizes and times of data files, much faster than their content; empty without a root."""
     if root is None:
         return ""
-    path = Path(root).expanduser()
-    if path.is_file():
-        stat = path.stat()
-        return digest([stat.st_size, stat.st_mtime_ns])
-    return digest(sorted(_files(str(path), "")))
-
-
-def _files(folder: str, prefix: str) -> Iterator[list[Any]]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir():
-                yield from _files(entry.path, f"{prefix}{entry.name}/")
-            else:
-                stat = entry.stat()
-                yield [prefix + entry.name, stat.st_size, stat.st_mtime_ns]
+    top = Path(root).expanduser()
+    files = [os.path.join(folder, name) for folder, _, names in os.walk(top, followlinks=True) for name in names]
+    stats = [(os.path.relpath(file, top), os.stat(file)) for file in files or [str(top)]]
+    return digest(sorted([name, stat.st_size, stat.st_mtime_ns] for name, stat in stats))
 
 
 def _modified_ns(path: Path) -> int:

@@ -11,7 +11,7 @@ CURVES: Final = ("val/loss", "train/loss", "val/accuracy", "val/f1_macro", "lr")
 BINARY: Final = ("best/val/fnr", "best/val/fpr")
 BEST: Final = ("best/val/loss", "best/val/accuracy", "best/val/f1_macro", "best/val/auroc")
 COST: Final = ("cost/images_per_s", "cost/peak_memory_mib", "cost/fit_s", "cost/usd")
-CHANGED_BY: Final = {
+CONFIG_KEY: Final = {  # the key that names the choice in a config group
     "model": "model._target_",
     "optimizer": "optimizer._target_",
     "scheduler": "scheduler._target_",
@@ -35,10 +35,9 @@ def build(plan: Plan, project: str, entity: str) -> Any:
             workspaces: Any = import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise ConfigError("Dashboards need wandb-workspaces: pip install 'pneumonia[wandb]'.") from error
-    binary = any(job.config["task"] == "pneumonia" for job in plan.jobs)
-    best = (*BEST, *(BINARY if binary else ()))
+    best = (*BEST, *BINARY) if any(job.config.task == "pneumonia" for job in plan.jobs) else BEST
     # Types of the library, because it reads plain text as a metric of the run's summary.
-    swept = dict.fromkeys(_config_key(key) for key in plan.axes)
+    swept = dict.fromkeys(CONFIG_KEY.get(key, key) for key in plan.axes)
     columns = [*map(reports.Config, swept), *map(reports.SummaryMetric, best[:3])]
     sections = {
         "By epoch": [
@@ -53,14 +52,13 @@ def build(plan: Plan, project: str, entity: str) -> Any:
         "Cost": [reports.BarPlot(title=name, metrics=[reports.Metric(name)]) for name in COST],
         "Images": [reports.MediaBrowser(title=name, media_keys=[name]) for name in PICTURES],
     }
+    name = plan.common.name
     return workspaces.Workspace(
         entity=entity,
         project=project,
-        name=f"Sweep {plan.common['name']}: {plan.question}",
-        sections=[workspaces.Section(name=name, panels=held, is_open=True) for name, held in sections.items()],
-        runset_settings=workspaces.RunsetSettings(
-            filters=workspaces.And(workspaces.Metric("Group") == plan.common["name"])
-        ),
+        name=f"Sweep {name}: {plan.question}",
+        sections=[workspaces.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
+        runset_settings=workspaces.RunsetSettings(filters=workspaces.And(workspaces.Metric("Group") == name)),
         auto_generate_panels=False,
     )
 
@@ -85,8 +83,3 @@ def save(workspace: Any) -> str:
             f"W&B did not take the workspace ({type(error).__name__}: {text}). Check WANDB_API_KEY, the entity and the "
             "project, or use --json FILE to write it to a file."
         ) from error
-
-
-def _config_key(key: str) -> str:
-    """Return the config key that a swept key changes; for a config group, the key that names the choice."""
-    return CHANGED_BY.get(key, key)

@@ -20,7 +20,7 @@ from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
-from pneumonia.errors import DivergenceError, PneumoniaError, RunError
+from pneumonia.errors import DivergenceError, Interrupted, RunError
 from pneumonia.metrics.classification import confusion_matrix, nan_to_none
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
@@ -51,10 +51,6 @@ from pneumonia.training.weight_pictures import WeightPictures
 DRY_RUN_BATCHES: Final = 2  # batches of each subset
 PATIENCE_S: Final = 10.0  # for a process that was told to end
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
-
-
-class Interrupted(PneumoniaError, KeyboardInterrupt):
-    """Ctrl-C or SIGTERM ended the training between two epochs' checkpoints; the run can go on."""
 
 
 def train(

@@ -60,9 +60,10 @@ def test_preset_writes_a_report_and_a_second_call_trains_nothing(monkeypatch, ca
 
 def test_best_of_a_family_has_the_best_mean_validation_metric():
     def entry(configuration, f1, family="CNN", method="grouped"):
-        result = {"task": "subtype", "data": {"manifest_sha256": "m"}, "metrics": {"val": {"f1_macro": f1}}}
-        config = {"split": {"method": method, "k": 5}}
-        return SimpleNamespace(configuration=configuration, family=family, config=config, result=result, members=1)
+        config = SimpleNamespace(split=SimpleNamespace(method=method, k=5))
+        task, data = SimpleNamespace(name="subtype"), SimpleNamespace(manifest_sha256="m")
+        result = SimpleNamespace(config=config, task=task, data=data, metrics={"val": {"f1_macro": f1}})
+        return SimpleNamespace(configuration=configuration, family=family, result=result, members=1)
 
     good, bad = [entry("good", 0.8), entry("good", 0.6)], [entry("bad", 0.9), entry("bad", None)]
     others = [entry("bad", 0.1, family="MLP"), entry("bad", 0.1, method="random")]

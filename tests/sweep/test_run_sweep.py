@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -67,7 +68,7 @@ def test_failed_killed_and_timed_out_jobs_leave_others_alone(launcher, workplace
     assert "Traceback" in (workplace.folder / log).read_text()
 
     jobs = {job.differs["model.trouble"]: job for job in make_plan(name, workplace.overrides).jobs}
-    alone = train({**jobs["well"].config, "runs_dir": str(workplace.folder / "alone")})
+    alone = train(replace(jobs["well"].config, runs_dir=str(workplace.folder / "alone")))
     assert results.loc["well", "val/loss"] == pytest.approx(alone.metrics["val"]["loss"], rel=1e-4)
 
     stamps = _stamps(workplace)

@@ -33,6 +33,7 @@ from pneumonia.errors import (
     CheckpointError,
     ConfigError,
     DivergenceError,
+    Interrupted,
     LabelError,
     RunError,
     SplitLeakageError,
@@ -52,7 +53,7 @@ from pneumonia.system.files import check_writable
 from pneumonia.training import time_limit
 from pneumonia.training.prepare import check_monitor
 from pneumonia.training.throughput import Throughput
-from pneumonia.training.train import Interrupted, train
+from pneumonia.training.train import train
 
 
 def _folder(result, runs: Path) -> RunFolder:

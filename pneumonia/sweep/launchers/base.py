@@ -1,16 +1,16 @@
-"""The interface of launchers, and the choice of one by ``launcher.kind``."""
+"""The interface and the loop of all launchers, and the choice of one by ``launcher.kind``."""
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from typing import Any, ClassVar
 
+from pneumonia.config.schema import LauncherConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.state import SweepState
-
-POLL_S: Final = 0.5  # between two looks at a job that another process runs
-OnEnd = Callable[[Job], None]
+from pneumonia.sweep.run_job import JobOutcome
+from pneumonia.sweep.state import PENDING, State, SweepState
 
 
 class StopSweep(Exception):
@@ -18,18 +18,35 @@ class StopSweep(Exception):
 
 
 class Launcher(ABC):
-    """Run jobs. Their results and failures are in the sweep's state.
+    """Run jobs as tasks. A task records a failure in the sweep's state itself, or is found lost and recorded here.
 
     Args:
         settings: The ``launcher`` node of the config.
         state: State of the sweep; on a file system that every machine of the launcher sees.
+        cache: Data that this process has loaded.
     """
 
-    def __init__(self, settings: dict[str, Any], state: SweepState) -> None:
-        self.settings = settings
-        self.state = state
+    poll_s: ClassVar[float] = 1.0
+    threads: int | None = None  # of torch; None leaves its default
 
-    def run(self, jobs: Sequence[Job], on_end: OnEnd, *, dry_run: bool = False) -> None:
+    def __init__(self, settings: LauncherConfig, state: SweepState, cache: RunDataCache) -> None:
+        self.timeout_min = settings.timeout_min
+        self.state = state
+        self.cache = cache
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[Any]:
+        """Submit ``run_job(job, state, **options)`` for each job; return a handle for each."""
+
+    @abstractmethod
+    def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | tuple[State, str]]:
+        """Return what each ended task has returned; for a lost one the failure (``killed`` or ``failed``) and its reason."""
+
+    @abstractmethod
+    def cancel(self, handles: Sequence[Any]) -> None:
+        """Cancel tasks; each keeps its last finished epoch."""
+
+    def run(self, jobs: Sequence[Job], on_end: Callable[[Job], None], *, dry_run: bool = False) -> None:
         """Run each job to its end, or two batches of each; a failure of one leaves the others alone.
 
         Args:
@@ -37,40 +54,35 @@ class Launcher(ABC):
             on_end: Called with each job that has ended.
             dry_run: Train and validate on two batches only.
         """
-        left = list(jobs)
-        while left:
-            left = self.run_once(left, on_end, dry_run)
-            if left:
-                time.sleep(POLL_S)
+        options = {"dry_run": dry_run, "timeout_min": self.timeout_min, "threads": self.threads}
+        while jobs:
+            pending = dict(zip(self.submit(jobs, options), jobs, strict=True))
+            jobs = []
+            try:
+                while pending:
+                    for handle, outcome in self.ended(list(pending)).items():
+                        job = pending.pop(handle)
+                        if outcome is JobOutcome.BUSY:  # look again: the other process may be killed
+                            jobs.append(job)
+                            continue
+                        if isinstance(outcome, tuple) and self.state.status(job).state in PENDING:
+                            failure, reason = outcome
+                            hint = ". Run the sweep again to resume it" if failure == "killed" else ""
+                            self.state.record_failure(job, failure, reason + hint)
+                        on_end(job)
+                    if pending or jobs:
+                        time.sleep(self.poll_s)
+            except BaseException:
+                self.cancel(list(pending))
+                raise
 
-    @abstractmethod
-    def run_once(self, jobs: Sequence[Job], on_end: OnEnd, dry_run: bool) -> list[Job]:
-        """Run the jobs; return those that another process runs, to be looked at again."""
 
-
-def make_launcher(settings: dict[str, Any], state: SweepState, cache: RunDataCache) -> Launcher:
-    """Build the launcher of ``launcher.kind``.
-
-    Args:
-        settings: The ``launcher`` node of the config.
-        state: State of the sweep.
-        cache: Data that this process has loaded already.
+def make_launcher(settings: LauncherConfig, state: SweepState, cache: RunDataCache) -> Launcher:
+    """Build the launcher of ``settings.kind``, from the module of that name.
 
     Raises:
         ConfigError: Something that it needs is missing.
     """
-    if settings["kind"] == "slurm":
-        from pneumonia.sweep.launchers.slurm import SlurmLauncher
-
-        return SlurmLauncher(settings, state)
-    if settings["kind"] == "ray":
-        from pneumonia.sweep.launchers.ray import RayLauncher
-
-        return RayLauncher(settings, state)
-    if settings["kind"] == "parallel":
-        from pneumonia.sweep.launchers.parallel import ParallelLauncher
-
-        return ParallelLauncher(settings, state)
-    from pneumonia.sweep.launchers.local import LocalLauncher
-
-    return LocalLauncher(settings, state, cache)
+    kind = settings.kind
+    launcher: type[Launcher] = getattr(import_module(f"{__package__}.{kind}"), f"{kind.title()}Launcher")
+    return launcher(settings, state, cache)

@@ -2,15 +2,16 @@
 
 import subprocess
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import Final
 
+from pneumonia.config.schema import LauncherConfig
 from pneumonia.errors import ConfigError
 
 TIMEOUT_S: Final = 60
 PACKAGE: Final = {"slurm": "submitit", "ray": "ray"}
 
 
-def check_launcher(settings: dict[str, Any]) -> None:
+def check_launcher(settings: LauncherConfig) -> None:
     """Refuse a launcher that can't work on this machine.
 
     Args:
@@ -19,7 +20,7 @@ def check_launcher(settings: dict[str, Any]) -> None:
     Raises:
         ConfigError: A package or a command is missing.
     """
-    kind = settings["kind"]
+    kind = settings.kind
     needed = PACKAGE.get(kind)
     if needed is not None and find_spec(needed) is None:
         raise ConfigError(f"launcher={kind} needs {needed}: pip install 'pneumonia[{kind}]'")

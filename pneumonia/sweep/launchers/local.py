@@ -1,38 +1,38 @@
 """``launcher=local``: one job after the other in this process."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pneumonia.data.run_data_cache import RunDataCache
-from pneumonia.sweep.launchers.base import Launcher, OnEnd
+from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.run_job import JobOutcome, run_job
-from pneumonia.sweep.state import SweepState
+from pneumonia.sweep.state import State
 
 
 class LocalLauncher(Launcher):
     """Run jobs one after the other in this process, so that imports, decoded images and splits are loaded once."""
 
-    def __init__(self, settings: dict[str, Any], state: SweepState, cache: RunDataCache) -> None:
-        super().__init__(settings, state)
-        self.cache = cache
+    poll_s = 0.0
 
-    def run_once(self, jobs: Sequence[Job], on_end: OnEnd, dry_run: bool) -> list[Job]:
-        busy = []
+    def run(self, jobs: Sequence[Job], on_end: Callable[[Job], None], *, dry_run: bool = False) -> None:
         gc.collect()
-        gc.freeze()  # imported modules stay: the collections after each job need not scan them
+        gc.freeze()  # imported modules stay: the collection after each job need not scan them
         try:
-            for job in jobs:
-                timeout_min = self.settings["timeout_min"]
-                outcome = run_job(job, self.state, dry_run=dry_run, timeout_min=timeout_min, cache=self.cache)
-                gc.collect()  # trainer and model refer to each other: a few MiB a job
-                if outcome is JobOutcome.INTERRUPTED:
-                    raise KeyboardInterrupt
-                if outcome is JobOutcome.BUSY:
-                    busy.append(job)
-                else:
-                    on_end(job)
+            super().run(jobs, on_end, dry_run=dry_run)
         finally:
             gc.unfreeze()
-        return busy
+
+    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[int]:
+        self.jobs, self.options = jobs, options
+        return list(range(len(jobs)))
+
+    def ended(self, handles: Sequence[int]) -> dict[int, JobOutcome | tuple[State, str]]:
+        outcome = run_job(self.jobs[handles[0]], self.state, cache=self.cache, **self.options)
+        gc.collect()  # trainer and model refer to each other: a few MiB a job
+        if outcome is JobOutcome.INTERRUPTED:
+            raise KeyboardInterrupt
+        return {handles[0]: outcome}
+
+    def cancel(self, handles: Sequence[int]) -> None:
+        """Do nothing: no other job has started."""

@@ -2,24 +2,35 @@
 
 import multiprocessing
 import os
-import queue
 import signal
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from typing import Any, Final
 
-import joblib
 import torch
 
+from pneumonia.config.choices import ParallelConfig
+from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
-from pneumonia.sweep.launchers.base import Launcher, OnEnd
+from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.run_job import JobOutcome, run_job
-from pneumonia.sweep.state import PENDING, SweepState
+from pneumonia.sweep.state import State, SweepState
 
-GRACE_S: Final = 60.0  # for a process to end by itself after its time limit
+GRACE_S: Final = 60.0  # for a process to end by itself
 CORES_PER_JOB: Final = 2
+
+
+@dataclass(eq=False)
+class _Task:
+    """A job and its process, once a slot is free."""
+
+    job: Job
+    process: ForkServerProcess | None = None
+    deadline: float = float("inf")
 
 
 class ParallelLauncher(Launcher):
@@ -29,81 +40,64 @@ class ParallelLauncher(Launcher):
     affects its job alone; joblib's process pool would end all of them.
     """
 
-    def __init__(self, settings: dict[str, Any], state: SweepState) -> None:
-        super().__init__(settings, state)
-        self.gpus = _visible_gpus(settings["gpus"])
+    poll_s = 0.05
+
+    def __init__(self, settings: ParallelConfig, state: SweepState, cache: RunDataCache) -> None:
+        super().__init__(settings, state, cache)
+        self.gpus = _visible_gpus(settings.gpus)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.n_jobs = int(settings["n_jobs"] or len(self.gpus) or max(1, cores // CORES_PER_JOB))
+        self.n_jobs = int(settings.n_jobs or len(self.gpus) or max(1, cores // CORES_PER_JOB))
         self.threads = max(1, cores // self.n_jobs)
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["pneumonia.sweep.run_job"])
-        self.processes: list[ForkServerProcess] = []
-        self.stopping = False
 
-    def run_once(self, jobs: Sequence[Job], on_end: OnEnd, dry_run: bool) -> list[Job]:
-        n_jobs = 1 if dry_run else self.n_jobs
-        slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        for slot in range(n_jobs):
-            slots.put(slot)
+    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[_Task]:
+        self.options = options
+        self.slots: list[_Task | None] = [None] * (1 if options["dry_run"] else self.n_jobs)
+        return [_Task(job) for job in jobs]
 
-        def run(job: Job) -> Job | None:
-            slot = slots.get()
-            try:
-                code = self._run_process(job, self.gpus[slot % len(self.gpus)] if self.gpus else None, dry_run)
-            finally:
-                slots.put(slot)
-            if code == JobOutcome.BUSY:
-                return job
-            self._record_exit(job, code)
-            on_end(job)
-            return None
+    def ended(self, handles: Sequence[_Task]) -> dict[_Task, JobOutcome | tuple[State, str]]:
+        waiting = [task for task in handles if task.process is None]
+        found: dict[_Task, JobOutcome | tuple[State, str]] = {}
+        for slot, task in enumerate(self.slots):
+            if task is not None and task.process is not None:
+                if time.monotonic() > task.deadline:  # the alarm of its time limit did not interrupt it
+                    task.process.kill()
+                    task.process.join()
+                if task.process.exitcode is None:
+                    continue
+                found[task] = self._outcome(task.job, task.process.exitcode)
+            self.slots[slot] = self._start(waiting.pop(0), slot) if waiting else None
+        return found
 
-        try:
-            # joblib's threads start the processes and wait for them.
-            pool = joblib.Parallel(n_jobs=n_jobs, backend="threading", batch_size=1, pre_dispatch="n_jobs")
-            return [job for job in pool(joblib.delayed(run)(job) for job in jobs) if job is not None]
-        finally:
-            self._stop_all()
-
-    def _run_process(self, job: Job, gpu: str | None, dry_run: bool) -> int:
-        """Run a job in a process; return its exit code, negative for the signal that killed it."""
-        minutes = self.settings["timeout_min"]
-        options = {"dry_run": dry_run, "timeout_min": minutes, "threads": self.threads, "gpu": gpu}
-        process = self.context.Process(
-            target=_exit_with_outcome, args=(job, SweepState(self.state.folder)), kwargs=options, daemon=True
-        )
-        process.start()
-        self.processes.append(process)
-        process.join(None if minutes is None else 60 * minutes + GRACE_S)
-        if process.is_alive():  # the alarm of its time limit did not interrupt it
-            process.kill()
-            process.join()
-        return int(process.exitcode or 0)
-
-    def _stop_all(self) -> None:
-        """Terminate the running processes; each keeps its last finished epoch."""
-        running = [process for process in self.processes if process.is_alive()]
-        self.stopping = bool(running)
+    def cancel(self, handles: Sequence[_Task]) -> None:
+        running = [task.process for task in handles if task.process is not None]
         for process in running:
             process.terminate()
         for process in running:
             process.join(GRACE_S)
 
-    def _record_exit(self, job: Job, code: int) -> None:
-        """Record a failure that the process could not record itself."""
-        if self.stopping:
-            return
+    def _start(self, task: _Task, slot: int) -> _Task:
+        options = {**self.options, "gpu": self.gpus[slot % len(self.gpus)] if self.gpus else None}
+        task.process = self.context.Process(
+            target=_exit_with_outcome, args=(task.job, self.state, options), daemon=True
+        )
+        task.process.start()
+        if (minutes := options["timeout_min"]) is not None:
+            task.deadline = time.monotonic() + 60 * minutes + GRACE_S
+        return task
+
+    def _outcome(self, job: Job, code: int) -> JobOutcome | tuple[State, str]:
+        """Interpret an exit code; a negative one is the signal that killed the process."""
         if code < 0:
             hint = "; often this means that memory ran out" if -code == signal.SIGKILL else ""
-            name = signal.Signals(-code).name
-            reason = f"its process was killed by {name}{hint}. Run the sweep again to resume it"
-            self.state.record_failure(job, "killed", reason)
-        elif code and code != JobOutcome.INTERRUPTED and self.state.status(job).state in PENDING:
-            reason = f"its process ended with exit code {code}; see {self.state.log(job.key)}"
-            self.state.record_failure(job, "failed", reason)
+            return "killed", f"its process was killed by {signal.Signals(-code).name}{hint}"
+        if code in set(JobOutcome):
+            return JobOutcome(code)
+        return "failed", f"its process ended with exit code {code}; see {self.state.log(job.key)}"
 
 
-def _exit_with_outcome(job: Job, state: SweepState, **options: Any) -> None:
+def _exit_with_outcome(job: Job, state: SweepState, options: Mapping[str, Any]) -> None:
     sys.exit(run_job(job, state, **options))
 
 
