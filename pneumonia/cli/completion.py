@@ -70,7 +70,7 @@ def command(shell: str) -> None:
 
 
 def completions(line: str) -> list[str]:
-    """Return the words that can stand at the end of a command line; none where only a path can."""
+    """Return the completions of a command line; none where a path is expected."""
     from pneumonia.cli import GROUP
 
     words = split_arg_string(line)[1:]

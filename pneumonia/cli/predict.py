@@ -44,17 +44,17 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
     MODEL is a run folder or a bundle of `pneumonia export`. IMAGE is a JPEG, PNG, BMP, TIFF or DICOM file, or a folder of them.
     Exit code 2 if some images can't be read: they are listed, and all others are predicted.
     """
-    from pneumonia.export.predict import image_files, told
+    from pneumonia.export.predict import image_files, predict_files
     from pneumonia.system.files import replacing
 
     files = image_files(images)
     if table is None:
-        answers = list(told(model, files, explain))
+        answers = list(predict_files(model, files, explain))
     else:
         check_csv(table, files)
         with replacing(table) as part:
             part.touch()  # fails before the work, not after it, where the file can't be written
-            answers = list(told(model, files, explain))
+            answers = list(predict_files(model, files, explain))
             _write(answers, part)
         say(f"Written: {table}")
     if as_json:

@@ -1,4 +1,4 @@
-"""Classifies image files with a run or a bundle: the same words and the same numbers from both."""
+"""Predict image files with a run or a bundle, with the same fields and values from both."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,15 +11,15 @@ from pneumonia.errors import ConfigError, LayoutError, RunError, printable
 from pneumonia.export.contract import CONTRACT
 from pneumonia.system.console import announce_loading, say, track, warn
 
-WATCHED: Final = 10  # files from which on a bundle shows how far it is; the first ones are done before one could look
-Found = dict[str, Any]
+PROGRESS_FROM: Final = 10  # files from which on a bundle shows progress
+Fields = dict[str, Any]  # one prediction, as JSON
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:
-    """Files as they are named, and in the place of a folder every image below it.
+    """Replace each folder by the image files below it.
 
     Raises:
-        LayoutError: A folder holds no image, or can't be read.
+        LayoutError: A folder contains no image, or can't be read.
     """
     files: list[Path] = []
     for place in places:
@@ -29,29 +29,28 @@ def image_files(places: Iterable[Path]) -> list[Path]:
         suffixes = {*IMAGE_SUFFIXES, *DICOM_SUFFIXES}
         inside = [path for path in files_below(place) if path.suffix.lower() in suffixes]
         if not inside:
-            raise LayoutError(f"{place} holds no image file. Name image files, or a folder with some.")
+            raise LayoutError(f"{place} contains no image file. Name image files, or a folder with some.")
         files += inside
     return files
 
 
-def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterator[Found]:
-    """What a run or a bundle predicts for each image file, decoded and normalised as in training, in the order of the files.
+def predict_files(model: Path, images: list[Path], explain: Path | None = None) -> Iterator[Fields]:
+    """Predict image files in order, decoded and normalised as in training.
 
     Args:
         model: A run folder or a bundle.
         images: Image files.
-        explain: A folder for pictures of what each prediction is based on; a run alone can draw them.
+        explain: A folder for explanations as pictures; needs a run.
 
     Yields:
-        ``image`` with all of :class:`pneumonia.export.runtime.Prediction`. A run has no out-of-distribution detector and no
-        coverage to reach, so it gives ``None`` for ``out_of_distribution``, ``ood_score``, ``ood_threshold``, ``abstained``
-        and ``bundle_version``; ``explanation``, where pictures are drawn. Of a file that can't be read ``image`` and
-        ``error``.
+        ``image`` with the fields of :class:`pneumonia.export.prediction.Prediction`. A run has no out-of-distribution detector and
+        no target coverage, so ``out_of_distribution``, ``ood_score``, ``ood_threshold``, ``abstained`` and ``bundle_version`` are
+        ``None``; ``explanation`` is the path of a picture. For an unreadable file, ``image`` and ``error``.
 
     Raises:
-        ConfigError: Pictures are asked for, and there is none of the model.
+        ConfigError: The model has no explanations.
         StorageError: The folder for the pictures can't be written.
-        RunError, CheckpointError, BundleError: The model can't be used.
+        RunError, CheckpointError, BundleError: The model is not usable.
     """
     if not (model / CONTRACT).is_file():
         if model.is_dir() and not (model / "config.yaml").is_file():
@@ -59,17 +58,17 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
                 f"{model} is neither a run folder (it holds no config.yaml) nor a bundle (no {CONTRACT}). Name the folder that "
                 "`pneumonia train` or `pneumonia export` printed."
             )
-        yield from _told_by_run(model, images, explain)
+        yield from _predict_with_run(model, images, explain)
         return
     if explain is not None:
         raise ConfigError(
-            f"{model} is a bundle, and --explain draws what a network computes inside. Name the run that it was made of."
+            f"{model} is a bundle, and --explain needs the network itself. Name the run that it was exported from."
         )
     from pneumonia.export.runtime import Bundle
 
     bundle = Bundle.load(model)
     _warn(bundle.contract.warnings, bundle.contract.caveat, images)
-    files: Iterable[Path] = images if len(images) < WATCHED else track(images, len(images), "Predicting")
+    files: Iterable[Path] = images if len(images) < PROGRESS_FROM else track(images, len(images), "Predicting")
     for path in files:
         try:
             yield {"image": str(path), **bundle.predict(read_image_file(path)).as_dict()}
@@ -78,7 +77,7 @@ def told(model: Path, images: list[Path], explain: Path | None = None) -> Iterat
 
 
 def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
-    """What must be known of every answer; that a model knows phantoms alone matters only for other images."""
+    """Print the warnings about a model; that it was trained on phantoms matters only for other images."""
     from pneumonia.data.sources.phantom_detection import is_phantom
     from pneumonia.runs.model_warnings import PHANTOMS
 
@@ -87,10 +86,10 @@ def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
             warn(text)
 
 
-def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[Found]:
+def _predict_with_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[Fields]:
     from pneumonia.runs.load import load_finished_run
 
-    run = load_finished_run(model)  # a wrong folder is found before torch is imported
+    run = load_finished_run(model)  # refuse a wrong folder before torch is imported
     announce_loading()
     from pneumonia.evaluation.explanations import check_explainable, draw_explanations
     from pneumonia.export.contract_builder import decision_rules_of_run
@@ -107,19 +106,19 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
     calibration, points = decision_rules_of_run(run)
     if calibration.temperature is None:
         say(f"The probabilities are not calibrated: {calibration.reason}.")
-    answers: list[Found] = []
-    drawn: list[tuple[Path, Any, str, Found]] = []
+    predictions: list[Fields] = []
+    drawn: list[tuple[Path, Any, str, Fields]] = []
     for path in track(images, len(images), "Predicting"):
         try:
             pixels, raw = predict_file(classifier, path)
         except UnreadableImageError as error:
-            answers.append({"image": str(path), "error": str(error)})
+            predictions.append({"image": str(path), "error": str(error)})
             continue
         shown, label = (
             apply_temperature(raw[None], Temperature(calibration.temperature))[0].tolist(),
             classes[int(raw.argmax())],
         )
-        found: Found = {
+        found: Fields = {
             "image": str(path),
             "label": label,
             "probabilities": dict(zip(classes, shown, strict=True)),
@@ -135,7 +134,7 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
             "bundle_version": None,
             "model_version": run.version,
         }
-        answers.append(found)
+        predictions.append(found)
         if explain is not None:
             drawn.append(
                 (
@@ -150,4 +149,4 @@ def _told_by_run(model: Path, images: list[Path], explain: Path | None) -> Itera
         pictures = draw_explanations(classifier, squares, paths, titles, explain)
         for found, picture in zip(predicted, pictures, strict=True):
             found["explanation"] = str(picture)
-    yield from answers
+    yield from predictions

@@ -76,7 +76,9 @@ class Backbone(Classifier):
         self.network = _create(name, words, options.image_size)
         self._try(name)
         if weights is not None or pretrained:
-            torch.set_rng_state(drawn)  # what no weights replace is then drawn again, and can be told
+            torch.set_rng_state(
+                drawn
+            )  # layers that the weights do not replace are initialised equally, and so recognised
             state = None if weights is None else _state_dict(Path(weights))
             self._load(name, words, state, f"The weights of {name}" if weights is None else f"model.weights={weights}")
             taken = sum(value.ndim > 0 for value in self.network.state_dict().values())

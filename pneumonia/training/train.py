@@ -49,7 +49,7 @@ from pneumonia.training.time_limit import TimeLimit, time_limit_reached
 from pneumonia.training.weight_pictures import WeightPictures
 
 DRY_RUN_BATCHES: Final = 2  # batches of each subset
-PATIENCE_S: Final = 10.0  # for a process that was told to end
+PATIENCE_S: Final = 10.0  # after a process was terminated
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
 
@@ -67,7 +67,7 @@ def train(
         config: From :func:`pneumonia.config.compose.compose`.
         label: What tells the run from the others of its sweep.
         data_cache: Holds what earlier runs of this process have loaded.
-        opened: Is told the run's folder as soon as it is known.
+        opened: Called with the run folder as soon as it is known.
         callbacks: Of Lightning's, beside ours.
 
     Returns:

@@ -9,7 +9,7 @@ from pneumonia.cli import run
 from pneumonia.data.images.decode import decode
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.explanations import contributions
-from pneumonia.export.predict import told
+from pneumonia.export.predict import predict_files
 from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, load_classifier
 from pneumonia.models.weight_images import HIGH, LOW, diverging, weights_picture
@@ -98,13 +98,13 @@ def test_predict_draws_an_explanation_of_each_image(perceptron_run, images, tmp_
 def test_explanations_of_equal_names_are_numbered(perceptron_run, images, tmp_path):
     again = tmp_path / images[0].name
     again.write_bytes(images[0].read_bytes())
-    answers = list(told(perceptron_run, [images[0], again], tmp_path / "why"))
+    answers = list(predict_files(perceptron_run, [images[0], again], tmp_path / "why"))
     names = [answer["explanation"].rpartition("/")[2] for answer in answers]
     assert names == [f"{images[0].stem}.png", f"{images[0].stem}-2.png"]
 
 
 def test_convolutional_family_is_explained_by_grad_cam(finished, images, tmp_path):
-    answers = list(told(finished, images[:1], tmp_path / "why"))
+    answers = list(predict_files(finished, images[:1], tmp_path / "why"))
     with Image.open(answers[0]["explanation"]) as drawn:
         assert drawn.width > 4 * 192, "the image, and beside it a heat map for each class"
 
@@ -113,5 +113,5 @@ def test_family_without_explanation_is_refused(compose, images, tmp_path):
     words = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
     result = train(compose(*words, runs_dir=tmp_path / "runs"))
     with pytest.raises(ConfigError, match=r"Backbone has no feature map at 32 x 32.*Leave --explain"):
-        list(told(tmp_path / "runs" / "train" / result.run_id, images, tmp_path / "why"))
+        list(predict_files(tmp_path / "runs" / "train" / result.run_id, images, tmp_path / "why"))
     assert not (tmp_path / "why").exists()

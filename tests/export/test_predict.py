@@ -167,7 +167,7 @@ def test_impossible_requests_are_refused_with_the_reason(predict, bundle_dir, va
     (tmp_path / "none").mkdir()
     code, _, err = predict(bundle_dir, tmp_path / "none")
     assert code == 2
-    assert "holds no image file" in err
+    assert "contains no image file" in err
     code, _, err = predict(bundle_dir, val_files[0], "--csv", tmp_path)
     assert code == 2
     assert "is a folder; name a file" in err

@@ -42,7 +42,7 @@ from pneumonia.errors import (
 )
 from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.run_predictions import EvaluateOptions
-from pneumonia.export.predict import told
+from pneumonia.export.predict import predict_files
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import load_classifier
 from pneumonia.report.collect import gather
@@ -740,7 +740,7 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
     predictions = pd.read_parquet(folder.predictions("val"))
     for row in predictions.head(3).itertuples():
         path = next(phantoms.rglob(f"{row.image_id}.jpeg"))
-        answer = next(told(folder.path, [path]))
+        answer = next(predict_files(folder.path, [path]))
         assert answer["raw"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
 
 

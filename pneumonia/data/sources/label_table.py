@@ -66,7 +66,7 @@ def read_table(path: Path) -> list[Row]:
     """Read all rows of a table of labels.
 
     Columns are found by name in any case: the image (``path``, ``file``, ``filename``, ``image``, ``image_id``, ``id``), its
-    ``label`` or ``class``, and optionally ``patient_id`` or ``patient`` and ``split`` or ``subset``. Labels are the words
+    ``label`` or ``class``, and optionally ``patient_id`` or ``patient`` and ``split`` or ``subset``. Labels are
     normal, virus (viral), bacteria (bacterial) and pneumonia; numbers only if the header gives their meaning. Separators are
     commas, semicolons or tabs; the encoding is UTF-8.
 

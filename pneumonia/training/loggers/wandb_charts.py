@@ -62,4 +62,4 @@ def weight_picture(path: Path) -> Any:
 
 def _caption(row: pd.Series, probability: NDArray[np.float64], classes: list[str]) -> str:
     best = int(probability.argmax())
-    return f"{row['label']}, told as {classes[best]} ({probability[best]:.2f}): {row['image_id']}"
+    return f"{row['label']}, predicted {classes[best]} ({probability[best]:.2f}): {row['image_id']}"
