@@ -43,7 +43,7 @@ def predict_files(model: Path, images: list[Path], explain: Path | None = None) 
         explain: A folder for explanations as pictures; needs a run.
 
     Yields:
-        ``image`` with the fields of :class:`pneumonia.export.prediction.Prediction`. A run has no out-of-distribution detector and
+        ``image`` and the fields of :class:`pneumonia.export.prediction.Prediction`. A run has no out-of-distribution detector and
         no target coverage, so ``out_of_distribution``, ``ood_score``, ``ood_threshold``, ``abstained`` and ``bundle_version`` are
         ``None``; ``explanation`` is the path of a picture. For an unreadable file, ``image`` and ``error``.
 

@@ -49,7 +49,7 @@ def check_images(members: Sequence[tuple[Path, pd.DataFrame]], subset: str) -> N
         if list(table["image_id"]) != list(known["image_id"]):
             raise RunError(
                 f"{first} and {path} have different images in split={subset}, so their predictions cannot be averaged. Join "
-                "runs of one split, or folds of one split=kfold on split=test."
+                "runs of one split, or folds of one split=kfold with --split test."
             )
 
 
