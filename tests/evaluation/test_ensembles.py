@@ -60,7 +60,7 @@ def test_folds_are_calibrated_on_all_validation_images(compose, options, tmp_pat
 
 
 def test_members_without_common_images_are_refused(seeds, compose, options, tmp_path):
-    with pytest.raises(RunError, match=r"have different images in split=test.*split=kfold on split=test"):
+    with pytest.raises(RunError, match=r"have different images in split=test.*split=kfold with --split test"):
         evaluate_ensemble([seeds[0], seeds[2]], options())
     with pytest.raises(RunError, match="two different finished runs or more"):
         evaluate_ensemble([seeds[0], seeds[0]], options())
