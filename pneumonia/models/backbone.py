@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError, nearest
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
 from pneumonia.system.console import say
 
 NESTED: Final = (
@@ -42,7 +42,7 @@ class Backbone(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions,
+        options: ClassifierOptions = DEFAULT_OPTIONS,
         *,
         name: str = "resnet18",
         pretrained: bool = False,

@@ -1,9 +1,10 @@
-"""The one training loop. A family subclasses ``Classifier`` once, builds its network, and stops there."""
+"""Base class of all model families: losses, metrics, averaged weights, checkpoints. A family adds its network."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar, Final
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self
 
 import torch
 from lightning import LightningModule
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
+from torchmetrics import MetricCollection
 
 from pneumonia.data.dataset import Batch
 from pneumonia.data.normalization import Scaling
-from pneumonia.errors import ConfigError
+from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.metrics.epoch_metrics import build_epoch_metrics, compute_epoch_metrics, cross_entropy
 from pneumonia.models.components.batch_norm import has_batch_norm, single_valued_norms
 from pneumonia.models.components.mixup import mixup
@@ -28,7 +30,7 @@ CHECKPOINT_KEY: Final = "pneumonia"
 
 @dataclass(frozen=True)
 class ClassifierOptions:
-    """What every family is given, in plain values, so that a checkpoint that holds it loads with ``weights_only``.
+    """Settings of every family, in plain values, so that a checkpoint with them loads with ``weights_only``.
 
     Attributes:
         task: A name of :data:`pneumonia.tasks.TASKS`.
@@ -45,9 +47,10 @@ class ClassifierOptions:
         ema: Decay of the moving average of the weights; ``None`` is none.
         swa: Fraction of the epochs after which the mean of the weights is taken; ``None`` is none.
         tta: Test-time augmentation, a name of :data:`pneumonia.models.components.test_time_augmentation.VIEWS`.
+        max_steps: Optimizer steps that end the training, which shorten its schedule; -1 for no limit.
     """
 
-    task: str
+    task: str = "subtype"
     channels: int = 1
     image_size: int = 75
     resize: str = "stretch"
@@ -61,10 +64,14 @@ class ClassifierOptions:
     ema: float | None = None
     swa: float | None = None
     tta: str = "none"
+    max_steps: int = -1
 
 
-def _unheard(text: str) -> None:
-    """Where no one watches."""
+DEFAULT_OPTIONS: Final = ClassifierOptions()
+
+
+def _silent(text: str) -> None:
+    """Ignore a progress message."""
 
 
 class Classifier(LightningModule):
@@ -82,7 +89,6 @@ class Classifier(LightningModule):
         caveat: What must be known of the probabilities, where they are none.
         note: What a run should say of the network as it starts.
         converged: Whether the family has found its optimum, and ends the training.
-        max_steps: Optimizer steps that end the training, which shorten its schedule; -1 for no limit.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -93,15 +99,21 @@ class Classifier(LightningModule):
     caveat: ClassVar[str] = ""
     note: str = ""
     converged: bool = False
-    max_steps: int = -1
     network: nn.Module
+    _keywords: dict[str, Any]
 
-    def __init__(self, options: ClassifierOptions) -> None:
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
+        """Keep the keyword arguments of the family, with which a checkpoint is rebuilt."""
+        classifier = super().__new__(cls)
+        classifier._keywords = keywords
+        return classifier
+
+    def __init__(self, options: ClassifierOptions = DEFAULT_OPTIONS) -> None:
         super().__init__()
         if options.task not in self.tasks:
             raise ConfigError(
                 f"task={options.task} has {len(TASKS[options.task].classes)} classes, and {type(self).__name__} tells only two "
-                f"apart. Say task={self.tasks[0]}, or take another model."
+                f"apart. Use task={self.tasks[0]}, or another model."
             )
         self.options = options
         self.task: Task = TASKS[options.task]
@@ -109,11 +121,11 @@ class Classifier(LightningModule):
         self.own_targets: Collection[str] = ()  # see pneumonia.config.targets
         self.averaged: AveragedModel | None = None
         self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
-        self._validation: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
+        self._evaluated: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each evaluated batch
         self._widened: dict[str, Tensor] = {}  # during validation, the weights of 16 bits as float32
-        self.report: Callable[[str], None] = _unheard  # says how a long training step goes on
+        self.report: Callable[[str], None] = _silent  # reports the progress of a long training step
         self.train_metrics = build_epoch_metrics(self.task, auroc=False)
-        self.val_metrics = build_epoch_metrics(self.task)
+        self.val_metrics, self.test_metrics = build_epoch_metrics(self.task), build_epoch_metrics(self.task)
         weights = None if options.class_weights is None else torch.tensor(options.class_weights)
         self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing)
 
@@ -278,14 +290,26 @@ class Classifier(LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate_batch(batch, self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return probabilities ``(B, K)`` of a batch, in float32."""
+        with torch.autocast(self.device.type, enabled=False):
+            probabilities: Tensor = self(batch["image"]).float().softmax(dim=1)
+            return probabilities
+
+    def _evaluate_batch(self, batch: Batch, metrics: MetricCollection) -> None:
         if not len(batch["label"]):
             return  # the last batch has fewer images than there are processes
         with torch.autocast(self.device.type, enabled=False):
             logits, label = functional_call(self, self._widened, (batch["image"],)).float(), batch["label"]
-        self.val_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
+        metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
         # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
         loss = cross_entropy(logits, label, reduction="sum")
-        self._validation.append((loss, torch.tensor(len(label), device=self.device)))
+        self._evaluated.append((loss, torch.tensor(len(label), device=self.device)))
 
     def on_validation_start(self) -> None:
         # A trained model answers in float32, however it was trained, so its epochs are compared as such. The weights of 16 bits
@@ -297,15 +321,25 @@ class Classifier(LightningModule):
     def on_validation_end(self) -> None:
         self._widened = {}
 
+    on_test_start, on_test_end = on_validation_start, on_validation_end
+
     def on_validation_epoch_start(self) -> None:
-        self._validation.clear()
+        self._evaluated.clear()
+
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test", self.test_metrics)
+
+    def _log_evaluation(self, stage: str, metrics: MetricCollection) -> None:
         # Lightning's own mean over processes takes a whole number of images for each.
-        total, images = (torch.stack(values).double().sum() for values in zip(*self._validation, strict=True))
+        total, images = (torch.stack(values).double().sum() for values in zip(*self._evaluated, strict=True))
         loss = self._over_processes(total) / self._over_processes(images)
-        self._log_summary("val", {"loss": float(loss), **compute_epoch_metrics(self.val_metrics, self.task)})
-        self.val_metrics.reset()
+        self._log_summary(stage, {"loss": float(loss), **compute_epoch_metrics(metrics, self.task)})
+        metrics.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, self.own_targets)
@@ -326,10 +360,39 @@ class Classifier(LightningModule):
             batches = (data.train_batches(epoch) for epoch in range(epochs))
             limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
             steps = sum(math.ceil(count / every) for count in limited)
-        return min([steps, *(limit for limit in (self.max_steps, trainer.max_steps) if limit != -1)])
+        return min([steps, *(limit for limit in (self.options.max_steps, trainer.max_steps) if limit != -1)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = {"model": self.model_config, "options": asdict(self.options)}
+        model = self.model_config or self._constructed()
+        checkpoint[CHECKPOINT_KEY] = {"model": model, "options": asdict(self.options)}
+
+    def _constructed(self) -> dict[str, Any]:
+        """Return the config node of a classifier that was built by its constructor, in plain values."""
+        plain = {
+            key: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
+            for key, v in self._keywords.items()
+        }
+        plain.pop("options", None)
+        return {"_target_": f"{type(self).__module__}.{type(self).__qualname__}", **plain}
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # the whole of a run's checkpoint is checked
+        cls, checkpoint_path: str | Path, map_location: Any = None, **_: Any
+    ) -> Self:
+        """Load a classifier of this family in evaluation mode; nothing in the file is executed.
+
+        Raises:
+            CheckpointError: The file is missing, damaged, or of another family.
+        """
+        from pneumonia.models.factory import load_classifier
+
+        target = f"{cls.__module__}.{cls.__qualname__}"
+        classifier = load_classifier(Path(checkpoint_path), own=(target,))
+        if not isinstance(classifier, cls):
+            raise CheckpointError(
+                f"{checkpoint_path} holds a {type(classifier).__name__}, not a {cls.__name__}. Load it with that class."
+            )
+        return classifier if map_location is None else classifier.to(map_location)
 
     def _advance_schedules(self, interval: str) -> None:
         """Steps plateaus, and where a family optimises by hand all schedules of that interval."""

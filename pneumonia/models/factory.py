@@ -1,11 +1,12 @@
-"""From a config node or a checkpoint to a classifier of the family that it names."""
+"""Build a classifier from a config, or load one from a checkpoint."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, get_type_hints
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,6 +14,8 @@ from pneumonia.config.convert import to_plain
 from pneumonia.config.declarations import Rule, check_value, rule_of
 from pneumonia.config.schema import TrainConfig
 from pneumonia.config.targets import check_allowed, check_class, imported, target_of
+from pneumonia.data.datamodule import XRayDataModule
+from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
 from pneumonia.models.base import CHECKPOINT_KEY, Classifier, ClassifierOptions
 from pneumonia.models.components.batch_norm import has_batch_norm
@@ -62,6 +65,52 @@ def build_classifier(model: Mapping[str, Any], options: ClassifierOptions, own: 
         classifier.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
     classifier.follow_weights()
     return classifier
+
+
+def build_model(config: TrainConfig, datamodule: XRayDataModule) -> Classifier:
+    """Build the classifier of a config for the images of a data module.
+
+    Args:
+        config: From :func:`pneumonia.config.compose.compose`.
+        datamodule: Gives task, image size, class counts and the range of the grey levels; its data are loaded.
+
+    Raises:
+        PneumoniaError: Bad data, or a setting that the family can't take.
+    """
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    options = replace(
+        options_from_config(config, datamodule), task=datamodule.task.name, image_size=datamodule.image_size
+    )
+    return build_classifier(to_plain(config.model), options, own_targets(config))
+
+
+def options_from_config(config: TrainConfig, data: XRayDataModule | None = None) -> ClassifierOptions:
+    """Return the options of a classifier; normalisation and class weights are fitted on the training subset of ``data``."""
+    weights, scaling = None, Scaling()
+    if data is not None:
+        rows = data.rows("train") if config.normalisation in FITTED else data.rows("train")[:0]
+        scaling = fit_scaling(config.normalisation, histogram(data.images.pixels, rows))
+        if config.class_weights == "balanced":
+            counts = data.counts("train").astype(np.float64)
+            weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
+    return ClassifierOptions(
+        task=config.task,
+        channels=config.channels,
+        image_size=config.image_size,
+        resize=config.data.resize,
+        scaling=asdict(scaling),
+        seed=config.seed,
+        optimizer=to_plain(config.optimizer),
+        scheduler=to_plain(config.scheduler),
+        label_smoothing=config.label_smoothing,
+        class_weights=weights,
+        mixup=config.mixup,
+        ema=config.ema,
+        swa=config.swa,
+        tta=config.tta,
+        max_steps=config.trainer.max_steps,
+    )
 
 
 def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str = MODEL) -> type[Classifier]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
 from pneumonia.metrics.epoch_metrics import MIN_LOG_PROBABILITY
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
 from pneumonia.models.components.proximal import ProximalGradient
 from pneumonia.system.console import warn
 
@@ -79,7 +79,7 @@ class LogisticRegression(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions,
+        options: ClassifierOptions = DEFAULT_OPTIONS,
         *,
         C: float = 1.0,  # the name that scikit-learn made standard
         penalty: str = "l2",

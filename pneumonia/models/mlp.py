@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation as activation_of
 
 SHOWN = 16  # hidden neurons whose weights are drawn
@@ -21,7 +21,7 @@ class MLP(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions,
+        options: ClassifierOptions = DEFAULT_OPTIONS,
         *,
         hidden: Sequence[int] = (8,),
         dropout: float = 0.0,

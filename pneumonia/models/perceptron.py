@@ -1,6 +1,7 @@
 """Rosenblatt's perceptron: one threshold unit that learns by its own mistakes."""
 
 from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from pneumonia.data.dataset import Batch
 from pneumonia.models.base import Classifier, ClassifierOptions
 from pneumonia.system.arrays import Floats32, Ints
+
+BINARY_OPTIONS: Final = ClassifierOptions("pneumonia")
 
 
 class ThresholdUnit(nn.Module):
@@ -61,7 +64,7 @@ class Perceptron(Classifier):
         "trainer.accumulate_grad_batches",
     )
 
-    def __init__(self, options: ClassifierOptions, *, online: bool = True) -> None:
+    def __init__(self, options: ClassifierOptions = BINARY_OPTIONS, *, online: bool = True) -> None:
         plain = {"_target_": "torch.optim.SGD", "lr": options.optimizer["lr"]}
         super().__init__(replace(options, optimizer=plain))
         self.unit = ThresholdUnit(options.channels * options.image_size**2)

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation
 
 DOUBLINGS = 3
@@ -75,7 +75,7 @@ class PseudoResNet(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions,
+        options: ClassifierOptions = DEFAULT_OPTIONS,
         *,
         width: int = 32,
         depth: int = 1,

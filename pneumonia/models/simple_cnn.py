@@ -3,7 +3,7 @@
 from torch import nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
 from pneumonia.models.components.activations import activation as activation_of
 
 
@@ -15,7 +15,7 @@ class SimpleCNN(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions,
+        options: ClassifierOptions = DEFAULT_OPTIONS,
         *,
         width: int = 32,
         dense: int = 64,

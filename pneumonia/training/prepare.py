@@ -1,8 +1,7 @@
 """Prepare a run: from a checked config to its data, its split and its classifier."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from lightning import seed_everything
 
@@ -11,11 +10,10 @@ from pneumonia.config.names import CLASS_MEANS
 from pneumonia.config.schema import TrainConfig, TrainerConfig
 from pneumonia.config.trainer_limits import LIMITS, shortening
 from pneumonia.data.datamodule import XRayDataModule
-from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError, some
-from pneumonia.models.base import Classifier, ClassifierOptions
-from pneumonia.models.factory import build_classifier, check_family, check_processes, own_targets
+from pneumonia.models.base import Classifier
+from pneumonia.models.factory import build_classifier, check_family, check_processes, options_from_config, own_targets
 from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
@@ -52,7 +50,7 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     data.setup("fit")
     _check_limits(config, data)
     check_monitor(config, data)
-    classifier = build_classifier(to_plain(config.model), _classifier_options(config, data), own_targets(config))
+    classifier = build_classifier(to_plain(config.model), options_from_config(config, data), own_targets(config))
     if device_of(config.trainer).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
         classifier.network.to(memory_format=torch.channels_last)
     return PreparedRun(classifier, data)
@@ -68,7 +66,7 @@ def check_settings(config: TrainConfig) -> None:
     check_device(config.trainer)
     check_family(config)
     own = own_targets(config)
-    classifier = build_classifier(to_plain(config.model), _classifier_options(config), own)
+    classifier = build_classifier(to_plain(config.model), options_from_config(config), own)
     check_processes(classifier, config)
     if config.batch_size == 1 and not classifier.full_batch:
         classifier.check_single_images()
@@ -120,32 +118,6 @@ def _validated(trainer: TrainerConfig, batches: int, size: int) -> int:
     """At most how many images are validated, of those of an epoch in their order."""
     limit = int(trainer.fast_dev_run) or trainer.limit_val_batches
     return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
-
-
-def _classifier_options(config: TrainConfig, data: XRayDataModule | None = None) -> ClassifierOptions:
-    weights, scaling = None, Scaling()
-    if data is not None:
-        rows = data.rows("train") if config.normalisation in FITTED else data.rows("train")[:0]
-        scaling = fit_scaling(config.normalisation, histogram(data.images.pixels, rows))
-        if config.class_weights == "balanced":
-            counts = data.counts("train").astype(np.float64)
-            weights = [float(value) for value in counts.sum() / (len(counts) * counts)]
-    return ClassifierOptions(
-        task=config.task,
-        channels=config.channels,
-        image_size=config.image_size,
-        resize=config.data.resize,
-        scaling=asdict(scaling),
-        seed=config.seed,
-        optimizer=to_plain(config.optimizer),
-        scheduler=to_plain(config.scheduler),
-        label_smoothing=config.label_smoothing,
-        class_weights=weights,
-        mixup=config.mixup,
-        ema=config.ema,
-        swa=config.swa,
-        tta=config.tta,
-    )
 
 
 def build_datamodule(config: TrainConfig, data_cache: RunDataCache | None = None) -> XRayDataModule:

@@ -208,8 +208,7 @@ def _fit(
 ) -> RunCallbacks:
     monitor = config.monitor or classifier.default_monitor
     settings = config.trainer
-    classifier.max_steps = settings.max_steps
-    record = RunCallbacks.of(folder, monitor, classifier.max_steps)
+    record = RunCallbacks.of(folder, monitor, classifier.options.max_steps)
     callbacks: list[Any] = [*record.ordered(), WeightPictures(folder)]
     if mirror is not None:
         callbacks.append(Follower(mirror))

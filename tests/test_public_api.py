@@ -1,0 +1,85 @@
+"""The documented Python API, on phantoms."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch import Trainer
+
+import pneumonia
+from pneumonia import XRayDataModule, build_model, compose, load_run
+from pneumonia.config.keys import conf_dir
+from pneumonia.errors import CheckpointError, RunError
+
+FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_plain_trainer_fits_every_family(family, cache_dir, tmp_path):
+    small = {"backbone": ["model.name=test_resnet", "model.pretrained=false"], "pseudo_resnet": ["model.width=8"]}
+    task = "pneumonia" if family == "perceptron" else "subtype"
+    config = compose(f"model={family}", f"task={task}", "data.phantom.patients=60", *small.get(family, []))
+    datamodule = XRayDataModule(config.data, config.split, task=task, image_size=32, batch_size=32, cache_dir=cache_dir)
+    model = build_model(config, datamodule)
+    trainer = Trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=False, **QUIET)
+    trainer.fit(model, datamodule)
+    assert {"train/loss", "val/loss", "val/accuracy"} <= set(trainer.callback_metrics)
+    trainer.test(model, datamodule, verbose=False)
+    assert 0 <= float(trainer.callback_metrics["test/accuracy"]) <= 1
+    probabilities = torch.cat(trainer.predict(model, datamodule))
+    assert torch.allclose(probabilities.sum(dim=1), torch.ones(len(probabilities)), atol=1e-5)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    restored = type(model).load_from_checkpoint(tmp_path / "model.ckpt")
+    image = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    assert torch.equal(restored(image), model.eval()(image))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hydra_instantiates_the_model_node_of_every_family(family, tmp_path):
+    config = compose(f"model={family}", *(["model.pretrained=false"] if family == "backbone" else []))
+    model = instantiate(config.model)
+    assert type(model).__name__ in config.model._target_
+    assert model.eval()(torch.zeros(1, 1, 75, 75, dtype=torch.uint8)).shape == (1, len(model.task.classes))
+
+
+def test_the_example_of_the_readme_runs(finished, cache_dir, phantoms, tmp_path):
+    config = compose("experiment=article/final", "data=folder", f"data.root={phantoms}")
+    datamodule = XRayDataModule(config.data, config.split, image_size=75, batch_size=200, cache_dir=cache_dir)
+    model = build_model(config, datamodule)
+    Trainer(max_epochs=1, default_root_dir=tmp_path, enable_checkpointing=False, **QUIET).fit(model, datamodule)
+    run = load_run(finished)
+    images = sorted(phantoms.rglob("*.jpeg"))[:2]
+    predictions = run.predict(images)
+    assert list(predictions["image"]) == [str(path) for path in images]
+    assert isinstance(run.history(), pd.DataFrame)
+    assert run.result.completed
+
+
+def test_a_checkpoint_of_another_family_is_refused(finished):
+    from pneumonia.models.perceptron import Perceptron
+
+    with pytest.raises(CheckpointError, match="not a Perceptron"):
+        Perceptron.load_from_checkpoint(finished / "checkpoints" / "best.ckpt")
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="is not a run folder"):
+        load_run(tmp_path)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, pneumonia; print({'torch', 'lightning', 'pandas', 'hydra'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_unknown_names_are_attribute_errors():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        pneumonia.nothing  # noqa: B018
+    assert set(pneumonia.__all__) <= set(dir(pneumonia))
+    assert Path(pneumonia.__file__).parent.name == "pneumonia"
