@@ -661,7 +661,7 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     assert set(predictions["image_id"]) == set(split["image_id"][split["fold"] == fold])
     history = pd.read_csv(folder.metrics)
     assert history["val/loss"][result.best_epoch - 1] == pytest.approx(result.metrics["val"]["loss"], abs=1e-6)
-    leak = next(leak for leak in result.data.leaks if leak.part == "val")
+    leak = next(leak for leak in result.data.leaks if leak.subset == "val")
     assert leak.images == leak.of == result.data.val
     report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(compose().cache_dir))).values
     assert report["trained_on"] == report["n"]
