@@ -17,8 +17,9 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.data.splits.assign import make_split
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.factory import build_classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.system.parallel import available_cores
 
 SIDE = 75  # pixels, as in the study

@@ -23,7 +23,7 @@ from pneumonia.export.contract import (
 from pneumonia.metrics.calibration import apply_temperature, fit_temperature
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import TARGET_SENSITIVITY, one_vs_rest, risk_coverage_curve, threshold_for
-from pneumonia.models.base import ClassifierOptions
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.runs.load import FinishedRun
 from pneumonia.runs.result import RunResult
 from pneumonia.tasks import Task

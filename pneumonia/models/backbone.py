@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError, nearest
-from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 from pneumonia.system.console import say
 
 NESTED: Final = (

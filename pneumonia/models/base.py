@@ -1,8 +1,7 @@
 """Base class of all model families: losses, metrics, averaged weights, checkpoints. A family adds its network."""
 
-import math
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
 
@@ -15,59 +14,17 @@ from torch.optim.swa_utils import AveragedModel
 from torchmetrics import MetricCollection
 
 from pneumonia.data.dataset import Batch
-from pneumonia.data.normalization import Scaling
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.metrics.epoch_metrics import build_epoch_metrics, compute_epoch_metrics, cross_entropy
-from pneumonia.models.components.batch_norm import has_batch_norm, single_valued_norms
+from pneumonia.models.components.batch_norm import check_single_images, has_batch_norm
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, remeasure
-from pneumonia.models.optimization import PLATEAU_MONITOR, build_optimizer, build_schedule
+from pneumonia.models.optimization import PLATEAU_MONITOR, build_optimizer, build_schedule, optimizer_steps
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 from pneumonia.tasks import TASKS, Task
 
 CHECKPOINT_KEY: Final = "pneumonia"
-
-
-@dataclass(frozen=True)
-class ClassifierOptions:
-    """Settings of every family, in plain values, so that a checkpoint with them loads with ``weights_only``.
-
-    Attributes:
-        task: A name of :data:`pneumonia.tasks.TASKS`.
-        channels: 1, or 3 for networks that want colour: the grey channel is repeated.
-        image_size: Pixels a side.
-        resize: How an image file becomes that square; kept here for ``predict``.
-        scaling: A :class:`pneumonia.data.normalization.Scaling`, as it was fitted on the training split.
-        seed: Of dropout and of all else that draws in a training step.
-        optimizer: Its config node.
-        scheduler: Its config node.
-        label_smoothing: Of the training loss alone.
-        class_weights: Of the training loss alone; ``None`` weighs all the same.
-        mixup: Strength of mixup (alpha); 0 is none.
-        ema: Decay of the moving average of the weights; ``None`` is none.
-        swa: Fraction of the epochs after which the mean of the weights is taken; ``None`` is none.
-        tta: Test-time augmentation, a name of :data:`pneumonia.models.components.test_time_augmentation.VIEWS`.
-        max_steps: Optimizer steps that end the training, which shorten its schedule; -1 for no limit.
-    """
-
-    task: str = "subtype"
-    channels: int = 1
-    image_size: int = 75
-    resize: str = "stretch"
-    scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
-    seed: int = 0
-    optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})
-    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.training.schedulers.constant"})
-    label_smoothing: float = 0.0
-    class_weights: list[float] | None = None
-    mixup: float = 0.0
-    ema: float | None = None
-    swa: float | None = None
-    tta: str = "none"
-    max_steps: int = -1
-
-
-DEFAULT_OPTIONS: Final = ClassifierOptions()
 
 
 def _silent(text: str) -> None:
@@ -197,17 +154,9 @@ class Classifier(LightningModule):
         Raises:
             ConfigError: With the layer and what to do.
         """
-        if not has_batch_norm(self.network):
-            return
         side = self.options.image_size
-        norms = single_valued_norms(self.network, self.prepare(torch.zeros(1, 1, side, side, device=self.device)))
-        if norms:
-            raise ConfigError(
-                f"A training batch has one image, and {type(self).__name__} at image_size={side} can't train on it: its batch "
-                f"norm {norms[0]} would see one value a channel, whose variance is undefined. Say batch_size=2 or more (with "
-                "two or more training images), a larger image_size, or a model without batch normalisation such as "
-                "model=simple_cnn."
-            )
+        image = self.prepare(torch.zeros(1, 1, side, side, device=self.device))
+        check_single_images(self.network, image, f"{type(self).__name__} at image_size={side}")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if batch_idx == 0 and int(batch["counts"].sum() if "counts" in batch else len(batch["label"])) == 1:
@@ -344,23 +293,11 @@ class Classifier(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, self.own_targets)
         epochs = self.trainer.max_epochs or 1
-        steps = self._optimizer_steps(epochs)
+        steps = optimizer_steps(self.trainer, epochs, self.options.max_steps)
         schedule = build_schedule(optimizer, self.options.scheduler, epochs, steps, self.own_targets)
         if not self.automatic_optimization:
             schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
         return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def _optimizer_steps(self, epochs: int) -> int:
-        """Optimizer steps of the whole training, which is the length of schedules by step."""
-        trainer = self.trainer
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        steps = int(trainer.estimated_stepping_batches)
-        if getattr(data, "rotate_every", 0):  # Lightning takes all epochs to be as long as the present one
-            limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
-            batches = (data.train_batches(epoch) for epoch in range(epochs))
-            limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
-            steps = sum(math.ceil(count / every) for count in limited)
-        return min([steps, *(limit for limit in (self.options.max_steps, trainer.max_steps) if limit != -1)])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         model = self.model_config or self._constructed()

@@ -17,8 +17,9 @@ from pneumonia.config.targets import check_allowed, check_class, imported, targe
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.normalization import FITTED, Scaling, fit_scaling, histogram
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
-from pneumonia.models.base import CHECKPOINT_KEY, Classifier, ClassifierOptions
+from pneumonia.models.base import CHECKPOINT_KEY, Classifier
 from pneumonia.models.components.batch_norm import has_batch_norm
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.models.signature_checks import check_kinds
 from pneumonia.system.parallel import available_cores
 
@@ -300,7 +301,10 @@ def check_checkpoint(classifier: Classifier, config: Mapping[str, Any], path: Pa
     """
     options = asdict(classifier.options)
     family = str(classifier.model_config.get("_target_"))
-    held = {"model": family, **{key: options[key] for key in OF_THE_RUN}}
+    keys = [
+        key for key in OF_THE_RUN if not (key == "optimizer" and classifier.training_rule)
+    ]  # it replaces the optimizer
+    held = {"model": family, **{key: options[key] for key in keys}}
     wanted = {"model": str(config["model"]["_target_"]), **{key: config[key] for key in OF_THE_RUN}}
     for key, value in held.items():
         if value != wanted[key]:

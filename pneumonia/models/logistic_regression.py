@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import ConfigError, nearest
 from pneumonia.metrics.epoch_metrics import MIN_LOG_PROBABILITY
-from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.components.proximal import ProximalGradient
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 from pneumonia.system.console import warn
 
 PENALTIES: Final = ("l2", "l1", "elasticnet", "none")

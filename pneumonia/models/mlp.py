@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.components.activations import activation as activation_of
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 
 SHOWN = 16  # hidden neurons whose weights are drawn
 

@@ -7,6 +7,7 @@ from inspect import Parameter, isfunction, signature
 from typing import Any, Final
 
 import torch
+from lightning import Trainer
 from torch.optim import Optimizer
 
 from pneumonia.config.targets import check_allowed, check_class, imported, target_of
@@ -123,3 +124,21 @@ def _no_schedule(target: str) -> TargetError:
 
 def _is_factory(found: Any) -> bool:
     return isfunction(found) and found.__module__ == SCHEDULERS and not found.__name__.startswith("_")
+
+
+def optimizer_steps(trainer: Trainer, epochs: int, max_steps: int) -> int:
+    """Return the optimizer steps of a whole training, the length of schedules by step.
+
+    Args:
+        trainer: Knows its data, limits and accumulation.
+        epochs: Epochs of the training.
+        max_steps: A limit of the run; -1 for none.
+    """
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    steps = int(trainer.estimated_stepping_batches)
+    if getattr(data, "rotate_every", 0):  # Lightning assumes that all epochs are as long as the current one
+        limit, every = trainer.limit_train_batches, trainer.accumulate_grad_batches
+        batches = (data.train_batches(epoch) for epoch in range(epochs))
+        limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
+        steps = sum(math.ceil(count / every) for count in limited)
+    return min([steps, *(limit for limit in (max_steps, trainer.max_steps) if limit != -1)])

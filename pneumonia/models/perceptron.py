@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pneumonia.data.dataset import Batch
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.system.arrays import Floats32, Ints
 
 BINARY_OPTIONS: Final = ClassifierOptions("pneumonia")

@@ -2,8 +2,9 @@
 
 from torch import Tensor, nn
 
-from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.components.activations import activation
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 
 DOUBLINGS = 3
 

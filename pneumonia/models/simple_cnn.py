@@ -3,8 +3,9 @@
 from torch import nn
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import DEFAULT_OPTIONS, Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.components.activations import activation as activation_of
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
 
 
 class SimpleCNN(Classifier):

@@ -17,7 +17,8 @@ from pneumonia.errors import ConfigError
 FAMILY = '''
 import os, signal, time
 from torch import nn
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
+from pneumonia.models.options import ClassifierOptions
 
 class Troubled(Classifier):
     """Softmax regression that raises or dies in its first batch."""

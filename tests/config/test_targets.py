@@ -13,9 +13,10 @@ import torch
 from pneumonia.cli import main
 from pneumonia.config.targets import ALLOW
 from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, TargetError
-from pneumonia.models.base import CHECKPOINT_KEY, ClassifierOptions
+from pneumonia.models.base import CHECKPOINT_KEY
 from pneumonia.models.factory import build_classifier, family_of, load_classifier
 from pneumonia.models.optimization import build_optimizer
+from pneumonia.models.options import ClassifierOptions
 
 OWN_FAMILY = """
 from pathlib import Path

@@ -11,8 +11,8 @@ from pneumonia.config.schema import DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError, LabelError, ManifestError, SplitLeakageError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
+from pneumonia.models.options import ClassifierOptions
 
 DATA = DataConfig(phantom=PhantomConfig(60, 0))
 MLP = {"_target_": "pneumonia.models.mlp.MLP", "hidden": [2]}

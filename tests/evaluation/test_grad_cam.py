@@ -8,8 +8,8 @@ from torch import nn
 
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.grad_cam import heat_maps, last_feature_map, overlay
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
+from pneumonia.models.options import ClassifierOptions
 
 CONVOLUTIONAL = [
     {"_target_": "pneumonia.models.simple_cnn.SimpleCNN", "width": 16},

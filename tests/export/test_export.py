@@ -26,8 +26,8 @@ from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.onnx_graph import export_graph
 from pneumonia.export.parity import check_parity, measure_parity
 from pneumonia.export.runtime import Bundle
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.load import load_finished_run
 from pneumonia.tasks import SUBTYPE

@@ -11,8 +11,8 @@ from torch.nn import Dropout
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.tasks import LABELS
 
 NAMES = ["densenet121", "resnet18", "convnext_atto", "vit_tiny_patch16_224"]

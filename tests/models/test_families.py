@@ -15,10 +15,10 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.decoded_images import load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.components.activations import ACTIVATIONS
 from pneumonia.models.components.batch_norm import has_batch_norm
 from pneumonia.models.factory import build_classifier, family_of, load_classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.models.pseudo_resnet import ResidualNetwork
 from pneumonia.tasks import TASKS
 from pneumonia.training.prepare import check_settings

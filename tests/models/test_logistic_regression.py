@@ -9,8 +9,8 @@ from sklearn.metrics import log_loss
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, check_family
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.tasks import LABELS
 from pneumonia.training.train import train
 

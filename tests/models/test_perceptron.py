@@ -7,8 +7,8 @@ from builders import few_images, quick_fit
 
 from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier, check_family
+from pneumonia.models.options import ClassifierOptions
 
 DYADIC = {"method": "minmax", "shift": 0.0, "scale": 256.0}  # every sum of such inputs is exact in float32
 NODE = {"_target_": "pneumonia.models.perceptron.Perceptron"}

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, decay_at, first_averaged_epoch
 from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.options import ClassifierOptions
 
 MLP = {"_target_": "pneumonia.models.mlp.MLP", "hidden": [3], "activation": "tanh"}
 RESNET = {"_target_": "pneumonia.models.pseudo_resnet.PseudoResNet", "width": 16}

@@ -14,7 +14,8 @@ import pytest
 FAMILY = '''
 import os, signal, time
 from torch import nn
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
+from pneumonia.models.options import ClassifierOptions
 
 class Troubled(Classifier):
     """Softmax regression that raises, dies or stalls in its second epoch, or raises in its first."""

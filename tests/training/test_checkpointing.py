@@ -7,8 +7,9 @@ from builders import few_images, quick_fit
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from pneumonia.models.base import Classifier, ClassifierOptions
+from pneumonia.models.base import Classifier
 from pneumonia.models.factory import build_classifier
+from pneumonia.models.options import ClassifierOptions
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.training.callbacks import RunCallbacks
 from pneumonia.training.checkpointing import AtomicCheckpointIO

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import Callback
 
 from pneumonia.config.schema import SplitConfig
 from pneumonia.errors import ConfigError, TargetError
-from pneumonia.models.base import ClassifierOptions
 from pneumonia.models.factory import build_classifier
 from pneumonia.models.optimization import build_optimizer, build_schedule
+from pneumonia.models.options import ClassifierOptions
 
 LR, EPOCHS, STEPS = 0.06, 30, 300
 FORMULAS = {

@@ -1,0 +1,48 @@
+"""Settings that every model family shares."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from pneumonia.data.normalization import Scaling
+
+
+@dataclass(frozen=True)
+class ClassifierOptions:
+    """Settings of every family, in plain values, so that a checkpoint with them loads with ``weights_only``.
+
+    Attributes:
+        task: A name of :data:`pneumonia.tasks.TASKS`.
+        channels: 1, or 3 for networks that want colour: the grey channel is repeated.
+        image_size: Pixels a side.
+        resize: How an image file becomes that square; kept here for ``predict``.
+        scaling: A :class:`pneumonia.data.normalization.Scaling`, as it was fitted on the training split.
+        seed: Of dropout and of all else that draws in a training step.
+        optimizer: Its config node.
+        scheduler: Its config node.
+        label_smoothing: Of the training loss alone.
+        class_weights: Of the training loss alone; ``None`` weighs all the same.
+        mixup: Strength of mixup (alpha); 0 is none.
+        ema: Decay of the moving average of the weights; ``None`` is none.
+        swa: Fraction of the epochs after which the mean of the weights is taken; ``None`` is none.
+        tta: Test-time augmentation, a name of :data:`pneumonia.models.components.test_time_augmentation.VIEWS`.
+        max_steps: Optimizer steps that end the training, which shorten its schedule; -1 for no limit.
+    """
+
+    task: str = "subtype"
+    channels: int = 1
+    image_size: int = 75
+    resize: str = "stretch"
+    scaling: dict[str, Any] = field(default_factory=lambda: asdict(Scaling()))
+    seed: int = 0
+    optimizer: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.optim.Adam", "lr": 1e-3})
+    scheduler: dict[str, Any] = field(default_factory=lambda: {"_target_": "pneumonia.training.schedulers.constant"})
+    label_smoothing: float = 0.0
+    class_weights: list[float] | None = None
+    mixup: float = 0.0
+    ema: float | None = None
+    swa: float | None = None
+    tta: str = "none"
+    max_steps: int = -1
+
+
+DEFAULT_OPTIONS: Final = ClassifierOptions()
