@@ -1,4 +1,4 @@
-"""Any network of timm as a classifier: weights from elsewhere, freezing, rates by layer."""
+"""Any network of timm as a classifier, with pretrained weights, freezing and layer-wise learning rates."""
 
 import hashlib
 import logging
@@ -103,7 +103,7 @@ class Backbone(Classifier):
             return {**model, "weights": hashlib.file_digest(file, "sha256").hexdigest()}
 
     def parameter_groups(self) -> Iterable[Any]:
-        """One group a stage where their rates differ, with the head last."""
+        """Return one parameter group per stage where learning rates differ, the head last."""
         if self.layer_decay == 1 and self.head_lr == 1:
             return self.network.parameters()
         rate, last = float(self.options.optimizer["lr"]), len(self.stages) - 1
@@ -111,7 +111,7 @@ class Backbone(Classifier):
         return [{"params": stage, "lr": lr} for stage, lr in zip(self.stages, rates, strict=True)]
 
     def learning_stages(self, epoch: int) -> int:
-        """How many stages learn in an epoch, counted from the head; the others are frozen."""
+        """Return the number of trained stages in an epoch, counted from the head."""
         if self.frozen_epochs is None:
             return 1
         if epoch < self.frozen_epochs:
@@ -126,14 +126,14 @@ class Backbone(Classifier):
         super().on_train_batch_start(batch, batch_idx)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; what is frozen stays in evaluation mode."""
+        """Set the mode; frozen stages stay in evaluation mode."""
         super().train(mode)
         if mode:
             _rest(self.network)
         return self
 
     def _freeze(self, stages: int) -> None:
-        """Freeze the first stages; the others learn."""
+        """Freeze the first stages and unfreeze the others."""
         for depth, stage in enumerate(self.stages):
             for parameter in stage:
                 parameter.requires_grad_(depth >= stages)
@@ -157,7 +157,7 @@ class Backbone(Classifier):
         return [stage for stage in stages if stage]
 
     def _try(self, name: str) -> None:
-        """One image through the network, so that a size it can't take is found before any training."""
+        """Run one image through the network to detect an unsupported image size."""
         side, channels = self.options.image_size, self.options.channels
         own = _described(name).input_size[-1]
         patch = getattr(getattr(self.network, "patch_embed", None), "patch_size", None)
@@ -230,7 +230,7 @@ _FETCHED: Final[set[str]] = set()  # networks of which it was said that their we
 
 
 def _check_fit(state: dict[str, Tensor], own: dict[str, Tensor], head: set[str], name: str, source: str) -> None:
-    """Refuses weights of a sibling, which fit wherever it is the same, and numbers that are none.
+    """Refuse weights of another architecture, and weights with NaN.
 
     Raises:
         CheckpointError: Layers are left over or missing, or hold NaN or a constant.
@@ -262,7 +262,7 @@ def _check_fit(state: dict[str, Tensor], own: dict[str, Tensor], head: set[str],
 
 
 def _described(name: str) -> Any:
-    """What timm knows of a network: its own size, its first layer, its head."""
+    """Return timm's description of a network: input size, first layer, head."""
     return timm.get_pretrained_cfg(name)
 
 
@@ -282,7 +282,7 @@ WORDS: Final = {"drop_path_rate": "drop_path", "drop_rate": "dropout", "img_size
 
 
 def _state_dict(path: Path) -> dict[str, Tensor]:
-    """The weights in a file; nothing in it is executed.
+    """Read the weights in a file without executing anything.
 
     Raises:
         CheckpointError: Missing, damaged, or something else.

@@ -34,18 +34,17 @@ def _silent(text: str) -> None:
 class Classifier(LightningModule):
     """Chest X-ray classifier around a network that returns one logit per class.
 
-    Families subclass this once, set ``network``, and stop there; those that do not learn by an optimiser's steps also say
-    how they do.
+    Families subclass this once and set ``network``; those that are not trained by optimizer steps also declare how.
 
     Attributes:
-        tasks: Those that the family can be set.
-        training_rule: How the family learns, where the optimiser's steps are not what teaches it; a run says so as it starts.
-        unsupported_options: Config keys that the family would not heed; a run with other than their neutral values is refused.
-        default_monitor: The metric by which epochs of the family are compared, unless ``monitor`` names another.
+        tasks: Supported tasks.
+        training_rule: Description of the training, where it is not by optimizer steps; printed at the start.
+        unsupported_options: Config keys that the family does not use; other than neutral values are refused.
+        default_monitor: The metric that compares epochs, unless ``monitor`` is set.
         full_batch: Whether one training batch is the whole training split.
-        caveat: What must be known of the probabilities, where they are none.
-        note: What a run should say of the network as it starts.
-        converged: Whether the family has found its optimum, and ends the training.
+        caveat: A warning about outputs that are not probabilities.
+        note: A message about the network, printed at the start.
+        converged: Whether the optimum is reached, which ends the training.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -88,18 +87,18 @@ class Classifier(LightningModule):
 
     @classmethod
     def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
-        """The config node with which a checkpoint of the family is rebuilt, before its weights are read."""
+        """Return the config node that rebuilds a checkpoint of the family before its weights are loaded."""
         return model
 
     @classmethod
     def identity(cls, model: dict[str, Any]) -> dict[str, Any]:
-        """What of the config node can change a result: files by what they hold, not by where they lie."""
+        """Return the part of the config node that affects results: files by their content, not their path."""
         return model
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits of shape ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float.
+        """Return logits ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float.
 
-        In evaluation the averaged weights answer where there are any, and the views of ``tta`` are averaged.
+        In evaluation mode averaged weights are used where there are any, and the views of ``tta`` are averaged.
         """
         if self.training:
             logits: Tensor = self.network(self.prepare(image))
@@ -108,7 +107,7 @@ class Classifier(LightningModule):
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.options.tta](image)])
 
     def trained_logits(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` in a training step, where a process may have no image of a batch that several share."""
+        """Return logits ``(B, K)`` in a training step; with several processes, one may have no image of a batch."""
         if len(image) or has_batch_norm(self.network):  # synchronised batch norms must not see an image that is none
             logits: Tensor = self(image)
             return logits
@@ -116,34 +115,34 @@ class Classifier(LightningModule):
         return nothing
 
     def prepare(self, image: Tensor) -> Tensor:
-        """What the network is given: ``(B, C, H, W)``, scaled, the grey channel repeated as often as it has channels."""
+        """Return the input of the network ``(B, C, H, W)``: scaled, with the grey channel repeated."""
         return self.scale(image).expand(-1, self.options.channels, -1, -1)
 
     def scale(self, image: Tensor) -> Tensor:
-        """Grey levels normalised as in training, in the same shape: part of the model, so that no caller can differ."""
+        """Normalize grey levels as in training; part of the model, so that no caller can differ."""
         scaling = self.options.scaling
         shift, scale = float(scaling["shift"]), float(scaling["scale"])
         return (image.to(next(self.network.parameters()).dtype) - shift) / scale
 
     def follow_weights(self) -> None:
-        """Lets a copy of the network follow it, where the options asks for averaged weights; call it once it is built."""
+        """Create the averaged copy of the network where the options ask for one; call it once it is built."""
         if self.options.ema is not None or self.options.swa is not None:
             self.averaged = averaged_copy(self.network, self.options.ema)
 
     def parameter_groups(self) -> Iterable[Any]:
-        """What the optimiser trains: parameters, or groups of them with settings of their own."""
+        """Return what the optimizer trains: parameters, or groups of them with options."""
         return self.network.parameters()
 
     def weight_images(self) -> dict[str, Tensor]:
-        """Weights ``(H, W)`` that can be looked at as images, by name; none for most families."""
+        """Return weights ``(H, W)`` to draw as images, by name; none for most families."""
         return {}
 
     def weight_offsets(self) -> dict[str, float]:
-        """What is added to the sum of weights times image, by name of :meth:`weight_images`."""
+        """Return the bias of each of :meth:`weight_images`."""
         return dict.fromkeys(self.weight_images(), 0.0)
 
     def first_averaged_epoch(self) -> int:
-        """The epoch whose figures are the first of the averaged weights, where ``swa`` averages them; else 0."""
+        """Return the first epoch whose metrics are those of averaged weights (``swa``), else 0."""
         if self.options.swa is None:
             return 0
         return first_averaged_epoch(self.options.swa, self.trainer.max_epochs or 1)
@@ -180,13 +179,13 @@ class Classifier(LightningModule):
         return loss
 
     def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """The training loss of logits as it is reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
+        """Return the training loss of logits as reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
         weight = self.criterion.weight
         options = {"reduction": reduction, "label_smoothing": self.options.label_smoothing}
         return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)
 
     def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """What this process adds to the loss of a batch that several share; the mean over the processes is the whole's loss.
+        """Return this process's share of the loss of a batch; the mean over processes is the loss of the whole batch.
 
         Torch averages gradients over processes, which is right only where all have as many images of the same weight.
         """
@@ -201,7 +200,7 @@ class Classifier(LightningModule):
         return share * self.trainer.world_size
 
     def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Puts a training batch's loss and answers aside for the figures of the epoch; a metric a step would cost more time."""
+        """Store a training batch's loss and predictions for the metrics of the epoch, which is faster than metrics per step."""
         self._epoch.append((loss.detach() * len(label), logits.detach().argmax(dim=1), label))
 
     def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
@@ -227,7 +226,7 @@ class Classifier(LightningModule):
         self._advance_schedules("epoch")
 
     def _over_processes(self, value: Tensor) -> Tensor:
-        """The sum of a number over the processes that train together."""
+        """Return the sum of a value over the processes."""
         if self.trainer.world_size == 1:
             return value
         summed: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
@@ -332,7 +331,7 @@ class Classifier(LightningModule):
         return classifier if map_location is None else classifier.to(map_location)
 
     def _advance_schedules(self, interval: str) -> None:
-        """Steps plateaus, and where a family optimises by hand all schedules of that interval."""
+        """Step plateau schedules and, with manual optimization, all schedules of that interval."""
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau):
                 if interval == "epoch":
@@ -341,19 +340,19 @@ class Classifier(LightningModule):
                 config.scheduler.step()
 
     def _average_step(self) -> None:
-        """The moving average of the weights follows each step."""
+        """Update the moving average of the weights after a step."""
         if self.averaged is not None and self.options.ema is not None:
             self.averaged.update_parameters(self.network)
 
     def evaluated_network(self) -> nn.Module:
-        """The network that answers in evaluation: the averaged one where there is one."""
+        """Return the network used in evaluation: the averaged one where there is one."""
         if self.averaged is None or not int(self.averaged.n_averaged):
             return self.network
         network: nn.Module = self.averaged.module
         return network
 
     def _average_epoch(self) -> None:
-        """Stochastic weight averaging counts the weights at the end of each of the last epochs."""
+        """Update the stochastic weight average after each of the last epochs."""
         if self.averaged is None or self.current_epoch < self.first_averaged_epoch():
             return
         self.averaged.update_parameters(self.network)

@@ -44,12 +44,12 @@ NEUTRAL: dict[str, Any] = {
 
 
 def build_classifier(model: Mapping[str, Any], options: ClassifierOptions, own: Collection[str] = ()) -> Classifier:
-    """The family that a config node names, with its keys.
+    """Build a classifier of the family that a config node names.
 
     Args:
         model: The node.
-        options: What every family is given.
-        own: Targets of the user's own config, which may lie in any package.
+        options: Settings of every family.
+        own: Targets of the user's own config, which may be in any package.
 
     Raises:
         TargetError: ``_target_`` names no family, or one that may not be imported.
@@ -115,11 +115,11 @@ def options_from_config(config: TrainConfig, data: XRayDataModule | None = None)
 
 
 def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str = MODEL) -> type[Classifier]:
-    """The class that a config node names.
+    """Return the class that a config node names.
 
     Args:
         model: The node.
-        own: Targets of the user's own config, which may lie in any package.
+        own: Targets of the user's own config, which may be in any package.
         setting: What a message calls the target.
 
     Raises:
@@ -142,12 +142,12 @@ def family_of(model: Mapping[str, Any], own: Collection[str] = (), setting: str 
 
 
 def own_targets(config: TrainConfig) -> tuple[str, ...]:
-    """The targets that a user's own config names, which may lie in any package."""
+    """Return the targets that the user's own config names; they may be in any package."""
     return config.model._target_, config.optimizer._target_, config.scheduler._target_
 
 
 def check_family(config: TrainConfig) -> None:
-    """Refuses settings of a run that its family would not heed.
+    """Refuse options that the family does not use.
 
     Raises:
         ConfigError: With the setting and what to do.
@@ -162,7 +162,7 @@ def check_family(config: TrainConfig) -> None:
     swa, patience = config.swa, config.early_stopping.patience
     if swa is not None and patience is not None:
         raise ConfigError(
-            f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Say "
+            f"swa={swa} with early_stopping.patience={patience}: the run may stop before there is a mean of weights. Use "
             "early_stopping.patience=null, or ema=0.99 in place of swa."
         )
     for key in family.unsupported_options:
@@ -174,13 +174,13 @@ def check_family(config: TrainConfig) -> None:
             wrong, shown, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={_word(NEUTRAL[key])}"
         if wrong:
             raise ConfigError(
-                f"{shown} is nothing that {family.__name__} heeds: it learns {family.training_rule}. "
-                f"Say {neutral}, or take another model."
+                f"{shown} has no effect on {family.__name__}, which learns {family.training_rule}. "
+                f"Use {neutral}, or another model."
             )
 
 
 def check_processes(classifier: Classifier, config: TrainConfig) -> None:
-    """Refuses what several processes that train one network together can't do, or would do otherwise than one.
+    """Refuse options that several processes can not train with, or would with other results than one.
 
     Raises:
         ConfigError: With the setting and what to do.
@@ -216,7 +216,7 @@ def _word(value: Any) -> str:
 
 
 def _may_use_channels_last(network: nn.Module) -> bool:
-    """Whether every convolution has a multiple of 16 channels.
+    """Return whether every convolution has a multiple of 16 channels.
 
     With others, torch 2.15 on CPUs writes past its buffers in a channels-last backward pass when the batch size varies,
     as it does at the end of an epoch ("double free or corruption"); seen at 8 and 12 channels.
@@ -225,7 +225,7 @@ def _may_use_channels_last(network: nn.Module) -> bool:
 
 
 def load_classifier(path: Path, task: str | None = None, own: Collection[str] = ()) -> Classifier:
-    """A classifier as it was saved, in evaluation mode, on the CPU.
+    """Load a classifier in evaluation mode on the CPU.
 
     Args:
         path: A checkpoint of ours; read with ``weights_only``, so nothing in it is executed.
@@ -274,7 +274,7 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
 
 
 def _check_options(options: ClassifierOptions, path: Path) -> None:
-    """Refuses what no run has written into its checkpoint, and what would fail later without a reason."""
+    """Refuse options that no run writes into a checkpoint."""
     rules = {item.name: rule_of(item) for item in fields(TrainConfig)}
     values, hints = dict(vars(options)), get_type_hints(ClassifierOptions)
     if isinstance(options.scaling, dict):
@@ -289,7 +289,7 @@ def _check_options(options: ClassifierOptions, path: Path) -> None:
 
 
 def check_checkpoint(classifier: Classifier, config: Mapping[str, Any], path: Path) -> None:
-    """Refuses a checkpoint that another run has written, as far as its settings tell.
+    """Refuse a checkpoint of another run, as far as its options show.
 
     Args:
         classifier: From :func:`load_classifier`.

@@ -39,12 +39,12 @@ class CentredLinear(nn.Module):
         self.register_buffer("centre", torch.zeros(inputs))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of ``(B, ...)``."""
+        """Return logits ``(B, K)`` of ``(B, ...)``."""
         logits: Tensor = (image.flatten(1) - self.centre) @ self.weight.T + self.bias
         return logits
 
     def intercept(self) -> Tensor:
-        """``(K,)``: the bias for images that are not centred, as other programs report it."""
+        """Return the bias ``(K,)`` for images that are not centred, as scikit-learn reports it."""
         return self.bias - self.weight @ self.centre
 
 
@@ -137,22 +137,22 @@ class LogisticRegression(Classifier):
             )
 
     def weight_images(self) -> dict[str, Tensor]:
-        """The weights of each class, the channels added up."""
+        """Return the weights of each class, summed over channels."""
         side = self.options.image_size
         weights = self.linear.weight.detach().reshape(-1, self.options.channels, side, side).sum(dim=1)
         return dict(zip(self.task.classes, weights, strict=True))
 
     def weight_offsets(self) -> dict[str, float]:
-        """The bias of each class, for images that are not centred."""
+        """Return the bias of each class for images that are not centred."""
         return dict(zip(self.task.classes, self.linear.intercept().detach().tolist(), strict=True))
 
 
 class _Solved(Exception):
-    """The gradient is small enough; the parameters stand where it is."""
+    """Signals that the gradient is within the tolerance."""
 
 
 class _Problem:
-    """The smooth part of the objective over a whole part, as a closure that sets the gradients.
+    """The smooth part of the objective over the training split, as a closure that sets the gradients.
 
     Attributes:
         loss: Mean cross-entropy, unweighted, as it is reported.
@@ -180,7 +180,7 @@ class _Problem:
         self.passes = 0
 
     def __call__(self) -> float:
-        """For solvers: the smooth objective, with the gradients set.
+        """Return the smooth objective and set the gradients, for solvers.
 
         Raises:
             _Solved: The gradient is within the tolerance here.
@@ -194,7 +194,7 @@ class _Problem:
 
     @torch.no_grad()
     def evaluate(self) -> float:
-        """One pass over the images: the smooth objective here, its gradients, and the attributes."""
+        """Compute objective, gradients and attributes in one pass over the images."""
         weight, bias = self.linear.weight, self.linear.bias
         slope, bias_slope = torch.zeros_like(weight), torch.zeros_like(bias)
         for part, pixels in self._blocks():
@@ -214,7 +214,7 @@ class _Problem:
         return smooth
 
     def mean_image(self) -> Tensor:
-        """``(D,)``, as the network is given it."""
+        """Return the mean input image ``(D,)``."""
         mean = torch.zeros_like(self.linear.centre)
         for part, pixels in self._blocks(centred=False):
             mean += self.share[part] @ pixels
@@ -222,7 +222,7 @@ class _Problem:
 
     @torch.no_grad()
     def curvature(self) -> float:
-        """A bound on the curvature of the smooth objective: half the largest eigenvalue of the images' covariance.
+        """Return a bound on the curvature of the smooth objective: half the largest eigenvalue of the images' covariance.
 
         By power iteration, from a fixed start.
 
@@ -240,7 +240,7 @@ class _Problem:
         return MARGIN * max(largest, 1.0) / 2 + self.model.l2 / self.total
 
     def _blocks(self, *, centred: bool = True) -> Iterator[tuple[slice, Tensor]]:
-        """The images a few at a time, as the network is given them: decoded floats of all would be four times as large."""
+        """Yield inputs in blocks: floats of all images would be four times as large."""
         with torch.autocast(self.label.device.type, enabled=False):
             offset = self.offset - self.linear.centre if centred else self.offset
             for start in range(0, len(self.image), self.rows):

@@ -42,19 +42,19 @@ class MLP(Classifier):
         self.network: nn.Sequential = nn.Sequential(*layers, nn.Linear(inputs, len(self.task.classes)))
 
     def weight_images(self) -> dict[str, Tensor]:
-        """The weights of each neuron of the first layer, the channels added up, for up to sixteen neurons."""
+        """Return the weights of up to sixteen neurons of the first layer, summed over channels."""
         first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
         side = self.options.image_size
         weights = first.weight.detach().reshape(-1, self.options.channels, side, side).sum(dim=1)
         return dict(zip(self._units(), weights, strict=False))
 
     def weight_offsets(self) -> dict[str, float]:
-        """The bias of each of these neurons."""
+        """Return the bias of each of these neurons."""
         first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
         return dict(zip(self._units(), first.bias.detach().tolist(), strict=False))
 
     def _units(self) -> list[str]:
-        """Names of what the first layer computes: the first neurons, or the classes where there is no hidden layer."""
+        """Return the names of the first neurons, or the classes without a hidden layer."""
         first = next(layer for layer in self.network.modules() if isinstance(layer, nn.Linear))
         if first is self.network[-1]:
             return list(self.task.classes)

@@ -1,4 +1,4 @@
-"""Rosenblatt's perceptron: one threshold unit that learns by its own mistakes."""
+"""Rosenblatt's perceptron: one threshold unit, trained on its errors."""
 
 from dataclasses import replace
 from typing import Final
@@ -28,11 +28,11 @@ class ThresholdUnit(nn.Module):
         self.bias = nn.Parameter(torch.zeros(1))
 
     def excitation(self, image: Tensor) -> Tensor:
-        """``w . x + b``, ``(B,)``; the unit answers 1 where it is above zero."""
+        """Return ``w . x + b``, ``(B,)``; the output of the unit is 1 above zero."""
         return image.flatten(1) @ self.weight + self.bias
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, 2)`` whose difference is the signed distance from the hyperplane ``w . x + b = 0``.
+        """Return logits ``(B, 2)`` whose difference is the signed distance from the hyperplane ``w . x + b = 0``.
 
         The distance does not depend on the scale of the weights, which in a perceptron is that of the learning rate and means
         nothing. The probabilities that follow order the images rightly; they are not calibrated.
@@ -55,7 +55,7 @@ class Perceptron(Classifier):
 
     tasks = ("pneumonia",)
     default_monitor = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
-    caveat = "A perceptron has no probabilities: these are its distances from a hyperplane, put between 0 and 1."
+    caveat = "A perceptron has no probabilities: these are its distances from a hyperplane, mapped to 0 to 1."
     training_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimiser's settings only lr is used"
     unsupported_options = (
         "mixup",
@@ -86,16 +86,16 @@ class Perceptron(Classifier):
         return loss
 
     def weight_images(self) -> dict[str, Tensor]:
-        """The weights of the pixels, the channels added up, under the class that they speak for."""
+        """Return the weights of the pixels, summed over channels, by the class that they are evidence for."""
         side = self.options.image_size
         return {self.task.classes[1]: self.unit.weight.detach().reshape(-1, side, side).sum(dim=0)}
 
     def weight_offsets(self) -> dict[str, float]:
-        """The bias."""
+        """Return the bias."""
         return {self.task.classes[1]: float(self.unit.bias.detach())}
 
     def _learn_in_turn(self, image: Tensor, label: Tensor) -> Tensor:
-        """One pass of the online rule; the excitation ``(B,)`` of each image as it was met."""
+        """Do one pass of the online rule; return the excitation ``(B,)`` of each image when it was seen."""
         unit = self.unit
         weight, bias = unit.weight.detach().cpu().numpy(), unit.bias.detach().cpu().numpy()
         rate = float(self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -107,7 +107,7 @@ class Perceptron(Classifier):
 
 
 def learn_online(weight: Floats32, bias: Floats32, image: Floats32, label: Ints, rate: float) -> Floats32:
-    """Rosenblatt's rule, image after image, in place.
+    """Apply Rosenblatt's rule to one image after the other, in place.
 
     Args:
         weight: ``(D,)``.

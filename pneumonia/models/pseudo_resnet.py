@@ -66,7 +66,7 @@ class ResidualNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
+        """Return logits ``(B, K)`` of images ``(B, C, H, W)``."""
         logits: Tensor = self.head(self.features(image))
         return logits
 

@@ -1,4 +1,4 @@
-"""Holds the values of a config node against the annotations of the constructor that they are for."""
+"""Check the values of a config node against the annotations of a constructor."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -9,7 +9,7 @@ from pneumonia.errors import ConfigError, nearest
 
 
 def check_kinds(family: type[Any], settings: Mapping[str, Any]) -> None:
-    """Holds each setting against what the constructor says of it.
+    """Check each value against the annotation of its parameter.
 
     Raises:
         ConfigError: A setting that it does not have, or a value of another kind.

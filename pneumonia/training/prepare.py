@@ -1,4 +1,4 @@
-"""Prepare a run: from a checked config to its data, its split and its classifier."""
+"""Prepare a run: load its data and build its classifier."""
 
 from dataclasses import dataclass
 
@@ -57,7 +57,7 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Refuses what the family, the optimiser, the schedule or the logger can't take, before any data are read.
+    """Refuse options that the family, optimizer, schedule or logger does not support, before data are read.
 
     Raises:
         PneumoniaError: With the setting and what to do.
@@ -75,7 +75,7 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def check_monitor(config: TrainConfig, data: XRayDataModule) -> None:
-    """Refuses a ``monitor`` that the validation images of an epoch leave undefined: it could choose no epoch.
+    """Refuse a ``monitor`` that is undefined for the validation images of an epoch.
 
     Raises:
         ConfigError: With the class that has no image.
@@ -100,7 +100,7 @@ def check_monitor(config: TrainConfig, data: XRayDataModule) -> None:
 
 
 def _check_limits(config: TrainConfig, data: XRayDataModule) -> None:
-    """Refuses a fraction of the batches that leaves none.
+    """Refuse a fraction of the batches that leaves none.
 
     Raises:
         ConfigError: With the number of batches there are.
@@ -110,12 +110,12 @@ def _check_limits(config: TrainConfig, data: XRayDataModule) -> None:
         limit, fewest = getattr(config.trainer, key), min(batches(epoch) for epoch in epochs)
         if isinstance(limit, float) and int(limit * fewest) == 0:
             raise ConfigError(
-                f"trainer.{key}={limit} of {fewest} batches leaves none. Say a whole number of batches, or a larger fraction."
+                f"trainer.{key}={limit} of {fewest} batches leaves none. Use a whole number of batches, or a larger fraction."
             )
 
 
 def _validated(trainer: TrainerConfig, batches: int, size: int) -> int:
-    """At most how many images are validated, of those of an epoch in their order."""
+    """Return the maximum number of validated images of an epoch, in their order."""
     limit = int(trainer.fast_dev_run) or trainer.limit_val_batches
     return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
 

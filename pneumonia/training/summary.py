@@ -1,4 +1,4 @@
-"""What a person sees of a run: its data as it starts, its figures when it has ended."""
+"""Print the data of a run at its start and its metrics at its end."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from pneumonia.tasks import SUBSETS
 
 
 def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, folder: RunFolder) -> None:
-    """What a run is about to do, and what must be known of its data."""
+    """Print what a run trains, and warnings about its data."""
     counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
     rows = [(subset, *(str(count) for count in counts[subset]), str(counts[subset].sum())) for subset in SUBSETS]
@@ -47,7 +47,7 @@ def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, 
 
 
 def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
-    """The tables at the end of a run."""
+    """Print the tables at the end of a run."""
     trained, validated = result.metrics["train"], result.metrics["val"]
     classes = result.confusion.classes
     apart = {class_metric(name, label) for name in ("recall", "precision") for label in classes}

@@ -1,4 +1,4 @@
-"""One training run, from a checked config to a finished run folder."""
+"""Train one run, from a config to a finished run folder."""
 
 import multiprocessing
 import signal
@@ -61,7 +61,7 @@ def train(
     opened: Callable[[RunFolder], None] | None = None,
     callbacks: Sequence[Any] = (),
 ) -> RunResult:
-    """Trains a run to its end, or from where it was cut, or not at all where it is finished.
+    """Train a run: from the start, from its last epoch if it was interrupted, or not at all if it is finished.
 
     Args:
         config: From :func:`pneumonia.config.compose.compose`.
@@ -119,7 +119,7 @@ def train(
 
 
 def _check_end(config: TrainConfig, record: RunCallbacks, folder: RunFolder) -> None:
-    """Refuses a result where the training ended before its config says, and is not said to be shortened.
+    """Refuse a result if training ended earlier than its config says and is not a debug run.
 
     Raises:
         DivergenceError: No epoch is worth keeping.
@@ -140,7 +140,7 @@ def _check_end(config: TrainConfig, record: RunCallbacks, folder: RunFolder) -> 
 
 
 def _divergence(config: TrainConfig, record: RunCallbacks) -> DivergenceError:
-    """The error of a training without an epoch that is worth keeping."""
+    """Build the error of a training without a finite epoch."""
     rate, swa = getattr(config.optimizer, "lr", None), config.swa
     lower = "optimizer.lr" if rate is None else f"optimizer.lr ({rate} now)"
     averaged = "" if swa is None else f" with averaged weights (swa={swa})"
@@ -152,13 +152,13 @@ def _divergence(config: TrainConfig, record: RunCallbacks) -> DivergenceError:
 
 
 def _shortened_by(config: TrainConfig, record: RunCallbacks) -> list[str]:
-    """What has shortened a training, as overrides; none where it was full."""
+    """Return the overrides that shortened a training; none for a full one."""
     steps = [f"trainer.max_steps={config.trainer.max_steps}"] if record.termination.out_of_steps else []
     return [*shortening(config.trainer), *steps]
 
 
 def train_dry_run(config: TrainConfig, data_cache: RunDataCache) -> None:
-    """Trains on two batches and validates on two, and keeps nothing: what can't work fails now, not after hours.
+    """Train and validate on two batches and keep nothing, so that errors appear early.
 
     Raises:
         Exception: Whatever the run itself would raise.
@@ -185,13 +185,13 @@ class _OneEpoch(Callback):
 
 
 def _known(config: TrainConfig) -> dict[str, Any]:
-    """What of the config can change the result; a file of weights counts by its content."""
+    """Return the part of the config that affects the result; weight files by their content."""
     model = to_plain(config.model)
     return identity(config, family_of(model, own_targets(config)).identity(model))
 
 
 def _drawn(config: TrainConfig, data: XRayDataModule) -> Any:
-    """What training sees of some images."""
+    """Draw augmented training images."""
     rows = data.rows("train")
     manifest = data.images.manifest.iloc[data.positions("train")].reset_index(drop=True)
     pixels = data.images.pixels[rows]
@@ -250,7 +250,7 @@ def _fit(
 
 
 def _end_children() -> None:
-    """Ends the processes that a training has started."""
+    """End the processes that a training has started."""
     children = multiprocessing.active_children()
     for child in children:
         child.terminate()

@@ -127,5 +127,5 @@ def test_it_is_refused_three_classes():
 def test_settings_that_it_would_not_heed_are_refused(word, compose):
     config = compose("model=perceptron", "task=pneumonia", word)
     key = word.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{key}=.* is nothing that Perceptron heeds: it learns by Rosenblatt"):
+    with pytest.raises(ConfigError, match=f"{key}=.* has no effect on Perceptron, which learns by Rosenblatt"):
         check_family(config)

@@ -117,7 +117,7 @@ def test_another_metric_may_choose_the_best_epoch(monitor, compose, tmp_path):
     assert result.best_epoch == 1 + (values.idxmin() if monitor == "val/loss" else values.idxmax())
 
 
-def test_early_stopping_heeds_the_monitor(compose, tmp_path):
+def test_early_stopping_follows_the_monitor(compose, tmp_path):
     words = ["monitor=val/accuracy", "early_stopping.patience=1", "early_stopping.min_delta=1", "max_epochs=6"]
     assert train(compose(*words, runs_dir=tmp_path)).epochs == 2  # an accuracy never gains a whole 1
 

@@ -1,4 +1,4 @@
-"""The study's twelve activation functions by name, each with its formula and where it comes from."""
+"""The study's twelve activation functions by name, with formula and source."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ class Activation:
 
 
 class BinaryStep(nn.Module):
-    """1 above zero, else 0. Its gradient is a stand-in: that of ``clamp(x, -1, 1)``, since the true one is zero everywhere.
+    """1 above zero, else 0, with the gradient of ``clamp(x, -1, 1)`` (straight-through estimator).
 
     Source: Bengio et al. (2013), Estimating or propagating gradients through stochastic neurons (the straight-through
     estimator); Hubara et al. (2016), Binarized neural networks (cut off beyond 1).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zeros and ones in the shape of ``x``."""
+        """Return zeros and ones in the shape of ``x``."""
         surrogate = x.clamp(-1, 1)
         return (x > 0).to(x.dtype) + (surrogate - surrogate.detach())  # the bracket is exactly 0, with a gradient
 
@@ -62,7 +62,7 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
 
 
 def activation(name: str) -> nn.Module:
-    """A new module of the named activation.
+    """Create the module of an activation.
 
     Raises:
         ConfigError: The name is not known.

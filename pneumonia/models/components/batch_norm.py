@@ -8,17 +8,17 @@ from pneumonia.errors import ConfigError
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Whether any layer normalises by the statistics of its batch."""
+    """Return whether any layer is a batch norm."""
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
 @torch.no_grad()
 def single_valued_norms(network: nn.Module, image: Tensor) -> list[str]:
-    """Names of the batch norms in training mode that see one value a channel of one image, whose variance is undefined.
+    """Return the names of batch norms in training mode that see one value per channel of one image.
 
     Args:
-        network: Left as it was.
-        image: ``(1, C, H, W)``, what the network is given.
+        network: Not changed.
+        image: ``(1, C, H, W)``, an input of the network.
     """
     modes = {module: module.training for module in network.modules()}
     names: dict[nn.Module, str] = {

@@ -1,4 +1,4 @@
-"""Mixup: training on blends of two images, with blended targets."""
+"""Mixup: train on convex combinations of two images and their targets."""
 
 import numpy as np
 import torch
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def mixup(image: Tensor, label: Tensor, classes: int, alpha: float, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Each image blended with another of its batch, all in one proportion that is drawn from Beta(alpha, alpha).
+    """Mix each image with another of its batch, with one weight drawn from Beta(alpha, alpha).
 
     Args:
         image: ``(B, 1, H, W)``, any number type.

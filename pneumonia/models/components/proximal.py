@@ -1,4 +1,4 @@
-"""Accelerated proximal gradient descent, for objectives of which one part is an l1 norm."""
+"""Accelerated proximal gradient descent for objectives with an l1 term."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class ProximalGradient(Optimizer):
-    """FISTA with restarts for ``f(weight, bias) + l1 |weight|_1``, where f is smooth and convex; the bias is not penalised.
+    """FISTA with restarts for ``f(weight, bias) + l1 |weight|_1``, f smooth and convex; the bias is not penalised.
 
     Args:
         weight: Penalised.
@@ -35,7 +35,7 @@ class ProximalGradient(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> None:  # type: ignore[override]
-        """Iterates; afterwards the parameters are the last iterate, and the state holds the extrapolation from it.
+        """Do one iteration; the parameters become the iterate, and the state holds its extrapolation.
 
         Args:
             closure: Sets the gradients of f at the parameters.

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the same X-ray seen in several ways, whose probabilities are averaged."""
+"""Test-time augmentation: average the probabilities of several views of an image."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 def views_none(image: Tensor) -> list[Tensor]:
-    """The image alone."""
+    """Return the image alone."""
     return [image]
 
 
 def views_flip(image: Tensor) -> list[Tensor]:
-    """The image and its mirror image; for models that were trained with flips."""
+    """Return the image and its mirror image; for models trained with flips."""
     return [image, image.flip(-1)]
 
 
 def views_shift(image: Tensor) -> list[Tensor]:
-    """The image, and shifted by a thirty-second of its side (at least a pixel) in each direction, the border repeated."""
+    """Return the image, and shifted by 1/32 of its side (at least a pixel) in each direction, with repeated border."""
     step = max(1, image.shape[-1] // 32)
     height, width = image.shape[-2:]
     wide = nn.functional.pad(image.float(), (step,) * 4, mode="replicate")
@@ -34,7 +34,7 @@ VIEWS: Final[dict[str, Callable[[Tensor], list[Tensor]]]] = {
 
 
 def mean_of_views(logits: list[Tensor]) -> Tensor:
-    """Logits whose softmax is the mean of the softmaxes of several logits ``(B, K)``; the logarithm of that mean."""
+    """Return the logarithm of the mean softmax of several logits ``(B, K)``."""
     if len(logits) == 1:
         return logits[0]
     shares = torch.stack([view.float().log_softmax(dim=1) for view in logits])

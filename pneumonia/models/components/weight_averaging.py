@@ -1,4 +1,4 @@
-"""Averages of the weights along a training, which answer in evaluation in the place of the last weights."""
+"""Averages of the weights during training (EMA, SWA), used in evaluation."""
 
 import math
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged_copy(network: nn.Module, ema: float | None) -> AveragedModel:
-    """A copy of a network that follows it by ``update_parameters``; the first update copies, buffers follow too.
+    """Create the averaged copy of a network for ``update_parameters``; the first update copies, with buffers.
 
     Args:
         network: What is trained.
@@ -28,7 +28,7 @@ def averaged_copy(network: nn.Module, ema: float | None) -> AveragedModel:
 
 
 def decay_at(update: int, most: float) -> float:
-    """How much of the average the update of that number keeps: little at first, so that the first weights are soon forgotten.
+    """Return the decay of an update by its number; small at first, as a warm-up.
 
     ``min(most, (1 + update) / (10 + update))``, the rule of TensorFlow's ``ExponentialMovingAverage``.
     """
@@ -36,13 +36,13 @@ def decay_at(update: int, most: float) -> float:
 
 
 def first_averaged_epoch(start: float, epochs: int) -> int:
-    """The epoch from which stochastic weight averaging counts, when it begins after a fraction ``start`` of all epochs."""
+    """Return the first epoch of stochastic weight averaging, which starts after a fraction ``start`` of all epochs."""
     return min(math.ceil(start * epochs), epochs - 1)
 
 
 @torch.no_grad()
 def remeasure(averaged: AveragedModel, network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Measure batch norm's means and variances of the averaged network, which are not the averages of those of its parts.
+    """Recompute batch norm statistics of the averaged network.
 
     Torch's own ``update_bn`` would measure frozen batch norms too.
 

@@ -1,4 +1,4 @@
-"""W&B as a mirror of the run folder: nothing is read back from it, and whatever befalls it, training goes on."""
+"""Mirror run folders in W&B. Nothing is read back, and training continues when W&B fails."""
 
 import os
 import secrets
@@ -29,7 +29,7 @@ _refused: set[str] = set()  # servers that this process need not wait for again
 
 
 class Mirror:
-    """One run of ours as one run in W&B.
+    """One run as one W&B run.
 
     What was sent is counted in ``wandb.json`` of the run folder, beside the id, so that a resumed run goes on in the same place
     and nothing is sent twice.
@@ -65,35 +65,35 @@ class Mirror:
 
     @property
     def place(self) -> str:
-        """``online`` and ``offline`` are counted apart: what lies in offline files is not on the server."""
+        """Return ``online`` or ``offline``, counted apart: offline files are not on the server."""
         return "online" if self.online else "offline"
 
     @property
     def sent(self) -> dict[str, Any]:
-        """What has been sent: rows of metrics, and whether the result was."""
+        """Return what has been sent: rows of metrics, and whether the result was."""
         known: dict[str, Any] = self.note.setdefault(self.place, {"rows": 0, "result": False})
         return known
 
     def epochs(self) -> None:
-        """Sends the epochs that were not sent before."""
+        """Send the epochs that were not sent before."""
         self._safely(self._epochs)
 
     def result(self, result: RunResult, samples: Samples | None = None) -> None:
-        """Sends what is known at the end: best metrics, cost, curves, images."""
+        """Send best metrics, cost, curves and images of a finished run."""
         self._safely(lambda: self._result(result, samples))
 
     def unfinished(self, status: str) -> None:
-        """Sends why there is no result yet."""
+        """Send why there is no result."""
         self._safely(lambda: self.run.summary.update({"status": status}))
 
     def picture(self, name: str, image: Any) -> None:
-        """Sends a picture that belongs to no epoch."""
+        """Send a picture that belongs to no epoch."""
         import wandb
 
         self._safely(lambda: self.run.log({name: wandb.Image(image)}, commit=False))
 
     def close(self, code: int) -> None:
-        """Ends the run in W&B with the exit code that it had."""
+        """Finish the W&B run with its exit code."""
         if self.run is not None:
             run, self.run = self.run, None
             self._safely(lambda: run.finish(exit_code=code), run)
@@ -140,7 +140,7 @@ class Mirror:
         write_json(self.folder.wandb, self.note)
 
     def _or_environment(self, key: str, variable: str) -> str | None:
-        """A value of the config, or that of the environment where the config has the packaged one."""
+        """Return the value of the config, or of the environment where the config has its default."""
         own: str | None = self.logger[key]
         said = os.environ.get(variable)
         if not said or said == own:
@@ -186,14 +186,14 @@ class Mirror:
         write_json(self.folder.wandb, self.note)
 
     def _trouble(self, text: str) -> None:
-        """Says it once, and notes it for those who watch from elsewhere."""
+        """Warn once, and record it for sweeps."""
         _once(text)
         self.note["trouble"] = text
         with suppress(OSError):
             write_json(self.folder.wandb, self.note)
 
     def _safely(self, work: Callable[[], Any], run: Any = None) -> None:
-        """Does what may fail; a failure is said once and the run goes on without W&B."""
+        """Call a function; after a failure warn once and continue without W&B."""
         if self.run is None and run is None:
             return
         try:
@@ -206,7 +206,7 @@ class Mirror:
 
 
 class Follower(Checkpoint):
-    """Sends each epoch once its row is written; a ``Checkpoint`` so that Lightning calls it after the recorder."""
+    """Send each epoch after its row is written; a ``Checkpoint``, so that Lightning calls it after ``MetricsCsv``."""
 
     def __init__(self, mirror: Mirror) -> None:
         self.mirror = mirror
@@ -217,7 +217,7 @@ class Follower(Checkpoint):
 
 @contextmanager
 def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[Mirror | None]:
-    """Mirrors what happens in the block where the config asks for it, and ends it with the block's true outcome."""
+    """Mirror the run of a block if the config asks for it, and close it with the true status."""
     logger = config["logger"]
     if logger["kind"] != "wandb":
         yield None
@@ -239,7 +239,7 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
 
 
 def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, result: RunResult) -> None:
-    """Sends a run that was finished before to the W&B run that a sweep agent has opened for it now.
+    """Send a finished run to the W&B run that a sweep agent has opened for it.
 
     An agent that proposes the same values again has a trial without metrics otherwise.
     """
@@ -253,7 +253,7 @@ def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, resul
 
 
 def _given_id(folder: RunFolder) -> str:
-    """The id that ``WANDB_RUN_ID`` gives to the one run of this process, as W&B's agent sets it; else nothing."""
+    """Return the id in ``WANDB_RUN_ID``, as W&B's agent sets it for the one run of this process."""
     given = os.environ.get("WANDB_RUN_ID", "")
     if given and _given.setdefault(given, folder.path.resolve()) != folder.path.resolve():
         _once(f"WANDB_RUN_ID={given} names one run, and this process trains several: the others get ids of their own.")
@@ -262,7 +262,7 @@ def _given_id(folder: RunFolder) -> str:
 
 
 def check_tracking(logger: dict[str, Any]) -> None:
-    """Refuses what W&B can't do before any training.
+    """Refuse logger options that W&B does not support, before training.
 
     Raises:
         ConfigError: wandb is not installed, or online is asked for without a key.
@@ -296,7 +296,7 @@ def _once(text: str) -> None:
 
 
 def _short(error: BaseException) -> str:
-    """An error without the key that it may quote."""
+    """Return an error message without the API key."""
     text = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     key = os.environ.get("WANDB_API_KEY")
     return text.replace(key, "...") if key else text

@@ -1,4 +1,4 @@
-"""What is known of an account at Weights & Biases, from the environment alone; imports nothing heavy."""
+"""Mode, key and server of W&B, from the environment alone; imports nothing heavy."""
 
 import netrc
 import os
@@ -46,7 +46,7 @@ def mode_of(mode: str) -> str:
 
 
 def has_key() -> bool:
-    """Whether a key of W&B is known: in the environment, or in the file that ``wandb login`` writes."""
+    """Return whether a W&B key is known: in the environment, or from ``wandb login``."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     host = urlsplit(server()).hostname or ""
@@ -58,7 +58,7 @@ def has_key() -> bool:
 
 @contextmanager
 def without_run_id(what: str) -> Iterator[None]:
-    """Takes ``WANDB_RUN_ID``, which names one run, from the environment that several jobs and their processes share.
+    """Remove ``WANDB_RUN_ID``, which names one run, from an environment that several jobs share.
 
     Args:
         what: Has several jobs, for the warning.
@@ -76,5 +76,5 @@ def without_run_id(what: str) -> Iterator[None]:
 
 
 def server() -> str:
-    """The address of the W&B server that runs go to."""
+    """Return the address of the W&B server."""
     return os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")

@@ -1,4 +1,4 @@
-"""What W&B shows of a finished run: curves, confusion, and images with what was said of them."""
+"""W&B charts of a finished run: curves, confusion matrix, and images with predictions."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Samples:
 
 
 def curves(predictions: Path, classes: list[str], samples: Samples | None = None) -> dict[str, Any]:
-    """W&B's own charts of a table of predictions: confusion matrix, ROC and precision-recall, and sample images."""
+    """Build W&B charts of predictions: confusion matrix, ROC, precision-recall curve, and sample images."""
     import wandb
 
     table = pd.read_parquet(predictions)
@@ -49,12 +49,12 @@ def curves(predictions: Path, classes: list[str], samples: Samples | None = None
 
 
 def worst_first(probability: NDArray[np.float64], truth: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Rows by the probability of their true class, the surest mistakes first."""
+    """Return rows by the probability of their true class, the most confident errors first."""
     return np.argsort(probability[np.arange(len(truth)), truth], kind="stable")
 
 
 def weight_picture(path: Path) -> Any:
-    """A picture of weights as W&B takes it."""
+    """Return a picture of weights for W&B."""
     import wandb
 
     return wandb.Image(str(path))

@@ -1,4 +1,4 @@
-"""Sends run folders to W&B after the fact, whatever logger they were trained with."""
+"""Upload run folders to W&B after training, whatever logger they had."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pneumonia.training.loggers.wandb import INTERRUPTED, Mirror
 
 
 def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
-    """Sends what was not sent yet of a run that is finished, shortened for debugging or interrupted.
+    """Upload what was not sent of a finished, debug or interrupted run.
 
     Args:
         folder: The run, trained with any logger.
