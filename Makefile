@@ -1,4 +1,4 @@
-# `make help` lists what there is. Each target makes the environment (.venv) if it is missing.
+# `make help` lists the targets. Each creates the environment (.venv) if it is missing.
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
@@ -7,20 +7,20 @@ READY := $(VENV)/.ready
 ARGS ?=
 export ARGS SWEEP
 
-# Some images set it, and then every start of torch compiles it anew: 25 s instead of 10.
+# Some images set it; every start of torch then compiles it again: 25 s instead of 10.
 unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test test-slow test-azure bench gpu-check image-test ansible-test azurite lint lock build clean \
+.PHONY: help setup train sweep sweeps reproduce report serve test coverage test-slow test-azure bench gpu-check image-test ansible-test azurite lint lock build clean \
 	vm-up vm-setup vm-sweep vm-logs vm-pull vm-down vm-cost vm-wheel infra-lint
 .DEFAULT_GOAL := help
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  ARGS="..." passes overrides: make train ARGS="max_epochs=3 seed=1"'
 
-setup: $(READY) ## make the environment .venv with the locked packages (about 6 GB, two minutes on a fast line)
+setup: $(READY) ## create the environment .venv with the locked packages (about 6 GB)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else f"Python {v[0]}.{v[1]} will not do: use 3.11, 3.12 or 3.13, for example make setup PYTHON=python3.12")'
@@ -28,55 +28,58 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet uv
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --require-hashes -r requirements.lock
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --no-deps -e .
-	@echo 'Loading everything once, which compiles it.'
+	@echo 'Importing once to compile the bytecode.'
 	@$(BIN)/python -c 'import pneumonia.training.train'
 	@touch $@
 
-train: $(READY) ## one training run; on drawn phantoms unless ARGS names data
+train: $(READY) ## one training run, on phantoms unless ARGS names data
 	$(BIN)/pneumonia train $(ARGS)
 
 sweep: $(READY) ## every job of sweeps/NAME.yaml: make sweep NAME=optimizer
-	@[ -n "$(NAME)" ] || { echo 'Which sweep? make sweep NAME=optimizer; `make sweeps` does all of them. There are: $(SWEEPS) search'; exit 2; }
+	@[ -n "$(NAME)" ] || { echo 'Which sweep? make sweep NAME=optimizer; `make sweeps` does all of them. Sweeps: $(SWEEPS) search'; exit 2; }
 	$(BIN)/pneumonia sweep $(NAME) $(ARGS)
 
 SWEEPS := perceptron_schedules mlp optimizer learning_rate learning_rate_one_cycle batch_size image_size augmentation activation \
 	cross_validation final final_kfold kfold learning_curve seeds families backbones logistic_regression
 
-sweeps: $(READY) ## every sweep, the quick ones first; call it again and it goes on
+sweeps: $(READY) ## every sweep, the quick ones first; rerun it to resume
 	@failed=""; for name in $(SWEEPS); do $(BIN)/pneumonia sweep $$name $(ARGS) || { code=$$?; [ $$code -eq 1 ] || exit $$code; failed="$$failed $$name"; }; done; \
 	[ -z "$$failed" ] || { echo "Not all jobs are done in:$$failed"; exit 1; }
 
 PRESET ?= smoke
 
-reproduce: $(READY) ## the study from sweeps to report: PRESET=smoke (drawn phantoms, minutes), cpu or full with ARGS="data=folder data.root=DIR"
+reproduce: $(READY) ## the study from sweeps to report: PRESET=smoke (phantoms, minutes), cpu or full with ARGS="data=folder data.root=DIR"
 	$(BIN)/pneumonia reproduce preset=$(PRESET) $(ARGS)
 
 RUNS ?= runs
 
-report: $(READY) ## which differences between runs are real, into report/: make report RUNS=runs/optimizer
+report: $(READY) ## compare runs, into report/: make report RUNS=runs/optimizer
 	$(BIN)/pneumonia report $(RUNS) $(ARGS)
 
 BUNDLE ?= bundle
 
-serve: $(READY) ## a bundle of `pneumonia export` behind HTTP, with a page: make serve BUNDLE=bundle
+serve: $(READY) ## serve a bundle of `pneumonia export` over HTTP, with a page: make serve BUNDLE=bundle
 	$(BIN)/pneumonia serve $(BUNDLE) $(ARGS)
 
 test: $(READY) ## the tests; PNEUMONIA_XRAYS=DIR adds those on real X-rays
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
+coverage: $(READY) ## the tests, with the coverage of each module
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 4 --dist worksteal --cov=pneumonia --cov-report=term $(ARGS)
+
 test-slow: $(READY) ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-bench: $(READY) ## how near the machine's limit, how far ahead of hand-written code: a table, and docs/results/bench-DEVICE.json
+bench: $(READY) ## measure speed beside hand-written code and the machine's limit; writes docs/results/bench-DEVICE.json
 	$(BIN)/python -m benchmarks.bench $(ARGS)
 
-gpu-check: $(READY) ## on a machine with an NVIDIA card: does it train what a CPU trains, how fast, in how much memory
+gpu-check: $(READY) ## compare training on an NVIDIA GPU with training on the CPU
 	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
-image-test: $(READY) ## the serving image, built and asked with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
+image-test: $(READY) ## build and test the serving image with Docker or buildah: make image-test BUNDLE=DIR IMAGE=FILE
 	deploy/image_test.sh $(BUNDLE) $(IMAGE)
 
-ansible-test: ## as root: the playbook of the VM on a throw-away Debian that boots here, ten minutes
+ansible-test: ## as root: test the playbook of the VM on a temporary Debian, ten minutes
 	infra/ansible/try.sh
 
 test-azure: $(READY) $(AZURITE) ## the tests of Blob Storage alone, against the emulator Azurite
@@ -91,7 +94,7 @@ $(AZURITE):
 	@command -v npm > /dev/null || { echo 'npm is missing, and Azurite comes with it: install Node.js 20 or newer.'; exit 1; }
 	npm install --no-audit --no-fund --prefix .azurite azurite@3
 
-lint: $(READY) ## style, formatting, layers of imports, types
+lint: $(READY) ## check style, formatting, import layers and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
@@ -105,22 +108,22 @@ INFRA := .venv-infra
 vm-up: ## a GPU VM in the first zone that has one, about 0.14 USD an hour as spot VM: make vm-up VM="spot=false"
 	@$(PYTHON) infra/vm.py up $(VM)
 
-vm-setup: $(INFRA)/.ready vm-wheel ## installs the project there, ten minutes the first time; vm-sweep does it by itself
+vm-setup: $(INFRA)/.ready vm-wheel ## install the project on the VM, ten minutes the first time; vm-sweep does it if necessary
 	@$(PYTHON) infra/vm.py setup $(ARGS)
 
-vm-sweep: $(INFRA)/.ready vm-wheel ## starts a sweep there: make vm-sweep SWEEP=optimizer ARGS="data=azure backup.place=CONTAINER/PREFIX"
+vm-sweep: $(INFRA)/.ready vm-wheel ## start a sweep on the VM: make vm-sweep SWEEP=optimizer ARGS="data=azure backup.place=CONTAINER/PREFIX"
 	@$(PYTHON) infra/vm.py sweep "$$SWEEP" --words "$$ARGS"
 
-vm-logs: ## what the sweep there prints, until Ctrl-C
+vm-logs: ## show the output of the sweep until Ctrl-C
 	@$(PYTHON) infra/vm.py logs
 
-vm-pull: ## copies the runs from there into runs/; deletes nothing
+vm-pull: ## copy the runs of the VM into runs/; deletes nothing
 	@$(PYTHON) infra/vm.py pull $(ARGS)
 
-vm-down: ## removes the VM with its disk, network and account; works twice
+vm-down: ## remove the VM with its disk, network and account
 	@$(PYTHON) infra/vm.py down
 
-vm-cost: ## what the VM has cost at most
+vm-cost: ## print the maximum cost of the VM
 	@$(PYTHON) infra/vm.py cost
 
 vm-wheel: $(INFRA)/.ready
@@ -136,17 +139,17 @@ $(INFRA)/.ready: infra/requirements.txt
 	.venv-sky/bin/pip install --quiet skypilot==0.14.1
 	@touch $@
 
-infra-lint: $(INFRA)/.ready $(if $(wildcard infra/sky.yaml),.venv-sky/.ready) ## checks of infra/ without a cloud; a missing tool is named, and fails
+infra-lint: $(INFRA)/.ready $(if $(wildcard infra/sky.yaml),.venv-sky/.ready) ## check infra/ without a cloud; fails if a tool is missing
 	@infra/lint.sh
 
 COMPILE := $(BIN)/uv pip compile --python-version 3.11 --no-annotate --no-header --generate-hashes --no-emit-index-url
 
-lock: ## compile requirements.lock and requirements-serve.lock anew from pyproject.toml
+lock: ## compile requirements.lock and requirements-serve.lock from pyproject.toml
 	$(COMPILE) pyproject.toml --all-extras --universal -o requirements.lock
 	$(COMPILE) --group pyproject.toml:serving --constraint requirements.lock --python-platform x86_64-unknown-linux-gnu -o requirements-serve.lock
 
-build: $(READY) ## the wheel, into dist/
+build: $(READY) ## build the wheel into dist/
 	$(BIN)/uv build --wheel
 
-clean: ## remove decoded caches and build leftovers; runs/ stays
+clean: ## remove caches and build files; keeps runs/
 	rm -rf cache build dist .mypy_cache .ruff_cache .pytest_cache
