@@ -63,7 +63,8 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
         _print([answer for answer in answers if "error" not in answer])
     problems = {answer["image"]: answer["error"] for answer in answers if "error" in answer}
     if problems:
-        others = "Nothing was predicted" if len(problems) == len(answers) else "All others were predicted"
+        failed = all("error" in answer for answer in answers)
+        others = "Nothing was predicted" if failed else "All others were predicted"
         raise broken_images(problems, f"{others}. Leave these images out, or repair them.")
 
 

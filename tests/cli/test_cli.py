@@ -181,7 +181,7 @@ def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, c
     code, _, err = _run(limited, monkeypatch, capsys)
     assert code == 130
     assert "TimeLimitReached: trainer.max_time=00:00:00:00 was over after 0 of 10 epochs" in err
-    assert "Run the same command again to go on. Allow more time" in err
+    assert "Rerun the command to resume. Allow more time" in err
     assert not list(tmp_path.rglob("result.json"))
 
 

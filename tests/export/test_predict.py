@@ -163,7 +163,7 @@ def test_unreadable_file_is_named_and_the_others_are_predicted(predict, bundle_d
 def test_impossible_requests_are_refused_with_the_reason(predict, bundle_dir, val_files, tmp_path):
     code, _, err = predict(bundle_dir, val_files[0], "--explain", tmp_path / "why")
     assert code == 2
-    assert "Name the run that it was made of" in err
+    assert "Name the run that it was exported from" in err
     (tmp_path / "none").mkdir()
     code, _, err = predict(bundle_dir, tmp_path / "none")
     assert code == 2
@@ -182,7 +182,7 @@ def test_impossible_requests_are_refused_with_the_reason(predict, bundle_dir, va
         ("xray.jpeg", "is one of the images, and would be overwritten"),
         ("notes.txt", ", and is not overwritten"),
         ("none/a.csv", "there is no folder"),
-        ("pipe", "is no regular file"),
+        ("pipe", "is not a regular file"),
     ],
 )
 def test_csv_overwrites_nothing_but_a_table_of_predictions(place, message, predict, bundle_dir, val_files, tmp_path):

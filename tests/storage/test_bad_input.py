@@ -124,7 +124,7 @@ def test_an_archived_blob_is_named_with_what_to_do(service, container, tmp_path)
     put(service, container, {"a.txt": b"x"})
     service.get_container_client(container).get_blob_client("a.txt").set_standard_blob_tier("Archive")
     with pytest.raises(
-        BlobError, match=r"Can't pull a\.txt \(BlobArchived\): it is in the archive tier\. Bring it back"
+        BlobError, match=r"Can't pull a\.txt \(BlobArchived\): it is in the archive tier\. Move it to"
     ):
         pull(service, Place.parse(container), tmp_path)
 
@@ -163,7 +163,7 @@ def test_brackets_in_names_are_no_markup(
 
     proxy.spoil = cut
     pull(through_proxy, Place.parse(f"{container}/[red]"), tmp_path / "again")
-    assert f"Can't list {container}/[red] now; trying again in" in capsys.readouterr().err
+    assert f"Can't list {container}/[red] now; retrying in" in capsys.readouterr().err
 
 
 def test_a_line_that_falls_silent_is_tried_again(
@@ -321,7 +321,7 @@ def test_links_and_temporary_files_stay_here_and_links_are_said(service, contain
     (folder / "NORMAL").symlink_to(tmp_path / "elsewhere")
     assert push(service, folder, Place.parse(container)).listed == 1
     assert [blob.name for blob in service.get_container_client(container).list_blobs()] == ["a.txt"]
-    assert "1 links were left out" in capsys.readouterr().err
+    assert "1 links were not followed" in capsys.readouterr().err
 
 
 def test_an_upload_whose_answer_was_lost_counts_as_ours(service, container, through_proxy, proxy: Proxy, tmp_path):
