@@ -123,9 +123,7 @@ def test_a_blob_that_is_stored_compressed_comes_as_it_is_stored(service, contain
 def test_an_archived_blob_is_named_with_what_to_do(service, container, tmp_path):
     put(service, container, {"a.txt": b"x"})
     service.get_container_client(container).get_blob_client("a.txt").set_standard_blob_tier("Archive")
-    with pytest.raises(
-        BlobError, match=r"Can't pull a\.txt \(BlobArchived\): it is in the archive tier\. Move it to"
-    ):
+    with pytest.raises(BlobError, match=r"Can't pull a\.txt \(BlobArchived\): it is in the archive tier\. Move it to"):
         pull(service, Place.parse(container), tmp_path)
 
 
