@@ -1,6 +1,6 @@
 """Base class of all model families: losses, metrics, averaged weights, checkpoints. A family adds its network."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Final, Self
@@ -20,8 +20,9 @@ from pneumonia.models.components.batch_norm import check_single_images, has_batc
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, remeasure
-from pneumonia.models.optimization import PLATEAU_MONITOR, build_optimizer, build_schedule, optimizer_steps
+from pneumonia.models.optimization import advance_schedules, build_optimizer, build_schedule, optimizer_steps
 from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
+from pneumonia.models.signature_checks import constructor_node
 from pneumonia.tasks import TASKS, Task
 
 CHECKPOINT_KEY: Final = "pneumonia"
@@ -210,7 +211,7 @@ class Classifier(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         if not self.automatic_optimization:  # Lightning then leaves to us what follows a step
             self._average_step()
-            self._advance_schedules("step")
+            advance_schedules(self.trainer, "step", manual=True)
         if self.options.swa is not None and self.trainer.is_last_batch:
             self._average_epoch()
 
@@ -223,7 +224,7 @@ class Classifier(LightningModule):
         loss = self._over_processes(total) / self._over_processes(images)
         self._log_summary("train", {"loss": float(loss), **compute_epoch_metrics(self.train_metrics, self.task)})
         self.train_metrics.reset()
-        self._advance_schedules("epoch")
+        advance_schedules(self.trainer, "epoch", manual=not self.automatic_optimization)
 
     def _over_processes(self, value: Tensor) -> Tensor:
         """Return the sum of a value over the processes."""
@@ -299,17 +300,8 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        model = self.model_config or self._constructed()
+        model = self.model_config or constructor_node(type(self), self._keywords)
         checkpoint[CHECKPOINT_KEY] = {"model": model, "options": asdict(self.options)}
-
-    def _constructed(self) -> dict[str, Any]:
-        """Return the config node of a classifier that was built by its constructor, in plain values."""
-        plain = {
-            key: list(v) if isinstance(v, Sequence) and not isinstance(v, str) else v
-            for key, v in self._keywords.items()
-        }
-        plain.pop("options", None)
-        return {"_target_": f"{type(self).__module__}.{type(self).__qualname__}", **plain}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the whole of a run's checkpoint is checked
@@ -329,15 +321,6 @@ class Classifier(LightningModule):
                 f"{checkpoint_path} holds a {type(classifier).__name__}, not a {cls.__name__}. Load it with that class."
             )
         return classifier if map_location is None else classifier.to(map_location)
-
-    def _advance_schedules(self, interval: str) -> None:
-        """Step plateau schedules and, with manual optimization, all schedules of that interval."""
-        for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                if interval == "epoch":
-                    config.scheduler.step(float(self.trainer.callback_metrics[PLATEAU_MONITOR]))
-            elif config.interval == interval and not self.automatic_optimization:
-                config.scheduler.step()
 
     def _average_step(self) -> None:
         """Update the moving average of the weights after a step."""

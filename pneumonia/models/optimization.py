@@ -9,6 +9,7 @@ from typing import Any, Final
 import torch
 from lightning import Trainer
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from pneumonia.config.targets import check_allowed, check_class, imported, target_of
 from pneumonia.errors import ConfigError, TargetError, nearest
@@ -142,3 +143,13 @@ def optimizer_steps(trainer: Trainer, epochs: int, max_steps: int) -> int:
         limited = (min(count, limit) if isinstance(limit, int) else int(count * limit) for count in batches)
         steps = sum(math.ceil(count / every) for count in limited)
     return min([steps, *(limit for limit in (max_steps, trainer.max_steps) if limit != -1)])
+
+
+def advance_schedules(trainer: Trainer, interval: str, manual: bool) -> None:
+    """Step plateau schedules at the end of an epoch and, with manual optimization, all schedules of an interval."""
+    for config in trainer.lr_scheduler_configs:
+        if isinstance(config.scheduler, ReduceLROnPlateau):
+            if interval == "epoch":
+                config.scheduler.step(float(trainer.callback_metrics[PLATEAU_MONITOR]))
+        elif config.interval == interval and manual:
+            config.scheduler.step()
