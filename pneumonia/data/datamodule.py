@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
 from pneumonia.data.augmentation.augmenter import augmenter
-from pneumonia.data.augmentation.torch_batches import augment_batch
+from pneumonia.data.augmentation.torch_pipeline import augment_batch
 from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
 from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.data.run_data_cache import AssignedSplit, RunDataCache

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from pneumonia.data.augmentation.augmenter import Augmenter
-from pneumonia.data.augmentation.torch_batches import image_keys
+from pneumonia.data.augmentation.torch_pipeline import image_keys
 from pneumonia.system.arrays import Ints, Pixels
 
 Batch = dict[str, torch.Tensor]

@@ -1,6 +1,8 @@
-"""Define and compute the classification metrics. To add a metric, add it to one of the tables below.
+"""Define and compute the classification metrics.
 
-Training, evaluation, intervals, tests and reports read these tables. Undefined values are NaN, never 0.
+To add a metric, add it to one of the tables below; a metric of probabilities also needs :func:`weighted_metrics` and
+:mod:`pneumonia.metrics.epoch_metrics`. Training, evaluation, intervals, tests and reports read the tables. Undefined values
+are NaN, never 0.
 """
 
 import math

@@ -9,7 +9,7 @@ from albumentations.augmentations.pixel import functional as pixel
 
 from pneumonia.config.schema import AugmentationConfig, DataConfig, PhantomConfig, SplitConfig
 from pneumonia.data.augmentation.augmenter import Augmenter, augmenter
-from pneumonia.data.augmentation.torch_batches import (
+from pneumonia.data.augmentation.torch_pipeline import (
     ANGLE,
     BLUR,
     BRIGHTNESS,

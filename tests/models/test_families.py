@@ -118,7 +118,7 @@ def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
     data = few_images(pixels, ["NORMAL", "VIRUS", "VIRUS"], batch_size=1)
     config = compose(f"model={family}", "task=pneumonia", f"image_size={side}", "batch_size=1")
     if has_batch_norm(classifier.network):
-        with pytest.raises(ConfigError, match=r"A training batch has one image.* Say batch_size=2"):
+        with pytest.raises(ConfigError, match=r"A training batch has one image.* Use batch_size=2"):
             quick_fit(classifier, data, 1)
         with pytest.raises(ConfigError, match=r"A training batch has one image"):
             check_settings(config)

@@ -116,7 +116,7 @@ def test_its_probabilities_do_not_depend_on_the_scale_of_the_weights():
 
 def test_it_is_refused_three_classes():
     with pytest.raises(
-        ConfigError, match=r"task=subtype has 3 classes, and Perceptron tells only two apart. Say task=pneu"
+        ConfigError, match=r"task=subtype has 3 classes, and Perceptron tells only two apart. Use task=pneu"
     ):
         build_classifier(NODE, ClassifierOptions("subtype"))
 

@@ -1,5 +1,5 @@
 """Augment training images.
 
 A new augmentation needs a strength in ``AugmentationConfig`` (pneumonia/config/schema.py), a step in ``albumentations_pipeline``
-(the reference) and the same step for whole batches in ``torch_batches``.
+(the reference) and the same step for whole batches in ``torch_pipeline``.
 """

@@ -1,4 +1,4 @@
-"""Augment one image at a time with albumentations: the reference of :mod:`pneumonia.data.augmentation.torch_batches`."""
+"""Augment one image at a time with albumentations: the reference of :mod:`pneumonia.data.augmentation.torch_pipeline`."""
 
 import os
 import warnings

@@ -9,7 +9,7 @@ import torch
 
 from pneumonia.config.schema import AugmentationConfig
 from pneumonia.data.augmentation.albumentations_pipeline import augment_images, build_pipeline, image_seeds
-from pneumonia.data.augmentation.torch_batches import augment_batch, image_keys
+from pneumonia.data.augmentation.torch_pipeline import augment_batch, image_keys
 from pneumonia.system.arrays import Ints, Pixels
 
 
