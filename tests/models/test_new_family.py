@@ -19,7 +19,7 @@ def checkout(tmp_path_factory) -> Path:
     """A copy of the checkout with the two files of the example added."""
     copy = tmp_path_factory.mktemp("checkout")
     for name in ("pneumonia", "conf", "sweeps", "tests", "docs"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "images"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__", "*.png", "*.svg"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL))
     (copy / "pneumonia" / "models" / "tiny.py").write_text(blocks["python"])
