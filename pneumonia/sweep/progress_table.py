@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from pneumonia.report.formatting import count
 from pneumonia.sweep.estimate import Statuses, duration, expected_s
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.results_table import write_results
@@ -75,10 +76,10 @@ class ProgressTable:
         order = (*FINISHED, "interrupted", *FAILED, "running")
         counts = ", ".join(f"{states[state]} {state}" for state in order if states[state])
         left = len(statuses) - states["running"] - sum(states[state] for state in OVER)
-        self._print(f"{_jobs(len(statuses))}{f': {counts}' if counts else ''}; {left} to do")
+        self._print(f"{count(len(statuses), 'job')}{f': {counts}' if counts else ''}; {left} to do")
         seconds = expected_s(statuses)
         if left and seconds is not None:
-            basis = _jobs(states["done"], "finished job")
+            basis = count(states["done"], "finished job")
             self._print(f"About {duration(seconds / self.n_parallel)} left, estimated from {basis}")
 
     @contextmanager
@@ -156,7 +157,7 @@ class ProgressTable:
         notes: list[str] = []
         if len(numbered) > len(shown):
             hidden = Counter(status.state for number, (_, status) in numbered if number not in dict(shown))
-            notes.append("and " + ", ".join(f"{count} {state}" for state, count in hidden.items()))
+            notes.append("and " + ", ".join(f"{number} {state}" for state, number in hidden.items()))
         n_parallel = self.n_parallel if n_parallel is None else n_parallel
         seconds = expected_s(statuses)
         if seconds and n_parallel:
@@ -242,10 +243,6 @@ class ProgressTable:
 
     def _print(self, text: str) -> None:
         self.console.print(text, highlight=False, soft_wrap=True)
-
-
-def _jobs(count: int, noun: str = "job") -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _cell(value: float | str | None, digits: int = 4) -> str:
