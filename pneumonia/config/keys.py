@@ -62,8 +62,13 @@ def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
 
 
 def choice_keys() -> list[str]:
-    """Return the dotted keys of all built-in choices of the groups."""
+    """Return the dotted keys of all choices of the groups: of the built-in classes, and of the files of ``conf/``."""
+    import yaml
+
     keys = [f"{group}.{item.name}" for group, schemas in CHOICES.items() for one in schemas for item in fields(one)]
+    for path in sorted(path for group in CHOICES for path in (conf_dir() / group).glob("*.yaml")):
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+        keys += [f"{path.parent.name}.{key}" for key in node] if isinstance(node, dict) else []
     return list(dict.fromkeys(keys))
 
 
