@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
-from pneumonia.config.convert import from_plain
 from pneumonia.data.sources.phantom_detection import MARK, is_phantom, mostly_phantoms
 from pneumonia.export.export import ExportOptions, export
 from pneumonia.export.runtime import Bundle
@@ -123,7 +122,7 @@ def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
 
 def test_training_ends_with_the_warning(compose, constant, capsys):
     result = load_finished_run(constant).result
-    again = train(from_plain(result.config))  # finished, so only its summary is printed
+    again = train(result.config)  # finished, so only its summary is printed
     said = " ".join(capsys.readouterr().err.split())
     assert again.run_id == result.run_id
     assert warnings_of(result)[0].startswith("The model predicts")
