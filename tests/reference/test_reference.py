@@ -73,6 +73,7 @@ def test_a_command_gives_the_recorded_values(name, now, same_machine):
     _check(name, now[name], same_machine)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_three_times_gives_the_recorded_values(sweep_now, same_machine):
     _check(SWEEP, sweep_now, same_machine)
 
