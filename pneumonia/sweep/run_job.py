@@ -107,6 +107,8 @@ def _failures_recorded(job: Job, state: SweepState) -> Iterator[None]:
                     state.record_failure(job, "pruned", "worse than the median of the earlier trials at the same epoch")
                 except TimeLimitReached as error:
                     state.record_failure(job, "out of time", str(error))
+                except KeyboardInterrupt:  # Interrupted is an Exception too, and no failure
+                    raise
                 except Exception as error:
                     state.record_error(job, error)
 
