@@ -61,7 +61,7 @@ def _run(options: Any) -> int:
 
     keep_freed_memory()
     begun, found = time.perf_counter(), []
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.bench", *map(_without_place, sys.argv[1:])]),
         "images": "phantoms" if options.xrays is None else "real X-rays",
         "rounds": options.rounds,
@@ -69,7 +69,7 @@ def _run(options: Any) -> int:
         "rows": {},
         "refused": {},
     }
-    out = options.out or _usual_place(options, told["device"])
+    out = options.out or _usual_place(options, results["device"])
     say(f"Figures go to {out}, row by row")
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
         world = World(options.xrays, options.originals, Path(scratch), options.rounds, options.patients)
@@ -78,20 +78,21 @@ def _run(options: Any) -> int:
                 for row in importlib.import_module(f"benchmarks.{ROWS[key]}").rows(world):
                     say(f"[bold]{row.key}[/]: {row.what}")
                     found.append(measure(row))
-                    told["rows"][row.key] = found[-1].as_json
+                    results["rows"][row.key] = found[-1].as_json
             except Differs as error:
-                told["refused"][key] = str(error)
+                results["refused"][key] = str(error)
                 say(f"[bold red]{key}: no ratio counts, the arms do not do the same work[/]: {error}")
-            told["minutes"] = round((time.perf_counter() - begun) / 60, 1)
+            results["minutes"] = round((time.perf_counter() - begun) / 60, 1)
             out.parent.mkdir(parents=True, exist_ok=True)
-            out.write_text(json.dumps(told, indent=1) + "\n")
+            out.write_text(json.dumps(results, indent=1) + "\n")
     table(
-        f"{told['device']}, {told['cores']} cores, {told['threads']} threads, {told['images']}, {told['minutes']} min",
+        f"{results['device']}, {results['cores']} cores, {results['threads']} threads, {results['images']}, "
+        f"{results['minutes']} min",
         ("row", "against", "times", "goal", "reached"),
         words(found),
     )
     say(f"Written: {out}")
-    return 1 if told["refused"] else 0
+    return 1 if results["refused"] else 0
 
 
 def _options() -> Any:

@@ -66,7 +66,7 @@ def main() -> int:
         "exact": (*card, "trainer.precision=32-true"),
         "mixed": (*card, f"trainer.precision={'bf16-mixed' if options.rehearse else 'mixed'}"),
     }
-    told: dict[str, Any] = {
+    results: dict[str, Any] = {
         "images": "phantoms" if options.xrays is None else "real X-rays",
         **conditions(),
         "cases": {},
@@ -95,17 +95,17 @@ def main() -> int:
                         f"{cost.peak_memory_mib:.0f}",
                     )
                 )
-            told["cases"][case.name] = found
-    device = "The CPU itself" if options.rehearse else told["device"]
-    title = f"{device}, {told['images']}: training losses, and the largest relative difference to the CPU's"
+            results["cases"][case.name] = found
+    device = "The CPU itself" if options.rehearse else results["device"]
+    title = f"{device}, {results['images']}: training losses, and the largest relative difference to the CPU's"
     columns = ("case", "last", "CPU's", "off", "good", "images/s", "MiB")
     table(title, columns, lines)
     if options.rehearse:
         say("Nothing was written: this was the check itself, on the CPU.")
     else:
-        out = options.out or Path(f"docs/results/gpu-check-{slug(told['device'])}.json")
+        out = options.out or Path(f"docs/results/gpu-check-{slug(results['device'])}.json")
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         say(f"Written: {out}")
     return 1 if wrong else 0
 

@@ -80,12 +80,12 @@ def main() -> None:
         parser.error(f"--xrays {options.xrays}: there is no such folder")
     with tempfile.TemporaryDirectory(prefix="growth-") as scratch:
         found = _all_points(Path(scratch), options.xrays, options.base, options.only.split(","))
-    told = {"images": "phantoms" if options.xrays is None else "real X-rays", **conditions(), **found}
+    results = {"images": "phantoms" if options.xrays is None else "real X-rays", **conditions(), **found}
     out = Path("docs/results/growth.json")
     if out.exists():
-        told = {**json.loads(out.read_text()), **told}
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    _draw(told, Path("docs/images/growth.svg"))
+        results = {**json.loads(out.read_text()), **results}
+    out.write_text(json.dumps(results, indent=1) + "\n")
+    _draw(results, Path("docs/images/growth.svg"))
     say("Written: docs/results/growth.json, docs/images/growth.svg")
 
 
@@ -191,12 +191,12 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
             begun = time.perf_counter()
             said = work()
             spent = time.perf_counter() - begun
-    told = {f"{point['kind']}_s": round(spent, 3), f"{point['kind']}_mib": round(peak[0], 1)}
+    results = {f"{point['kind']}_s": round(spent, 3), f"{point['kind']}_mib": round(peak[0], 1)}
     if said is not None:
-        told["images_per_s"] = said
+        results["images_per_s"] = said
     if point["kind"] == "batches":
-        told["images_per_s"] = round(len(loader.dataset) / spent, 1)  # type: ignore[arg-type]
-    return told
+        results["images_per_s"] = round(len(loader.dataset) / spent, 1)  # type: ignore[arg-type]
+    return results
 
 
 def _data(config: dict[str, Any]) -> Any:
@@ -231,7 +231,7 @@ def _anonymous() -> float:
     raise SystemExit("this machine does not say how much memory a process has of its own: use Linux")
 
 
-def _draw(told: dict[str, Any], path: Path) -> None:
+def _draw(results: dict[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -239,7 +239,7 @@ def _draw(told: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(2, 2, figsize=(10, 7))
     for axis, panel in zip(axes.flat, PANELS, strict=True):
-        points = told[panel.key]
+        points = results[panel.key]
         x = [point[panel.x] for point in points]
         axis.plot(x, [point[panel.speed] for point in points], "o-", color=BLUE)
         axis.set(xlabel=panel.label, ylim=(0, None), xticks=x)

@@ -155,8 +155,8 @@ def measure(row: Row) -> Found:
     for number in range(row.rounds):
         for name, arm in row.arms.items():
             seconds[name].append(arm.seconds())
-        told = ", ".join(f"{name} {row.items / spent[-1]:,.1f}" for name, spent in seconds.items())
-        say(f"  round {number + 1} of {row.rounds}: {told} {row.unit}/s")
+        rates = ", ".join(f"{name} {row.items / spent[-1]:,.1f}" for name, spent in seconds.items())
+        say(f"  round {number + 1} of {row.rounds}: {rates} {row.unit}/s")
     ratios = {}
     for goal in row.goals:
         every = goal.ratios(seconds)
@@ -220,7 +220,7 @@ def words(found: Sequence[Found]) -> list[tuple[str, ...]]:
 
 @contextmanager
 def unheard() -> Iterator[None]:
-    """Within it, what a person would be told is not shown."""
+    """Silence console messages in the block."""
     before, CONSOLE.quiet = CONSOLE.quiet, True
     try:
         yield

@@ -89,8 +89,8 @@ def main() -> None:
                 meter.add(job.config, bills[name])
             say(f"{name}: {bills[name]}")
     spot, demand = (price({**T4, "spot": spot}).running or math.nan for spot in (True, False))
-    told = {**conditions(), "usd_per_hour": {"here": MACHINES[HERE][0], "t4": demand, "t4_spot": spot}}
-    told["sweeps"] = {
+    results = {**conditions(), "usd_per_hour": {"here": MACHINES[HERE][0], "t4": demand, "t4_spot": spot}}
+    results["sweeps"] = {
         name: {
             "jobs": bill.jobs,
             "images": bill.images,
@@ -105,7 +105,7 @@ def main() -> None:
         }
         for name, bill in bills.items()
     }
-    options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     say(f"Written: {options.out}")
 
 

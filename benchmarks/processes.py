@@ -48,9 +48,9 @@ def main() -> None:
         xrays = None if options.xrays is None else Path(options.xrays)
         world = World(xrays, None, Path(scratch), ROUNDS, 360)
         found = [_case(world, Path(scratch), *case) for case in CASES]
-    told = {"images": "phantoms" if xrays is None else "real X-rays", **conditions(), "cases": found}
+    results = {"images": "phantoms" if xrays is None else "real X-rays", **conditions(), "cases": found}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     say(f"Written: {options.out}")
 
 

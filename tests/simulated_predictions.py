@@ -17,9 +17,9 @@ def simulate(
     images = len(patient)
     label = rng.choice(3, patients, p=PRIOR)[patient]
     common = rng.normal(0, 1, (patients, 3))[patient] + 0.6 * rng.normal(0, 1, (images, 3))
-    told = []
+    predicted = []
     for _ in range(models):
         own = 0.7 * rng.normal(0, 1, (patients, 3))[patient] + rng.normal(0, 1, (images, 3))
         odds = np.exp(2 * skill * np.eye(3)[label] + common + 0.4 * own)
-        told.append(odds / odds.sum(axis=1, keepdims=True))
-    return told, label, patient.astype(object)
+        predicted.append(odds / odds.sum(axis=1, keepdims=True))
+    return predicted, label, patient.astype(object)

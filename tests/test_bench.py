@@ -79,11 +79,11 @@ def test_one_command_measures_guards_and_writes(tmp_path):
     out = tmp_path / "figures" / "bench.json"
     done = _bench("--only", "augment", "--rounds", "1", "--out", str(out), "--patients", "60")
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(out.read_text())
-    assert told["refused"] == {}
-    assert told["versions"]["torch"]
-    assert told["rows"]["augment"]["ratios"]["baseline"]["median"] > 0
-    assert "means of a pixel over all images differ by" in told["rows"]["augment"]["guard"]
+    results = json.loads(out.read_text())
+    assert results["refused"] == {}
+    assert results["versions"]["torch"]
+    assert results["rows"]["augment"]["ratios"]["baseline"]["median"] > 0
+    assert "means of a pixel over all images differ by" in results["rows"]["augment"]["guard"]
     assert "augment" in done.stderr
 
 
@@ -102,5 +102,5 @@ def test_gpu_check_tells_what_trains_otherwise(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(gpu_check, "_train", lambda words: {"losses": next(losses), "cost": dict(cost)})
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--rehearse"])
     assert gpu_check.main() == 1
-    told = capsys.readouterr().err
-    assert told.count(" yes ") == told.count(" NO ") == len(gpu_check.CASES)
+    results = capsys.readouterr().err
+    assert results.count(" yes ") == results.count(" NO ") == len(gpu_check.CASES)

@@ -13,7 +13,9 @@ from lightning.pytorch import Trainer
 import pneumonia
 from pneumonia import XRayDataModule, build_model, compose, load_run
 from pneumonia.config.keys import conf_dir
-from pneumonia.errors import CheckpointError, RunError
+from pneumonia.errors import CheckpointError, ConfigError, RunError
+from pneumonia.models.mlp import MLP
+from pneumonia.models.options import ClassifierOptions
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -83,3 +85,73 @@ def test_unknown_names_are_attribute_errors():
         pneumonia.nothing  # noqa: B018
     assert set(pneumonia.__all__) <= set(dir(pneumonia))
     assert Path(pneumonia.__file__).parent.name == "pneumonia"
+
+
+@pytest.fixture
+def small(cache_dir, phantoms):
+    config = compose("model=mlp", "data.phantom.patients=60")
+    module = XRayDataModule(config.data, config.split, image_size=16, batch_size=32, cache_dir=cache_dir)
+    return config, module, build_model(config, module)
+
+
+def test_a_model_is_fitted_again_after_a_test(small, tmp_path):
+    _, module, model = small
+    options = {**QUIET, "default_root_dir": tmp_path, "enable_checkpointing": False}
+    Trainer(max_epochs=1, **options).fit(model, module)
+    Trainer(**options).test(model, module, verbose=False)
+    Trainer(max_epochs=1, **options).fit(model, module)
+
+
+def test_averaged_weights_are_used_without_build_model(small, tmp_path):
+    _, module, _ = small
+    model = MLP(ClassifierOptions(image_size=16, ema=0.9), hidden=[4])
+    Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET).fit(model, module)
+    assert model.evaluated_network() is not model.network
+
+
+def test_a_data_module_that_does_not_match_the_model_is_refused(small, cache_dir, tmp_path):
+    config, _, model = small
+    other = XRayDataModule(config.data, config.split, image_size=24, batch_size=32, cache_dir=cache_dir)
+    with pytest.raises(ConfigError, match=r"image_size=24, and the model was built for .*image_size=16"):
+        Trainer(max_epochs=1, default_root_dir=tmp_path, **QUIET).fit(model, other)
+
+
+def test_weight_averaging_without_a_data_module_is_refused(small, tmp_path):
+    _, module, _ = small
+    model = MLP(ClassifierOptions(image_size=16, swa=0.5), hidden=[4])
+    with pytest.raises(ConfigError, match="needs a data module"):
+        Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET).fit(
+            model, module.train_dataloader(), module.val_dataloader()
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"task": "cats"}, "task=cats is not known; choose one of subtype, pneumonia"),
+        ({"image_size": 0}, "image_size=0 is out of range"),
+        ({"batch_size": 0}, "batch_size=0 is out of range"),
+        ({"augmenter": "bach"}, "Did you mean 'batch'"),
+    ],
+)
+def test_arguments_of_a_data_module_are_checked(options, message):
+    config = compose()
+    with pytest.raises(ConfigError, match=message):
+        XRayDataModule(config.data, config.split, **options)
+
+
+def test_loaders_before_setup_are_refused():
+    config = compose()
+    with pytest.raises(ConfigError, match=r"Call prepare_data\(\) and setup\(\) first"):
+        XRayDataModule(config.data, config.split).train_dataloader()
+
+
+@pytest.mark.parametrize(("overrides", "message"), [([""], "'' is not an override"), ([3], "3 is not an override")])
+def test_what_is_no_override_is_refused(overrides, message):
+    with pytest.raises(ConfigError, match=message):
+        compose(*overrides)
+
+
+def test_a_missing_config_folder_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="is not a folder"):
+        compose(config_dir=str(tmp_path / "none"))

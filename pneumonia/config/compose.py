@@ -21,7 +21,7 @@ from pneumonia.config.validation import check_group_keys, check_keys, check_toge
 from pneumonia.errors import ConfigError
 
 
-def compose(*overrides: str, config_dir: Path | None = None, config_name: str = "train") -> TrainConfig:
+def compose(*overrides: str, config_dir: Path | str | None = None, config_name: str = "train") -> TrainConfig:
     """Compose one training config, as ``pneumonia train OVERRIDES`` does.
 
     Args:
@@ -32,7 +32,11 @@ def compose(*overrides: str, config_dir: Path | None = None, config_name: str = 
     Raises:
         ConfigError: An unknown key or choice, or a value that a run can't take.
     """
-    own = [] if config_dir is None else [config_dir.resolve()]
+    if wrong := [override for override in overrides if not isinstance(override, str) or not override]:
+        raise ConfigError(f"{wrong[0]!r} is not an override. Use text such as 'seed=1' or 'model=mlp'.")
+    own = [] if config_dir is None else [Path(config_dir).resolve()]
+    if own and not own[0].is_dir():
+        raise ConfigError(f"config_dir={config_dir} is not a folder. Use a folder with groups or config files.")
     search_path = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]"] if own else []
     with translated(), hydra_session(conf_dir()):
         config = hydra_compose(config_name, [*search_path, *overrides], return_hydra_config=True)

@@ -1,6 +1,7 @@
 """Batches of a split of chest X-rays, as a LightningDataModule."""
 
 from collections import Counter
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -10,7 +11,8 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
+from pneumonia.config.declarations import check_value, rule_of
+from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, TrainConfig
 from pneumonia.data.augmentation.augmenter import augmenter
 from pneumonia.data.augmentation.torch_pipeline import augment_batch
 from pneumonia.data.dataset import Batch, BatchSampler, XRayDataset
@@ -25,6 +27,9 @@ from pneumonia.system.arrays import Ints
 from pneumonia.tasks import SUBTYPE, TASKS, Task
 
 EVALUATION_FACTOR: Final = 4  # evaluation batches are larger: no activation is kept for a backward pass
+
+
+RULES: Final = {item.name: rule_of(item) for item in fields(TrainConfig)}
 
 
 class XRayDataModule(LightningDataModule):
@@ -42,6 +47,9 @@ class XRayDataModule(LightningDataModule):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         cache_dir: Where decoded images are kept.
         data_cache: Shares images and splits with other data modules of the process.
+
+    Raises:
+        ConfigError: An argument has the wrong type or is out of range.
 
     Attributes:
         images: The decoded images, after :meth:`setup`.
@@ -69,6 +77,9 @@ class XRayDataModule(LightningDataModule):
         data_cache: RunDataCache | None = None,
     ) -> None:
         super().__init__()
+        given = {"task": task, "image_size": image_size, "batch_size": batch_size, "augmenter": augmenter, "seed": seed}
+        for name, value in {**given, "num_workers": num_workers}.items():
+            check_value(name, value, str if name in {"task", "augmenter"} else int, RULES[name])
         self.data_config, self.split_config = data, split
         self.task = TASKS[task]
         self.image_size, self.batch_size = image_size, batch_size
@@ -99,7 +110,8 @@ class XRayDataModule(LightningDataModule):
             options: Keyword arguments of the constructor.
         """
         size = int(images.pixels.shape[1])
-        module = cls(DataConfig(), split_config or SplitConfig(), task=task.name, image_size=size, **options)
+        module = cls(DataConfig(), split_config or SplitConfig(), task=task.name, **options)
+        module.image_size = size
         module._assign(images, AssignedSplit(split, [], split_sha256(split)))
         return module
 
@@ -153,6 +165,8 @@ class XRayDataModule(LightningDataModule):
 
     def positions(self, subset: str, epoch: int = 0) -> Ints:
         """Return the rows of the manifest in a subset; the epoch matters only where folds rotate."""
+        if self._assigned is None:
+            raise ConfigError("The data are not loaded. Call prepare_data() and setup() first, as a Trainer does.")
         subsets = self.split["subset"].to_numpy(dtype=object)
         if self.rotate_every:
             folds = self.split["fold"].to_numpy()

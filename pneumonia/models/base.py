@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import Any, ClassVar, Final, Self, cast
 
 import torch
 from lightning import LightningModule
@@ -21,7 +21,7 @@ from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, remeasure
 from pneumonia.models.optimization import advance_schedules, build_optimizer, build_schedule, optimizer_steps
-from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
+from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions, check_datamodule
 from pneumonia.models.signature_checks import constructor_node
 from pneumonia.tasks import TASKS, Task
 
@@ -102,8 +102,7 @@ class Classifier(LightningModule):
         In evaluation mode averaged weights are used where there are any, and the views of ``tta`` are averaged.
         """
         if self.training:
-            logits: Tensor = self.network(self.prepare(image))
-            return logits
+            return cast(Tensor, self.network(self.prepare(image)))
         network = self.evaluated_network()
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.options.tta](image)])
 
@@ -126,9 +125,15 @@ class Classifier(LightningModule):
         return (image.to(next(self.network.parameters()).dtype) - shift) / scale
 
     def follow_weights(self) -> None:
-        """Create the averaged copy of the network where the options ask for one; call it once it is built."""
-        if self.options.ema is not None or self.options.swa is not None:
+        """Create the averaged copy of the network where the options ask for one."""
+        if self.averaged is None and (self.options.ema is not None or self.options.swa is not None):
             self.averaged = averaged_copy(self.network, self.options.ema)
+
+    def configure_model(self) -> None:
+        self.follow_weights()
+
+    def setup(self, stage: str) -> None:
+        check_datamodule(self.options, getattr(self.trainer, "datamodule", None))
 
     def parameter_groups(self) -> Iterable[Any]:
         """Return what the optimizer trains: parameters, or groups of them with options."""
@@ -149,11 +154,7 @@ class Classifier(LightningModule):
         return first_averaged_epoch(self.options.swa, self.trainer.max_epochs or 1)
 
     def check_single_images(self) -> None:
-        """Refuse training batches of one image where batch normalisation can't take them.
-
-        Raises:
-            ConfigError: With the layer and what to do.
-        """
+        """Raise ``ConfigError`` if batch normalization can not train on batches of one image."""
         side = self.options.image_size
         image = self.prepare(torch.zeros(1, 1, side, side, device=self.device))
         check_single_images(self.network, image, f"{type(self).__name__} at image_size={side}")
@@ -288,7 +289,10 @@ class Classifier(LightningModule):
         total, images = (torch.stack(values).double().sum() for values in zip(*self._evaluated, strict=True))
         loss = self._over_processes(total) / self._over_processes(images)
         self._log_summary(stage, {"loss": float(loss), **compute_epoch_metrics(metrics, self.task)})
-        metrics.reset()
+        with torch.inference_mode(
+            False
+        ):  # `Trainer.test` is in inference mode, and its tensors can not be updated in a later fit
+            metrics.reset()
 
     def configure_optimizers(self) -> Any:
         optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, self.own_targets)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pneumonia.data.normalization import Scaling
+from pneumonia.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -46,3 +47,27 @@ class ClassifierOptions:
 
 
 DEFAULT_OPTIONS: Final = ClassifierOptions()
+
+
+def check_datamodule(options: ClassifierOptions, datamodule: Any) -> None:
+    """Refuse a data module whose images or classes do not match a classifier.
+
+    Args:
+        options: Of the classifier.
+        datamodule: Of the trainer; ``None`` for plain dataloaders.
+
+    Raises:
+        ConfigError: The image size or the task differs, or weights are averaged without a data module.
+    """
+    if datamodule is None and options.swa is not None:
+        raise ConfigError(
+            f"swa={options.swa} recomputes batch norm statistics on the training images after an epoch and needs a data module: "
+            "use Trainer.fit(model, datamodule)."
+        )
+    task = getattr(getattr(datamodule, "task", None), "name", options.task)
+    size = getattr(datamodule, "image_size", options.image_size)
+    if (task, size) != (options.task, options.image_size):
+        raise ConfigError(
+            f"The data module has task={task} and image_size={size}, and the model was built for task={options.task} and "
+            f"image_size={options.image_size}. Build it with build_model(config, datamodule)."
+        )

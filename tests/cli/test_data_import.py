@@ -40,8 +40,8 @@ def run(monkeypatch, capsys, tmp_path):
         monkeypatch.setattr(sys, "argv", ["pneumonia", "data", "import", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
             main()
-        told = capsys.readouterr()
-        return int(stop.value.code or 0), told.out, told.err
+        output = capsys.readouterr()
+        return int(stop.value.code or 0), output.out, output.err
 
     return call
 

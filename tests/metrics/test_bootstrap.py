@@ -34,16 +34,16 @@ def test_perfect_accuracy_has_wilsons_interval():
 
 
 def test_interval_stays_in_range():
-    (told, _), label, patient = simulate(40, np.random.default_rng(3), skill=2.2)
-    for name, (low, high) in bootstrap_intervals(told, label, patient, TASK).items():
+    (predicted, _), label, patient = simulate(40, np.random.default_rng(3), skill=2.2)
+    for name, (low, high) in bootstrap_intervals(predicted, label, patient, TASK).items():
         assert low >= 0
         assert high <= 1 or name == "loss"
 
 
 def test_metric_without_a_class_has_no_interval():
     label = np.repeat([0, 1], 20)
-    told = np.random.default_rng(0).dirichlet([1, 1, 1], 40)
-    found = bootstrap_intervals(told, label, _own(40), TASK)
+    predicted = np.random.default_rng(0).dirichlet([1, 1, 1], 40)
+    found = bootstrap_intervals(predicted, label, _own(40), TASK)
     assert np.isnan(found["f1_macro"]).all()
     assert np.isfinite(found["accuracy"]).all()
 
@@ -59,8 +59,8 @@ def test_wilson_interval_equals_statsmodels():
 
 
 def test_equal_models_do_not_differ():
-    (told, _), label, patient = simulate(60, np.random.default_rng(0))
-    for found in paired_bootstrap(told, told, label, patient, TASK).values():
+    (predicted, _), label, patient = simulate(60, np.random.default_rng(0))
+    for found in paired_bootstrap(predicted, predicted, label, patient, TASK).values():
         assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
@@ -87,8 +87,8 @@ def test_better_model_is_found():
 
 
 def test_variation_between_trainings_widens_the_interval():
-    (told, other), label, patient = simulate(150, np.random.default_rng(2), skill=1.4)
-    once = resampled_metrics([told], label, patient, TASK)["accuracy"]
+    (predicted, other), label, patient = simulate(150, np.random.default_rng(2), skill=1.4)
+    once = resampled_metrics([predicted], label, patient, TASK)["accuracy"]
     spread = ResampledMetric(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
     equal = ResampledMetric(np.repeat(once.values, 3), once.resampled, once.patients)
     width = {
@@ -113,14 +113,16 @@ def test_interval_over_trainings_is_students():
 
 
 def test_patients_with_equal_predictions_do_not_differ():
-    told = np.eye(3)[[0, 1, 2, 0]]
+    predicted = np.eye(3)[[0, 1, 2, 0]]
     other = np.eye(3)[[0, 1, 0, 0]]
-    assert differing_patients([told], [other], np.array(["a", "a", "b", "c"], dtype=object)) == 1
-    assert differing_patients([told, told], [told], np.array(["a", "a", "b", "c"], dtype=object)) == 0
+    assert differing_patients([predicted], [other], np.array(["a", "a", "b", "c"], dtype=object)) == 1
+    assert differing_patients([predicted, predicted], [predicted], np.array(["a", "a", "b", "c"], dtype=object)) == 0
 
 
 def test_single_patient_has_no_interval():
-    told, label = np.random.default_rng(0).dirichlet([1, 1, 1], 9), np.arange(9) % 3
-    found = bootstrap_intervals(told, label, np.full(9, "a", dtype=object), TASK)
+    predicted, label = np.random.default_rng(0).dirichlet([1, 1, 1], 9), np.arange(9) % 3
+    found = bootstrap_intervals(predicted, label, np.full(9, "a", dtype=object), TASK)
     assert all(np.isnan(bounds).all() for bounds in found.values())
-    assert np.isnan(paired_bootstrap(told, told[::-1], label, np.full(9, "a", dtype=object), TASK)["accuracy"].p)
+    assert np.isnan(
+        paired_bootstrap(predicted, predicted[::-1], label, np.full(9, "a", dtype=object), TASK)["accuracy"].p
+    )

@@ -22,8 +22,8 @@ def test_intervals_cover_the_truth_at_their_level(one_each):
     rng = np.random.default_rng(1)
     held = dict.fromkeys(METRICS, 0)
     for seed in range(SIMULATIONS):
-        (told,), label, patient = simulate(350, rng, models=1, one_each=one_each)
-        found = bootstrap_intervals(told, label, patient, TASK, seed)
+        (predicted,), label, patient = simulate(350, rng, models=1, one_each=one_each)
+        found = bootstrap_intervals(predicted, label, patient, TASK, seed)
         for name in METRICS:
             held[name] += found[name][0] <= whole[name][0] <= found[name][1]
     assert {name: count for name, count in held.items() if not 0.93 <= count / SIMULATIONS <= 0.97} == {}
@@ -33,10 +33,10 @@ def test_equal_models_are_rarely_called_different():
     rng = np.random.default_rng(2)
     false_claims = dict.fromkeys(("f1_macro", "accuracy", "auroc"), 0)
     for seed in range(SIMULATIONS):
-        told, label, patient = simulate(300, rng, models=3)
-        found = [resampled_metrics([one], label, patient, TASK, seed) for one in told]
+        predicted, label, patient = simulate(300, rng, models=3)
+        found = [resampled_metrics([one], label, patient, TASK, seed) for one in predicted]
         duels = ((0, 1), (0, 2), (1, 2))
-        apart = [differing_patients([told[i]], [told[j]], patient) for i, j in duels]
+        apart = [differing_patients([predicted[i]], [predicted[j]], patient) for i, j in duels]
         for metric in false_claims:
             p = [
                 paired_difference(

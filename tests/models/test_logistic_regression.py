@@ -91,7 +91,7 @@ def test_l1_and_elastic_net_keep_the_same_pixels_as_scikit_learn(features, penal
 def test_without_a_penalty_the_loss_is_that_of_scikit_learn(features):
     pixels, _, label, _ = features
     noisy = label.copy()
-    noisy[::4] = (noisy[::4] + 1) % 3  # else the classes can be told apart, and there is no optimum
+    noisy[::4] = (noisy[::4] + 1) % 3  # else the classes are separable, and there is no optimum
     few = pixels[:, ::4, ::4]
     reference = Reference(C=np.inf, tol=1e-7, max_iter=20_000)
     inputs = (few.reshape(len(few), -1) - 127.5) / 127.5

@@ -23,7 +23,7 @@ NARROW = ["model=pseudo_resnet", "model.width=8"]
 XRAYS = "cache/phantom-*/chest_xray"  # where the phantoms of these commands lie
 DIGEST = re.compile(r"\b[0-9a-f]{8,64}\b")  # of data, splits, runs and code: names, not results
 
-# label: words beside SMALL. Several runs (-m) of one label are told apart by their seed and fold.
+# label: words beside SMALL. Several runs (-m) of one label differ by seed and fold.
 TRAININGS = {
     "perceptron": [
         *("model=perceptron", "task=pneumonia", "normalisation=minmax", "split=random"),
@@ -295,8 +295,8 @@ def _cells(path: Path) -> list[list[str]]:
     return [[DIGEST.sub("#", cell) for cell in row] for row in rows]
 
 
-def _answers(told: list[dict[str, Any]]) -> list[Any]:
-    return [plain({**answer, "image": Path(answer["image"]).name}) for answer in told]
+def _answers(predictions: list[dict[str, Any]]) -> list[Any]:
+    return [plain({**answer, "image": Path(answer["image"]).name}) for answer in predictions]
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -31,12 +31,12 @@ def same_machine():
 
 def _once(folder, work, read):
     """What the runs give; of several test processes the first does the work."""
-    told = folder.with_suffix(".json")
+    values = folder.with_suffix(".json")
     with FileLock(folder.with_suffix(".lock")):
-        if not told.exists():
+        if not values.exists():
             work(folder)
-            told.write_text(json.dumps(read(folder)), encoding="utf-8")
-    return json.loads(told.read_text(encoding="utf-8"))
+            values.write_text(json.dumps(read(folder)), encoding="utf-8")
+    return json.loads(values.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")

@@ -27,10 +27,12 @@ from pneumonia.tasks import TASKS
 MakeRun = Callable[..., RunFolder]
 
 
-def table_of(told: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str, prefix: str = "i") -> pd.DataFrame:
+def table_of(
+    predicted: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str, prefix: str = "i"
+) -> pd.DataFrame:
     """A table of predictions."""
     classes = TASKS[task].classes
-    probability = told.astype(np.float32)
+    probability = predicted.astype(np.float32)
     columns = {f"{PROBABILITY_PREFIX}{name}": probability[:, k] for k, name in enumerate(classes)}
     about = {
         "image_id": [f"{prefix}{number:05d}" for number in range(len(label))],
@@ -43,7 +45,7 @@ def table_of(told: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str
 
 @pytest.fixture
 def make_run(compose: Any) -> MakeRun:
-    """Writes a finished run: make_run(runs, "sweep", "seed=1", told=(validation, test)) of tables or arrays."""
+    """Writes a finished run: make_run(runs, "sweep", "seed=1", predicted=(validation, test)) of tables or arrays."""
 
     def make(
         runs: Path,
@@ -64,7 +66,7 @@ def make_run(compose: Any) -> MakeRun:
         if tables is None:
             tables = {}
             for number, which in enumerate(("val", "test")):
-                # The images are those of every run; how they are told is each run's own.
+                # The images are those of every run; predictions are each run's own.
                 (_,), label, patient = simulate(patients, np.random.default_rng(100 + number), models=1)
                 rng = np.random.default_rng([seed, number, int(1000 * skill)])
                 label = label if len(task.classes) == 3 else (label > 0).astype(int)
@@ -129,9 +131,9 @@ def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
 
 
 def _metrics(table: pd.DataFrame, task: Any) -> dict[str, float | None]:
-    told = table[[f"{PROBABILITY_PREFIX}{name}" for name in task.classes]].to_numpy(float)
+    predicted = table[[f"{PROBABILITY_PREFIX}{name}" for name in task.classes]].to_numpy(float)
     label = table["label"].map({name: k for k, name in enumerate(task.classes)}).to_numpy()
-    values = weighted_metrics(told, label, np.ones((1, len(label))), task)
+    values = weighted_metrics(predicted, label, np.ones((1, len(label))), task)
     return {name: float(value[0]) if np.isfinite(value[0]) else None for name, value in values.items()}
 
 

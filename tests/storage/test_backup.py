@@ -54,9 +54,9 @@ class Machine:
 
     def end(self, *words: str) -> str:
         process = self.start(*words)
-        told = process.communicate(timeout=240)[1]
-        assert process.returncode == 0, told
-        return told
+        output = process.communicate(timeout=240)[1]
+        assert process.returncode == 0, output
+        return output
 
     def wait_for(self, process: subprocess.Popen, done: int, epochs: int) -> None:
         """Until so many runs are finished, and the next has so many epochs."""
@@ -106,13 +106,13 @@ def test_a_sweep_cut_by_sigterm_goes_on_on_another_machine_and_gives_the_same_ta
     cut = first.start("sweep", *SWEEP, f"backup.place={place}")
     first.wait_for(cut, done=1, epochs=2)
     cut.send_signal(signal.SIGTERM)  # spot machines get it half a minute before they go
-    told = cut.communicate(timeout=30)[1]
-    assert cut.returncode == 130, told
-    assert f"Backed up to {place}/seeds" in told
+    output = cut.communicate(timeout=30)[1]
+    assert cut.returncode == 130, output
+    assert f"Backed up to {place}/seeds" in output
     done = {path.parent.name: path.read_bytes() for path in first.runs.glob("*/result.json")}
     assert len(done) == 1
-    told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "2 runs resume here, 1 of them finished" in told
+    output = second.end("sweep", *SWEEP, f"backup.place={place}")
+    assert "2 runs resume here, 1 of them finished" in output
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
     for run, result in done.items():
         assert (second.runs / run / "result.json").read_bytes() == result, "a finished run was trained again"
@@ -131,8 +131,8 @@ def test_a_machine_that_vanishes_without_a_word_costs_what_came_after_the_last_p
     gone.kill()
     gone.communicate()
     _let_a_minute_pass(service, f"{place}/seeds")
-    told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "runs resume here" in told
+    output = second.end("sweep", *SWEEP, f"backup.place={place}")
+    assert "runs resume here" in output
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
@@ -149,22 +149,22 @@ def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_u
     words = [*SWEEP, f"backup.place={place}", *first.words]
     script = (
         f"mount -t tmpfs -o size={2.3 * one_job:.0f} tmpfs {disk}; "
-        'cd "$1"; shift; "$@" 2> told; echo $? > code; mount -o remount,size=1g runs; "$@" 2> again; echo $? >> code'
+        'cd "$1"; shift; "$@" 2> output; echo $? > code; mount -o remount,size=1g runs; "$@" 2> again; echo $? >> code'
     )
     command = [sys.executable, "-m", "pneumonia", "sweep", *words]
     said = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(
         ["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=said, check=True, timeout=240
     )
-    told = (first.folder / "told").read_text()
-    assert (first.folder / "code").read_text().split() == ["1", "0"], told + (first.folder / "again").read_text()
-    assert "the disk is full. Free some space" in told
-    assert f"Backed up to {place}/seeds" in told
+    output = (first.folder / "output").read_text()
+    assert (first.folder / "code").read_text().split() == ["1", "0"], output + (first.folder / "again").read_text()
+    assert "the disk is full. Free some space" in output
+    assert f"Backed up to {place}/seeds" in output
     assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), (
         "with more space the same command goes on"
     )
-    told = second.end("sweep", *SWEEP, f"backup.place={place}")
-    assert "2 runs resume here, 2 of them finished" in told
+    output = second.end("sweep", *SWEEP, f"backup.place={place}")
+    assert "2 runs resume here, 2 of them finished" in output
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
@@ -175,10 +175,10 @@ def test_a_single_run_goes_on_on_another_machine(place, tmp_path, cache_dir):
     cut = first.start(*words, f"backup.place={place}")
     first.wait_for(cut, done=0, epochs=2)
     cut.send_signal(signal.SIGTERM)
-    told = cut.communicate(timeout=30)[1]
-    assert cut.returncode == 130, told
-    told = second.end(*words, f"backup.place={place}")
-    assert "interrupted after epoch" in told
+    output = cut.communicate(timeout=30)[1]
+    assert cut.returncode == 130, output
+    output = second.end(*words, f"backup.place={place}")
+    assert "interrupted after epoch" in output
     (one,), (other,) = whole.runs.glob("*/metrics.csv"), second.runs.glob("*/metrics.csv")
     assert one.read_text() == other.read_text()
 
@@ -391,8 +391,8 @@ def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pu
             "model.width=8",
             "trainer.accelerator=cpu",
         ]
-        told = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "dry_run=false", *words]
-        monkeypatch.setattr(sys, "argv", told)
+        command = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "dry_run=false", *words]
+        monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as stop:
             main()
         return int(stop.value.code or 0), capsys.readouterr().err
@@ -401,17 +401,17 @@ def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pu
         container = service.get_container_client(place.partition("/")[0])
         return {blob.name: blob.etag for blob in container.list_blobs() if not blob.name.endswith(".lease")}
 
-    code, told = sweep(tmp_path / "mine", "max_epochs=1", f"backup.place={place}")
-    assert code == 0, told
+    code, output = sweep(tmp_path / "mine", "max_epochs=1", f"backup.place={place}")
+    assert code == 0, output
     before = held()
-    code, told = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
+    code, output = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
     assert code == 2
-    assert f"The backup {place}/seeds holds a sweep of other jobs" in told
-    assert "max_epochs was 1 and is 2 now" in told
+    assert f"The backup {place}/seeds holds a sweep of other jobs" in output
+    assert "max_epochs was 1 and is 2 now" in output
     assert held() == before
     assert not list((tmp_path / "empty").rglob("config.yaml"))
     assert sweep(tmp_path / "empty", "max_epochs=2")[0] == 0, "without the backup it has a folder of its own"
-    code, told = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
+    code, output = sweep(tmp_path / "empty", "max_epochs=2", f"backup.place={place}")
     assert (code, held()) == (2, before), "nor may what is done there take the place of what is backed up"
     assert len(list((tmp_path / "empty").rglob("config.yaml"))) == 1
 
@@ -451,10 +451,10 @@ def test_bad_words_are_refused_before_any_work(verb, words, message, service, mo
     monkeypatch.setattr(sys, "argv", ["pneumonia", verb, *name, "data.phantom.patients=12", "max_epochs=1", *words])
     with pytest.raises(SystemExit) as stop:
         main()
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert stop.value.code == 2
-    assert message in told
-    assert "abc" not in told
+    assert message in output
+    assert "abc" not in output
     assert not list(tmp_path.rglob("last.ckpt"))
 
 

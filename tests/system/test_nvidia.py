@@ -131,7 +131,7 @@ def test_without_a_gpu_what_needs_one_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     check_device(_words())
     check_device(_words(precision="bf16-mixed"))
-    for words, told in (
+    for words, message in (
         (
             _words(accelerator="gpu"),
             "trainer.accelerator=gpu needs a GPU, and torch sees none here. `pneumonia doctor`",
@@ -139,7 +139,7 @@ def test_without_a_gpu_what_needs_one_is_refused(monkeypatch):
         (_words(precision="mixed"), "trainer.precision=mixed needs a GPU, and none is used here"),
         (_words(precision="16-mixed", accelerator="cpu"), "none is used with trainer.accelerator=cpu"),
     ):
-        with pytest.raises(ConfigError, match=re.escape(told)):
+        with pytest.raises(ConfigError, match=re.escape(message)):
             check_device(words)
 
 

@@ -59,10 +59,10 @@ def _started(cache_dir, runs_dir, *words):
 
 def _together(cache_dir, runs_dir, *words):
     small = ["data.phantom.patients=60", "image_size=32", "max_epochs=2", "trainer.accelerator=cpu"]
-    told = [*small, f"cache_dir={cache_dir}", f"runs_dir={runs_dir}", "trainer=ddp", *WORDS, *words]
+    overrides = [*small, f"cache_dir={cache_dir}", f"runs_dir={runs_dir}", "trainer=ddp", *WORDS, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "pneumonia", "train", *told],
+        [sys.executable, "-m", "pneumonia", "train", *overrides],
         capture_output=True,
         text=True,
         check=False,
@@ -111,8 +111,8 @@ def test_weights_and_predictions_are_those_of_one_process(pair):
 def test_processes_train_a_head_alone(cache_dir, tmp_path):
     words = ["model=backbone", "model.name=test_vit", "model.frozen_epochs=null", "data.phantom.patients=24"]
     process = _started(cache_dir, tmp_path, *words, "batch_size=16", "max_epochs=2")
-    told = process.communicate(timeout=300)[1]
-    assert process.returncode == 0, told
+    output = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, output
 
 
 def test_processes_stop_together_when_time_is_over(cache_dir, tmp_path):
@@ -125,18 +125,18 @@ def test_processes_stop_together_when_time_is_over(cache_dir, tmp_path):
     ]
     for kept in (1, 2):
         process = _started(cache_dir, tmp_path, *words)
-        told = process.communicate(timeout=300)[1]
-        assert process.returncode == 130, told
-        assert f"was over after {kept} of 3 epochs" in told
+        output = process.communicate(timeout=300)[1]
+        assert process.returncode == 130, output
+        assert f"was over after {kept} of 3 epochs" in output
         assert not list(tmp_path.rglob("result.json"))
 
 
 def test_it_is_the_same_run_with_every_file_once(pair):
-    one, two, told = pair
+    one, two, output = pair
     assert one.path.name == two.path.name, "how many processes trained it can't change what it is"
     names = [sorted(path.name for path in folder.path.rglob("*") if path.is_file()) for folder in (one, two)]
     assert names[0] == names[1]
-    assert told.count("epoch   1/2") == 1, "one process speaks"
+    assert output.count("epoch   1/2") == 1, "one process speaks"
     ours, theirs = read_result(two), read_result(one)
     assert ours.confusion == theirs.confusion
     assert ours.cost.images_per_s > 0
@@ -145,8 +145,8 @@ def test_it_is_the_same_run_with_every_file_once(pair):
 
 
 def test_no_advice_of_lightnings_comes_through(pair):
-    _, _, told = pair
-    assert not re.search("sync_dist|deprecated|Initializing distributed", told), told
+    _, _, output = pair
+    assert not re.search("sync_dist|deprecated|Initializing distributed", output), output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -166,9 +166,9 @@ def test_a_signal_to_the_parent_ends_all_processes_and_the_run_can_go_on(number,
     ]
     assert len(children) >= 2
     process.send_signal(number)  # to it alone, as a service manager does
-    told = process.communicate(timeout=60)[1]
-    assert process.returncode == 130, told
-    assert "Run the same command again to go on." in told
+    output = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, output
+    assert "Run the same command again to go on." in output
     assert not [child for child in children if os.path.exists(f"/proc/{child}/exe")], "a process trains on"
     (folder,) = tmp_path.glob("*/*/metrics.csv")
     epochs = len(pd.read_csv(folder))

@@ -211,10 +211,10 @@ def test_a_run_of_another_logger_is_pushed_once(finished, tmp_path, capsys):
     shutil.copytree(finished, copy)
     assert pneumonia(["track", "push", str(tmp_path / "runs"), "--offline", "--project", "mine"]) == 0
     (segment,) = _segments(copy)
-    told = capsys.readouterr().err
-    assert "Written for 1 of 1 runs, and nothing was sent; 0 had nothing new." in told
-    assert "Sent" not in told
-    assert f"`wandb sync {segment}` sends them" in told
+    output = capsys.readouterr().err
+    assert "Written for 1 of 1 runs, and nothing was sent; 0 had nothing new." in output
+    assert "Sent" not in output
+    assert f"`wandb sync {segment}` sends them" in output
     summary = _summary(segment)
     assert (summary["project"], summary["state"]) == ("mine", "finished")
     assert len([row for row in _history(segment) if "val/loss" in row]) == 2
@@ -293,9 +293,9 @@ def test_the_environment_takes_the_place_of_packaged_values_and_is_not_contradic
     assert (summary["name"], summary["project"], opened["entity"]) == ("mine", "xrays", "team")
     assert (opened["run_group"], opened["job_type"]) == ("ours", "probe")
     assert {"a", "b", "pneumonia"} <= set(summary["tags"])
-    told = capfd.readouterr().err
-    assert "logger.group=ours takes precedence over WANDB_RUN_GROUP=night of the environment" in told
-    assert f"W&B: offline, in {segment}" in told
+    output = capfd.readouterr().err
+    assert "logger.group=ours takes precedence over WANDB_RUN_GROUP=night of the environment" in output
+    assert f"W&B: offline, in {segment}" in output
 
 
 def test_each_trial_of_an_agent_is_a_run_with_its_id_even_of_a_finished_run(compose, tmp_path, monkeypatch):
@@ -347,10 +347,10 @@ def server(request, monkeypatch):
 
 def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compose, tmp_path, capfd):
     result = train(compose(*SMALL, runs_dir=tmp_path))
-    told = capfd.readouterr()
+    output = capfd.readouterr()
     assert result.status == "completed"
-    assert told.err.count("W&B can't be reached or refuses us") == 1
-    assert KEY not in told.err + told.out
+    assert output.err.count("W&B can't be reached or refuses us") == 1
+    assert KEY not in output.err + output.out
     (segment,) = _segments(_only(tmp_path))
     assert _summary(segment)["state"] == "finished"
     texts = [
@@ -373,9 +373,9 @@ def test_a_sweep_shows_the_trouble_of_its_jobs_once(server, cache_dir, tmp_path,
         "dry_run=false",
     ]
     assert sweep(["optimizer", *SMALL, *words, "optimizer=sgd", "seed=0,1"]) == 0
-    told = capfd.readouterr().err
-    assert told.count("W&B can't be reached or refuses us") == 1
-    assert KEY not in told
+    output = capfd.readouterr().err
+    assert output.count("W&B can't be reached or refuses us") == 1
+    assert KEY not in output
 
 
 @pytest.mark.parametrize(
