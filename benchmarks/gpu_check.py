@@ -1,7 +1,7 @@
 """Whether a card trains what a CPU trains: short real trainings on both, losses epoch by epoch, speed and memory.
 
     make gpu-check                         on drawn phantoms, or on PNEUMONIA_XRAYS where that names X-rays; needs an NVIDIA card
-    make gpu-check ARGS="--rehearse"       the check itself on a CPU, whose bfloat16 stands for the card's: nothing is kept
+    make gpu-check ARGS="--dry-run"       the check itself on a CPU, whose bfloat16 stands for the card's: nothing is kept
 
 Ends with 0 where all losses are within their tolerance, 1 where some are not, 2 without a card. Figures go to
 docs/results/gpu-check-DEVICE.json, as `result.json` of each run has them.
@@ -52,19 +52,19 @@ def main() -> int:
     announce_loading()
     import torch
 
-    if not (options.rehearse or torch.cuda.is_available()):
+    if not (options.dry_run or torch.cuda.is_available()):
         print(
-            "gpu-check: torch sees no NVIDIA card here. `pneumonia doctor` says why; --rehearse tries the check itself on the "
+            "gpu-check: torch sees no NVIDIA card here. `pneumonia doctor` says why; --dry-run tries the check itself on the "
             "CPU.",
             file=sys.stderr,
         )
         return 2
     from benchmarks.harness import conditions, slug
 
-    card = ("trainer.accelerator=cpu",) if options.rehearse else ("trainer=gpu",)
+    card = ("trainer.accelerator=cpu",) if options.dry_run else ("trainer=gpu",)
     ways = {
         "exact": (*card, "trainer.precision=32-true"),
-        "mixed": (*card, f"trainer.precision={'bf16-mixed' if options.rehearse else 'mixed'}"),
+        "mixed": (*card, f"trainer.precision={'bf16-mixed' if options.dry_run else 'mixed'}"),
     }
     results: dict[str, Any] = {
         "images": "phantoms" if options.xrays is None else "real X-rays",
@@ -96,11 +96,11 @@ def main() -> int:
                     )
                 )
             results["cases"][case.name] = found
-    device = "The CPU itself" if options.rehearse else results["device"]
+    device = "The CPU itself" if options.dry_run else results["device"]
     title = f"{device}, {results['images']}: training losses, and the largest relative difference to the CPU's"
     columns = ("case", "last", "CPU's", "off", "good", "images/s", "MiB")
     table(title, columns, lines)
-    if options.rehearse:
+    if options.dry_run:
         say("Nothing was written: this was the check itself, on the CPU.")
     else:
         out = options.out or Path(f"docs/results/gpu-check-{slug(results['device'])}.json")
@@ -137,7 +137,7 @@ def _options() -> Any:
         "--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None, help="a folder of X-rays"
     )
     parser.add_argument("--out", type=Path, help="where to write the figures; docs/results/gpu-check-DEVICE.json")
-    parser.add_argument("--rehearse", action="store_true", help="try the check itself on the CPU")
+    parser.add_argument("--dry-run", action="store_true", help="try the check itself on the CPU")
     options = parser.parse_args()
     if options.xrays is not None and not Path(options.xrays).is_dir():
         parser.error(f"--xrays {options.xrays}: there is no such folder")

@@ -1,6 +1,6 @@
 """Row 6: a sweep of 48 small runs, against a process a run, one after another, each as one would write it by hand.
 
-- ours: `pneumonia sweep` in a process of its own, from its start to its end, with rehearsal, checkpoints and results.csv.
+- ours: `pneumonia sweep` in a process of its own, from its start to its end, with dry run, checkpoints and results.csv.
 - baseline: `benchmarks/by_hand.py` in a process a run; a few of them, since all take minutes.
 - limit: as many images, forward, backward and step on one fixed batch.
 """

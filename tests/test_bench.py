@@ -100,7 +100,7 @@ def test_gpu_check_tells_what_trains_otherwise(monkeypatch, capsys, tmp_path):
     losses = iter([[1.0, 0.5], [1.005, 0.5], [1.0, 0.55]] * len(gpu_check.CASES))
     cost = {"device": "cpu", "precision": "32-true", "images_per_s": 1.0, "peak_memory_mib": 1.0}
     monkeypatch.setattr(gpu_check, "_train", lambda words: {"losses": next(losses), "cost": dict(cost)})
-    monkeypatch.setattr(sys, "argv", ["gpu_check", "--rehearse"])
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--dry-run"])
     assert gpu_check.main() == 1
     results = capsys.readouterr().err
     assert results.count(" yes ") == results.count(" NO ") == len(gpu_check.CASES)

@@ -95,25 +95,8 @@ def _nearest_choice(error: click.UsageError) -> str:
     return nearest(value[1], map(str, kind.choices)) if value and isinstance(kind, click.Choice) else ""
 
 
-def key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
-    """The ``key=value`` words of a verb that is no Hydra app.
-
-    Raises:
-        ConfigError: A word has no ``=``, a key that the verb does not know, or one that another word has too.
-    """
-    words: dict[str, str] = {}
-    for argument in arguments:
-        key, found, value = argument.partition("=")
-        if not found or key not in keys:
-            known = ", ".join(f"{key}=..." for key in keys)
-            raise ConfigError(f"{argument} is not understood; say {known}.{nearest(key.lstrip('-'), keys)}")
-        if words.setdefault(key, value) != value:
-            raise ConfigError(f"{key} stands twice, as {words[key]} and {value}. Leave one out.")
-    return words
-
-
 def wants_help(arguments: list[str], text: str) -> bool:
-    """Prints a verb's help where it is asked for."""
+    """Print the help of a Hydra verb if it is requested."""
     if any(argument in {"-h", "--help"} for argument in arguments):
         print(text.strip())
         return True

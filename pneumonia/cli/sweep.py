@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.cli import key_values, wants_help
+from pneumonia.cli import wants_help
 from pneumonia.errors import ConfigError, nearest
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _status(name: str, options: list[str]) -> int:
     from pneumonia.sweep.run_sweep import print_status
     from pneumonia.sweep.sweep_files import find_sweep
 
-    given = key_values(options, ("runs_dir", "name"))
+    given = _key_values(options, ("runs_dir", "name"))
     folder = Path(given.get("runs_dir", "runs")) / given.get("name", Path(name).stem)
     if not folder.is_dir():
         find_sweep(name)
@@ -128,3 +128,20 @@ def _help(arguments: list[str]) -> int:
         return 2
     wants_help(arguments, text)
     return 0
+
+
+def _key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
+    """Parse the options of ``status``.
+
+    Raises:
+        ConfigError: An argument is not ``key=value``, or its key is unknown or given twice.
+    """
+    values: dict[str, str] = {}
+    for argument in arguments:
+        key, found, value = argument.partition("=")
+        if not found or key not in keys:
+            known = ", ".join(f"{key}=..." for key in keys)
+            raise ConfigError(f"{argument} is not understood; use {known}.{nearest(key.lstrip('-'), keys)}")
+        if values.setdefault(key, value) != value:
+            raise ConfigError(f"{key} is given twice, as {values[key]} and {value}. Leave one out.")
+    return values
