@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,13 +86,13 @@ def main() -> int:
                 cost = found[way]["cost"]
                 lines.append(
                     (
-                        f"{case.name}, {cost.precision}",
+                        f"{case.name}, {cost['precision']}",
                         f"{found[way]['losses'][-1]:.4f}",
                         f"{cpu['losses'][-1]:.4f}",
                         f"{off:.2g} of {allowed:g}",
                         "yes" if off <= allowed else "NO",
-                        f"{cost.images_per_s:.0f}",
-                        f"{cost.peak_memory_mib:.0f}",
+                        f"{cost['images_per_s']:.0f}",
+                        f"{cost['peak_memory_mib']:.0f}",
                     )
                 )
             results["cases"][case.name] = found
@@ -124,7 +124,7 @@ def _train(words: tuple[str, ...]) -> dict[str, Any]:
     losses = [float(row["train/loss"]) for row in read_metrics(folder)]
     cost, name = result.cost, result.family
     say(f"  {name} on {cost.device}, {cost.precision}: {cost.images_per_s:.0f} images/s")
-    return {"losses": losses, "val_loss": result.metrics["val"]["loss"], "cost": cost}
+    return {"losses": losses, "val_loss": result.metrics["val"]["loss"], "cost": asdict(cost)}
 
 
 def _data(xrays: Path | None) -> tuple[str, ...]:

@@ -440,7 +440,7 @@ def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
         (["backup.account_url='https://x.blob.core.windows.net/?sig=abc'", "backup.place=runs"], "holds a secret"),
         (
             ["backup.account_url=https://x.blob.core.windows.net/?sig=abc", "backup.place=runs"],
-            "?sig=*** can't be read",
+            "?sig=*** can't be parsed",
         ),
     ],
 )
