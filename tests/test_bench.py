@@ -107,7 +107,14 @@ def test_gpu_check_tells_what_trains_otherwise(monkeypatch, capsys, tmp_path):
 
 
 def test_gpu_check_measures_what_its_json_can_keep(tmp_path):
-    words = ("model=simple_cnn", "image_size=16", "max_epochs=1", "data.phantom.patients=20", "trainer=cpu", "name=check")
+    words = (
+        "model=simple_cnn",
+        "image_size=16",
+        "max_epochs=1",
+        "data.phantom.patients=20",
+        "trainer=cpu",
+        "name=check",
+    )
     found = gpu_check._train((*words, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"))
     kept = json.loads(json.dumps(found))
     assert len(kept["losses"]) == 1

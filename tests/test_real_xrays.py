@@ -102,11 +102,11 @@ def test_the_studys_last_configuration_reaches_its_figures(real_xrays, compose, 
 def test_audit_of_real_data_finds_copies_and_no_leak(real_xrays, cache_dir):
     manifest = load_manifest(real_xrays, cache_dir)
     found = audit(manifest, load_cache(manifest, 32, "stretch", cache_dir).pixels)
-    assert found["patients_by_class"] == {"BACTERIA": 1360, "NORMAL": 1219, "VIRUS": 1090}
-    assert found["duplicates"]["exact_groups"] == 24
-    assert found["leaks"] == []
-    score = found["baselines"]["thumbnail"]["pneumonia"]
-    assert score["low"] > score["largest_class"] + 0.15, "even a thumbnail tells pneumonia on this data"
+    assert found.patients_by_class == {"BACTERIA": 1360, "NORMAL": 1219, "VIRUS": 1090}
+    assert found.duplicates.exact_groups == 24
+    assert found.leaks == []
+    score = found.baselines["thumbnail"]["pneumonia"]
+    assert score.low > score.largest_class + 0.15, "even a thumbnail tells pneumonia on this data"
 
 
 @pytest.mark.parametrize("k", [3, 10])

@@ -1,9 +1,9 @@
 """Load the images that a data config names, decoded."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,17 +36,15 @@ class DecodedImages:
         """Hash of the images and labels."""
         return manifest_sha256(self.manifest)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return the state for another process, which maps the file of the pixels instead of receiving them."""
-        state = dict(vars(self))
-        if isinstance(self.pixels, np.memmap):
-            state["pixels"] = str(self.pixels.filename)
-        return state
+    def __reduce__(self) -> tuple[Callable[..., "DecodedImages"], tuple[object, ...]]:
+        """Let another process map the file of the pixels instead of receiving them."""
+        pixels = str(self.pixels.filename) if isinstance(self.pixels, np.memmap) else self.pixels
+        return _mapped, (self.manifest, pixels, self.rows, self.skipped)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if isinstance(state["pixels"], str):
-            state["pixels"] = np.load(state["pixels"], mmap_mode="r")
-        vars(self).update(state)
+
+def _mapped(manifest: pd.DataFrame, pixels: Pixels | str, rows: Ints, skipped: dict[str, str]) -> DecodedImages:
+    pixels = np.load(pixels, mmap_mode="r") if isinstance(pixels, str) else pixels
+    return DecodedImages(manifest, pixels, rows, skipped)
 
 
 def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> DecodedImages:

@@ -1,8 +1,7 @@
 """Write the findings of a data audit as one page."""
 
 import io
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -10,7 +9,8 @@ from PIL import Image
 
 from pneumonia.data.audit.audit import QUANTITIES
 from pneumonia.data.audit.contact_sheets import chosen
-from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks
+from pneumonia.data.audit.records import Audit, Pair, Score
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import (
     Block,
@@ -33,25 +33,24 @@ from pneumonia.tasks import in_class_order
 SHOWN_PAIRS: Final = 40
 EXAMPLES: Final = 10
 KIND_OF_NOTE: Final[dict[str, NoteKind]] = {"clean": "good", "leak": "bad", "unknown": "info"}
-Found = Mapping[str, Any]  # the content of audit.json
 
 
-def audit_page(found: Found, manifest: pd.DataFrame, pixels: Pixels, source: str) -> str:
+def audit_page(found: Audit, manifest: pd.DataFrame, pixels: Pixels, source: str) -> str:
     """Return the page of an audit as HTML.
 
     Args:
-        found: From :func:`pneumonia.data.audit.audit.audit`, optionally with ``skipped``, reasons by path.
+        found: From :func:`pneumonia.data.audit.audit.audit`.
         manifest: The images that were audited.
         pixels: ``(N, S, S)``, the same images.
         source: The audited data, as the user named them.
     """
-    patients = f"{found['patients']:,} patients" if found["patients_known"] else "unknown patients"
+    patients = f"{found.patients:,} patients" if found.patients_known else "unknown patients"
     subtitle = (
-        f"{found['images']:,} images of {patients}, manifest {found['manifest_sha256'][:12]}. Made by `pneumonia data audit`. "
+        f"{found.images:,} images of {patients}, manifest {found.manifest_sha256[:12]}. Made by pneumonia data audit. "
         "Not a medical device."
     )
-    kind, verdict = conclusion(dict(found))
-    points = remarks(dict(found))
+    kind, verdict = conclusion(found)
+    points = remarks(found)
     blocks: list[Block] = [
         Note(verdict, KIND_OF_NOTE[kind]),
         *([Items(points)] if points else []),
@@ -63,55 +62,56 @@ def audit_page(found: Found, manifest: pd.DataFrame, pixels: Pixels, source: str
         *_examples(manifest, pixels),
         *_skipped(found),
     ]
-    return html_page(Document(f"Audit of {source}", subtitle.replace("`", ""), blocks))
+    return html_page(Document(f"Audit of {source}", subtitle, blocks))
 
 
-def _subsets(found: Found) -> list[Block]:
-    labels = in_class_order(label for subset in found["subsets"].values() for label in subset["classes"])
+def _subsets(found: Audit) -> list[Block]:
     rows = [
         [
             name or "no subset",
-            *(f"{subset['classes'].get(label, 0):,}" for label in labels),
-            f"{subset['images']:,}",
-            f"{subset['patients']:,}",
+            *(f"{subset.classes.get(label, 0):,}" for label in found.labels),
+            f"{subset.images:,}",
+            f"{subset.patients:,}",
         ]
-        for name, subset in with_all(dict(found)).items()
+        for name, subset in found.subsets_and_all.items()
     ]
-    origin = "the release's own folders" if found["subsets_from"] == "folders" else f"split={found['subsets_from']}"
+    origin = "the release's own folders" if found.subsets_from == "folders" else f"split={found.subsets_from}"
     blocks: list[Block] = [Heading("Subsets and classes")]
-    if set(found["subsets"]) - {""}:
+    if set(found.subsets) - {""}:
         blocks.append(Text(f"The subsets are those of {origin}."))
-    blocks.append(Table(("subset", *labels, "images", "patients"), rows))
-    for leak in found["leaks"]:
-        images = " and ".join(
-            f"{count:,} of {name} ({leak['share'][name]:.0%})" for name, count in leak["images"].items()
-        )
+    blocks.append(Table(("subset", *found.labels, "images", "patients"), rows))
+    for leak in found.leaks:
+        images = " and ".join(f"{count:,} of {name} ({leak.share[name]:.0%})" for name, count in leak.images.items())
         text = (
-            f"**Leak** between {' and '.join(leak['subsets'])}: {leak['patients']} patients in both, {leak['copies']} pairs of "
-            f"copies across; {images} images are concerned. For example {', '.join(leak['examples'])}."
+            f"**Leak** between {' and '.join(leak.subsets)}: {leak.patients} patients in both, {leak.copies} pairs of "
+            f"copies across; {images} images are concerned. For example {', '.join(leak.examples)}."
         )
         blocks.append(Note(text, "bad"))
     return blocks
 
 
-def _copies(found: Found, manifest: pd.DataFrame, pixels: Pixels) -> list[Block]:
-    counts, pairs = found["duplicates"], found["pairs"]
-    total = counts["exact_pairs"] + counts["near_pairs"]
+def _copies(found: Audit, manifest: pd.DataFrame, pixels: Pixels) -> list[Block]:
+    counts, pairs = found.duplicates, found.pairs
+    total = counts.exact_pairs + counts.near_pairs
     if not total:
         return [Heading("Copies"), Text("None: no two files are byte-identical, and no two images nearly so.")]
     text = (
-        f"{counts['exact_groups']} groups of byte-identical files ({counts['exact_images']} images, {counts['exact_pairs']} "
-        f"pairs), and {counts['near_pairs']} pairs that are one X-ray saved twice (perceptual hash within 24 of 256 bits). "
-        f"{counts['across_patients']} pairs join two “patients”, {counts['across_subsets']} cross subsets, "
-        f"{counts['label_conflicts']} have two labels. Our splits keep all of them together."
+        f"{counts.exact_groups} groups of byte-identical files ({counts.exact_images} images, {counts.exact_pairs} "
+        f"pairs), and {counts.near_pairs} pairs that are one X-ray saved twice (perceptual hash within 24 of 256 bits). "
+        f"{counts.across_patients} pairs join two “patients”, {counts.across_subsets} cross subsets, "
+        f"{counts.label_conflicts} have two labels. Our splits keep all of them together."
     )
     position = {name: row for row, name in enumerate(manifest["image_id"])}
     tiles = []
     for pair in pairs[:SHOWN_PAIRS]:
-        pictures = []
-        for key in ("first", "second"):
-            about = ", ".join(filter(None, (pair[f"{key}_subset"], pair[f"{key}_label"])))
-            pictures.append(_picture(pixels[position[pair[key]]], pair[key], f"{pair[key]} ({about})"))
+        ends = (
+            (pair.first, pair.first_subset, pair.first_label),
+            (pair.second, pair.second_subset, pair.second_label),
+        )
+        pictures = [
+            _picture(pixels[position[name]], name, f"{name} ({', '.join(filter(None, about))})")
+            for name, *about in ends
+        ]
         tiles.append(Tile(pictures, _nearness(pair)))
     blocks: list[Block] = [Heading("Copies"), Text(text), Gallery(tiles)]
     if total > SHOWN_PAIRS:
@@ -120,16 +120,19 @@ def _copies(found: Found, manifest: pd.DataFrame, pixels: Pixels) -> list[Block]
     return blocks
 
 
-def _nearness(pair: Mapping[str, Any]) -> str:
-    texts = ["identical" if pair["kind"] == "exact" else f"{pair['bits']} bits apart"]
-    for key in ("label", "subset", "patient"):
-        one, other = pair[f"first_{key}"], pair[f"second_{key}"]
-        if one != other:
-            texts.append(f"two {key}s: **{one or 'none'} / {other or 'none'}**")
-    return "; ".join(texts)
+def _nearness(pair: Pair) -> str:
+    pairs = {
+        "labels": (pair.first_label, pair.second_label),
+        "subsets": (pair.first_subset, pair.second_subset),
+        "patients": (pair.first_patient, pair.second_patient),
+    }
+    different = [
+        f"two {what}: **{one or 'none'} / {other or 'none'}**" for what, (one, other) in pairs.items() if one != other
+    ]
+    return "; ".join(["identical" if pair.kind == "exact" else f"{pair.bits} bits apart", *different])
 
 
-def _shortcuts(found: Found) -> list[Block]:
+def _shortcuts(found: Audit) -> list[Block]:
     blocks: list[Block] = [
         Heading("Accuracy without looking at lungs"),
         Text(
@@ -139,58 +142,45 @@ def _shortcuts(found: Found) -> list[Block]:
         ),
     ]
     for task, title in TASKS.items():
-        scores = {}
-        for kind, by_task in found["baselines"].items():
+        scores: dict[str, Score] = {}
+        for kind, by_task in found.baselines.items():
             scores[KINDS[kind]] = by_task[task]
-            if by_task[task]["on_val"]:
-                scores[f"{KINDS[kind]}, on val"] = by_task[task]["on_val"]
-        known = {name: score for name, score in scores.items() if score["accuracy"] is not None}
+            if on_val := by_task[task].on_val:
+                scores[f"{KINDS[kind]}, on val"] = on_val
+        known = {name: score for name, score in scores.items() if score.accuracy is not None}
         blocks.append(Heading(title.capitalize(), 3))
         if known:
-            values = [score["accuracy"] for score in known.values()]
-            low, high = (
-                [score["accuracy"] if score[end] is None else score[end] for score in known.values()]
-                for end in ("low", "high")
-            )
-            marks = [score["largest_class"] for score in known.values()]
+            bars = [(score.accuracy, score.low, score.high, score.largest_class) for score in known.values()]
+            values, low, high, marks = zip(*bars, strict=True)
             svg = figures.bars(list(known), values, low, high, marks, "accuracy")
             rows = [
-                [
-                    name,
-                    *(ranged(score, key) for key in ("accuracy", "balanced_accuracy", "auroc")),
-                    f"{score['largest_class']:.3f}",
-                    f"{score['n']:,}",
-                ]
+                [name, *map(ranged, score.intervals.values()), f"{score.largest_class:.3f}", f"{score.n:,}"]
                 for name, score in known.items()
             ]
             head = ("model of", "accuracy", "balanced accuracy", "AUROC", "largest class", "images")
             blocks += [Figure(f"shortcuts-{task}", svg, "", "The table below, as bars."), Table(head, rows)]
-        blocks += [Text(f"{name}: {score['reason']}") for name, score in scores.items() if name not in known]
+        blocks += [Text(f"{name}: {score.reason}") for name, score in scores.items() if name not in known]
     return blocks
 
 
-def _shift(found: Found) -> list[Block]:
-    if not found["shift"]:
+def _shift(found: Audit) -> list[Block]:
+    if not found.shift:
         return []
 
-    def cell(score: Mapping[str, Any]) -> str:
-        return (
-            likeness(dict(score))
-            if score["auroc"] is None
-            else f"{likeness(dict(score))}: {ranged(dict(score), 'auroc')}"
-        )
+    def cell(score: Score) -> str:
+        return likeness(score) if score.auroc is None else f"{likeness(score)}: {ranged(score.intervals['auroc'])}"
 
     text = (
         "AUROC of a classifier that tells one subset from the other, on patients it was not fitted on: 0.5 means that no "
         "classifier can, 1.0 that it always can. Far from 0.5, a score on the one says little about the other."
     )
-    rows = [[" against ".join(entry["subsets"]), *(cell(entry[kind]) for kind in KINDS)] for entry in found["shift"]]
+    rows = [[" against ".join(shift.subsets), *map(cell, shift.scores.values())] for shift in found.shift]
     return [Heading("Do the subsets look alike?"), Text(text), Table(("subsets", *KINDS.values()), rows)]
 
 
-def _quantities(found: Found) -> list[Block]:
+def _quantities(found: Audit) -> list[Block]:
     plots, constant = {}, []
-    for quantity, by_class in found["quantities"].items():
+    for quantity, by_class in found.quantities.items():
         known = {label: points for label, points in by_class.items() if points}
         values = {value for points in known.values() for value in points}
         name = QUANTITIES[quantity]
@@ -207,8 +197,8 @@ def _quantities(found: Found) -> list[Block]:
         blocks.append(Figure("quantities", figures.boxes(plots), "", "Box plots of each quantity by class."))
     if constant:
         blocks.append(Text(f"{'; '.join(constant)}."))
-    modes = sorted({mode for row in found["modes"].values() for mode in row})
-    rows = [[label, *(f"{row.get(mode, 0):,}" for mode in modes)] for label, row in found["modes"].items()]
+    modes = sorted({mode for row in found.modes.values() for mode in row})
+    rows = [[label, *(f"{row.get(mode, 0):,}" for mode in modes)] for label, row in found.modes.items()]
     return [*blocks, Table(("class", *modes), rows, "Colour mode of the files")]
 
 
@@ -222,10 +212,10 @@ def _examples(manifest: pd.DataFrame, pixels: Pixels) -> list[Block]:
     return blocks
 
 
-def _skipped(found: Found) -> list[Block]:
-    if not found.get("skipped"):
+def _skipped(found: Audit) -> list[Block]:
+    if not found.skipped:
         return []
-    reasons = [f"{path}: {reason}" for path, reason in found["skipped"].items()]
+    reasons = [f"{path}: {reason}" for path, reason in found.skipped.items()]
     return [Heading("Left out"), Text("These images can't be read; nothing above counts them."), Items(reasons)]
 
 

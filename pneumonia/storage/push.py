@@ -3,9 +3,10 @@
 import mimetypes
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from threading import Event
-from typing import Any, Final
+from typing import Final
 
 from azure.core import MatchConditions
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
@@ -115,15 +116,14 @@ def _upload(container: ContainerClient, place: Place, name: str, path: Path, the
     settings = ContentSettings(
         mimetypes.guess_type(name)[0] or "application/octet-stream", content_md5=bytearray.fromhex(digest)
     )
-    condition: dict[str, Any] = {"overwrite": False}
+    upload = partial(container.upload_blob, overwrite=False)
     if there is not None:  # only over the listed version
-        condition = {"overwrite": True, "etag": there.etag, "match_condition": MatchConditions.IfNotModified}
+        condition = MatchConditions.IfNotModified
+        upload = partial(container.upload_blob, overwrite=True, etag=there.etag, match_condition=condition)
 
     def work() -> None:
         with path.open("rb") as file:
-            container.upload_blob(
-                place.prefix + name, file, length=size, content_settings=settings, validate_content=True, **condition
-            )
+            upload(place.prefix + name, file, length=size, content_settings=settings, validate_content=True)
 
     try:
         with_retries(f"push {place.prefix}{name}", work, stop)

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import sys
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from PIL import Image
 from pneumonia.cli import main
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.audit.audit import BLOCK, PAIR, audit, copies, leaks, measured
-from pneumonia.data.audit.baselines import undefined
 from pneumonia.data.audit.findings import conclusion, likeness, remarks
+from pneumonia.data.audit.records import Score
 from pneumonia.data.cache import load_cache
 from pneumonia.data.manifest import load_manifest, write_manifest
 from pneumonia.data.splits.assign import make_split
@@ -62,14 +63,14 @@ def _audit(root, tmp_path, cache_dir, monkeypatch, capsys, *words):
 def test_clean_phantoms_have_no_leak_and_their_counts_are_right(data):
     manifest, pixels = data
     found = audit(manifest, pixels)
-    assert found["leaks"] == []
-    assert found["images"] == len(manifest)
-    assert found["patients"] == manifest["patient_id"].nunique()
-    assert found["duplicates"]["exact_groups"] == 0
-    assert sum(subset["images"] for subset in found["subsets"].values()) == len(manifest)
-    for counts in (found["patients_by_class"], *(subset["classes"] for subset in found["subsets"].values())):
+    assert found.leaks == []
+    assert found.images == len(manifest)
+    assert found.patients == manifest["patient_id"].nunique()
+    assert found.duplicates.exact_groups == 0
+    assert sum(subset.images for subset in found.subsets.values()) == len(manifest)
+    for counts in (found.patients_by_class, *(subset.classes for subset in found.subsets.values())):
         assert list(counts) == ["NORMAL", "VIRUS", "BACTERIA"], "in the order of the task"
-    json.dumps(found, allow_nan=False)
+    json.dumps(asdict(found), allow_nan=False)
     again = audit(manifest, pixels)
     assert again == found, "the same data give the same figures, to the last digit"
 
@@ -125,10 +126,10 @@ def test_pairs_agree_with_a_brute_force_search_by_another_library(tree, cache_di
 def test_shift_between_subsets_is_found_only_where_planted(data):
     manifest, pixels = data
     half = pd.Series(np.where(pd.factorize(manifest["patient_id"])[0] % 2, "train", "test"))
-    alike = audit(manifest, pixels, half)["shift"][0]
-    assert 0.3 < alike["thumbnail"]["auroc"] < 0.7
+    alike = audit(manifest, pixels, half).shift[0]
+    assert 0.3 < alike.thumbnail.auroc < 0.7
     darker = np.where((half == "test").to_numpy()[:, None, None], pixels // 2, pixels)
-    assert audit(manifest, darker, half)["shift"][0]["thumbnail"]["auroc"] > 0.95
+    assert audit(manifest, darker, half).shift[0].thumbnail.auroc > 0.95
 
 
 def test_a_hostile_name_can_not_write_into_the_page(data):
@@ -221,17 +222,17 @@ def test_leaks_equal_a_search_over_all_pairs(rows):
         if shared:
             images = {name: sum(p == name and g in shared for g, p in rows) for name in (one, other)}
             expected[one, other] = (len(shared), images)
-    assert {tuple(leak["subsets"]): (leak["groups"], leak["images"]) for leak in found} == expected
+    assert {tuple(leak.subsets): (leak.groups, leak.images) for leak in found} == expected
 
 
 def test_group_in_two_folds_is_a_leak():
     manifest = _table(patient_id=["a", "a", "b", "c", "d"])
     subset = np.array(["train", "train", "train", "val", "test"], dtype=object)
     found = leaks(manifest, subset, np.array([1, 2, 1, 0, -1]), np.array([0, 0, 1, 2, 3]), copies(manifest, subset))
-    assert [leak["subsets"] for leak in found] == [["fold 1", "fold 2"]]
-    assert found[0]["patients"] == 1
-    assert found[0]["share"] == {"fold 1": 0.5, "fold 2": 1.0}
-    assert found[0]["examples"] == ["a"]
+    assert [leak.subsets for leak in found] == [("fold 1", "fold 2")]
+    assert found[0].patients == 1
+    assert found[0].share == {"fold 1": 0.5, "fold 2": 1.0}
+    assert found[0].examples == ["a"]
 
 
 def test_a_leaks_share_is_what_splitting_says_of_it(data):
@@ -240,12 +241,12 @@ def test_a_leaks_share_is_what_splitting_says_of_it(data):
     subset = split["subset"].to_numpy(dtype=object)
     group = pd.factorize(manifest["patient_id"])[0]
     found = {
-        tuple(leak["subsets"]): leak
+        tuple(leak.subsets): leak
         for leak in leaks(manifest, subset, split["fold"].to_numpy(), group, copies(manifest, subset))
     }
     for theirs in find_leaks(manifest, split, group):
-        assert found["train", theirs.subset]["images"][theirs.subset] == theirs.images
-        assert found["train", theirs.subset]["share"][theirs.subset] == theirs.fraction
+        assert found["train", theirs.subset].images[theirs.subset] == theirs.images
+        assert found["train", theirs.subset].share[theirs.subset] == theirs.fraction
 
 
 def test_the_gravest_pairs_come_first():
@@ -300,21 +301,21 @@ def test_brightness_contrast_and_quantisation_are_those_of_the_files(tmp_path):
 def test_quantities_are_the_quantiles_of_each_class_in_the_studys_order(data):
     manifest, pixels = data
     found = audit(manifest, pixels)
-    assert list(found["quantities"]["bytes"]) == ["NORMAL", "VIRUS", "BACTERIA"]
-    for label, points in found["quantities"]["bytes"].items():
+    assert list(found.quantities["bytes"]) == ["NORMAL", "VIRUS", "BACTERIA"]
+    for label, points in found.quantities["bytes"].items():
         column = manifest["bytes"][manifest["label"] == label]
         assert points == pytest.approx(column.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).tolist())
-    assert sum(found["modes"]["VIRUS"].values()) == (manifest["label"] == "VIRUS").sum()
+    assert sum(found.modes["VIRUS"].values()) == (manifest["label"] == "VIRUS").sum()
 
 
 def test_a_split_is_scored_on_its_val_and_folders_are_not(data):
     manifest, pixels = data
     split = make_split(manifest, SplitConfig("grouped"))
     found = audit(manifest, pixels, split["subset"], "grouped", split["fold"])
-    score = found["baselines"]["thumbnail"]["pneumonia"]
-    assert score["on_val"]["n"] == (split["subset"] == "val").sum()
-    assert score["n"] == (split["subset"] != "test").sum()
-    assert audit(manifest, pixels)["baselines"]["thumbnail"]["pneumonia"]["on_val"] is None
+    score = found.baselines["thumbnail"]["pneumonia"]
+    assert score.on_val.n == (split["subset"] == "val").sum()
+    assert score.n == (split["subset"] != "test").sum()
+    assert audit(manifest, pixels).baselines["thumbnail"]["pneumonia"].on_val is None
 
 
 class _Balance(HTMLParser):
@@ -343,8 +344,7 @@ def test_page_shows_each_pair_and_is_self_contained(data):
     manifest, pixels = data
     spoilt = manifest.copy()
     spoilt.loc[[5, 9], ["sha256", "phash"]] = spoilt.loc[3, ["sha256", "phash"]].to_list()
-    found = audit(spoilt, pixels)
-    found["skipped"] = {"/data/<broken>.jpeg": "it is empty"}
+    found = replace(audit(spoilt, pixels), skipped={"/data/<broken>.jpeg": "it is empty"})
     text = audit_page(found, spoilt, pixels, "data")
     shown = _Balance(text)
     assert shown.open == []
@@ -363,10 +363,10 @@ def test_page_counts_the_pairs_that_it_does_not_show(data):
     spoilt = manifest.copy()
     spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
     found = audit(spoilt, pixels)
-    assert found["duplicates"]["exact_pairs"] == 66
+    assert found.duplicates.exact_pairs == 66
     assert "The gravest 40 of 66 pairs; all are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
-    found["pairs"] = found["pairs"][:50]
-    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
+    fewer = replace(found, pairs=found.pairs[:50])
+    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in audit_page(fewer, spoilt, pixels, "data")
 
 
 def test_remarks_explain_the_scores(data):
@@ -399,20 +399,20 @@ def test_remarks_explain_the_scores(data):
     ],
 )
 def test_likeness_describes_the_shift(area, low, word):
-    assert likeness({"auroc": area, "auroc_low": low, "reason": None}) == word
-    assert likeness(undefined("val has 15 patients", 9)) == "val has 15 patients"
+    assert likeness(Score(None, 9, auroc=area, auroc_low=low)) == word
+    assert likeness(Score("val has 15 patients", 9)) == "val has 15 patients"
 
 
 def test_data_without_patients_are_not_called_free_of_leaks(data):
     manifest, pixels = data
     unknown = manifest.assign(patient_id="unknown-" + manifest["image_id"])
     found = audit(unknown, pixels)
-    assert not found["patients_known"]
+    assert not found.patients_known
     assert conclusion(found)[1].endswith("The data name no patients: only copies of images could be found.")
     half = manifest.copy()
     half.loc[:9, "patient_id"] = unknown["patient_id"]
     found = audit(half, pixels)
-    assert found["images_without_patient"] == 10
+    assert found.images_without_patient == 10
     assert any("Images that name no patient: 10." in text for text in remarks(found))
 
 

@@ -1,6 +1,7 @@
 """`pneumonia data audit`: find leakage, duplicates and shortcuts."""
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pneumonia.config.schema import SplitConfig
+    from pneumonia.data.audit.records import Audit
 
 SIZE: Final = 96  # pixels a side of the images that are measured and shown
 
@@ -65,20 +67,20 @@ def command(
     assigned = None if plan is None else load_split(manifest, plan)
     name = "folders" if plan is None else plan.file or plan.method
     subset, fold = (None, None) if assigned is None else (assigned["subset"], assigned["fold"])
-    found = audit(manifest, pixels, subset, name, fold)
-    found["skipped"] = problems
+    found = replace(audit(manifest, pixels, subset, name, fold), skipped=problems)
+    plain = asdict(found)
     _show(found)
     with replacing(out / "index.html") as part:
         part.write_text(audit_page(found, manifest, pixels, str(source)), encoding="utf-8")
     with replacing(out / "pairs.csv") as part:
-        pd.DataFrame(found["pairs"], columns=PAIR).to_csv(part, index=False)
-    write_json(out / "audit.json", found)
+        pd.DataFrame(plain["pairs"], columns=PAIR).to_csv(part, index=False)
+    write_json(out / "audit.json", plain)
     for path, reason in problems.items():
         warn(f"left out {path}: {reason}")
     index = out / "index.html"
     say(f"Written: [bold]{escape(str(index))}[/], audit.json and pairs.csv beside it")
-    print(json.dumps(found, indent=2, allow_nan=False) if as_json else index)
-    return 1 if found["leaks"] else 0
+    print(json.dumps(plain, indent=2, allow_nan=False) if as_json else index)
+    return 1 if found.leaks else 0
 
 
 def readable_images(
@@ -116,8 +118,6 @@ def readable_images(
 
 def _plan(file: Path | None, method: dict[str, Any]) -> "SplitConfig | None":
     """Return the split to audit, which may leak; ``None`` for the release's own folders."""
-    from dataclasses import replace
-
     chosen = any(value is not None for value in method.values())
     if file is not None and chosen:
         raise ConfigError("--split FILE and --method with its options exclude each other. Use one of them.")
@@ -126,47 +126,44 @@ def _plan(file: Path | None, method: dict[str, Any]) -> "SplitConfig | None":
     return split_config(**method, leaky="true") if chosen else None
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: "Audit") -> None:
     from rich.markup import escape
 
-    from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks, with_all
+    from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks
     from pneumonia.system.console import say, table, warn
-    from pneumonia.tasks import in_class_order
 
-    labels = in_class_order(label for subset in found["subsets"].values() for label in subset["classes"])
     rows = [
         (
             escape(name) or "no subset",
-            *(str(subset["classes"].get(label, 0)) for label in labels),
-            str(subset["images"]),
-            str(subset["patients"]) if found["patients_known"] else "unknown",
+            *(str(subset.classes.get(label, 0)) for label in found.labels),
+            str(subset.images),
+            str(subset.patients) if found.patients_known else "unknown",
         )
-        for name, subset in with_all(found).items()
+        for name, subset in found.subsets_and_all.items()
     ]
-    table("Subsets and classes", ("subset", *map(escape, labels), "images", "patients"), rows)
-    counts = found["duplicates"]
-    table("Copies", ("what", "count"), [(name.replace("_", " "), str(count)) for name, count in counts.items()])
+    table("Subsets and classes", ("subset", *map(escape, found.labels), "images", "patients"), rows)
+    counts = vars(found.duplicates).items()
+    table("Copies", ("what", "count"), [(name.replace("_", " "), str(count)) for name, count in counts])
     for task, title in TASKS.items():
-        scores = {kind: found["baselines"][kind][task] for kind in KINDS}
-        largest = scores["thumbnail"]["largest_class"]
+        scores = {kind: found.baselines[kind][task] for kind in KINDS}
+        largest = scores["thumbnail"].largest_class
         beside = "" if largest is None else f" (largest class: {largest:.3f})"
         rows = []
         for kind, score in scores.items():
-            for name, one in ((kind, score), (f"{kind}, on val", score["on_val"])):
+            for name, one in ((kind, score), (f"{kind}, on val", score.on_val)):
                 if one is not None:
-                    known = one["accuracy"] is not None
-                    rows.append(
-                        (name, ranged(one) if known else escape(one["reason"]), ranged(one, "auroc") if known else "")
-                    )
+                    accuracy, auroc = (ranged(one.intervals[metric]) for metric in ("accuracy", "auroc"))
+                    unknown = (escape(str(one.reason)), "")
+                    rows.append((name, *(unknown if one.accuracy is None else (accuracy, auroc))))
         table(f"Without looking at lungs: {title}{beside}", ("from", "accuracy (95%)", "AUROC (95%)"), rows)
     rows = [
         (
-            escape(f"{' against '.join(entry['subsets'])}, {kind}"),
-            *(("", escape(likeness(score))) if score["auroc"] is None else (ranged(score, "auroc"), likeness(score))),
+            escape(f"{' against '.join(shift.subsets)}, {kind}"),
+            "" if score.auroc is None else ranged(score.intervals["auroc"]),
+            escape(likeness(score)),
         )
-        for entry in found["shift"]
-        for kind, score in entry.items()
-        if kind in KINDS
+        for shift in found.shift
+        for kind, score in shift.scores.items()
     ]
     if rows:
         table("Telling subsets apart: 0.5 is chance", ("subsets, by", "AUROC (95%)", "they are"), rows)

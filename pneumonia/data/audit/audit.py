@@ -1,6 +1,7 @@
 """Audit a data set for leaks between subsets, copies of images, and shortcuts that give the class away."""
 
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import combinations
 from typing import Any, Final
 
@@ -9,15 +10,16 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.data.audit.baselines import shortcuts
+from pneumonia.data.audit.records import Audit, Duplicates, Pair, SharedGroups, SubsetCounts
 from pneumonia.data.duplicates import groups, near_pairs
 from pneumonia.data.images.decode import jpeg_quantisation
 from pneumonia.data.manifest import manifest_sha256
 from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
-from pneumonia.data.splits.leaks import UNUSED
+from pneumonia.data.splits.leaks import UNUSED, in_subset_order
 from pneumonia.system.arrays import Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
-from pneumonia.tasks import SUBSETS, in_class_order
+from pneumonia.tasks import in_class_order
 
 QUANTITIES: Final = {
     "width": "width, pixels",
@@ -28,10 +30,7 @@ QUANTITIES: Final = {
     "brightness": "brightness, mean grey level",
     "contrast": "contrast, deviation of grey levels",
 }
-PAIR: Final = (
-    *("first", "second", "kind", "bits"),
-    *("first_patient", "second_patient", "first_label", "second_label", "first_subset", "second_subset"),
-)
+PAIR: Final = tuple(field.name for field in fields(Pair))
 POINTS: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 EXAMPLES: Final = 5
 MOST_PAIRS: Final = 10_000  # a thousand blank images alone are half a million pairs
@@ -44,8 +43,8 @@ def audit(
     subsets: pd.Series | None = None,
     name: str = "folders",
     folds: pd.Series | None = None,
-) -> dict[str, Any]:
-    """Return all findings as plain values for JSON; undefined values are ``None``, with a ``reason``.
+) -> Audit:
+    """Return all findings; ``pairs`` are the ``MOST_PAIRS`` most serious ones.
 
     Args:
         manifest: Readable images, one row each, with ``phash``.
@@ -53,10 +52,6 @@ def audit(
         subsets: ``(N,)`` subset of each image; ``None`` uses the release's own folders.
         name: Origin of the subsets, for the report.
         folds: ``(N,)`` fold of each image, -1 for none; folds must not share anything either.
-
-    Returns:
-        ``leaks`` is empty if no group is in two subsets; ``pairs`` holds the ``MOST_PAIRS`` most serious pairs of copies; the
-        functions below describe the other keys.
     """
     manifest = manifest.reset_index(drop=True)
     subset = (manifest["source_split"] if subsets is None else subsets).to_numpy(dtype=object)
@@ -64,33 +59,35 @@ def audit(
     label, patient, group = manifest["label"], manifest["patient_id"], groups(manifest)
     pairs = copies(manifest, subset)
     unknown = patient.str.startswith(UNKNOWN_PATIENT)
-    named = [name for name in _in_order(subset) if name not in {UNUSED, ""}]
-    return {
-        "manifest_sha256": manifest_sha256(manifest),
-        "images": len(manifest),
-        "patients": int(patient.nunique()),
-        "patients_by_class": {name: int(patient[label == name].nunique()) for name in in_class_order(label)},
-        "patients_known": not bool(unknown.all()),
-        "images_without_patient": int(unknown.sum()),
-        "groups": len(np.unique(group)),
-        "subsets_from": name,
-        "subsets": _subsets(manifest, subset),
-        "leaks": leaks(manifest, subset, fold, group, pairs),
-        "duplicates": _duplicates(manifest, pairs),
-        "pairs": pairs.head(MOST_PAIRS).to_dict("records"),
-        "quantities": _quantiles(manifest, measured(manifest, pixels)),
-        "modes": _modes(manifest),
-        **shortcuts(manifest, pixels, subset, group, named, validate=subsets is not None),
-    }
+    quantities = _quantiles(manifest, measured(manifest, pixels))
+    compared = [place for place in in_subset_order(subset) if place not in {UNUSED, ""}]
+    baselines, shift = shortcuts(manifest, pixels, subset, group, compared, validate=subsets is not None)
+    return Audit(
+        manifest_sha256=manifest_sha256(manifest),
+        images=len(manifest),
+        patients=int(patient.nunique()),
+        patients_by_class={name: int(patient[label == name].nunique()) for name in in_class_order(label)},
+        patients_known=not bool(unknown.all()),
+        images_without_patient=int(unknown.sum()),
+        groups=len(np.unique(group)),
+        subsets_from=name,
+        subsets={place: _counts(manifest[subset == place]) for place in in_subset_order(subset)},
+        leaks=leaks(manifest, subset, fold, group, pairs),
+        duplicates=_duplicates(manifest, pairs),
+        pairs=[Pair(*row) for row in pairs.head(MOST_PAIRS).itertuples(index=False)],
+        quantities=quantities,
+        modes=_modes(manifest),
+        baselines=baselines,
+        shift=shift,
+    )
 
 
 def copies(manifest: pd.DataFrame, subset: Objects) -> pd.DataFrame:
     """Find pairs of images that are one X-ray: byte-identical ones, and near ones within 24 of 256 bits.
 
     Returns:
-        One row a pair: ``first``, ``second`` (image ids), ``kind`` (``exact``, ``near``), ``bits``, and the ``patient``,
-        ``label`` and ``subset`` of both, prefixed ``first_`` and ``second_``. The most serious are first: two labels, two
-        subsets, two patients, then the nearest.
+        One row a pair with the columns ``PAIR``. The most serious are first: two labels, two subsets, two patients, then the
+        nearest.
     """
     found = near_pairs(manifest["phash"])
     first, second = found["first"].to_numpy(), found["second"].to_numpy()
@@ -127,30 +124,13 @@ def _quantisation(path: str) -> float:
     return float("nan") if step is None else step
 
 
-def _in_order(subset: Objects) -> list[str]:
-    """Return the subsets that occur: train, val, test, unused, none, then other names."""
-    present, known = set(map(str, subset)), (*SUBSETS, UNUSED, "")
-    return [name for name in known if name in present] + sorted(present - set(known))
+def _counts(images: pd.DataFrame) -> SubsetCounts:
+    classes = {label: int((images["label"] == label).sum()) for label in in_class_order(images["label"])}
+    return SubsetCounts(len(images), int(images["patient_id"].nunique()), classes)
 
 
-def _subsets(manifest: pd.DataFrame, subset: Objects) -> dict[str, Any]:
-    """Count images, patients and images by class of each subset."""
-    found = {}
-    for name in _in_order(subset):
-        inside = manifest[subset == name]
-        counts = {label: int((inside["label"] == label).sum()) for label in in_class_order(inside["label"])}
-        found[name] = {"images": len(inside), "patients": int(inside["patient_id"].nunique()), "classes": counts}
-    return found
-
-
-def leaks(
-    manifest: pd.DataFrame, subset: Objects, fold: Ints, group: Ints, pairs: pd.DataFrame
-) -> list[dict[str, Any]]:
-    """Describe each two subsets (or folds) that share a group.
-
-    ``images`` and ``share`` (of the subset) count the images in shared groups by subset; ``patients`` are those in both;
-    ``copies`` are pairs between the two.
-    """
+def leaks(manifest: pd.DataFrame, subset: Objects, fold: Ints, group: Ints, pairs: pd.DataFrame) -> list[SharedGroups]:
+    """Describe each two subsets (or folds) that share a group."""
     fold_of = dict(zip(manifest["image_id"], fold, strict=True))
     folds = pd.DataFrame({key: pairs[key].map(fold_of).astype("int64") for key in ("first", "second")})
     found = list(_shared(manifest, subset, group, pairs["first_subset"], pairs["second_subset"], {UNUSED, ""}, ""))
@@ -165,10 +145,10 @@ def _shared(
     second: "pd.Series[Any]",
     left_out: set[str],
     prefix: str,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[SharedGroups]:
     place, ends = place.astype(str), (first.astype(str).to_numpy(), second.astype(str).to_numpy())
     patient = manifest["patient_id"].to_numpy(dtype=object)
-    for pair in combinations([name for name in _in_order(place) if name not in left_out], 2):
+    for pair in combinations([name for name in in_subset_order(place) if name not in left_out], 2):
         one, other = pair
         shared = np.intersect1d(group[place == one], group[place == other])
         if not len(shared):
@@ -177,46 +157,42 @@ def _shared(
         counts = {f"{prefix}{name}": int((inside & (place == name)).sum()) for name in pair}
         patients = sorted(set(patient[place == one]) & set(patient[place == other]))
         between = ((ends[0] == one) & (ends[1] == other)) | ((ends[0] == other) & (ends[1] == one))
-        yield {
-            "subsets": list(counts),
-            "groups": len(shared),
-            "images": counts,
-            "share": {f"{prefix}{name}": counts[f"{prefix}{name}"] / int((place == name).sum()) for name in pair},
-            "patients": len(patients),
-            "copies": int(between.sum()),
-            "examples": list(map(str, (patients or sorted(set(patient[inside])))[:EXAMPLES])),
-        }
+        yield SharedGroups(
+            subsets=(f"{prefix}{one}", f"{prefix}{other}"),
+            groups=len(shared),
+            images=counts,
+            share={f"{prefix}{name}": counts[f"{prefix}{name}"] / int((place == name).sum()) for name in pair},
+            patients=len(patients),
+            copies=int(between.sum()),
+            examples=list(map(str, (patients or sorted(set(patient[inside])))[:EXAMPLES])),
+        )
 
 
-def _duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> dict[str, int]:
-    """Count all pairs; an exact group is a set of byte-identical files."""
+def _duplicates(manifest: pd.DataFrame, pairs: pd.DataFrame) -> Duplicates:
     times = manifest["sha256"].value_counts()
     used = ~(pairs["first_subset"].isin([UNUSED, ""]) | pairs["second_subset"].isin([UNUSED, ""]))
+    return Duplicates(
+        exact_groups=int((times > 1).sum()),
+        exact_images=int(times[times > 1].sum()),
+        exact_pairs=int((pairs["kind"] == "exact").sum()),
+        near_pairs=int((pairs["kind"] == "near").sum()),
+        across_patients=int((pairs["first_patient"] != pairs["second_patient"]).sum()),
+        across_subsets=int((used & (pairs["first_subset"] != pairs["second_subset"])).sum()),
+        label_conflicts=int((pairs["first_label"] != pairs["second_label"]).sum()),
+    )
+
+
+def _quantiles(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, dict[str, list[float] | None]]:
+    def points(column: "pd.Series[float]") -> list[float] | None:
+        return None if column.empty else [float(point) for point in np.quantile(column, POINTS)]
+
+    labels = in_class_order(manifest["label"])
     return {
-        "exact_groups": int((times > 1).sum()),
-        "exact_images": int(times[times > 1].sum()),
-        "exact_pairs": int((pairs["kind"] == "exact").sum()),
-        "near_pairs": int((pairs["kind"] == "near").sum()),
-        "across_patients": int((pairs["first_patient"] != pairs["second_patient"]).sum()),
-        "across_subsets": int((used & (pairs["first_subset"] != pairs["second_subset"])).sum()),
-        "label_conflicts": int((pairs["first_label"] != pairs["second_label"]).sum()),
+        quantity: {label: points(values[quantity][manifest["label"] == label].dropna()) for label in labels}
+        for quantity in QUANTITIES
     }
 
 
-def _quantiles(manifest: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
-    """Return the 5, 25, 50, 75 and 95% points of each quantity by class; ``None`` if no image has it."""
-    found: dict[str, Any] = {}
-    for quantity in QUANTITIES:
-        columns = {
-            label: values[quantity][manifest["label"] == label].dropna() for label in in_class_order(manifest["label"])
-        }
-        found[quantity] = {
-            label: None if column.empty else np.quantile(column, POINTS).tolist() for label, column in columns.items()
-        }
-    return found
-
-
 def _modes(manifest: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Count the files of each colour mode by class."""
     table = pd.crosstab(manifest["label"], manifest["mode"]).loc[in_class_order(manifest["label"])]
     return {str(label): {str(mode): int(count) for mode, count in row.items()} for label, row in table.iterrows()}

@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
+from pneumonia.data.audit.records import Interval, Score, Shift, TaskScore
 from pneumonia.errors import some
 from pneumonia.metrics.bootstrap import BLOCK_SIZE, wilson_interval
 from pneumonia.metrics.classification import weighted_auroc
@@ -31,12 +32,7 @@ FOLDS: Final = 5
 RESAMPLES: Final = 1000
 FEWEST: Final = 20  # groups that a subset needs for a shift score
 THUMBNAIL: Final = 16  # pixels a side
-VALUES: Final = ("accuracy", "balanced_accuracy", "auroc")
 Model = Callable[[], ClassifierMixin]
-Score = dict[str, Any]
-"""``accuracy`` with its bounds ``low`` and ``high``; ``balanced_accuracy`` and ``auroc`` (macro, one class against the rest) with
-``_low`` and ``_high``; ``largest_class`` (the accuracy of always predicting it); ``n`` images; ``reason``. Bounds are 95%, by
-group. An undefined value is ``None``, with its ``reason``; bounds are ``None`` too if no resample differs."""
 
 
 def metadata_features(manifest: pd.DataFrame) -> Floats:
@@ -71,7 +67,7 @@ def shortcuts(
     group: Ints,
     subsets: Sequence[str],
     validate: bool,
-) -> dict[str, Any]:
+) -> tuple[dict[str, dict[str, TaskScore]], list[Shift]]:
     """Score the prediction of classes and subsets from file metadata and thumbnails alone.
 
     Args:
@@ -83,9 +79,8 @@ def shortcuts(
         validate: Also fit on train and score on val.
 
     Returns:
-        ``baselines``: by kind (``metadata``, ``thumbnail``) and task a cross-validated ``Score``, with ``on_val``, the score on
-        val or ``None``. Images of test are left out: only an evaluation may score on them.
-        ``shift``: for each two subsets, by kind, the ``Score`` of a classifier that separates them.
+        The scores of the tasks by kind of features; images of test are left out, since only an evaluation may score on them.
+        The shift between each two subsets.
     """
     kinds: dict[str, tuple[Floats, Model]] = {
         "metadata": (metadata_features(manifest), forest),
@@ -93,32 +88,32 @@ def shortcuts(
     }
     label = manifest["label"].to_numpy(dtype=object)
     pairs = list(combinations(subsets, 2))
-    baselines: dict[str, dict[str, Score]] = {kind: {} for kind in kinds}
-    shift: list[dict[str, Any]] = [{"subsets": list(pair)} for pair in pairs]
+    baselines: dict[str, dict[str, TaskScore]] = {kind: {} for kind in kinds}
+    separated: dict[str, list[Score]] = {kind: [] for kind in kinds}
 
     def steps() -> Iterator[None]:
         for kind, (features, model) in kinds.items():
             for task in TASKS.values():
                 score = of_task(features, label, subset, group, task, model)
                 on_val = of_val(features, label, subset, group, task, model) if validate else None
-                baselines[kind][task.name] = {**score, "on_val": on_val}
+                baselines[kind][task.name] = TaskScore(**vars(score), on_val=on_val)
                 yield
-            for number, pair in enumerate(pairs):
-                shift[number][kind] = of_pair(features, subset, group, pair, model)
+            for pair in pairs:
+                separated[kind].append(of_pair(features, subset, group, pair, model))
                 yield
 
     for _ in track(steps(), len(kinds) * (len(TASKS) + len(pairs)), "Fitting baselines"):
         pass
-    return {"baselines": baselines, "shift": shift}
+    return baselines, [Shift(*entry) for entry in zip(pairs, *separated.values(), strict=True)]
 
 
 def of_task(features: Floats, label: NDArray[Any], subset: Objects, group: Ints, task: Task, model: Model) -> Score:
     """Cross-validate a task over all images outside of the subset test."""
     rows = np.flatnonzero(subset != "test")
     if not len(rows):
-        return undefined("all images are of the subset test, on which only an evaluation may score", 0)
+        return Score("all images are of the subset test, on which only an evaluation may score", 0)
     if reason := _foreign(label[rows], task):
-        return undefined(reason, len(rows))
+        return Score(reason, len(rows))
     classes = np.array([task.groups[name] for name in label[rows]])
     return cross_validated(features[rows], classes, group[rows], model)
 
@@ -127,13 +122,13 @@ def of_val(features: Floats, label: NDArray[Any], subset: Objects, group: Ints, 
     """Score a task on the subset val with a model fitted on the subset train, as a run does."""
     train, val = np.flatnonzero(subset == "train"), np.flatnonzero(subset == "val")
     if not len(train) or not len(val):
-        return undefined("there is no subset train or no subset val", len(val))
+        return Score("there is no subset train or no subset val", len(val))
     if reason := _foreign(label[np.concatenate([train, val])], task):
-        return undefined(reason, len(val))
+        return Score(reason, len(val))
     seen, codes = np.unique([task.groups[name] for name in label[train]], return_inverse=True)
     wanted = np.array([task.groups[name] for name in label[val]])
     if len(seen) < 2 or not set(wanted) <= set(seen):
-        return undefined(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
+        return Score(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
     probability = _probability(model, features[train], codes, features[val], len(seen))
     return scored(np.searchsorted(seen, wanted), probability, group[val], seen.tolist())
 
@@ -144,7 +139,7 @@ def of_pair(features: Floats, subset: Objects, group: Ints, pair: Sequence[str],
     sizes = {name: len(np.unique(group[subset == name])) for name in pair}
     least = min(sizes, key=lambda name: sizes[name])
     if sizes[least] < FEWEST:
-        return undefined(f"{least} has {sizes[least]} patients, and {FEWEST} are needed", len(rows))
+        return Score(f"{least} has {sizes[least]} patients, and {FEWEST} are needed", len(rows))
     return cross_validated(features[rows], subset[rows].astype(str), group[rows], model)
 
 
@@ -176,11 +171,11 @@ def cross_validated(features: Floats, label: NDArray[Any], group: Ints, model: M
     """
     classes, codes = np.unique(label, return_inverse=True)
     if len(classes) < 2:
-        return undefined(f"there is one class alone, {classes[0]}", len(label))
+        return Score(f"there is one class alone, {classes[0]}", len(label))
     sizes = pd.Series(group).groupby(codes).nunique().to_numpy()
     if sizes.min() < FOLDS:
         reason = f"{classes[sizes.argmin()]} has {sizes.min()} patients, and {FOLDS} are needed in each class"
-        return undefined(reason, len(label))
+        return Score(reason, len(label))
     probability = np.zeros((len(label), len(classes)))
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(features, codes, group):
@@ -212,24 +207,18 @@ def scored(codes: Ints, probability: Floats, group: Ints, classes: Sequence[str]
         return weighted_auroc(probability[:, k], codes == k, rows[:, cluster].astype(np.float64))
 
     with np.errstate(invalid="ignore"):  # a resample may lack a class: NaN, which is counted below
-        values = {
-            "balanced_accuracy": (right / truth).mean(axis=1),
-            "auroc": np.concatenate([np.mean([area(k, rows) for k in wanted], axis=0) for rows in blocks]),
-        }
+        balanced = (right / truth).mean(axis=1)
+        areas = np.concatenate([np.mean([area(k, rows) for k in wanted], axis=0) for rows in blocks])
     absent = [name for number, name in enumerate(classes) if not (codes == number).any()]
-    score: Score = {"reason": f"there is no image of {some(absent)}" if absent else None, "n": len(codes)}
     hits = np.bincount(cluster, weights=codes == probability.argmax(axis=1)).astype(np.float64)
-    score["accuracy"], score["low"], score["high"] = wilson_interval(hits, np.bincount(cluster))
-    for name, resampled in values.items():
-        score[name], score[f"{name}_low"], score[f"{name}_high"] = _bounded(resampled)
-    score["largest_class"] = float(np.bincount(codes).max() / len(codes))
-    return score
-
-
-def undefined(reason: str, n: int) -> Score:
-    """Return a score without values."""
-    bounds = ("low", "high", *(f"{name}_{end}" for name in VALUES[1:] for end in ("low", "high")))
-    return {"reason": reason, "n": n, **dict.fromkeys((*VALUES, *bounds, "largest_class"))}
+    return Score(
+        f"there is no image of {some(absent)}" if absent else None,
+        len(codes),
+        *wilson_interval(hits, np.bincount(cluster)),
+        *_bounded(balanced),
+        *_bounded(areas),
+        largest_class=float(np.bincount(codes).max() / len(codes)),
+    )
 
 
 def _foreign(label: NDArray[Any], task: Task) -> str:
@@ -249,7 +238,7 @@ def _probability(model: Model, features: Floats, codes: Ints, of: Floats, kinds:
     return probability
 
 
-def _bounded(values: Floats) -> tuple[float | None, float | None, float | None]:
+def _bounded(values: Floats) -> Interval:
     """Return a value and its bounds; ``None`` if it or one resample in twenty is undefined, or no resample differs."""
     value, resampled = values[0], values[1:]
     if not np.isfinite(value):

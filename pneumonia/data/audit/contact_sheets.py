@@ -9,10 +9,10 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from pneumonia.config.schema import AugmentationConfig
-from pneumonia.data.splits.leaks import UNUSED
+from pneumonia.data.splits.leaks import in_subset_order
 from pneumonia.system.arrays import Ints, Objects, Pixels
 from pneumonia.system.console import track
-from pneumonia.tasks import LABELS, SUBSETS, UNKNOWN_KIND
+from pneumonia.tasks import in_class_order
 
 GAP: Final = 4  # pixels between images
 TEXT: Final = 16  # pixels of a line of text
@@ -55,7 +55,7 @@ def chosen(manifest: pd.DataFrame, rows: Ints, count: int, seed: int) -> Ints:
 def by_class(manifest: pd.DataFrame, pixels: Pixels, count: int, seed: int) -> Image.Image:
     """Draw a row of examples for each class, of as many patients as possible."""
     label = manifest["label"].to_numpy()
-    names = _present(label, (*LABELS, UNKNOWN_KIND))
+    names = in_class_order(label)
     rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
     return grid([list(row) for row in rows], names, "Examples by class")
 
@@ -64,8 +64,8 @@ def by_subset(manifest: pd.DataFrame, pixels: Pixels, subset: Objects, count: in
     """Draw a row of examples for each class of each subset, to show differences between subsets."""
     label = manifest["label"].to_numpy()
     rows, names = [], []
-    for name in _present(label, (*LABELS, UNKNOWN_KIND)):
-        for where in _present(subset, (*SUBSETS, UNUSED, "")):
+    for name in in_class_order(label):
+        for where in in_subset_order(subset):
             inside = np.flatnonzero((label == name) & (subset == where))
             if len(inside):
                 rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
@@ -89,7 +89,7 @@ def by_draw(
 
     changes = augmenter(strengths, kind)
     label = manifest["label"].to_numpy()
-    classes = _present(label, (*LABELS, UNKNOWN_KIND))
+    classes = in_class_order(label)
     queues = [chosen(manifest, np.flatnonzero(label == kind), images, seed) for kind in classes]
     rows = [int(row) for turn in zip_longest(*queues) for row in turn if row is not None][:images]
     pictures = []
@@ -101,9 +101,3 @@ def by_draw(
         pictures.append(line)
     columns = ["original", *(f"draw {number + 1}" for number in range(draws))]
     return grid(pictures, label[rows].tolist(), f"augmentation={name}", columns)
-
-
-def _present(values: Objects, known: Sequence[str]) -> list[str]:
-    """Return the values that occur: known ones in their order, then others."""
-    found = set(map(str, values))
-    return [name for name in known if name in found] + sorted(found - set(known))

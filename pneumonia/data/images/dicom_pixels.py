@@ -110,8 +110,9 @@ def _words(data: Any) -> NDArray[Any]:
     if syntax in JPEG_2000:
         pixels = _jpeg2000_values(data)
     else:
-        options: dict[str, Any] = {"allow_excess_frames": False, "correct_unused_bits": False}
-        pixels = get_decoder(syntax).as_array(data, raw=True, **options)[0]
+        decoder = get_decoder(syntax)
+        # pydicom annotates its options without Unpack
+        pixels = decoder.as_array(data, raw=True, allow_excess_frames=False, correct_unused_bits=False)[0]  # type: ignore[arg-type]
     if pixels.shape != (data.Rows, data.Columns) or pixels.dtype.kind not in "iu":
         raise UnreadableImageError(
             f"its pixels are {pixels.dtype} of the shape {pixels.shape}, its header says {data.Rows}x{data.Columns}"

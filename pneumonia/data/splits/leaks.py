@@ -1,7 +1,8 @@
 """Find leakage between subsets, that is shared patients and copies of an image, and refuse a split that leaks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from pneumonia.data.duplicates import groups
 from pneumonia.errors import SplitLeakageError, some
 from pneumonia.system.arrays import Ints
+from pneumonia.tasks import SUBSETS
 
 UNUSED: Final = "unused"  # in no subset: outside of split.fraction, or a copy of a test folder's patient or image
 
@@ -27,9 +29,15 @@ class Leak:
         """Fraction of the subset's images, from 0 to 1."""
         return self.images / self.of if self.of else 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, str | int]:
         """Return the record of ``result.json``, where the subset is called ``part``."""
         return {"part": self.subset, "images": self.images, "of": self.of, "example": self.example}
+
+
+def in_subset_order(names: Iterable[object]) -> list[str]:
+    """Return each name once: train, val, test, unused, none (an empty string), then others."""
+    present, known = set(map(str, names)), (*SUBSETS, UNUSED, "")
+    return [name for name in known if name in present] + sorted(present - set(known))
 
 
 def find_leaks(
