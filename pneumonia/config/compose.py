@@ -83,7 +83,7 @@ def register_schema() -> None:
     for item in fields(TrainConfig):
         own = item.default_factory is not MISSING
         value = field(default_factory=item.default_factory) if own else field()
-        items.append((item.name, dict[str, Any] if item.name in GROUPS else hints[item.name], value))
+        items.append((item.name, dict if item.name in GROUPS else hints[item.name], value))
     ConfigStore.instance().store("schema", make_dataclass("TrainConfig", items, kw_only=True))
 
 

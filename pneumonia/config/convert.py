@@ -21,11 +21,6 @@ def to_plain(config: Any) -> dict[str, Any]:
     return asdict(config)
 
 
-def arguments(node: Node) -> dict[str, Any]:
-    """Return the keys of a node without its ``_target_``."""
-    return {key: value for key, value in asdict(node).items() if key != "_target_"}
-
-
 def from_plain(mapping: Mapping[str, Any]) -> TrainConfig:
     """Build a config from plain values, such as those of ``result.json``; nothing is imported from a ``_target_``.
 
@@ -52,7 +47,7 @@ def group_node(group: str, values: Mapping[str, Any]) -> Node:
     return _build(schema, values, f"{group}.")
 
 
-def identity(config: TrainConfig, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return the values of a config that can change a run's result.
 
     Where and how fast a run is computed is left out. The hashes of the images and of the split replace ``data`` and
@@ -62,18 +57,15 @@ def identity(config: TrainConfig, model: Mapping[str, Any] | None = None) -> dic
         config: Of the run.
         model: The model node to use instead, if a family identifies itself otherwise.
     """
-    kept = _identity_of(config)
-    kept["trainer"] = _identity_of(config.trainer)
-    kept["resize"] = config.data.resize
-    kept["split"].pop("file")
+    kept = _identity_of(config) | {"resize": config.data.resize}
     if not config.augmentation:
         kept.pop("augmenter")
     return kept if model is None else {**kept, "model": dict(model)}
 
 
-def _identity_of(node: Any) -> dict[str, Any]:
-    plain = asdict(node)
-    return {item.name: plain[item.name] for item in fields(node) if item.metadata.get("affects_result", True)}
+def _identity_of(node: Any) -> dict[str, object]:
+    kept = {item.name: getattr(node, item.name) for item in fields(node) if item.metadata.get("affects_result", True)}
+    return {name: _identity_of(value) if is_dataclass(value) else value for name, value in kept.items()}
 
 
 def _names(schema: type[Node], values: Mapping[str, Any]) -> bool:
@@ -101,7 +93,7 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
     """Build a dataclass from plain values, and check each against the type and rule of its field."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{prefix.rstrip('.') or 'The config'}={shown(values)} must hold keys and values.")
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     hints = hints_of(schema)  # type: ignore[arg-type]
     items: tuple[Field[Any], ...] = fields(schema)  # type: ignore[arg-type]
     for item in items:

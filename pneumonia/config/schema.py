@@ -74,7 +74,7 @@ class SplitConfig:
     fold: int = ranged("a fold number", at_least=0, default=0)
     holdout: str = one_of("0.1", "folder", "none", default="0.1")
     every: int = ranged("a number of epochs", at_least=1, default=1)
-    file: str | None = path(default=None)
+    file: str | None = path(default=None, affects_result=False)  # the hash of the split is part of the identity instead
     leaky: bool = False
 
     @property

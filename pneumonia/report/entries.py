@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -95,10 +95,10 @@ class Entry:
         """Equal for runs that differ in seed and fold only."""
         if self.members > 1:
             return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
-        kept = identity(self.result.config)
-        kept["split"] = {key: value for key, value in kept["split"].items() if key != "fold"}
+        config, views = self.result.config, [self.tta] if self.tta else []
+        kept = identity(config)
+        kept["split"] = {key: value for key, value in asdict(config.split).items() if key not in {"fold", "file"}}
         del kept["seed"]
-        views = [self.tta] if self.tta else []
         return digest([kept, self.result.data.manifest_sha256, *views])[:12]
 
 

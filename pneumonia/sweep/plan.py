@@ -14,7 +14,7 @@ from pneumonia.config.schema import TrainConfig
 from pneumonia.config.validation import check_root
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.compose_jobs import JobComposer
-from pneumonia.sweep.sweep_files import chosen_files, find_sweep, question
+from pneumonia.sweep.sweep_files import find_sweep, question, read_sweep_file
 from pneumonia.sweep.swept_overrides import override_values, split_overrides
 from pneumonia.system.files import digest
 
@@ -106,7 +106,8 @@ def make_search(name: str, overrides: Sequence[str]) -> Search | None:
         ConfigError: Unknown overrides, or values out of range.
     """
     path = find_sweep(name)
-    asked, fixed = split_overrides(path, overrides)
+    file = read_sweep_file(path)
+    asked, fixed = split_overrides(file, overrides)
     swept = [override for override in asked if override.is_sweep_override()]
     shared = [*fixed, *(str(override.input_line) for override in asked if not override.is_sweep_override())]
     composer = JobComposer(path, shared)
@@ -114,7 +115,7 @@ def make_search(name: str, overrides: Sequence[str]) -> Search | None:
     if common.search.trials is None:
         return None
     deleted = {line.removeprefix("~") for line in shared if line.startswith("~")}
-    chosen = [choice for choice in chosen_files(path) if choice.partition("=")[0] not in deleted]
+    chosen = [f"{group}={choice}" for group, choice in file.choices.items() if group not in deleted]
     base = [*chosen, *(line for line in shared if not line.startswith(("search.", "backup.", "~")))]
     return Search(question(path), swept, base, shared, common, composer)
 
@@ -132,7 +133,7 @@ def make_plan(name: str, overrides: Sequence[str]) -> Plan:
         ConfigError: Unknown overrides, values out of range, a sweep over sweeps; before any job has run.
     """
     path = find_sweep(name)
-    swept, fixed = split_overrides(path, overrides)
+    swept, fixed = split_overrides(read_sweep_file(path), overrides)
     axes = {override.get_key_element().lstrip("+"): override_values(override) for override in swept}
     if (count := math.prod(map(len, axes.values()))) > MAX_JOBS:
         raise ConfigError(f"The sweep has {count} jobs, and at most {MAX_JOBS} are allowed. Sweep over fewer values.")

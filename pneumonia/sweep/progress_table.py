@@ -143,14 +143,13 @@ class ProgressTable:
         shown = sorted(sorted(numbered, key=lambda item: ORDER[item[1][1].state])[:max_rows])
         rows = []
         for number, (job, status) in shown:
-            best, progress, total = status.best_row or {}, status.progress or {}, job.config.max_epochs
-            running = status.state == "running" and progress
-            speed = progress.get("images_per_s") or (status.result.cost.images_per_s if status.result else None)
+            best, speed, total = status.best_row or {}, status.speed, job.config.max_epochs
+            images_per_s = status.result.cost.images_per_s if status.result else speed.images_per_s
             rows.append(
                 self._first_cells(number, job, status)
-                | {"epoch": f"{status.epochs}/{total}", "images/s": _cell(speed, 0)}
+                | {"epoch": f"{status.epochs}/{total}", "images/s": _cell(images_per_s, 0)}
                 | {"val loss": _cell(best.get("val/loss")), "accuracy": _cell(best.get("val/accuracy"))}
-                | {"left": duration((total - status.epochs) * float(progress["epoch_s"])) if running else ""}
+                | {"left": duration((total - status.epochs) * speed.epoch_s) if speed.epoch_s else ""}
             )
         columns = ("epoch", "val loss", "accuracy", "images/s", "left")
         table = self._fitting_table(columns, rows, optional=("images/s", "accuracy", "left", "epoch"))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
 from typing import Any
@@ -31,14 +32,27 @@ class Pruned(Exception):
     """The search has pruned this trial."""
 
 
+@dataclass(frozen=True)
+class JobOptions:
+    """How a launcher runs a job.
+
+    Attributes:
+        dry_run: Train and validate on two batches instead, and keep nothing.
+        timeout_min: Limit in minutes; finished epochs are kept. The main thread of the process must run the job.
+        threads: CPU threads for torch; ``None`` leaves them as they are.
+        gpu: Value of ``CUDA_VISIBLE_DEVICES``; ``None`` leaves it as it is.
+    """
+
+    dry_run: bool = False
+    timeout_min: float | None = None
+    threads: int | None = None
+    gpu: str | None = None
+
+
 def run_job(
     job: Job,
     state: SweepState,
-    *,
-    dry_run: bool = False,
-    timeout_min: float | None = None,
-    threads: int | None = None,
-    gpu: str | None = None,
+    options: JobOptions,
     cache: RunDataCache | None = None,
     on_run_folder: Callable[[RunFolder], None] | None = None,
     callbacks: Sequence[Any] = (),
@@ -48,10 +62,7 @@ def run_job(
     Args:
         job: The job.
         state: State of its sweep.
-        dry_run: Train and validate on two batches instead, and keep nothing.
-        timeout_min: Limit in minutes; finished epochs are kept. The main thread of the process must call.
-        threads: CPU threads for torch; ``None`` leaves them as they are.
-        gpu: Value of ``CUDA_VISIBLE_DEVICES``; ``None`` leaves it as it is.
+        options: Of its launcher.
         cache: Data that the jobs of this process share.
         on_run_folder: Called with the run's folder before training starts or resumes.
         callbacks: Lightning callbacks for the training.
@@ -59,10 +70,10 @@ def run_job(
     Returns:
         ``INTERRUPTED`` after Ctrl-C or SIGTERM, ``BUSY`` if another process runs the job, else ``ENDED``.
     """
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    if threads is not None:
-        torch.set_num_threads(threads)
+    if options.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = options.gpu
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     cache = cache or RunDataCache()
 
     def record_run(folder: RunFolder) -> None:
@@ -71,7 +82,7 @@ def run_job(
             on_run_folder(folder)
 
     try:
-        if dry_run:
+        if options.dry_run:
             with _failures_recorded(job, state):
                 train_dry_run(job.config, cache)
             return JobOutcome.ENDED
@@ -80,14 +91,8 @@ def run_job(
                 return JobOutcome.BUSY
             if job.config.force or state.status(job).state not in FINISHED:
                 state.record_start(job)
-                with _failures_recorded(job, state), _time_limit(timeout_min):
-                    train(
-                        job.config,
-                        label=job.label,
-                        data_cache=cache,
-                        opened=record_run,
-                        callbacks=callbacks,
-                    )
+                with _failures_recorded(job, state), _time_limit(options.timeout_min):
+                    train(job.config, label=job.label, data_cache=cache, opened=record_run, callbacks=callbacks)
     except KeyboardInterrupt:
         return JobOutcome.INTERRUPTED
     return JobOutcome.ENDED

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,9 +155,8 @@ def _grouped(jobs: list[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]
 
 def _configuration(job: Job) -> str:
     """Return a hash that is equal for jobs that differ only in seeds and fold."""
-    kept = identity(job.config)
-    del kept["seed"], kept["split"]["seed"], kept["split"]["fold"]
-    return digest([kept, asdict(job.config.data)])
+    config = replace(job.config, seed=0, split=replace(job.config.split, seed=0, fold=0))
+    return digest([identity(config), asdict(config.data)])
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.sweep.plan import Job, Search
 from pneumonia.sweep.progress_table import ProgressTable
-from pneumonia.sweep.run_job import JobOutcome, Pruned, run_job
+from pneumonia.sweep.run_job import JobOptions, JobOutcome, Pruned, run_job
 from pneumonia.sweep.search_space import Axis, axis_of, override_value
 from pneumonia.sweep.state import FAILED, SweepState
 from pneumonia.system.console import say
@@ -110,9 +110,8 @@ def search(plan: Search, command_of: Callable[[Job], str]) -> int:
 
 def _train_trial(trial: Trial, job: Job, state: SweepState, cache: RunDataCache, monitor: str) -> None:
     pruning = PruningCallback(trial, monitor, job.config.max_epochs)
-    timeout_min = job.config.launcher.timeout_min
-    on_folder = pruning.set_folder
-    outcome = run_job(job, state, timeout_min=timeout_min, cache=cache, on_run_folder=on_folder, callbacks=[pruning])
+    options = JobOptions(timeout_min=job.config.launcher.timeout_min)
+    outcome = run_job(job, state, options, cache, pruning.set_folder, [pruning])
     if outcome is JobOutcome.INTERRUPTED:
         raise KeyboardInterrupt
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from filelock import FileLock, Timeout
 
@@ -31,6 +31,14 @@ LOCK_TIMEOUT_S: Final = 1.0  # `is_locked` holds a lock for a moment
 
 
 @dataclass(frozen=True)
+class EpochSpeed:
+    """Speed of a running job; unknown before its first finished epoch."""
+
+    images_per_s: float | None = None
+    epoch_s: float | None = None
+
+
+@dataclass(frozen=True)
 class JobStatus:
     """Progress of one job.
 
@@ -38,9 +46,8 @@ class JobStatus:
         state: ``to do`` was never started; ``interrupted`` was, and no process runs it: the next call resumes it.
         folder: Run folder, once known.
         epochs: Finished epochs.
-        last_row: Last row of ``metrics.csv``.
         best_row: Row of the best epoch; of the lowest ``val/loss`` so far, before the run is finished.
-        progress: Speed of the running epochs.
+        speed: Of the last epoch of a running job.
         result: ``result.json`` of a finished run.
         reason: One line on the failure.
     """
@@ -48,9 +55,8 @@ class JobStatus:
     state: State
     folder: RunFolder | None = None
     epochs: int = 0
-    last_row: dict[str, str] | None = None
     best_row: dict[str, str] | None = None
-    progress: dict[str, Any] | None = None
+    speed: EpochSpeed = EpochSpeed()
     result: RunResult | None = None
     reason: str = ""
 
@@ -152,7 +158,6 @@ class SweepState:
         note, damage = read_json(self._file(job.key, "json")), ""
         folder = RunFolder(self.folder / str(note["run"])) if "run" in note else None
         rows = read_metrics(folder) if folder is not None else []
-        last = rows[-1] if rows else None
         if folder is not None and note.get("source") == self._fingerprint(job):
             try:
                 result = read_result(folder)
@@ -163,19 +168,20 @@ class SweepState:
                 complete = result.completed
                 state: State = "done" if complete else "debug"
                 reason = "" if complete else result.shortened
-                found = JobStatus(state, folder, result.epochs, last, best, None, result, reason)
+                found = JobStatus(state, folder, result.epochs, best, result=result, reason=reason)
                 self._finished[job.key] = _modified_ns(folder.result), found
                 return found
         best = min(rows, key=_loss) if rows else None
         failure = read_json(self._file(job.key, "broken.json"))
         if is_locked(self._file(job.key, "lock")):
-            progress = read_json(folder.progress) if folder is not None else None
-            return JobStatus("running", folder, len(rows), last, best, progress)
+            progress = read_json(folder.progress) if folder is not None else {}
+            speed = EpochSpeed(progress.get("images_per_s"), progress.get("epoch_s"))
+            return JobStatus("running", folder, len(rows), best, speed)
         if failure:
-            return JobStatus(failure["state"], folder, len(rows), last, best, reason=failure["reason"])
+            return JobStatus(failure["state"], folder, len(rows), best, reason=failure["reason"])
         if damage:
-            return JobStatus("failed", folder, len(rows), last, best, reason=damage)
-        return JobStatus("interrupted" if note else "to do", folder, len(rows), last, best)
+            return JobStatus("failed", folder, len(rows), best, reason=damage)
+        return JobStatus("interrupted" if note else "to do", folder, len(rows), best)
 
     def _file(self, key: str, suffix: str) -> Path:
         return self.folder / "jobs" / f"{key}.{suffix}"

@@ -1,5 +1,6 @@
 """Find and read sweep files: their questions, config choices and swept keys. Imports nothing heavy."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,23 @@ from pneumonia.errors import ConfigError, nearest
 # Keys that all jobs of a sweep share: they say where its state is and how it runs.
 SHARED_KEYS: Final = ("name", "runs_dir", "launcher", "search", "fail_fast", "dry_run", "force", "backup")
 EXAMPLE: Final = "See sweeps/optimizer.yaml for an example."
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A sweep file.
+
+    Attributes:
+        path: Of the file.
+        choices: The config file that it chooses, by group.
+        sets_name: Whether it sets ``name``.
+        swept: Swept keys and their values, as in overrides.
+    """
+
+    path: Path
+    choices: dict[str, str]
+    sets_name: bool
+    swept: dict[str, str]
 
 
 def sweep_names() -> list[str]:
@@ -46,33 +64,41 @@ def question(path: Path) -> str:
     return line.lstrip("# ").partition("   ")[0] if line.startswith("#") else path.stem
 
 
-def chosen_files(path: Path) -> list[str]:
-    """Return the config files that a sweep file chooses, as overrides of ``pneumonia train``."""
-    chosen = [item for item in _loaded(path)["defaults"] if isinstance(item, dict)]
-    return [
-        f"{str(key).removeprefix('override ').lstrip('/')}={value}" for item in chosen for key, value in item.items()
-    ]
-
-
-def sets_name(path: Path) -> bool:
-    """Return whether a sweep file sets ``name``."""
-    return "name" in _loaded(path)
-
-
-def swept_keys(path: Path) -> dict[str, Any]:
-    """Return the swept keys of a sweep file and their values as text.
+def read_sweep_file(path: Path) -> SweepFile:
+    """Read a sweep file.
 
     Raises:
-        ConfigError: The file is not a sweep file, or it sweeps over another sweep.
+        ConfigError: It is no sweep file, or it sweeps over another sweep.
     """
-    loaded = _loaded(path)
-    for base in loaded["defaults"]:
-        if isinstance(base, str) and base.lstrip("/") in sweep_names():
-            raise ConfigError(
-                f"{path} extends the sweep {base}: a sweep over sweeps would lose the inner one. Write all its values into one "
-                "file, over train."
-            )
-    node: Any = loaded
+    try:
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+    except (OSError, ValueError, YAMLError) as error:
+        raise ConfigError(f"{path} can't be read as YAML: {error}") from error
+    if not isinstance(loaded, dict) or not loaded:
+        raise ConfigError(f"{path} is not a sweep file: it has no keys. {EXAMPLE}")
+    defaults = loaded.get("defaults")
+    if not isinstance(defaults, list) or not any(isinstance(item, str) for item in defaults):
+        raise ConfigError(f"{path} has no `defaults: [train, _self_]`, so its jobs would have no config. {EXAMPLE}")
+    bases = [item.lstrip("/") for item in defaults if isinstance(item, str) and item != "_self_"]
+    sweeps = sweep_names()
+    if "train" not in bases and not set(bases) & set(sweeps):
+        raise ConfigError(
+            f"{path} extends {', '.join(bases) or 'nothing'}, and a sweep extends train: `defaults: [train, _self_]`."
+            f"{nearest(bases[0], ['train']) if bases else ''}"
+        )
+    if inner := next((base for base in bases if base in sweeps), None):
+        raise ConfigError(
+            f"{path} extends the sweep {inner}: a sweep over sweeps would lose the inner one. Write all its values into one "
+            "file, over train."
+        )
+    items = [item for choice in defaults if isinstance(choice, dict) for item in choice.items()]
+    choices = {str(key).removeprefix("override ").lstrip("/"): str(value) for key, value in items}
+    return SweepFile(path, choices, "name" in loaded, _swept(loaded, path))
+
+
+def _swept(loaded: Any, path: Path) -> dict[str, str]:
+    """Return the content of ``hydra.sweeper.params``."""
+    node = loaded
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key) or {}
         if not isinstance(node, dict):
@@ -86,24 +112,4 @@ def swept_keys(path: Path) -> dict[str, Any]:
             )
         if isinstance(value, dict) or value is None:
             raise ConfigError(f"{path} gives {key} no values. Write them with commas between them: `{key}: a,b,c`.")
-    return {str(key): value for key, value in node.items()}
-
-
-def _loaded(path: Path) -> dict[str, Any]:
-    """Return the content of a sweep file, with its defaults list checked."""
-    try:
-        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError) as error:
-        raise ConfigError(f"{path} can't be read as YAML: {error}") from error
-    if not isinstance(loaded, dict) or not loaded:
-        raise ConfigError(f"{path} is not a sweep file: it has no keys. {EXAMPLE}")
-    defaults = loaded.get("defaults")
-    if not isinstance(defaults, list) or not any(isinstance(item, str) for item in defaults):
-        raise ConfigError(f"{path} has no `defaults: [train, _self_]`, so its jobs would have no config. {EXAMPLE}")
-    bases = [item.lstrip("/") for item in defaults if isinstance(item, str) and item != "_self_"]
-    if "train" not in bases and not set(bases) & set(sweep_names()):
-        raise ConfigError(
-            f"{path} extends {', '.join(bases) or 'nothing'}, and a sweep extends train: `defaults: [train, _self_]`."
-            f"{nearest(bases[0], ['train']) if bases else ''}"
-        )
-    return loaded
+    return {str(key): str(value) for key, value in node.items()}

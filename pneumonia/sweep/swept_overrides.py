@@ -9,25 +9,25 @@ from hydra.core.plugins import Plugins
 
 from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError
-from pneumonia.sweep.sweep_files import SHARED_KEYS, sets_name, swept_keys
+from pneumonia.sweep.sweep_files import SHARED_KEYS, SweepFile
 
 
-def split_overrides(path: Path, overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
+def split_overrides(file: SweepFile, overrides: Sequence[str]) -> tuple[list[Override], list[str]]:
     """Return the overrides that are swept over, those of the sweep file included, and the fixed ones as text.
 
     A key that the file sweeps over keeps its position when an override gives it other values, or a single one.
 
     Args:
-        path: Sweep file.
+        file: The sweep file.
         overrides: Overrides of the call.
 
     Raises:
         ConfigError: An override that a sweep does not allow.
     """
-    of_file = _without_globs(parse_overrides(f"{key}={value}" for key, value in swept_keys(path).items()), path)
+    of_file = _without_globs(parse_overrides(f"{key}={value}" for key, value in file.swept.items()), file.path)
     swept = {override.get_key_element(): override for override in of_file}
     fixed = []
-    for override in _without_globs(parse_overrides(overrides), path):
+    for override in _without_globs(parse_overrides(overrides), file.path):
         key, text = override.get_key_element().lstrip("+"), str(override.input_line)
         if key.lstrip("~").startswith("hydra"):
             raise ConfigError(f"{text}: a sweep has no keys of Hydra. Set launcher=... to choose where it runs.")
@@ -45,8 +45,8 @@ def split_overrides(path: Path, overrides: Sequence[str]) -> tuple[list[Override
                 f"{override.input_line}: all jobs of a sweep share {key.partition('.')[0]}, so it takes one value. "
                 "Run a sweep for each."
             )
-    if not sets_name(path) and not any(line.startswith("name=") for line in fixed):
-        fixed.append(f"name={path.stem}")
+    if not file.sets_name and not any(line.startswith("name=") for line in fixed):
+        fixed.append(f"name={file.path.stem}")
     return list(swept.values()), fixed
 
 

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 
 from pneumonia.config.choices import CHOICES
 from pneumonia.config.compose import compose
-from pneumonia.config.convert import arguments, from_plain, group_node, identity, to_plain
+from pneumonia.config.convert import from_plain, group_node, identity, to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.config.schema import GROUPS
 from pneumonia.errors import ConfigError
@@ -66,7 +66,7 @@ def test_optimizer_is_instantiated_from_its_node():
 
 def test_arguments_leave_out_the_target():
     node = group_node("optimizer", {"_target_": "my_package.Optimizer", "lr": 0.1})
-    assert arguments(node) == {"lr": 0.1}
+    assert to_plain(node) == {"_target_": "my_package.Optimizer", "lr": 0.1}
 
 
 def test_identity_leaves_out_where_a_run_is_computed():

@@ -2,14 +2,14 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
 from pneumonia.config.schema import LauncherConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.run_job import JobOutcome
+from pneumonia.sweep.run_job import JobOptions, JobOutcome
 from pneumonia.sweep.state import PENDING, State, SweepState
 
 
@@ -35,8 +35,8 @@ class Launcher(ABC):
         self.cache = cache
 
     @abstractmethod
-    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[Any]:
-        """Submit ``run_job(job, state, **options)`` for each job; return a handle for each."""
+    def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[Any]:
+        """Submit ``run_job(job, state, options)`` for each job; return a handle for each."""
 
     @abstractmethod
     def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | tuple[State, str]]:
@@ -54,7 +54,7 @@ class Launcher(ABC):
             on_end: Called with each job that has ended.
             dry_run: Train and validate on two batches only.
         """
-        options = {"dry_run": dry_run, "timeout_min": self.timeout_min, "threads": self.threads}
+        options = JobOptions(dry_run, self.timeout_min, self.threads)
         while jobs:
             pending = dict(zip(self.submit(jobs, options), jobs, strict=True))
             jobs = []

@@ -1,12 +1,11 @@
 """``launcher=local``: one job after the other in this process."""
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.run_job import JobOptions, JobOutcome, run_job
 from pneumonia.sweep.state import State
 
 
@@ -23,12 +22,12 @@ class LocalLauncher(Launcher):
         finally:
             gc.unfreeze()
 
-    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[int]:
+    def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[int]:
         self.jobs, self.options = jobs, options
         return list(range(len(jobs)))
 
     def ended(self, handles: Sequence[int]) -> dict[int, JobOutcome | tuple[State, str]]:
-        outcome = run_job(self.jobs[handles[0]], self.state, cache=self.cache, **self.options)
+        outcome = run_job(self.jobs[handles[0]], self.state, self.options, self.cache)
         gc.collect()  # trainer and model refer to each other: a few MiB a job
         if outcome is JobOutcome.INTERRUPTED:
             raise KeyboardInterrupt

@@ -5,10 +5,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from multiprocessing.context import ForkServerProcess
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -17,7 +17,7 @@ from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.run_job import JobOptions, JobOutcome, run_job
 from pneumonia.sweep.state import State, SweepState
 
 GRACE_S: Final = 60.0  # for a process to end by itself
@@ -51,9 +51,9 @@ class ParallelLauncher(Launcher):
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(["pneumonia.sweep.run_job"])
 
-    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[_Task]:
+    def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[_Task]:
         self.options = options
-        self.slots: list[_Task | None] = [None] * (1 if options["dry_run"] else self.n_jobs)
+        self.slots: list[_Task | None] = [None] * (1 if options.dry_run else self.n_jobs)
         return [_Task(job) for job in jobs]
 
     def ended(self, handles: Sequence[_Task]) -> dict[_Task, JobOutcome | tuple[State, str]]:
@@ -78,12 +78,12 @@ class ParallelLauncher(Launcher):
             process.join(GRACE_S)
 
     def _start(self, task: _Task, slot: int) -> _Task:
-        options = {**self.options, "gpu": self.gpus[slot % len(self.gpus)] if self.gpus else None}
+        options = replace(self.options, gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None)
         task.process = self.context.Process(
             target=_exit_with_outcome, args=(task.job, self.state, options), daemon=True
         )
         task.process.start()
-        if (minutes := options["timeout_min"]) is not None:
+        if (minutes := options.timeout_min) is not None:
             task.deadline = time.monotonic() + 60 * minutes + GRACE_S
         return task
 
@@ -97,8 +97,8 @@ class ParallelLauncher(Launcher):
         return "failed", f"its process ended with exit code {code}; see {self.state.log(job.key)}"
 
 
-def _exit_with_outcome(job: Job, state: SweepState, options: Mapping[str, Any]) -> None:
-    sys.exit(run_job(job, state, **options))
+def _exit_with_outcome(job: Job, state: SweepState, options: JobOptions) -> None:
+    sys.exit(run_job(job, state, options))
 
 
 def _visible_gpus(asked: list[int] | None) -> list[str]:

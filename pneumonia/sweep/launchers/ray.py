@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from pneumonia.config.choices import RayConfig
@@ -10,7 +11,7 @@ from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.run_job import JobOptions, JobOutcome, run_job
 from pneumonia.sweep.state import State, SweepState
 
 
@@ -25,22 +26,22 @@ class RayLauncher(Launcher):
         import ray
 
         self.ray = ray
-        options: dict[str, Any] = {"address": settings.address}
-        if settings.address is None:
-            options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-            if settings.n_jobs is not None:
-                options["num_cpus"] = settings.n_jobs * self.threads
         if not ray.is_initialized():
+            start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+            cores = None if settings.n_jobs is None else settings.n_jobs * self.threads
             try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+                if settings.address is None:
+                    start(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1")
+                else:
+                    start(settings.address)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise ConfigError(
                     f"launcher.address={settings.address}: no Ray cluster answers there ({error})"
                 ) from error
         self.task: Any = ray.remote(num_cpus=self.threads, num_gpus=settings.gpus_per_job, max_retries=0)(run_job)
 
-    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[Any]:
-        return [self.task.remote(job, self.state, **options) for job in jobs]
+    def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[Any]:
+        return [self.task.remote(job, self.state, options) for job in jobs]
 
     def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | tuple[State, str]]:
         ready, _ = self.ray.wait(list(handles), num_returns=len(handles), timeout=0)

@@ -1,6 +1,6 @@
 """``launcher=slurm``: each job a SLURM task, submitted through submitit and watched through ``squeue``."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.launchers.checks import query_slurm
 from pneumonia.sweep.plan import Job
-from pneumonia.sweep.run_job import JobOutcome, run_job
+from pneumonia.sweep.run_job import JobOptions, JobOutcome, run_job
 from pneumonia.sweep.state import State, SweepState
 
 ENDED: Final = frozenset(
@@ -33,7 +33,7 @@ class SlurmLauncher(Launcher):
 
         self.executor = submitit.SlurmExecutor(folder=Path(state.folder.resolve()) / "slurm" / "%j")
         minutes = settings.timeout_min
-        options: dict[str, Any] = {
+        options = {
             "job_name": f"pneumonia-{state.folder.name}",
             "time": None if minutes is None else int(minutes) + MARGIN_MIN,
             "partition": settings.partition,
@@ -45,9 +45,9 @@ class SlurmLauncher(Launcher):
         }
         self.executor.update_parameters(**{key: value for key, value in options.items() if value is not None})
 
-    def submit(self, jobs: Sequence[Job], options: Mapping[str, Any]) -> list[Any]:
+    def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[Any]:
         with self.executor.batch():
-            return [self.executor.submit(run_job, job, self.state, **options) for job in jobs]
+            return [self.executor.submit(run_job, job, self.state, options) for job in jobs]
 
     def ended(self, handles: Sequence[Any]) -> dict[Any, JobOutcome | tuple[State, str]]:
         rows = [line.split() for line in _squeue(set(map(_array, handles)), "%i %T").splitlines() if line.strip()]
