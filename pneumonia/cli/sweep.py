@@ -86,7 +86,6 @@ def _search(plan: "Search", name: str) -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
-    from pneumonia.config.convert import to_plain
     from pneumonia.report.overrides import overrides_from_config, train_commands
     from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
@@ -94,9 +93,8 @@ def _search(plan: "Search", name: str) -> int:
     from pneumonia.training.loggers.wandb_account import without_run_id
 
     def command_of(job: "Job") -> str:
-        config = to_plain(job.config)
-        if overrides_from_config(config) is not None:
-            return train_commands([config])[0]
+        if overrides_from_config(job.config) is not None:
+            return train_commands([job.config])[0]
         path = find_sweep(name)  # a model of one's own, which only the folder of the sweep file has
         overrides = [*plan.overrides, *(f"{key}={value}" for key, value in job.differs.items())]
         options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]

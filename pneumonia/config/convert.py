@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar, get_type_hints
 
 from pneumonia.config.choices import CHOICES
 from pneumonia.config.declarations import check_value, rule_of, shown
-from pneumonia.config.schema import GROUPS, Node, TrainConfig
+from pneumonia.config.schema import GROUPS, Node, TargetNode, TrainConfig
 from pneumonia.errors import ConfigError
 
 T = TypeVar("T")
@@ -123,3 +123,16 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{key}={shown(value)} must hold keys and values.")
     return value
+
+
+def class_name(node: TargetNode) -> str:
+    """Return the class that a node names, for example ``PseudoResNet``."""
+    return node._target_.rpartition(".")[2]
+
+
+def dotted(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Return dotted keys and their values; a list is a value."""
+    found: dict[str, object] = {}
+    for key, value in node.items():
+        found |= dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {prefix + key: value}
+    return found

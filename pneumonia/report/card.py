@@ -1,10 +1,11 @@
 """Write the model card and the TRIPOD+AI checklist."""
 
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any
 
+from pneumonia.config.convert import class_name
 from pneumonia.metrics.classification import metric_label
-from pneumonia.report.compare import Comparison
+from pneumonia.report.compare import Bounded, Comparison
 from pneumonia.report.entries import Entry
 from pneumonia.report.formatting import bounded, count, number, seconds
 from pneumonia.report.render.document import Block, Heading, Table, Text
@@ -18,28 +19,29 @@ def card(comparison: Comparison) -> list[Block]:
     entry = best.typical
     config, data, cost = entry.config, entry.result.data, entry.result.cost
     phantom = entry.result.data.phantoms
-    augmented = {key: value for key, value in config["augmentation"].items() if value}
+    settings = {key: value for key, value in vars(config.model).items() if key != "_target_"}
+    augmented = {key: value for key, value in vars(config.augmentation).items() if value}
     rows = [
-        ("Model", f"{_mean_of(entry)}{entry.family}: {_settings(entry.config['model'])}"),
+        ("Model", f"{_mean_of(entry)}{entry.family}: {_listed(settings) or 'no settings'}"),
         ("Task", f"{comparison.task}: {', '.join(entry.result.task.classes)}"),
         (
             "Input",
-            f"grey chest X-ray, {config['image_size']} x {config['image_size']} pixels "
-            f"({config['data']['resize']}), normalisation={config['normalisation']}",
+            f"grey chest X-ray, {config.image_size} x {config.image_size} pixels "
+            f"({config.data.resize}), normalisation={config.normalisation}",
         ),
         (
             "Training data",
-            f"{data.train:,} images ({config['data']['source']}), split={comparison.split}, manifest "
+            f"{data.train:,} images ({config.data.source}), split={comparison.split}, manifest "
             f"`{data.manifest_sha256[:12]}`",
         ),
         (
             "Training",
-            f"{config['optimizer']['_target_'].rpartition('.')[2]}, learning rate {config['optimizer']['lr']}, "
-            f"{config['scheduler']['_target_'].rpartition('.')[2]}, batch {config['batch_size']}, best of "
+            f"{class_name(config.optimizer)}, learning rate {getattr(config.optimizer, 'lr', '–')}, "
+            f"{class_name(config.scheduler)}, batch {config.batch_size}, best of "
             f"{entry.result.epochs} epochs: {entry.result.best_epoch}"
             + (f" (seed {entry.result.seed})" if best.trainings > 1 else ""),
         ),
-        ("Augmentation", ", ".join(f"{key} {value}" for key, value in augmented.items()) or "none"),
+        ("Augmentation", _listed(augmented) or "none"),
         (
             "Measured on",
             f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}, {comparison.subset} split"
@@ -73,11 +75,11 @@ def _mean_of(entry: Entry) -> str:
     return f"the mean of {entry.members} runs, of which the first is " if entry.joined else ""
 
 
-def _settings(model: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in model.items() if key != "_target_") or "no settings"
+def _listed(settings: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in settings.items())
 
 
-def _by_class(estimates: dict[str, tuple[float, float, float]]) -> str:
+def _by_class(estimates: Mapping[str, Bounded]) -> str:
     names = [name for name in estimates if name.startswith("recall_") and name != "recall_macro"] or [
         "sensitivity",
         "specificity",
@@ -126,14 +128,13 @@ def tripod(comparison: Comparison) -> list[Block]:
         (
             "5",
             "Data: source, dates, how representative",
-            f"{config['data']['source']}, manifest `{data.manifest_sha256[:12]}`; dates and "
-            f"representativeness: {ASKED}",
+            f"{config.data.source}, manifest `{data.manifest_sha256[:12]}`; dates and representativeness: {ASKED}",
         ),
         ("6", "Participants: setting, eligibility, treatment", ASKED),
         (
             "7",
             "Data preparation",
-            f"decoded to {config['image_size']} pixels ({config['data']['resize']}), grey; "
+            f"decoded to {config.image_size} pixels ({config.data.resize}), grey; "
             f"{count(len(data.skipped), 'image')} left out as unreadable; copies found by hash and kept in "
             "one subset unless the split leaks",
         ),
@@ -153,7 +154,7 @@ def tripod(comparison: Comparison) -> list[Block]:
             f"{_metrics(best.estimates)}; intervals by patient; {count(len(comparison.pairs), 'paired test')} "
             "with Holm's correction",
         ),
-        ("13", "Class imbalance", f"class_weights={config['class_weights']}; macro averages reported beside accuracy"),
+        ("13", "Class imbalance", f"class_weights={config.class_weights}; macro averages reported beside accuracy"),
         ("14", "Fairness", f"age, sex and site are not in the data, so that groups can't be compared: {ASKED}"),
         (
             "15",
@@ -217,5 +218,5 @@ def tripod(comparison: Comparison) -> list[Block]:
     return [Heading("TRIPOD+AI"), Text(text), Table(("item", "asks for", "here"), rows, "", 3, "tripod-ai")]
 
 
-def _metrics(estimates: dict[str, Any]) -> str:
+def _metrics(estimates: Mapping[str, Bounded]) -> str:
     return ", ".join(metric_label(name) for name in ("accuracy", "f1_macro", "auroc", "loss") if name in estimates)

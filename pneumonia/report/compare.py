@@ -164,14 +164,14 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
 
 def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
     """Return what two runs must have in common to be compared."""
-    split = entry.config["split"]
-    text = split["method"]
+    split = entry.config.split
+    text = split.method
     if text in {"kfold", "rotating"}:
-        text += f" with {split['k']} folds"
-    if split["seed"]:
-        text += f" split.seed={split['seed']}"
+        text += f" with {split.k} folds"
+    if split.seed:
+        text += f" split.seed={split.seed}"
     other = entry.other_sha256(subset)
-    folds = subset == "val" and split["method"] == "kfold" and other is None and not entry.tta
+    folds = subset == "val" and split.method == "kfold" and other is None and not entry.tta
     images = None if folds else digest(entry.tables[subset][["image_id", "label"]].to_numpy().tolist())
     result = entry.result
     return (
@@ -216,7 +216,7 @@ def _leak(entry: Entry, subset: str) -> tuple[str, str]:
             return "", ""
         text = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
         return text, f"{found['trained_on'] / found['n']:.0%}"
-    if entry.config["split"]["method"] == "rotating" and subset == "val":
+    if entry.config.split.method == "rotating" and subset == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
     for leak in entry.result.data.leaks:
         if leak.subset == subset:
@@ -263,7 +263,7 @@ def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
 
 def fold_metrics(entries: Iterable[Entry], subset: str) -> dict[str, list[float]]:
     """Return every metric of each fold, in the order of the folds."""
-    ordered = sorted(entries, key=lambda entry: (entry.config["split"]["fold"], entry.config["seed"]))
+    ordered = sorted(entries, key=lambda entry: (entry.config.split.fold, entry.config.seed))
     found = [entry.result.metrics[subset] for entry in ordered]
     return {name: [_defined(one[name]) for one in found] for name in found[0]}
 
@@ -314,10 +314,7 @@ def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, met
 def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
     """Test the difference over the folds that both have, each once."""
     by_fold = [
-        {
-            entry.config["split"]["fold"]: _defined(entry.result.metrics[subset][metric])
-            for entry in reversed(one.entries)
-        }
+        {entry.config.split.fold: _defined(entry.result.metrics[subset][metric]) for entry in reversed(one.entries)}
         for one in (first, second)
     ]
     shared = sorted(set(by_fold[0]) & set(by_fold[1]))

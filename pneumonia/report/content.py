@@ -14,7 +14,7 @@ from pneumonia.report.quality import closer_look
 from pneumonia.report.ranking import comparison_section, in_short
 from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
 from pneumonia.report.reproduction import reproduction_section
-from pneumonia.report.study import beside, protocol
+from pneumonia.report.study import beside, load_study
 
 LIMITS = "Not a medical device. Nothing here was tested on patients."
 
@@ -187,7 +187,7 @@ def _study(comparisons: Sequence[Comparison]) -> list[Block]:
             notes.append(f"{one.row.name}: {one.row.note}.")
     if not tables:
         return []
-    blocks: list[Block] = [Heading("The study's values beside ours"), Text(protocol())]
+    blocks: list[Block] = [Heading("The study's values beside ours"), Text(load_study().protocol)]
     for place, (title, rows) in enumerate(tables.items(), 1):
         columns = sorted({column for cells in rows.values() for column in cells})
         shown = [[*key, *(cells.get(column, "–") for column in columns)] for key, cells in rows.items()]

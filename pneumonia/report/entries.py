@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import pandas as pd
 
-from pneumonia.config.convert import identity, to_plain
+from pneumonia.config.convert import identity
+from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import OWN, RunFolder, read_metrics
 from pneumonia.runs.load import read_split
@@ -82,22 +83,22 @@ class Entry:
         return max(1, len(self.joined))
 
     @property
-    def config(self) -> dict[str, Any]:
-        return to_plain(self.result.config)
+    def config(self) -> TrainConfig:
+        return self.result.config
 
     @property
     def family(self) -> str:
         """``PseudoResNet``, or ``densenet121`` for a backbone."""
-        return str(self.config["model"].get("name") or self.result.family)
+        return str(getattr(self.config.model, "name", None) or self.result.family)
 
     @property
     def configuration(self) -> str:
         """Equal for runs that differ in seed and fold only."""
         if self.members > 1:
             return self.folder.path.name + (f"-{self.tta}" if self.tta else "")
-        config, views = self.result.config, [self.tta] if self.tta else []
-        kept = identity(config)
-        kept["split"] = {key: value for key, value in asdict(config.split).items() if key not in {"fold", "file"}}
+        views = [self.tta] if self.tta else []
+        kept = identity(self.config)
+        kept["split"] = {key: value for key, value in asdict(self.config.split).items() if key not in {"fold", "file"}}
         del kept["seed"]
         return digest([kept, self.result.data.manifest_sha256, *views])[:12]
 

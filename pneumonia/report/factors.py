@@ -11,7 +11,7 @@ from pneumonia.report.formatting import bounded, describe_intervals, number, sec
 from pneumonia.report.naming import labels_of
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
-from pneumonia.report.study import factor
+from pneumonia.report.study import load_study
 from pneumonia.runs.result import Cost
 
 MOST_CURVES = 10
@@ -54,7 +54,7 @@ def _by_configuration(entries: Sequence[Entry]) -> dict[str, Group]:
 def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> list[Block]:
     found = {label: estimates_on(group, "val") for label, group in groups.items()}
     blocks: list[Block] = [Heading(f"{name}: {question}", 3)]
-    leaky = [label for label, group in groups.items() if group[0].config["split"]["method"] in {"random", "rotating"}]
+    leaky = [label for label, group in groups.items() if group[0].config.split.method in {"random", "rotating"}]
     if leaky:
         share = "All" if len(leaky) == len(groups) else ", ".join(leaky)
         blocks.append(Note(f"{share}: a leaky split; patients of the validation split were trained on.", "bad"))
@@ -92,7 +92,9 @@ def _losses(entry: Entry) -> list[float]:
 def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bounded]], order: Sequence[str]) -> Table:
     metrics = ("loss", "accuracy", "f1_macro", "auroc")
     key = _factor_key(groups)
-    study = {column: values for column, values in factor(key).items() if column.startswith("loss_")} if key else {}
+    study = {
+        column: values for column, values in load_study().factors.get(key, {}).items() if column.startswith("loss_")
+    }
     rows = []
     for label in order:
         group = groups[label]
@@ -112,7 +114,9 @@ def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bou
 
 def _costs(name: str, groups: dict[str, Group]) -> Table:
     key = _factor_key(groups)
-    study = {column: values for column, values in factor(key).items() if not column.startswith("loss_")} if key else {}
+    study = {
+        column: values for column, values in load_study().factors.get(key, {}).items() if not column.startswith("loss_")
+    }
     titles = {"peak_memory_mib": "study, VRAM MiB", "batches_per_s": "study, batches/s"}
     rows = []
     for label, group in groups.items():

@@ -1,9 +1,8 @@
 """Name the configurations of a report by their differences; names are unique."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from pneumonia.config.convert import from_plain, identity
+from pneumonia.config.convert import dotted, identity
 from pneumonia.report.entries import REPEATED, Entry
 
 
@@ -37,8 +36,8 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
             labels[number] += f" ({entry.sweep})"
     for twin in {label for label in labels if labels.count(label) > 1}:
         twins = [number for number, other in enumerate(labels) if other == twin]
-        settings = [_flat(identity(from_plain(entries[number].config))) for number in twins]
-        apart = [key for key in settings[0] if len({one.get(key) for one in settings}) > 1 and key not in REPEATED]
+        settings = [dotted(identity(entries[number].config)) for number in twins]
+        apart = [key for key in settings[0] if len({str(one.get(key)) for one in settings}) > 1 and key not in REPEATED]
         for number, own in zip(twins, settings, strict=True):
             more = " ".join(f"{key}={own.get(key)}" for key in apart[:2])
             more = more or _of_members(entries[number]) or entries[number].configuration[:4]
@@ -58,17 +57,6 @@ def _of_members(entry: Entry) -> str:
         if len(values) > 1:
             return f"of {key}s {', '.join(map(str, values))}"
     return ""
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys and their values as text."""
-    found: dict[str, str] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[prefix + key] = str(value)
-    return found
 
 
 def _difference(key: str, value: str) -> str:

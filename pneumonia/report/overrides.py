@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from omegaconf import OmegaConf
 
+from pneumonia.config.convert import dotted, to_plain
 from pneumonia.config.keys import conf_dir
-from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig
+from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, TrainConfig
 from pneumonia.report.entries import REPEATED
 
 GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
@@ -30,40 +31,38 @@ UNQUOTED: Final = re.compile(
 )  # read as text without quotes, unless it is one of RESERVED
 RESERVED: Final = {"null", "true", "false", "nan", "inf"}
 Overrides = dict[str, str]
-Described = tuple[Mapping[str, Any], Overrides]  # a config and the overrides for it
+Described = tuple[TrainConfig, Overrides]  # a config and the overrides for it
 
 
-def overrides_from_config(config: Mapping[str, Any]) -> Overrides | None:
+def overrides_from_config(config: TrainConfig) -> Overrides | None:
     """Return the overrides, key and value as Hydra reads them, that turn the packaged defaults into a config.
-
-    Args:
-        config: Resolved, as ``result.json`` keeps it.
 
     Returns:
         Group choices first (``model=simple_cnn``); ``None`` for a config file of the user's own, which no override can name.
     """
     chosen: Overrides = {}
     changed: Overrides = {}
-    defaults, plain = _train_file()
+    plain = to_plain(config)
+    defaults, settings = _train_file()
     for group in GROUPS:
-        found = _choice(group, config[group], defaults[group])
-        if found is None:
+        own = dotted(plain[group])
+        choice = _choice(group, own, defaults[group])
+        if choice is None:
             return None
-        choice, settings = found
         if choice != defaults[group]:
             chosen[group] = choice
-        own = _flat(config[group])
+        theirs = _files(group)[choice]
         changed |= {
-            f"{'' if key in settings or group in SCHEMAS else '+'}{group}.{key}": override_value(own[key])
-            for key in own
-            if own[key] != settings.get(key, ...)
+            f"{'' if key in theirs or group in SCHEMAS else '+'}{group}.{key}": override_value(value)
+            for key, value in own.items()
+            if value != theirs.get(key, ...)
         }
-    rest = _flat({key: value for key, value in config.items() if key not in (*GROUPS, *IRRELEVANT)})
-    changed |= {key: override_value(value) for key, value in rest.items() if value != plain.get(key, ...)}
+    rest = dotted({key: value for key, value in plain.items() if key not in (*GROUPS, *IRRELEVANT)})
+    changed |= {key: override_value(value) for key, value in rest.items() if value != settings.get(key, ...)}
     return chosen | changed
 
 
-def train_commands(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def train_commands(configs: Sequence[TrainConfig]) -> list[str]:
     """Return shell commands that train these configs and no others.
 
     One line if they are all combinations of some values; else one for each configuration with its seeds and folds.
@@ -74,7 +73,7 @@ def train_commands(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     Returns:
         ``pneumonia train ...``, with ``-m`` for several runs.
     """
-    in_order = sorted(configs, key=lambda config: (config["seed"], config["split"]["fold"]))
+    in_order = sorted(configs, key=lambda config: (config.seed, config.split.fold))
     described = [(config, overrides_from_config(config) or {}) for config in in_order]
     whole = _joined(described)
     if whole:
@@ -100,7 +99,7 @@ def _joined(described: Sequence[Described]) -> str:
     keys = dict.fromkeys(key for _, overrides in described for key in overrides)
     full = []
     for config, overrides in described:
-        held = defaults | {key: override_value(value) for key, value in _flat(config).items()} | overrides
+        held = defaults | {key: override_value(value) for key, value in dotted(to_plain(config)).items()} | overrides
         full.append({key: held[key] for key in keys if key in held})
     values = _product(full)
     return "" if values is None else _line(values)
@@ -123,7 +122,7 @@ def _line(values: Mapping[str, Sequence[str]]) -> str:
     return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *overrides])
 
 
-def override_value(value: Any) -> str:
+def override_value(value: object) -> str:
     """Write a plain value as Hydra reads it in an override, quoted if it would be read as something else."""
     if value is None:
         return "null"
@@ -149,57 +148,47 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _choice(group: str, node: Mapping[str, Any], default: str) -> tuple[str, dict[str, Any]] | None:
-    """Return the choice of a group that a node comes from, and its settings: the one that differs least."""
-    own, word = _flat(node), IDENTIFYING_KEY.get(group)
-    best: tuple[int, bool, bool, str, dict[str, Any]] | None = None
+def _choice(group: str, own: Mapping[str, object], default: str) -> str | None:
+    """Return the choice of a group that a node comes from: the one that differs least."""
+    identifying = IDENTIFYING_KEY.get(group)
+    ranks = []
     for choice, settings in _files(group).items():
         # Of an optimiser, arguments of its class that no file sets can be added: +optimizer.amsgrad=true.
         fits = group in SCHEMAS or set(settings) == set(own) or (group == "optimizer" and set(settings) < set(own))
-        if (word and settings.get(word) != own.get(word)) or not fits:
-            continue
-        apart = sum(settings.get(key, ...) != value for key, value in own.items())
-        rank = (apart, choice != default, choice != own.get(word or ""), choice, settings)
-        if best is None or rank[:4] < best[:4]:
-            best = rank
-    return None if best is None else best[3:]
+        if fits and (identifying is None or settings.get(identifying) == own.get(identifying)):
+            apart = sum(settings.get(key, ...) != value for key, value in own.items())
+            ranks.append((apart, choice != default, choice != own.get(identifying or ""), choice))
+    return min(ranks)[-1] if ranks else None
 
 
 @cache
-def _train_file() -> tuple[dict[str, str], dict[str, Any]]:
+def _train_file() -> tuple[dict[str, str], dict[str, object]]:
     """Return the choices of conf/train.yaml by group, and its own dotted keys."""
-    held = _load(conf_dir() / "train.yaml")
-    defaults = {key: value for item in held.pop("defaults") if isinstance(item, dict) for key, value in item.items()}
-    return defaults, _flat({key: value for key, value in held.items() if key != "hydra"})
+    settings = _load(conf_dir() / "train.yaml")
+    defaults = {
+        key: choice for item in settings.pop("defaults") if isinstance(item, dict) for key, choice in item.items()
+    }
+    return defaults, dotted({key: value for key, value in settings.items() if key != "hydra"})
 
 
 @cache
-def _files(group: str) -> dict[str, dict[str, Any]]:
+def _files(group: str) -> dict[str, dict[str, object]]:
     """Return the dotted settings of each choice of a group, with the defaults of the schema."""
-    schema = _flat(asdict(SCHEMAS[group]())) if group in SCHEMAS else {}
+    schema = dotted(asdict(SCHEMAS[group]())) if group in SCHEMAS else {}
     return {path.stem: schema | _settings(path) for path in sorted((conf_dir() / group).glob("*.yaml"))}
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    held = _load(path)
-    found: dict[str, Any] = {}
-    for base in held.pop("defaults", []):
+def _settings(path: Path) -> dict[str, object]:
+    """Return the dotted settings of a file, with those of the files that it names as defaults."""
+    own = _load(path)
+    found: dict[str, object] = {}
+    for base in own.pop("defaults", []):
         if isinstance(base, str) and base != "_self_":
             found |= _settings(path.with_name(f"{base}.yaml"))
-    return found | _flat(held)
+    return found | dotted(own)
 
 
 def _load(path: Path) -> dict[str, Any]:
-    held: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    return dict(held or {})
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return dotted keys and their values; a list is a value."""
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{key}.")
-        else:
-            found[f"{prefix}{key}"] = value
-    return found
+    """Read a YAML file of conf/."""
+    settings: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return settings or {}

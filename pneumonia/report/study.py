@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import yaml
 
+from pneumonia.config.convert import class_name
+from pneumonia.config.schema import TargetNode, TrainConfig
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
 
 FILE: Final = Path(__file__).with_name("study.yaml")
-CHOICES: Final = ("model", "optimizer", "scheduler")  # named by the last word of their _target_
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Row:
     table: str
     subset: str
     name: str
-    where: dict[str, Any]
+    where: dict[str, object]
     study: dict[str, float | str]
     note: str
 
@@ -55,30 +56,35 @@ class Beside:
     estimates: dict[str, Bounded]
 
 
+@dataclass(frozen=True)
+class Study:
+    """The values that the study reports.
+
+    Attributes:
+        protocol: How it was done, in a few sentences.
+        rows: Every row of its tables of results.
+        factors: Its values of one factor: by swept key, by column, then by value as our sweeps write it.
+    """
+
+    protocol: str
+    rows: Sequence[Row]
+    factors: dict[str, dict[str, dict[str, float]]]
+
+
 @cache
-def _loaded() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return found
-
-
-def protocol() -> str:
-    """Return the study's protocol, in a few sentences."""
-    return str(_loaded()["protocol"])
-
-
-def rows() -> list[Row]:
-    """Return every row of the study's tables of results."""
-    return [
+def load_study() -> Study:
+    """Read ``study.yaml``."""
+    found = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    rows = [
         Row(table["title"], table["part"], row["name"], row["where"], row["study"], row.get("note", ""))
-        for table in _loaded()["tables"]
+        for table in found["tables"]
         for row in table["rows"]
     ]
-
-
-def factor(key: str) -> dict[str, dict[str, float]]:
-    """Return the study's values of one factor: by column, then by value as our sweeps write it."""
-    found = _loaded()["factors"].get(key, {})
-    return {column: {str(value): figure for value, figure in figures.items()} for column, figures in found.items()}
+    factors = {
+        key: {column: {str(value): number for value, number in numbers.items()} for column, numbers in columns.items()}
+        for key, columns in found["factors"].items()
+    }
+    return Study(found["protocol"], rows, factors)
 
 
 def matches(row: Row, entry: Entry) -> bool:
@@ -88,21 +94,18 @@ def matches(row: Row, entry: Entry) -> bool:
     return all(_setting(entry.config, key) == value for key, value in row.where.items())
 
 
-def _setting(config: dict[str, Any], key: str) -> Any:
-    if key in CHOICES:
-        return str(config[key]["_target_"]).rpartition(".")[2]
-    value: Any = config
-    for word in key.split("."):
-        if not isinstance(value, dict) or word not in value:
-            return None
-        value = value[word]
-    return value
+def _setting(config: TrainConfig, key: str) -> object:
+    """Return a value of a config, or the class of a choice; ``None`` if the chosen node has no such key."""
+    value: object = config
+    for name in key.split("."):
+        value = getattr(value, name, None)
+    return class_name(value) if isinstance(value, TargetNode) else value
 
 
 def beside(comparisons: Sequence[Comparison]) -> list[Beside]:
     """Match each row of the study with our candidates of the same settings; phantoms match none."""
     found = []
-    for row in rows():
+    for row in load_study().rows:
         for comparison in comparisons:
             if comparison.other_data or (row.subset == "test" and comparison.subset != "test"):
                 continue

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeVar
 
-from pneumonia.config.convert import from_plain
+from pneumonia.config.convert import class_name, from_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import RunError, some
@@ -125,7 +125,7 @@ class RunResult:
     @property
     def family(self) -> str:
         """Class of the model, for example ``PseudoResNet``."""
-        return self.config.model._target_.rpartition(".")[2]
+        return class_name(self.config.model)
 
     def write(self, folder: RunFolder) -> None:
         """Write ``result.json`` atomically, as the last file of a run."""

@@ -1,10 +1,8 @@
 """Resume a sweep: check that its folder holds the same sweep, and find the jobs that are not finished."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
-from pneumonia.config.convert import identity
+from pneumonia.config.convert import dotted, identity
 from pneumonia.errors import RunError, some
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.state import FINISHED, SweepState
@@ -60,16 +58,9 @@ def _differences(held: list[Job], new: list[Job]) -> str:
     """Describe the settings in which two sweeps of one name differ."""
     by_label = {job.label: job for job in held}
     pairs = [(by_label[job.label], job) for job in new if job.label in by_label] or [(held[0], new[0])]
-    before, now = ({**_flat(identity(job.config)), **_flat(asdict(job.config.data), "data.")} for job in pairs[0])
+    before, now = ({**dotted(identity(job.config)), **dotted(asdict(job.config.data), "data.")} for job in pairs[0])
     swept = {*pairs[0][0].differs, *pairs[0][1].differs}
     changed = [key for key in sorted({*before, *now} - swept) if before.get(key) != now.get(key)]
     if not changed:
         return "other values are swept over"
     return some([f"{key} was {before.get(key)} and is {now.get(key)} now" for key in changed], 4)
-
-
-def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in node.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat

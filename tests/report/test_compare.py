@@ -81,7 +81,7 @@ def test_folds_are_compared_by_nadeau_and_bengio(make_run, tmp_path):
 
 
 def _by_fold(candidate):
-    folds = [entry.config["split"]["fold"] for entry in candidate.entries]
+    folds = [entry.config.split.fold for entry in candidate.entries]
     return np.argsort(folds)
 
 

@@ -10,11 +10,10 @@ import pandas as pd
 import pytest
 
 from pneumonia.cli import main
-from pneumonia.config.convert import to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.report.formatting import describe_intervals
 from pneumonia.report.render import figures
-from pneumonia.report.study import matches, rows
+from pneumonia.report.study import load_study, matches
 from pneumonia.report.write import ReportRequest, write_report
 
 EXPERIMENT_OF = {
@@ -169,12 +168,12 @@ def test_bad_input_exits_with_2_and_writes_nothing(monkeypatch, capsys, tmp_path
     assert not list(tmp_path.rglob("*.html"))
 
 
-@pytest.mark.parametrize("row", rows(), ids=lambda row: f"{row.table}-{row.name}")
+@pytest.mark.parametrize("row", load_study().rows, ids=lambda row: f"{row.table}-{row.name}")
 def test_study_row_matches_its_own_experiment_only(row, compose):
     from types import SimpleNamespace
 
     def matched(experiment: str) -> bool:
-        config = to_plain(compose(f"experiment=article/{experiment}", small=False))
+        config = compose(f"experiment=article/{experiment}", small=False)
         return matches(row, SimpleNamespace(config=config, members=1))
 
     assert matched(EXPERIMENT_OF[row.name])

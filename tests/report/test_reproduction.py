@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from pneumonia.config.convert import identity, to_plain
+from pneumonia.config.convert import identity
 from pneumonia.config.keys import conf_dir
 from pneumonia.report.collect import gather
 from pneumonia.report.overrides import override_value, overrides_from_config, train_commands
@@ -55,7 +55,7 @@ def _matters(config):
 @pytest.mark.parametrize("words", [*([f"experiment={name}"] for name in EXPERIMENTS), *WORDS], ids=lambda w: w[0])
 def test_config_is_recomposed_from_its_overrides(words, compose):
     config = compose(*words, small=False)
-    (again,) = _said(train_commands([to_plain(config)])[0])
+    (again,) = _said(train_commands([config])[0])
     assert _matters(compose(*again, small=False)) == _matters(config)
 
 
@@ -116,7 +116,7 @@ def test_grid_is_one_command(compose):
     ]
     odd = [*grid, compose("optimizer.lr=0.5", "data=folder", "data.root=c")]
     for configs, lines in ((grid, 1), (odd, 3), (grid[:3], 2)):
-        found = train_commands([to_plain(config) for config in configs])
+        found = train_commands(configs)
         assert len(found) == lines
         made = [_matters(compose(*words, small=False)) for line in found for words in _said(line)]
         assert sorted(map(repr, made)) == sorted(repr(_matters(config)) for config in configs)
