@@ -79,14 +79,14 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
         ManifestError: A file is gone, or is not the one that the manifest describes.
     """
     paths, expected, shape = manifest["path"].tolist(), manifest["sha256"].tolist(), Shape(size, resize)
-    files = _Files(cache_dir, _key(expected, shape))
+    files = _Files.of(cache_dir, expected, shape)
 
     def build() -> None:
         decode_files(paths, shape, cache_dir, expected)
 
     lock, remedy = files.pixels.with_suffix(".lock"), "The images are decoded again."
-    built = [files.pixels, files.index]
-    build_once(files.checksums, files.key, build, lock=lock, what="decoding these images", remedy=remedy, built=built)
+    what, built = "decoding these images", [files.pixels, files.index]
+    build_once(files.checksums, files.key, build, lock=lock, what=what, remedy=remedy, built=built)
     problems = pd.read_parquet(files.index)["problem"]
     found = {path: str(text) for path, text in zip(paths, problems, strict=True) if text}
     return Cache(np.load(files.pixels, mmap_mode="r", allow_pickle=False), found)
@@ -113,10 +113,9 @@ def decode_files(
 
     def work(path: str) -> DecodedFile:
         try:
-            raw = read_image_file(path)
+            return decode_file(read_image_file(path), shape)
         except UnreadableImageError as error:
             return _unreadable(b"", shape, str(error))
-        return decode_file(raw, shape)
 
     what = "Reading images" if shape is None else f"Decoding images to {shape.size} px"
     rows = []
@@ -130,7 +129,7 @@ def decode_files(
         if expected is not None:
             _check_contents(paths, table["sha256"].tolist(), expected)
         if shape is not None:
-            files = _Files(cache_dir, _key(table["sha256"].tolist(), shape))
+            files = _Files.of(cache_dir, table["sha256"].tolist(), shape)
             publish(part, files.pixels)
             with replacing(files.index) as rows_part:
                 table.to_parquet(rows_part, index=False)
@@ -163,24 +162,15 @@ def _sha256(raw: bytes) -> str:
 class _Files:
     """The files of a cache, named by the images' contents and the shape, in whatever folder the images are."""
 
-    cache_dir: Path
     key: str
+    pixels: Path
+    index: Path
+    checksums: Path
 
-    @property
-    def pixels(self) -> Path:
-        return self.cache_dir / f"{self.key}.npy"
-
-    @property
-    def index(self) -> Path:
-        return self.cache_dir / f"{self.key}.parquet"
-
-    @property
-    def checksums(self) -> Path:
-        return self.cache_dir / f"{self.key}.json"
-
-
-def _key(sha256: Sequence[str], shape: Shape) -> str:
-    return digest([DECODER, shape.size, shape.resize, list(sha256)])[:16]
+    @classmethod
+    def of(cls, cache_dir: Path, sha256: Sequence[str], shape: Shape) -> "_Files":
+        key = digest([DECODER, shape.size, shape.resize, list(sha256)])[:16]
+        return cls(key, *(cache_dir / f"{key}.{suffix}" for suffix in ("npy", "parquet", "json")))
 
 
 def _check_contents(paths: Sequence[str], found: Sequence[str], expected: Sequence[str]) -> None:

@@ -14,10 +14,7 @@ from pneumonia.data.sources.releases import FoundImage, recognise
 from pneumonia.errors import UNPRINTABLE, BrokenImagesError, ManifestError, broken_images, printable, some
 from pneumonia.system.files import digest, replacing
 
-COLUMNS: Final = {
-    **dict.fromkeys(("image_id", "path", "label", "patient_id", "source_split"), "str"),
-    **FILE_COLUMNS,
-}
+COLUMNS: Final = {**dict.fromkeys(("image_id", "path", "label", "patient_id", "source_split"), "str"), **FILE_COLUMNS}
 VERSION: Final = "3"  # raise it when a column changes its meaning
 MOST: Final = 2**53  # largest number in it, which every program represents exactly
 

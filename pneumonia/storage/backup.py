@@ -23,7 +23,8 @@ from pneumonia.storage.lease import LASTS_S, RENEW_S, Lease
 from pneumonia.storage.pull import fetch
 from pneumonia.storage.push import list_or_create, send
 from pneumonia.storage.snapshot import DATABASE, Stamp, capture, in_order
-from pneumonia.storage.transfers import Blob, md5, run_concurrently
+from pneumonia.storage.transfers import Blob, run_concurrently
+from pneumonia.system.checksums import file_hash
 from pneumonia.system.console import say, track, warn
 from pneumonia.system.files import translated_os_errors
 
@@ -247,7 +248,7 @@ class BlobBackup:
             return False
         paths = {name: self.folder / name for name in blobs}
         same = all(path.is_file() and path.stat().st_size == blobs[name].size for name, path in paths.items())
-        return not (same and all(md5(path) == blobs[name].md5 for name, path in paths.items()))
+        return not (same and all(file_hash(path, "md5") == blobs[name].md5 for name, path in paths.items()))
 
     def _download(self, wanted: Blobs, scratch: Path) -> None:
         stop = threading.Event()

@@ -4,6 +4,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -94,10 +95,5 @@ def _collisions(names: list[str]) -> list[str]:
         if key in seen:
             bad.append(f"{name!r} (differs from {seen[key]!r} only in case or accents)")
         seen[key] = name
-    folders = {parent for key in seen for parent in _parents(key)}
+    folders = {folder for key in seen for folder in accumulate(key.split("/")[:-1], "{}/{}".format)}
     return bad + [f"{name!r} (it is also a folder)" for key, name in seen.items() if key in folders]
-
-
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[:count]) for count in range(1, len(parts))]

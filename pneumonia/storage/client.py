@@ -114,10 +114,7 @@ def redacted(text: str) -> str:
 
 
 def connect(
-    account_url: str | None = None,
-    workers: int = 16,
-    environ: Mapping[str, str] = os.environ,
-    credential: Any = None,
+    account_url: str | None = None, workers: int = 16, environ: Mapping[str, str] = os.environ, credential: Any = None
 ) -> BlobServiceClient:
     """Create a client with the credentials of the environment, without a request.
 
@@ -154,8 +151,11 @@ def connect(
     if account_url is None:
         raise ConfigError(f"No Azure account is configured. {WAYS}")
     _check_url(account_url)
-    if credential is None:
-        credential = environ.get(KEY) or environ.get(SAS, "").lstrip("?") or _default_credential()
+    credential = credential or environ.get(KEY) or environ.get(SAS, "").lstrip("?")
+    if not credential:
+        from azure.identity import DefaultAzureCredential
+
+        credential = DefaultAzureCredential()
     try:
         return BlobServiceClient(account_url, credential=credential, **options)
     except ValueError:
@@ -256,10 +256,8 @@ def check_writing(account_url: str | None, place: str) -> tuple[bool, str]:
             try:
                 blob.upload_blob(b"", raw_response_hook=lambda answer: headers.update(answer.http_response.headers))
             except ResourceNotFoundError:
-                return (
-                    True,
-                    f"the container {where.container} does not exist yet; the first run creates it if permitted",
-                )
+                text = f"the container {where.container} does not exist yet; the first run creates it if permitted"
+                return True, text
             blob.delete_blob()
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
@@ -295,12 +293,6 @@ def _check_url(url: str) -> None:
             f"account_url={redacted(url)} is not a URL of an account. Say https://ACCOUNT.blob.core.windows.net, without a "
             "container."
         )
-
-
-def _default_credential() -> Any:
-    from azure.identity import DefaultAzureCredential
-
-    return DefaultAzureCredential()
 
 
 def _is_transient(error: AzureError) -> bool:

@@ -90,22 +90,15 @@ class Lease:
         if _refused(f"take the lease on {self.name}", lambda: lease.acquire(LASTS_S), TAKEN, self.stop):
             return False
         self._held = lease
-        since = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
-        with_retries(
-            f"write the holder of {self.name}",
-            lambda: self.blob.set_blob_metadata({HOLDER: f"{_host()} since {since} UTC"}, lease=lease),
-        )
+        host = socket.gethostname().encode("ascii", "replace").decode()
+        holder = {HOLDER: f"{host} since {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"}
+        with_retries(f"write the holder of {self.name}", lambda: self.blob.set_blob_metadata(holder, lease=lease))
         return True
 
     def _holder(self) -> str:
         """Return the holder that is written in the blob's metadata."""
         metadata = with_retries(f"read {self.name}", self.blob.get_blob_properties).metadata or {}
         return str(metadata.get(HOLDER, "unknown"))
-
-
-def _host() -> str:
-    """Return this machine's name in ASCII."""
-    return socket.gethostname().encode("ascii", "replace").decode()
 
 
 def _refused(what: str, work: Callable[[], object], codes: set[str], stop: threading.Event) -> bool:

@@ -16,7 +16,8 @@ from pneumonia.errors import BlobError, StorageError, TransferError, some
 from pneumonia.storage.blob_names import OWN, check_names, links_outside, unsafe
 from pneumonia.storage.client import ChangedError, Place, with_retries
 from pneumonia.storage.journal import NAME, Entry, Journal, read_journal, writing_journal
-from pneumonia.storage.transfers import Blob, Transfer, list_blobs, look_up, md5, run_concurrently
+from pneumonia.storage.transfers import Blob, Transfer, list_blobs, look_up, run_concurrently
+from pneumonia.system.checksums import file_hash
 from pneumonia.system.console import track, warn
 from pneumonia.system.files import one_at_a_time
 from pneumonia.system.files import translated_os_errors as on_disk
@@ -132,7 +133,7 @@ def _adopt(folder: Path, blobs: list[Blob], recorded: dict[str, Entry]) -> dict[
     adopted, strangers = {}, []
     for blob in track(there, len(there), "Checking existing files") if there else []:
         path = folder / blob.name
-        if path.is_file() and blob.md5 and path.stat().st_size == blob.size and md5(path) == blob.md5:
+        if path.is_file() and blob.md5 and path.stat().st_size == blob.size and file_hash(path, "md5") == blob.md5:
             adopted[blob.name] = Entry(blob.name, blob.etag, blob.size, path.stat().st_mtime_ns)
         elif blob.name not in recorded:
             strangers.append(blob.name)
@@ -164,19 +165,15 @@ def _fetch_all(
     stop = Event()
 
     def work(blob: Blob) -> None:
-        _fetch(container, place, folder, blob, journal, stop)
+        part = folder / PARTS / hashlib.sha256(blob.name.encode()).hexdigest()
+        blob = fetch(container, place, blob, part, stop)
+        stat = part.stat()
+        # Journal first: after a kill between the two, the next pull misses the file and fetches it again.
+        journal.add(Entry(blob.name, blob.etag, stat.st_size, stat.st_mtime_ns))
+        os.replace(part, folder / blob.name)
 
     for _ in track(run_concurrently(work, blobs, workers, stop), len(blobs), f"Pulling {escape(str(place))}"):
         pass
-
-
-def _fetch(container: ContainerClient, place: Place, folder: Path, blob: Blob, journal: Journal, stop: Event) -> None:
-    part = folder / PARTS / hashlib.sha256(blob.name.encode()).hexdigest()
-    blob = fetch(container, place, blob, part, stop)
-    stat = part.stat()
-    # Journal first: after a kill between the two, the next pull misses the file and fetches it again.
-    journal.add(Entry(blob.name, blob.etag, stat.st_size, stat.st_mtime_ns))
-    os.replace(part, folder / blob.name)
 
 
 def fetch(container: ContainerClient, place: Place, blob: Blob, path: Path, stop: Event) -> Blob:
@@ -229,7 +226,7 @@ def _difference(part: Path, blob: Blob) -> str:
     size = part.stat().st_size
     if size != blob.size:
         return f"{size} bytes arrived instead of {blob.size}"
-    if blob.md5 and (found := md5(part)) != blob.md5:
+    if blob.md5 and (found := file_hash(part, "md5")) != blob.md5:
         return f"the MD5 of the bytes is {found}, and that of the blob {blob.md5}"
     return ""
 

@@ -15,7 +15,8 @@ from rich.markup import escape
 from pneumonia.errors import BlobError, ConfigError, TransferError, some
 from pneumonia.storage.blob_names import check_uploads
 from pneumonia.storage.client import ChangedError, Place, with_retries
-from pneumonia.storage.transfers import Blob, Transfer, list_blobs, look_up, md5, run_concurrently
+from pneumonia.storage.transfers import Blob, Transfer, list_blobs, look_up, run_concurrently
+from pneumonia.system.checksums import file_hash
 from pneumonia.system.console import say, track, warn
 
 TEMPORARY: Final = (".part", ".lock")
@@ -110,7 +111,7 @@ def list_or_create(container: ContainerClient, place: Place) -> dict[str, Blob]:
 def _upload(container: ContainerClient, place: Place, name: str, path: Path, there: Blob | None, stop: Event) -> int:
     """Upload one file and return the bytes sent; -1 where the blob is the same already."""
     before = path.stat()
-    size, digest = before.st_size, md5(path)
+    size, digest = before.st_size, file_hash(path, "md5")
     if there is not None and (there.size, there.md5) == (size, digest):
         return -1
     settings = ContentSettings(

@@ -1,13 +1,11 @@
 """What pulls and pushes share: the listing, many transfers at once, checksums, and the account of what was done."""
 
-import hashlib
 import xml.etree.ElementTree as ET
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Event
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote
@@ -104,12 +102,6 @@ def run_concurrently(work: Callable[[T], R], items: Iterable[T], workers: int, s
         finally:
             for future in running:
                 future.cancel()
-
-
-def md5(path: Path) -> str:
-    """Return the MD5 of a file in hexadecimal, as Azure keeps it of a blob; detects accidents, not attacks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 class _Arrived(Exception):

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pneumonia.system.files import write_json
 
@@ -22,7 +23,7 @@ def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
     """
     stats = [file.stat() for file in files]
     listed = {
-        file.relative_to(record.parent).as_posix(): [stat.st_size, stat.st_mtime_ns, _sha256(file)]
+        file.relative_to(record.parent).as_posix(): [stat.st_size, stat.st_mtime_ns, file_hash(file, "sha256")]
         for file, stat in zip(files, stats, strict=True)
     }
     write_json(record, {"of": of, "files": listed})
@@ -56,13 +57,14 @@ def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
                 continue
             if stat.st_size != size:
                 return f"{path} has {stat.st_size:,} bytes and was written with {size:,}"
-            if _sha256(path) != sha256:
+            if file_hash(path, "sha256") != sha256:
                 return f"{path} holds other bytes than were written"
         except OSError as error:
             return f"{path} can't be read ({error.strerror})"
     return ""
 
 
-def _sha256(path: Path) -> str:
+def file_hash(path: Path, algorithm: Literal["md5", "sha256"]) -> str:
+    """Return the hash of a file in hexadecimal."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False)).hexdigest()

@@ -340,14 +340,14 @@ def test_an_upload_whose_answer_was_lost_counts_as_ours(service, container, thro
 
 def test_a_file_that_is_written_while_it_is_pushed_is_named(service, container, tmp_path, monkeypatch):
     folder = write(tmp_path / "new", {"log.txt": b"first"})
-    plain = push_module.md5
+    plain = push_module.file_hash
 
-    def late(path: Path) -> str:
-        digest = plain(path)
+    def late(path: Path, algorithm: str) -> str:
+        digest = plain(path, algorithm)
         path.write_bytes(b"later")
         return digest
 
-    monkeypatch.setattr(push_module, "md5", late)
+    monkeypatch.setattr(push_module, "file_hash", late)
     with pytest.raises(TransferError, match=r"log\.txt changed during the upload.*Push again"):
         push(service, folder, Place.parse(container))
 

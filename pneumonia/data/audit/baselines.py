@@ -61,12 +61,7 @@ def linear() -> ClassifierMixin:
 
 
 def shortcuts(
-    manifest: pd.DataFrame,
-    pixels: Pixels,
-    subset: Objects,
-    group: Ints,
-    subsets: Sequence[str],
-    validate: bool,
+    manifest: pd.DataFrame, pixels: Pixels, subset: Objects, group: Ints, subsets: Sequence[str], validate: bool
 ) -> tuple[dict[str, dict[str, TaskScore]], list[Shift]]:
     """Score the prediction of classes and subsets from file metadata and thumbnails alone.
 
@@ -143,13 +138,7 @@ def of_pair(features: Floats, subset: Objects, group: Ints, pair: Sequence[str],
     return cross_validated(features[rows], subset[rows].astype(str), group[rows], model)
 
 
-def baseline_probabilities(
-    kind: str,
-    manifest: pd.DataFrame,
-    pixels: Pixels,
-    codes: Ints,
-    kinds: int,
-) -> Floats:
+def baseline_probabilities(kind: str, manifest: pd.DataFrame, pixels: Pixels, codes: Ints, kinds: int) -> Floats:
     """Return probabilities ``(N - M, kinds)`` of some images by a baseline that was fitted on others.
 
     Args:

@@ -1,6 +1,5 @@
 """Download one file over HTTP: a broken transfer resumes, and the checksum must be right."""
 
-import hashlib
 import http.client
 import os
 import urllib.error
@@ -10,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pneumonia.errors import AccessError, TransferError
+from pneumonia.system.checksums import file_hash
 from pneumonia.system.console import track
 from pneumonia.system.files import one_at_a_time, translated_os_errors
 
@@ -34,7 +34,7 @@ def download(url: str, target: Path, md5: str) -> Path:
         AccessError: The server requires a login.
         StorageError: The disk is full or can't be written.
     """
-    if target.is_file() and _md5(target) == md5:
+    if target.is_file() and file_hash(target, "md5") == md5:
         return target
     part, lock = (target.with_name(f".{target.name}.{suffix}") for suffix in ("part", "lock"))
     host = urlsplit(url).hostname
@@ -51,7 +51,7 @@ def download(url: str, target: Path, md5: str) -> Path:
                     kept = f"{part.stat().st_size:,} bytes are" if part.exists() else ""
                     raise unreachable(host, reason, kept) from None  # the cause may hold a signed address
                 continue
-            if _md5(part) == md5:
+            if file_hash(part, "md5") == md5:
                 os.replace(part, target)
                 return target
             part.unlink()  # resuming can not correct wrong bytes
@@ -99,8 +99,3 @@ def _is_temporary(error: Exception) -> bool:
     if isinstance(error, urllib.error.HTTPError):
         return error.code >= 500
     return not isinstance(error, urllib.error.URLError)
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
