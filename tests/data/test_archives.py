@@ -1,4 +1,4 @@
-"""Archives from elsewhere: what is sound is unpacked whole and once, what is not leaves nothing behind."""
+"""Test that sound archives are unpacked once and completely, and that others leave nothing behind."""
 
 import os
 import struct
@@ -30,12 +30,12 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def nothing_is_left(cache: Path) -> bool:
-    """Nothing but the lock."""
+    """Return whether only the lock is left."""
     return all(path.suffix == ".lock" or path.name == "unpacked" for path in cache.rglob("*"))
 
 
 @pytest.mark.parametrize("name", ["x.zip", "x.ZIP", "x.tar", "x.tar.gz", "x.tgz"])
-def test_a_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
+def test_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
     archive = (make_zip if name.lower().endswith("zip") else make_tar)(tmp_path / name, FILES)
     folder = unpack(archive, tmp_path / "cache")
     assert contents(folder) == FILES
@@ -54,7 +54,7 @@ def test_a_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
     ],
     ids=["gone", "cut", "empty", "other bytes"],
 )
-def test_a_damaged_unpacked_file_is_unpacked_again_with_a_warning(spoil, tmp_path, capsys):
+def test_damaged_unpacked_file_is_unpacked_again_with_a_warning(spoil, tmp_path, capsys):
     archive = make_zip(tmp_path / "x.zip", FILES)
     folder = unpack(archive, tmp_path / "cache")
     spoil(folder / "x.png")
@@ -66,7 +66,7 @@ def test_a_damaged_unpacked_file_is_unpacked_again_with_a_warning(spoil, tmp_pat
     assert sorted(path.suffix for path in folder.parent.iterdir()) == ["", ".json", ".lock"]
 
 
-def test_an_unpacked_folder_copied_with_new_times_is_not_unpacked_again(tmp_path, capsys):
+def test_unpacked_folder_with_new_times_is_not_unpacked_again(tmp_path, capsys):
     archive = make_zip(tmp_path / "x.zip", FILES)
     folder = unpack(archive, tmp_path / "cache")
     capsys.readouterr()
@@ -75,7 +75,7 @@ def test_an_unpacked_folder_copied_with_new_times_is_not_unpacked_again(tmp_path
     assert (folder / "x.png").stat().st_mtime == 1
 
 
-def test_a_changed_archive_is_unpacked_anew(tmp_path):
+def test_changed_archive_is_unpacked_anew(tmp_path):
     archive = make_zip(tmp_path / "x.zip", FILES)
     first = unpack(archive, tmp_path / "cache")
     make_zip(archive, {"other.png": b"b"})
@@ -98,7 +98,7 @@ NAMES = {
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar.gz"])
-def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_written(name, kind, tmp_path):
+def test_escaping_name_is_refused_and_nothing_is_written(name, kind, tmp_path):
     make = make_zip if kind == "x.zip" else make_tar
     archive = make(tmp_path / kind, {"good.png": b"good", name: b"evil"})
     with pytest.raises(ArchiveError, match=f"{kind} was not unpacked: the name .* {NAMES[name]}"):
@@ -107,7 +107,7 @@ def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_written(name, kin
     assert not list(tmp_path.rglob("evil*"))
 
 
-def test_a_zip_name_cut_by_a_zero_byte_is_refused(tmp_path):
+def test_zip_name_cut_by_a_zero_byte_is_refused(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"aX../evil.png": b"evil"})
     archive.write_bytes(archive.read_bytes().replace(b"aX..", b"a\0.."))
     with pytest.raises(ArchiveError, match="control characters"):
@@ -146,7 +146,7 @@ def test_links_and_devices_in_a_tar_are_refused(kind, tmp_path):
     assert nothing_is_left(tmp_path / "cache")
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path):
+def test_link_in_a_zip_is_refused(tmp_path):
     archive = tmp_path / "x.zip"
     with zipfile.ZipFile(archive, "w") as file:
         link = zipfile.ZipInfo("link.png")
@@ -180,7 +180,7 @@ def test_too_many_files_or_bytes_are_refused(kind, tmp_path, monkeypatch):
     assert nothing_is_left(tmp_path / "cache")
 
 
-def test_a_zip_that_lies_about_a_size_is_refused(tmp_path):
+def test_zip_that_lies_about_a_size_is_refused(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"a.png": bytes(5000)})
     raw = archive.read_bytes().replace(struct.pack("<I", 5000), struct.pack("<I", 4000))  # both headers
     archive.write_bytes(raw)
@@ -189,7 +189,7 @@ def test_a_zip_that_lies_about_a_size_is_refused(tmp_path):
     assert nothing_is_left(tmp_path / "cache")
 
 
-def test_an_encrypted_zip_is_refused(tmp_path):
+def test_encrypted_zip_is_refused(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"a.png": b"secret"})
     raw = bytearray(archive.read_bytes())
     raw[6] |= 1  # the flag in the member's own header
@@ -201,7 +201,7 @@ def test_an_encrypted_zip_is_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz"])
 @pytest.mark.parametrize("cut", [0, 1, 600, 0.5, 0.8, 0.95])
-def test_an_archive_cut_short_anywhere_is_refused(kind, cut, tmp_path):
+def test_archive_cut_short_anywhere_is_refused(kind, cut, tmp_path):
     files = {f"{number}.png": os.urandom(2000) for number in range(8)}
     archive = (make_zip if kind == "x.zip" else make_tar)(tmp_path / kind, files)
     raw = archive.read_bytes()
@@ -221,7 +221,7 @@ def test_tar_with_a_broken_middle_header_is_refused(tmp_path):
         unpack(archive, tmp_path / "cache")
 
 
-def test_a_tar_whose_extended_header_fills_the_memory_is_refused(tmp_path):
+def test_tar_whose_extended_header_fills_the_memory_is_refused(tmp_path):
     archive = tmp_path / "x.tar.gz"
     with tarfile.open(archive, "w:gz") as file:
         add_to_tar(file, "x", bytes(4 * 2**20), type=tarfile.GNUTYPE_LONGNAME)
@@ -229,7 +229,7 @@ def test_a_tar_whose_extended_header_fills_the_memory_is_refused(tmp_path):
         unpack(archive, tmp_path / "cache")
 
 
-def test_a_flipped_byte_is_found_by_the_checksum(tmp_path):
+def test_flipped_byte_is_found_by_the_checksum(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"a.png": b"0123456789" * 50}, zipfile.ZIP_STORED)
     archive.write_bytes(archive.read_bytes().replace(b"0123456789", b"0123456780", 1))
     with pytest.raises(ArchiveError, match="damaged"):
@@ -273,7 +273,7 @@ def test_two_that_ask_at_once_unpack_once(tmp_path):
     assert (found[0] / "done").exists()
 
 
-def test_a_file_where_the_cache_should_be_is_named(tmp_path):
+def test_file_where_the_cache_should_be_is_named(tmp_path):
     archive = make_zip(tmp_path / "x.zip", FILES)
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(StorageError, match="a file is where a folder is needed"):
@@ -283,7 +283,7 @@ def test_a_file_where_the_cache_should_be_is_named(tmp_path):
 @pytest.mark.parametrize("kind", ["x.zip", "x.tar", "x.tar.gz", "x.npz"])
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_archive_is_unpacked_or_refused_and_nothing_else(kind, data, tmp_path_factory):
+def test_damaged_archive_is_unpacked_or_refused_and_nothing_else(kind, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("archive")
     make = {"x.zip": make_zip, "x.npz": lambda path, _: medmnist(path)}.get(kind, make_tar)
     archive = make(

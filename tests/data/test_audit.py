@@ -1,4 +1,4 @@
-"""An audit finds what is planted, and nothing where nothing is."""
+"""Test that an audit finds planted leaks, copies and shortcuts, and nothing in clean data."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def data(phantoms, cache_dir):
 
 @pytest.fixture
 def tree(phantoms, tmp_path) -> Path:
-    """The phantoms again, to be spoilt: train and test of the release."""
+    """Copy the phantoms into folders train and test, to be modified."""
     root = tmp_path / "data"
     for path in phantoms.rglob("*.jpeg"):
         subset = "test" if "test" in path.parts else "train"
@@ -47,17 +47,17 @@ def tree(phantoms, tmp_path) -> Path:
     return root
 
 
-def _run(words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pneumonia", "data", *map(str, words)])
+def _run(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "data", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
 
 
-def _audit(root, tmp_path, cache_dir, monkeypatch, capsys, *words):
-    words = ["audit", root, *words, "--out", tmp_path / "audit", "--cache-dir", cache_dir]
-    return _run(words, monkeypatch, capsys)
+def _audit(root, tmp_path, cache_dir, monkeypatch, capsys, *arguments):
+    arguments = ["audit", root, *arguments, "--out", tmp_path / "audit", "--cache-dir", cache_dir]
+    return _run(arguments, monkeypatch, capsys)
 
 
 def test_clean_phantoms_have_no_leak_and_their_counts_are_right(data):
@@ -82,9 +82,9 @@ def test_patient_in_two_folders_gives_exit_code_1(tree, tmp_path, cache_dir, mon
     (tree / "test" / "NORMAL" / f"{number[1]}-9999.jpeg").write_bytes(
         sorted((tree / "test" / "NORMAL").glob("*.jpeg"))[0].read_bytes()[:-2] + b"\xff\xd9"
     )
-    code, out, said = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
+    code, out, err = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
     assert code == 1
-    assert "LEAK" in said
+    assert "LEAK" in err
     found = json.loads((tmp_path / "audit" / "audit.json").read_text())
     assert found["leaks"][0]["subsets"] == ["train", "test"]
     assert found["leaks"][0]["patients"] == 1
@@ -132,7 +132,7 @@ def test_shift_between_subsets_is_found_only_where_planted(data):
     assert audit(manifest, darker, half).shift[0].thumbnail.auroc > 0.95
 
 
-def test_a_hostile_name_can_not_write_into_the_page(data):
+def test_hostile_name_can_not_write_into_the_page(data):
     manifest, pixels = data
     hostile = manifest.copy()
     hostile.loc[:, "image_id"] = [f'<script>alert({n})</script>" onload="x' for n in range(len(hostile))]
@@ -146,7 +146,7 @@ def test_a_hostile_name_can_not_write_into_the_page(data):
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text), "nothing is fetched from elsewhere"
 
 
-def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
+def test_leaky_split_has_leaks_and_grouped_split_has_none(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
     code, out, _ = _audit(phantoms, tmp_path, cache_dir, monkeypatch, capsys, "--method", "random", "--json")
     assert code == 1
     assert json.loads(out)["subsets_from"] == "random"
@@ -161,10 +161,10 @@ def test_a_leaky_split_is_audited_and_a_safe_one_is_clean(phantoms, tmp_path, ca
 def test_broken_images_are_listed_or_skipped(tree, tmp_path, cache_dir, monkeypatch, capsys):
     for name in ("IM-8001-0001", "IM-8002-0001"):
         (tree / "train" / "NORMAL" / f"{name}.jpeg").write_bytes(b"not an image")
-    code, _, said = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
+    code, _, err = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
     assert code == 2
-    assert "IM-8001-0001" in said
-    assert "IM-8002-0001" in said
+    assert "IM-8001-0001" in err
+    assert "IM-8002-0001" in err
     assert not (tmp_path / "audit").exists()
     code, _, _ = _audit(tree, tmp_path, cache_dir, monkeypatch, capsys, "--on-bad-image", "skip")
     assert code == 0
@@ -172,7 +172,7 @@ def test_broken_images_are_listed_or_skipped(tree, tmp_path, cache_dir, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["audit"], "Missing argument 'SOURCE'"),
         (["audit", "/no/such/folder"], "does not exist"),
@@ -189,17 +189,17 @@ def test_broken_images_are_listed_or_skipped(tree, tmp_path, cache_dir, monkeypa
         (["auditt"], "has no verb 'auditt'.*'audit'"),
     ],
 )
-def test_wrong_words_are_named(words, message, phantoms, tmp_path, cache_dir, monkeypatch, capsys):
+def test_wrong_arguments_are_named(arguments, message, phantoms, tmp_path, cache_dir, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PNEUMONIA_CACHE", str(cache_dir))
-    code, _, said = _run([phantoms if word == "DATA" else word for word in words], monkeypatch, capsys)
+    code, _, err = _run([phantoms if argument == "DATA" else argument for argument in arguments], monkeypatch, capsys)
     assert code == 2
-    assert re.search(message, said), said
+    assert re.search(message, err), err
     assert not list(tmp_path.iterdir())
 
 
 def _table(**columns):
-    """A manifest of the columns that a test is about."""
+    """Return a manifest with the given columns and defaults for others."""
     count = len(next(iter(columns.values())))
     plain = {"image_id": [f"image-{n}" for n in range(count)], "label": "NORMAL", "patient_id": "p", "phash": ""}
     plain |= {"sha256": [f"{n:064x}" for n in range(count)], "source_split": ""}
@@ -235,7 +235,7 @@ def test_group_in_two_folds_is_a_leak():
     assert found[0].examples == ["a"]
 
 
-def test_a_leaks_share_is_what_splitting_says_of_it(data):
+def test_leaks_share_is_what_splitting_says_of_it(data):
     manifest, _ = data
     split = make_split(manifest, SplitConfig("random", leaky=True))
     subset = split["subset"].to_numpy(dtype=object)
@@ -249,7 +249,7 @@ def test_a_leaks_share_is_what_splitting_says_of_it(data):
         assert found["train", theirs.subset].share[theirs.subset] == theirs.fraction
 
 
-def test_the_gravest_pairs_come_first():
+def test_gravest_pairs_come_first():
     same, sha256 = "ab" * 32, ["1" * 64] * 6
     labels, patients = ["NORMAL"] * 5 + ["VIRUS"], ["a", "a", "a", "a", "b", "c"]
     manifest = _table(patient_id=patients, label=labels, phash=[same] * 6, sha256=sha256)
@@ -298,7 +298,7 @@ def test_brightness_contrast_and_quantisation_are_those_of_the_files(tmp_path):
     assert values["quantisation"][[2, 3]].isna().all()
 
 
-def test_quantities_are_the_quantiles_of_each_class_in_the_studys_order(data):
+def test_quantities_are_quantiles_by_class_in_class_order(data):
     manifest, pixels = data
     found = audit(manifest, pixels)
     assert list(found.quantities["bytes"]) == ["NORMAL", "VIRUS", "BACTERIA"]
@@ -308,7 +308,7 @@ def test_quantities_are_the_quantiles_of_each_class_in_the_studys_order(data):
     assert sum(found.modes["VIRUS"].values()) == (manifest["label"] == "VIRUS").sum()
 
 
-def test_a_split_is_scored_on_its_val_and_folders_are_not(data):
+def test_only_an_assigned_split_is_scored_on_val(data):
     manifest, pixels = data
     split = make_split(manifest, SplitConfig("grouped"))
     found = audit(manifest, pixels, split["subset"], "grouped", split["fold"])
@@ -319,7 +319,7 @@ def test_a_split_is_scored_on_its_val_and_folders_are_not(data):
 
 
 class _Balance(HTMLParser):
-    """Whether every tag is closed, and the pictures."""
+    """Check that every tag is closed, and collect the pictures."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -376,20 +376,20 @@ def test_remarks_explain_the_scores(data):
     assert not any("files predict the class" in text or "two labels" in text for text in clean)
     table = manifest.copy()
     table.loc[table["label"] == "NORMAL", "width"] = 900
-    betrayed = remarks(audit(table, pixels))
+    shortcut = remarks(audit(table, pixels))
     assert any(
-        re.search(r"files predict the class.*normal or pneumonia: accuracy 1\.000 against", text) for text in betrayed
+        re.search(r"files predict the class.*normal or pneumonia: accuracy 1\.000 against", text) for text in shortcut
     )
     conflict = manifest.copy()
     normal, virus = (int(np.flatnonzero(conflict["label"] == label)[0]) for label in ("NORMAL", "VIRUS"))
     conflict.loc[virus, ["sha256", "phash"]] = conflict.loc[normal, ["sha256", "phash"]].to_list()
-    said = remarks(audit(conflict, pixels))
-    assert re.search(r"Pairs of copies with two labels: 1,.*(\(NORMAL\).*\(VIRUS\)|\(VIRUS\).*\(NORMAL\))", said[0])
-    assert "Pairs of copies under two patients: 1." in said[1]
+    found = remarks(audit(conflict, pixels))
+    assert re.search(r"Pairs of copies with two labels: 1,.*(\(NORMAL\).*\(VIRUS\)|\(VIRUS\).*\(NORMAL\))", found[0])
+    assert "Pairs of copies under two patients: 1." in found[1]
 
 
 @pytest.mark.parametrize(
-    ("area", "low", "word"),
+    ("area", "low", "expected"),
     [
         (0.55, 0.48, "alike"),
         (0.55, 0.52, "almost alike"),
@@ -398,8 +398,8 @@ def test_remarks_explain_the_scores(data):
         (1.0, None, "very different"),
     ],
 )
-def test_likeness_describes_the_shift(area, low, word):
-    assert likeness(Score(None, 9, auroc=area, auroc_low=low)) == word
+def test_likeness_describes_the_shift(area, low, expected):
+    assert likeness(Score(None, 9, auroc=area, auroc_low=low)) == expected
     assert likeness(Score("val has 15 patients", 9)) == "val has 15 patients"
 
 
@@ -416,16 +416,16 @@ def test_data_without_patients_are_not_called_free_of_leaks(data):
     assert any("Images that name no patient: 10." in text for text in remarks(found))
 
 
-def test_paths_with_brackets_commas_and_spaces_are_taken_as_they_are(tree, tmp_path, cache_dir, monkeypatch, capsys):
+def test_paths_with_special_characters_are_read_literally(tree, tmp_path, cache_dir, monkeypatch, capsys):
     odd = tmp_path / "split=s, (a) [red]{b}"
     code, split, _ = _run(["split", tree, "--out", odd, "--cache-dir", cache_dir], monkeypatch, capsys)
     assert code == 0
     out = tmp_path / "[red]out"
-    words = ["audit", tree, "--split", split.strip(), "--out", out, "--cache-dir", cache_dir]
-    code, said, news = _run(words, monkeypatch, capsys)
+    arguments = ["audit", tree, "--split", split.strip(), "--out", out, "--cache-dir", cache_dir]
+    code, out_text, err = _run(arguments, monkeypatch, capsys)
     assert code == 0
-    assert said.strip() == str(out / "index.html")
-    assert f"Written: {out}/index.html" in news
+    assert out_text.strip() == str(out / "index.html")
+    assert f"Written: {out}/index.html" in err
     assert json.loads((out / "audit.json").read_text())["subsets_from"] == split.strip()
 
 
@@ -438,7 +438,7 @@ def test_audit_files_repeat_and_empty_pairs_have_a_header(tree, tmp_path, cache_
     assert pd.read_csv(tmp_path / "audit" / "pairs.csv").columns.tolist() == list(PAIR)
 
 
-def test_a_manifest_is_audited_like_its_folder(tree, tmp_path, cache_dir, monkeypatch, capsys):
+def test_manifest_is_audited_like_its_folder(tree, tmp_path, cache_dir, monkeypatch, capsys):
     _audit(tree, tmp_path, cache_dir, monkeypatch, capsys)
     folder = json.loads((tmp_path / "audit" / "audit.json").read_text())
     write_manifest(load_manifest(tree, cache_dir), tmp_path / "m.parquet")
@@ -451,11 +451,11 @@ def test_nothing_is_written_where_no_image_can_be_read(tmp_path, cache_dir, monk
         path = tmp_path / "data" / "NORMAL" / f"{name}.jpeg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"not an image")
-    code, out, said = _audit(tmp_path / "data", tmp_path, cache_dir, monkeypatch, capsys, "--on-bad-image", "skip")
+    code, out, err = _audit(tmp_path / "data", tmp_path, cache_dir, monkeypatch, capsys, "--on-bad-image", "skip")
     assert code == 2
     assert out == ""
-    assert "BrokenImagesError: 2 images can't be read" in said
-    assert "use --on-bad-image skip" in said
+    assert "BrokenImagesError: 2 images can't be read" in err
+    assert "use --on-bad-image skip" in err
     assert not (tmp_path / "audit").exists()
 
 

@@ -1,4 +1,4 @@
-"""Batches changed at once give what albumentations gives, image by image for the same draws, and on average for its own."""
+"""Compare batch augmentation with albumentations: image by image for equal draws, and on average for its own draws."""
 
 import cv2
 import numpy as np
@@ -42,7 +42,7 @@ CLINICAL = AugmentationConfig(rotate_deg=5, shift=0.04, zoom=0.06, contrast=0.1,
 
 @pytest.fixture(scope="module")
 def images() -> np.ndarray:
-    """Phantoms, higher than they are wide, so that no axis is taken for the other."""
+    """Return phantoms that are higher than wide, so that swapped axes are noticed."""
     drawn = [draw(label, seed, 0) for seed in range(8) for label in (NORMAL, VIRUS, BACTERIA)]
     return np.stack([cv2.resize(image, (40, 52), interpolation=cv2.INTER_AREA) for image in drawn])
 
@@ -99,7 +99,7 @@ def _blur(image, u, strengths):
         (AugmentationConfig(blur=0.5), _blur),
     ],
 )
-def test_the_same_draws_give_the_images_of_albumentations(strengths, reference, images, draws):
+def test_same_draws_give_the_images_of_albumentations(strengths, reference, images, draws):
     ours = apply_draws(torch.from_numpy(images), draws, strengths, lambda: pytest.fail("no noise is wanted")).numpy()
     theirs = np.stack([reference(image, u, strengths) for image, u in zip(images, draws, strict=True)])
     apart = np.abs(ours.astype(int) - theirs)
@@ -128,7 +128,7 @@ def test_draws_are_spread_as_those_of_albumentations(strengths, images):
 
 @pytest.mark.parametrize("kind", ["batch", "albumentations"])
 def test_steps_draw_independently_of_each_other(kind):
-    """A flip says nothing of the brightness, nor of the shift."""
+    """A flip is independent of brightness and shift."""
     image = np.full((1, 24, 24), 100, dtype=np.uint8)
     image[0, 10:14, 2:6] = 140
     strengths = AugmentationConfig(flip=0.5, shift=0.15, brightness=0.3)
@@ -158,14 +158,14 @@ def test_noise_is_normal_and_as_wide_as_it_was_drawn():
     assert float((standard**4).mean()) == pytest.approx(3, abs=0.06)
 
 
-def test_the_generator_is_splitmix64():
-    """Against the published first outputs for the seed 1234567 (Vigna's reference implementation)."""
+def test_generator_is_splitmix64():
+    """Compare with the published first outputs for the seed 1234567 (Vigna's reference implementation)."""
     known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
     found = uniforms(torch.tensor([1234567]), 0, 5)[0]
     assert found.tolist() == [np.float32((value >> 40) * 2.0**-24) for value in known]
 
 
-def test_draws_are_uniform_and_independent_over_images_epochs_seeds_and_columns():
+def test_draws_are_uniform_and_independent():
     tables = [
         uniforms(image_keys(seed, epoch, np.arange(20_000)), 0, COLUMNS) for seed, epoch in ((0, 0), (0, 1), (1, 0))
     ]
@@ -180,7 +180,7 @@ def test_draws_are_uniform_and_independent_over_images_epochs_seeds_and_columns(
     assert abs(float(shifted)) < 5 / 20_000**0.5
 
 
-def test_an_images_draw_is_its_own_whatever_the_batch(images):
+def test_images_draw_is_its_own_whatever_the_batch(images):
     rows = np.arange(len(images))
     whole = Augmenter(CLINICAL)(images, 7, 2, rows)
     halves = [Augmenter(CLINICAL)(images[part], 7, 2, rows[part]) for part in (slice(0, 5), slice(5, None))]

@@ -82,7 +82,7 @@ def test_two_processes_build_one_cache_together(tmp_path):
     assert not list((tmp_path / "cache").glob(".*part"))
 
 
-def test_all_broken_images_are_listed_at_once_or_skipped_by_name(tmp_path):
+def test_broken_images_are_listed_together_or_skipped_by_name(tmp_path):
     root = _tree(tmp_path / "x")
     (root / "train/NORMAL/IM-0000-0001.jpeg").write_bytes(b"")
     (root / "train/PNEUMONIA/person1_virus_11.jpeg").write_bytes(b"hello")
@@ -105,7 +105,7 @@ def test_all_broken_images_are_listed_at_once_or_skipped_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, monkeypatch):
+def test_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, monkeypatch):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     before = sorted((tmp_path / "cache").iterdir())
 
@@ -120,7 +120,7 @@ def test_a_full_or_read_only_disk_leaves_nothing_half_written(code, tmp_path, mo
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
-def test_a_device_that_is_really_full_is_named(tmp_path):
+def test_device_that_is_really_full_is_named(tmp_path):
     from pneumonia.system.files import translated_os_errors
 
     with (
@@ -131,7 +131,7 @@ def test_a_device_that_is_really_full_is_named(tmp_path):
         file.write(b"x")
 
 
-def test_a_file_in_the_place_of_the_cache_folder_is_named(tmp_path, phantoms):
+def test_file_in_place_of_the_cache_folder_is_refused(tmp_path, phantoms):
     (tmp_path / "cache").write_bytes(b"")
     with pytest.raises(StorageError, match="a file is where a folder is needed"):
         load_manifest(phantoms, tmp_path / "cache")
@@ -159,7 +159,7 @@ def _saved_as(change) -> object:
 
 
 class _Bomb:
-    """Unpickling it would leave a mark."""
+    """Leave a mark when it is unpickled."""
 
     def __reduce__(self) -> tuple:
         return os.mkdir, (str(Path.cwd() / "unpickled"),)
@@ -194,7 +194,7 @@ DAMAGE += [(".json", "no files", lambda path: path.write_text('{"of": 1, "files"
 
 
 @pytest.mark.parametrize(("suffix", "how", "spoil"), DAMAGE, ids=[f"{how} {suffix}" for suffix, how, _ in DAMAGE])
-def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil, tmp_path, monkeypatch, capsys):
+def test_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     before = np.array(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels)
@@ -213,7 +213,7 @@ def test_a_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil
     assert capsys.readouterr().err == ""
 
 
-def test_the_cache_of_other_images_under_this_name_is_not_used(tmp_path, capsys):
+def test_cache_of_other_images_is_not_used(tmp_path, capsys):
     ours, theirs = (
         load_manifest(_tree(tmp_path / name, count), tmp_path / "cache") for name, count in (("x", 3), ("y", 4))
     )
@@ -229,7 +229,7 @@ def test_the_cache_of_other_images_under_this_name_is_not_used(tmp_path, capsys)
 
 @pytest.mark.parametrize("how", ANY_FILE)
 @pytest.mark.parametrize("name", ["manifest.parquet", "checksums.json"])
-def test_a_damaged_manifest_is_made_again_with_a_warning(name, how, tmp_path, capsys):
+def test_damaged_manifest_is_made_again_with_a_warning(name, how, tmp_path, capsys):
     root = _tree(tmp_path / "x")
     before = load_manifest(root, tmp_path / "cache")
     (path,) = (tmp_path / "cache").rglob(name)
@@ -253,7 +253,7 @@ def test_another_manifest_under_this_name_is_not_used(tmp_path):
 
 
 @pytest.mark.parametrize("how", [*ANY_FILE, "a fifth of the bytes"])
-def test_a_damaged_phantom_is_drawn_again_with_a_warning(how, tmp_path, capsys):
+def test_damaged_phantom_is_drawn_again_with_a_warning(how, tmp_path, capsys):
     root = load_phantoms(6, 0, tmp_path)
     films = {path: path.read_bytes() for path in root.rglob("*.jpeg")}
     spoiled = sorted(films)[1]
@@ -284,7 +284,7 @@ def test_damaged_cache_on_a_full_disk_is_an_error(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").glob(".*part"))
 
 
-def test_a_folder_in_the_place_of_a_cache_file_is_named(tmp_path):
+def test_folder_in_place_of_a_cache_file_is_refused(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     path = Path(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels.filename)
     path.unlink()
@@ -311,7 +311,7 @@ def test_two_processes_may_repair_one_cache_at_once(tmp_path):
     assert not list((tmp_path / "cache").glob(".*part"))
 
 
-def test_an_image_changed_behind_its_manifest_is_not_decoded(tmp_path):
+def test_image_changed_behind_its_manifest_is_not_decoded(tmp_path):
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     _flip_bits(Path(manifest["path"][0]))
     with pytest.raises(ManifestError, match=r"hold other bytes than the manifest says.*import the data again"):

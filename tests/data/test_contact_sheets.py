@@ -1,4 +1,4 @@
-"""Contact sheets show the images that they name, and augmentation as training sees it."""
+"""Test that contact sheets show the images that they name, and augmentation as in training."""
 
 import io
 import sys
@@ -21,7 +21,7 @@ STEP = SIDE + GAP
 
 @pytest.fixture
 def manifest() -> pd.DataFrame:
-    """30 images of 10 patients; the classes in no order, one that we do not know."""
+    """Return 30 images of 10 patients; classes are in no order, and one is unknown."""
     label = np.tile(["VIRUS", "ZEBRA", "NORMAL"], 10)
     subset = np.repeat(["train", "test", ""], 10)
     return pd.DataFrame({"label": label, "source_split": subset, "patient_id": [f"{n // 3}" for n in range(30)]})
@@ -29,14 +29,14 @@ def manifest() -> pd.DataFrame:
 
 @pytest.fixture
 def pixels(manifest) -> np.ndarray:
-    """Every image has a grey level of its own, from 60 to 89, and a darker corner."""
+    """Return images that each have their own grey level, from 60 to 89, and a darker corner."""
     squares = np.broadcast_to(np.arange(60, 90, dtype=np.uint8)[:, None, None], (30, SIDE, SIDE)).copy()
     squares[:, : SIDE // 2, : SIDE // 2] -= 30
     return squares
 
 
 def _cells(sheet: Image.Image, rows: int, columns: int) -> np.ndarray:
-    """The pictures of a sheet that is full: ``(rows, columns, SIDE, SIDE)``."""
+    """Return the pictures of a full sheet: ``(rows, columns, SIDE, SIDE)``."""
     page = np.asarray(sheet.convert("L"))
     top, left = page.shape[0] - rows * STEP, page.shape[1] - columns * STEP
     spots = [[(top + r * STEP, left + c * STEP) for c in range(columns)] for r in range(rows)]
@@ -44,7 +44,7 @@ def _cells(sheet: Image.Image, rows: int, columns: int) -> np.ndarray:
 
 
 def _sources(cells: np.ndarray) -> np.ndarray:
-    """The index of the image of each picture, by its grey level."""
+    """Return the index of the image of each picture, by its grey level."""
     return cells[..., -1, -1].astype(int) - 60
 
 
@@ -63,7 +63,7 @@ def test_pictures_are_on_the_sheet_unchanged_beside_their_name(pixels):
     assert (page[: -2 * STEP] < 100).sum() > 150, "title and headings"
 
 
-def test_a_long_title_widens_the_sheet(pixels):
+def test_long_title_widens_the_sheet(pixels):
     title = "A title that is far longer than one small picture could be"
     page = np.asarray(grid([[pixels[0]]], ["x"], title).convert("L"))
     assert (page[:, -2:] == 255).all(), "no letter is cut off"
@@ -117,17 +117,17 @@ def test_strengths_are_merged_as_training_merges_them(compose):
     assert _strengths("high").noise == 0
 
 
-def _show(words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pneumonia", "data", "show", *map(str, words)])
+def _show(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "data", "show", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
-    said = capsys.readouterr()
-    return stop.value.code, said.out, said.err
+    printed = capsys.readouterr()
+    return stop.value.code, printed.out, printed.err
 
 
-def test_the_command_writes_sheets_that_other_programs_open(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
-    words = [phantoms, "--out", tmp_path, "--images", 3, "--draws", 2, "--size", 48, "--cache-dir", cache_dir]
-    code, out, _ = _show([*words, "--augmentation", "high"], monkeypatch, capsys)
+def test_command_writes_sheets_that_other_programs_open(phantoms, tmp_path, cache_dir, monkeypatch, capsys):
+    arguments = [phantoms, "--out", tmp_path, "--images", 3, "--draws", 2, "--size", 48, "--cache-dir", cache_dir]
+    code, out, _ = _show([*arguments, "--augmentation", "high"], monkeypatch, capsys)
     assert code == 0
     assert [Path(line).name for line in out.split()] == ["classes.png", "subsets.png", "augmentation-high.png"]
     for line in out.split():
@@ -135,9 +135,9 @@ def test_the_command_writes_sheets_that_other_programs_open(phantoms, tmp_path, 
             assert sheet.format == "PNG"
             assert sheet.width >= 3 * (48 + GAP)
     first = (tmp_path / "augmentation-high.png").read_bytes()
-    _show([*words, "--augmentation", "high"], monkeypatch, capsys)
+    _show([*arguments, "--augmentation", "high"], monkeypatch, capsys)
     assert (tmp_path / "augmentation-high.png").read_bytes() == first
-    _show([*words, "--augmentation", "high", "--seed", 1], monkeypatch, capsys)
+    _show([*arguments, "--augmentation", "high", "--seed", 1], monkeypatch, capsys)
     assert (tmp_path / "augmentation-high.png").read_bytes() != first
 
 
@@ -154,22 +154,22 @@ def test_data_without_subsets_have_no_subset_sheet(tmp_path, monkeypatch, capsys
         out = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (40, 40)).astype(np.uint8)).save(out, "JPEG")
         path.write_bytes(out.getvalue() if "0002" not in name else b"broken")
-    words = [tmp_path / "data", "--out", tmp_path / "sheets", "--images", 2, "--cache-dir", tmp_path / "cache"]
-    code, out, said = _show(words, monkeypatch, capsys)
+    arguments = [tmp_path / "data", "--out", tmp_path / "sheets", "--images", 2, "--cache-dir", tmp_path / "cache"]
+    code, out, err = _show(arguments, monkeypatch, capsys)
     assert code == 2
     assert out == ""
-    assert "IM-0002-0001" in said
-    assert "--on-bad-image skip" in said
+    assert "IM-0002-0001" in err
+    assert "--on-bad-image skip" in err
     assert not (tmp_path / "sheets").exists()
-    code, out, said = _show([*words, "--on-bad-image", "skip"], monkeypatch, capsys)
+    code, out, err = _show([*arguments, "--on-bad-image", "skip"], monkeypatch, capsys)
     assert code == 0
     assert [Path(line).name for line in out.split()] == ["classes.png", "augmentation-normal.png"]
-    assert "left out" in said
+    assert "left out" in err
 
 
 def test_too_large_sheet_is_refused_before_reading_images(tmp_path, monkeypatch, capsys):
-    words = ["/no/such/data", "--images", 100, "--draws", 100, "--size", 1024, "--out", tmp_path / "sheets"]
-    code, _, said = _show(words, monkeypatch, capsys)
+    arguments = ["/no/such/data", "--images", 100, "--draws", 100, "--size", 1024, "--out", tmp_path / "sheets"]
+    code, _, err = _show(arguments, monkeypatch, capsys)
     assert code == 2
-    assert "--images 100, --draws 100 and --size 1024 make a picture of up to" in said
+    assert "--images 100, --draws 100 and --size 1024 make a picture of up to" in err
     assert not (tmp_path / "sheets").exists()

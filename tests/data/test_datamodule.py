@@ -1,4 +1,4 @@
-"""The data module by itself: what Lightning's hooks load, share and refuse."""
+"""Test the hooks of the data module: what they load, share and refuse."""
 
 import pickle
 
@@ -27,7 +27,7 @@ def _trainer(**options):
     return Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, **quiet, **options)
 
 
-def test_a_plain_trainer_needs_nothing_else(cache_dir, phantoms):
+def test_plain_trainer_needs_nothing_else(cache_dir, phantoms):
     module, model = _module(cache_dir), build_classifier(MLP, ClassifierOptions("subtype", image_size=16))
     trainer = _trainer()
     trainer.fit(model, module)
@@ -65,19 +65,19 @@ def test_another_process_gets_the_state_without_the_pixels(cache_dir, phantoms):
     assert np.array_equal(copy.images.pixels, module.images.pixels)
 
 
-def test_a_split_that_leaks_is_refused(cache_dir, phantoms):
+def test_split_that_leaks_is_refused(cache_dir, phantoms):
     with pytest.raises(SplitLeakageError, match=r"split\.leaky=true"):
         _module(cache_dir, SplitConfig("random")).setup("fit")
 
 
-def test_a_missing_split_file_is_refused_before_the_images_are_read(tmp_path):
+def test_missing_split_file_is_refused_before_images_are_read(tmp_path):
     module = _module(tmp_path / "cache", SplitConfig(file=str(tmp_path / "none.parquet")))
     with pytest.raises(ManifestError, match="There is no split file"):
         module.prepare_data()
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_class_without_images_is_refused(phantoms, cache_dir, tmp_path):
+def test_class_without_images_is_refused(phantoms, cache_dir, tmp_path):
     for path in phantoms.rglob("*.jpeg"):
         if "virus" not in path.name:
             target = tmp_path / path.relative_to(phantoms)
@@ -96,7 +96,7 @@ def test_rotating_folds_need_a_trainer_that_reloads(cache_dir, phantoms):
     _trainer(reload_dataloaders_every_n_epochs=1).fit(model, module)
 
 
-def test_a_resumed_training_starts_with_the_next_epoch(tmp_path):
+def test_resumed_training_starts_with_the_next_epoch(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8)).astype(np.uint8)
     data = few_images(pixels, ["NORMAL", "VIRUS"] * 6, batch_size=4)
     model = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8))

@@ -1,4 +1,4 @@
-"""DICOM files, written with pydicom and compared with closed forms and with pydicom's own windowing."""
+"""Compare decoded DICOM files with closed forms and with pydicom's own windowing."""
 
 import io
 import resource
@@ -64,7 +64,7 @@ def test_twelve_bits_without_a_window_span_all_grey_levels():
     assert np.array_equal(grey(dicom(RAMP)), np.rint(RAMP / 4095 * 255))
 
 
-def test_sixteen_bits_that_use_fewer_are_stretched_to_what_is_there():
+def test_sixteen_bits_are_stretched_to_the_levels_in_use():
     narrow = (RAMP // 2 + 100).astype(np.uint16)
     wanted = np.rint((narrow - 100.0) / 2047 * 255)
     assert np.array_equal(grey(dicom(narrow, BitsStored=16)), wanted)
@@ -75,18 +75,18 @@ def test_signed_values_are_read_with_their_sign():
     assert np.array_equal(grey(dicom(signed)), np.rint(RAMP / 4095 * 255))
 
 
-def test_the_window_follows_the_closed_form_of_the_standard():
+def test_window_follows_the_closed_form_of_the_standard():
     centre, width = 2000.0, 1000.0
     wanted = np.clip((RAMP - (centre - 0.5)) / (width - 1) + 0.5, 0, 1) * 255  # PS3.3 C.11.2.1.2.1
     assert np.array_equal(grey(dicom(RAMP, WindowCenter=centre, WindowWidth=width)), np.rint(wanted))
 
 
-def test_the_first_of_several_windows_counts():
+def test_first_of_several_windows_counts():
     one = grey(dicom(RAMP, WindowCenter=1000, WindowWidth=500))
     assert np.array_equal(grey(dicom(RAMP, WindowCenter=[1000, 3000], WindowWidth=[500, 50])), one)
 
 
-def test_the_window_applies_to_rescaled_values():
+def test_window_applies_to_rescaled_values():
     plain = grey(dicom(RAMP, WindowCenter=1000, WindowWidth=500))
     rescaled = dicom(RAMP, RescaleSlope=2, RescaleIntercept=-100, WindowCenter=1900.5 - 1 + 0.5, WindowWidth=999)
     wanted = np.clip((RAMP * 2.0 - 100 - 1899.5) / 998 + 0.5, 0, 1) * 255
@@ -94,7 +94,7 @@ def test_the_window_applies_to_rescaled_values():
     assert np.abs(grey(rescaled).astype(int) - plain).max() <= 1, "the same window in the other unit"
 
 
-def test_a_rescale_alone_leaves_eight_bits_alone():
+def test_rescale_alone_leaves_eight_bits_alone():
     pixels = np.random.default_rng(2).integers(0, 256, (50, 70), dtype=np.uint8)
     assert np.array_equal(grey(dicom(pixels, RescaleSlope=3.5, RescaleIntercept=-1024)), pixels)
 
@@ -116,7 +116,7 @@ def test_any_window_agrees_with_pydicom(function, centre, width, inverted):
     assert np.abs(grey(raw) - theirs).max() <= 0.5 + 1e-6
 
 
-def test_a_lookup_table_of_values_is_applied():
+def test_lookup_table_of_values_is_applied():
     item = Dataset()
     item.LUTDescriptor = [4096, 0, 16]
     table = (65535 * (np.arange(4096) / 4095) ** 2).astype(np.uint16)  # darkens the middle
@@ -135,7 +135,7 @@ def test_run_length_and_jpeg_2000_compression_lose_nothing():
     assert np.array_equal(grey(raw), pixels)
 
 
-def test_a_dicom_file_is_resized_like_any_other_image():
+def test_dicom_file_is_resized_like_any_other_image():
     pixels = cv2.GaussianBlur(np.random.default_rng(4).integers(0, 256, (200, 300)).astype(np.uint8), (0, 0), 5)
     png = cv2.imencode(".png", pixels)[1].tobytes()
     for resize in ("stretch", "pad"):
@@ -154,7 +154,7 @@ def test_bits_outside_the_stored_ones_are_ignored(stored, high, signed, syntax):
     tags = {"BitsStored": stored, "HighBit": high, "PixelRepresentation": int(signed)}
     data = pydicom.dcmread(io.BytesIO(dicom(words, BitsStored=16, WindowCenter=20, WindowWidth=301)))
     if syntax == RLELossless:
-        data.compress(RLELossless)  # whole words, before it is said which bits count
+        data.compress(RLELossless)  # whole words, before the header says which bits count
     for name, value in tags.items():
         setattr(data, name, value)
     raw = _bytes(data)
@@ -192,7 +192,7 @@ def test_signed_padding_written_as_unsigned_is_padding_all_the_same():
 
 @pytest.mark.parametrize(("depth", "first"), [(8, 0), (10, -100), (12, 300), (16, 40000)])
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_lookup_table_of_any_depth_agrees_with_the_closed_form(depth, first, packed):
+def test_lookup_table_of_any_depth_matches_the_closed_form(depth, first, packed):
     entries = 512
     table = np.arange(entries) * (2**depth - 1) // (entries - 1)
     item = Dataset()
@@ -224,7 +224,7 @@ def test_every_uncompressed_syntax_gives_the_same_grey_levels(syntax, kind):
 
 
 @pytest.mark.parametrize(("implicit", "little"), [(True, True), (False, True), (False, False)])
-def test_a_data_set_without_preamble_is_read_like_its_file(implicit, little, tmp_path):
+def test_data_set_without_preamble_is_read_like_its_file(implicit, little, tmp_path):
     pixels = np.random.default_rng(5).integers(0, 256, (50, 70), dtype=np.uint8)
     whole = pydicom.dcmread(io.BytesIO(dicom(pixels)))
     bare = Dataset()
@@ -242,7 +242,7 @@ def test_a_data_set_without_preamble_is_read_like_its_file(implicit, little, tmp
     assert dicom_patient(tmp_path / "NORMAL" / "1.2.3") == "DICOM-" + "".join(f"{b:02x}" for b in _sha256(b"4711"))[:12]
 
 
-def test_a_file_header_without_preamble_is_read():
+def test_file_header_without_preamble_is_read():
     pixels = np.random.default_rng(6).integers(0, 256, (50, 70), dtype=np.uint8)
     assert np.array_equal(grey(dicom(pixels)[132:]), pixels)
 
@@ -259,7 +259,7 @@ def test_thirty_two_bit_pixels_keep_their_order():
     assert np.array_equal(grey(dicom(pixels, BitsStored=32)), shown)
 
 
-def test_a_baseline_jpeg_is_decoded():
+def test_baseline_jpeg_is_decoded():
     smooth = cv2.GaussianBlur(np.random.default_rng(9).integers(0, 256, (64, 96)).astype(np.uint8), (0, 0), 3)
     code = cv2.imencode(".jpg", smooth, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     raw = dicom(smooth, JPEGBaseline8Bit, PixelData=encapsulate([code]), PhotometricInterpretation="MONOCHROME1")
@@ -290,7 +290,7 @@ def _jpeg_2000(pixels, **options) -> bytes:
 
 @pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("precision", [8, 10, 12, 14, 16])
-def test_jpeg_2000_of_any_depth_and_sign_is_decoded_without_loss(precision, signed):
+def test_jpeg_2000_is_lossless_at_any_depth_and_sign(precision, signed):
     values = np.random.default_rng(precision).integers(0, 2**precision, (64, 48))
     held = 8 if precision == 8 else 16  # Pillow writes these alone: move the values, then say the true depth
     moved = values + 2 ** (held - 1) - 2 ** (precision - 1)
@@ -316,7 +316,7 @@ def test_jpeg_2000_of_others_gives_the_values_of_pydicom(name):
         ({"tile_size": (16, 16)}, "tiles of 16x16"),
     ],
 )
-def test_jpeg_2000_that_costs_far_more_than_its_size_is_refused(options, reason):
+def test_jpeg_2000_costlier_than_its_size_is_refused(options, reason):
     raw = dicom(RAMP, JPEG2000Lossless, BitsStored=16, PixelData=encapsulate([_jpeg_2000(RAMP, **options)]))
     with pytest.raises(UnreadableImageError, match=reason):
         dicom_header(raw)
@@ -470,7 +470,7 @@ def _many(count: int) -> bytes:
 
 
 @pytest.mark.parametrize("inside", ["file", "open sequence", "closed sequence"])
-def test_a_header_of_countless_elements_is_refused_in_little_memory(inside):
+def test_header_of_countless_elements_is_refused_in_little_memory(inside):
     raw, many = dicom(SMALL), _many(300_000)
     place = raw.index(struct.pack("<HH", 0x0028, 0x0002))
     if inside == "open sequence":
@@ -489,7 +489,7 @@ def test_a_header_of_countless_elements_is_refused_in_little_memory(inside):
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_a_damaged_file_is_read_or_refused_and_nothing_else(data):
+def test_damaged_file_is_read_or_refused_and_nothing_else(data):
     raw = bytearray(dicom(np.full((32, 32), 7, dtype=np.uint8), WindowCenter=100, WindowWidth=50))
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(132, len(raw) - 1))] = data.draw(st.integers(0, 255))
@@ -500,7 +500,7 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(data):
     assert pixels.shape == (16, 16)
 
 
-def test_a_patient_is_a_digest_and_never_the_id_itself(tmp_path: Path):
+def test_patient_is_a_digest_and_never_the_id_itself(tmp_path: Path):
     files = {name: tmp_path / f"{name}.dcm" for name in ("a", "b", "c", "none", "broken", "deflated")}
     files["a"].write_bytes(dicom(SMALL, PatientID="4711"))
     files["b"].write_bytes(dicom(SMALL, PatientID="4711 "))

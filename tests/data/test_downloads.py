@@ -1,4 +1,4 @@
-"""Downloads up to the network's edge: the real clients against servers on this machine, and without any network."""
+"""Test downloads by the real clients from servers on this machine, and without a network."""
 
 import base64
 import hashlib
@@ -28,7 +28,7 @@ SECRET = "sig-do-not-show"
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers from ``routes`` (path: status, headers, body) and keeps what it was asked; ``cut`` breaks bodies off."""
+    """Respond from ``routes`` (path: status, headers, body) and record requests; ``cut`` truncates bodies."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -84,7 +84,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _no_login(monkeypatch, tmp_path):
-    """No one's credentials, proxies or caches."""
+    """Remove credentials, proxies and caches."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.startswith(("KAGGLE", "HF_", "HUGGING")):
             monkeypatch.delenv(name)
@@ -99,7 +99,7 @@ def md5(raw: bytes) -> str:
 BODY = os.urandom(3 * 2**20 + 17)
 
 
-def test_a_file_arrives_whole_and_is_not_asked_for_again(server, tmp_path):
+def test_file_arrives_whole_and_is_not_asked_for_again(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     target = download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY))
     assert target.read_bytes() == BODY
@@ -107,14 +107,14 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(server, tmp_path):
     assert len(server.asked) == 1
 
 
-def test_a_connection_that_breaks_goes_on_where_it_was(server, tmp_path):
+def test_connection_that_breaks_goes_on_where_it_was(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     server.cut = [2**20 + 5, 2**20]
     assert download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY)).read_bytes() == BODY
     assert [headers.get("Range") for _, _, headers in server.asked] == [None, "bytes=1048581-", "bytes=2097157-"]
 
 
-def test_a_later_call_goes_on_where_a_killed_one_was(server, tmp_path):
+def test_later_call_goes_on_where_a_killed_one_was(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     (tmp_path / ".x.npz.part").write_bytes(BODY[:1000])
     assert download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY)).read_bytes() == BODY
@@ -122,7 +122,7 @@ def test_a_later_call_goes_on_where_a_killed_one_was(server, tmp_path):
     assert not (tmp_path / ".x.npz.part").exists()
 
 
-def test_a_server_that_can_not_continue_starts_anew(server, tmp_path):
+def test_server_that_can_not_continue_starts_anew(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     server.ranges = False
     (tmp_path / ".x.npz.part").write_bytes(b"y" * 1000)
@@ -156,7 +156,7 @@ def test_wrong_bytes_are_never_kept(server, tmp_path):
         (403, AccessError, r"refuses .* \(403\)", 1),
     ],
 )
-def test_a_refusal_is_named_and_secrets_are_not_shown(status, error, message, asked, server, tmp_path):
+def test_refusal_is_named_and_secrets_are_not_shown(status, error, message, asked, server, tmp_path):
     server.routes["/x.npz"] = (status, {}, b"")
     with pytest.raises(error, match=message) as caught:
         download(f"{server.url}/x.npz?{SECRET}", tmp_path / "x.npz", md5(BODY))
@@ -165,7 +165,7 @@ def test_a_refusal_is_named_and_secrets_are_not_shown(status, error, message, as
     assert len(server.asked) == asked, "only what may mend is tried again"
 
 
-def test_a_silent_server_is_given_up(tmp_path, monkeypatch):
+def test_silent_server_is_given_up(tmp_path, monkeypatch):
     import socket
 
     monkeypatch.setattr(web_file, "TIMEOUT_S", 0.2)
@@ -183,7 +183,7 @@ def test_broken_transfer_reports_the_kept_bytes(server, tmp_path):
         download(f"{server.url}/x.npz", tmp_path / "x.npz", md5(BODY))
 
 
-def test_a_place_that_can_not_be_written_is_named(server, tmp_path):
+def test_place_that_can_not_be_written_is_named(server, tmp_path):
     server.routes["/x.npz"] = (200, {}, BODY)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="a file is where a folder is needed"):
@@ -192,7 +192,7 @@ def test_a_place_that_can_not_be_written_is_named(server, tmp_path):
 
 @pytest.fixture
 def medmnist_server(server, monkeypatch, tmp_path):
-    """PneumoniaMNIST of 64 px under the address that the medmnist package names."""
+    """Serve PneumoniaMNIST of 64 px under the address that the medmnist package names."""
     info = pytest.importorskip("medmnist").INFO["pneumoniamnist"]
     raw = medmnist(tmp_path / "built.npz", 64).read_bytes()
     monkeypatch.setitem(info, "url_64", f"{server.url}/files/pneumoniamnist_64.npz?download=1")
@@ -221,7 +221,7 @@ def test_default_medmnist_path_matches_the_config(compose, tmp_path):
     assert config.data.root == str(tmp_path / "downloads" / "medmnist" / "pneumoniamnist.npz")
 
 
-def test_a_size_that_medmnist_does_not_have_is_refused(tmp_path):
+def test_size_that_medmnist_does_not_have_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="--size 30 is no size of MedMNIST; choose one of 28, 64, 128, 224"):
         fetch("medmnist", tmp_path, size=30)
 
@@ -236,7 +236,7 @@ def release_zip() -> bytes:
 
 @pytest.fixture
 def kaggle(server, monkeypatch):
-    """Kaggle's interface as its own client asks for it."""
+    """Serve Kaggle's interface to its own client."""
     environment = pytest.importorskip("kagglesdk.kaggle_env")
     monkeypatch.setitem(environment._env_to_endpoint, environment.KaggleEnv.PROD, server.url)
     raw = release_zip()
@@ -296,7 +296,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 @pytest.fixture
 def hub(server):
-    """A data set of Hugging Face with class folders: large files under their SHA-256, small ones as git names them."""
+    """Serve a data set of Hugging Face with class folders: large files under their SHA-256, small ones as git names them."""
     pytest.importorskip("huggingface_hub")
     files = {f"train/NORMAL/IM-{number:04d}-0001.png": png(number) for number in range(3)}
     files |= {"train/PNEUMONIA/person1_virus_1.png": png(9, 300), "README.md": b"not wanted"}
@@ -326,7 +326,7 @@ def hub(server):
 
 
 def from_hub(url: str, cache: Path, repo: str = REPO, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``fetch`` in a process of its own, since the client reads its address when it is imported."""
+    """Call ``fetch`` in another process, since the client reads its address when it is imported."""
     code = (
         "import sys; from pathlib import Path; from pneumonia.data.sources.downloads import fetch\n"
         "try: print(fetch('huggingface', Path(sys.argv[1]), repo=sys.argv[2]))\n"
@@ -373,7 +373,7 @@ def test_hugging_face_file_with_wrong_bytes_is_deleted(hub, tmp_path):
 
 
 def test_incomplete_hugging_face_copy_is_refused(hub, tmp_path):
-    """The client then hands out the folder as it is, with a warning."""
+    """The client then returns the folder unchanged, with a warning."""
     assert from_hub(hub.url, tmp_path / "cache").returncode == 0
     folder = tmp_path / "cache" / "downloads" / "huggingface" / "someone--chest-xrays"
     (folder / "train" / "NORMAL" / "IM-0001-0001.png").unlink()
@@ -411,7 +411,7 @@ def test_unavailable_data_set_has_a_remedy(repo, headers, status, message, hub, 
 
 
 def test_without_any_network_each_host_says_so_soon(tmp_path):
-    """Really without: names are not resolved, as on a machine that is not connected."""
+    """Names are not resolved, as on a machine that is not connected."""
     code = (
         "import socket, sys; from pathlib import Path\n"
         "def refuse(*a, **k): raise socket.gaierror(-2, 'Name or service not known')\n"

@@ -26,7 +26,7 @@ def _bits(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def test_a_film_saved_again_shrunk_or_brightened_is_near_itself(films):
+def test_film_saved_again_shrunk_or_brightened_is_near_itself(films):
     for grey in films:
         own = perceptual_hash(grey)
         shrunk = cv2.resize(grey, (112, 112), interpolation=cv2.INTER_AREA)
@@ -35,7 +35,7 @@ def test_a_film_saved_again_shrunk_or_brightened_is_near_itself(films):
             assert _bits(own, perceptual_hash(other)) <= NEAR_BITS
 
 
-def test_the_hash_measures_what_imagehash_measures(films):
+def test_hash_measures_what_imagehash_measures(films):
     ours = [perceptual_hash(grey) for grey in films]
     theirs = [imagehash.phash(Image.fromarray(grey), hash_size=16, highfreq_factor=4) for grey in films]
     pairs = [(a, b) for a in range(len(films)) for b in range(a)]
@@ -44,7 +44,7 @@ def test_the_hash_measures_what_imagehash_measures(films):
     assert np.abs(distances[:, 0] - distances[:, 1]).mean() < 8
 
 
-def test_pairs_are_those_of_a_brute_force_search_across_block_borders(monkeypatch):
+def test_pairs_match_brute_force_across_block_borders(monkeypatch):
     monkeypatch.setattr("pneumonia.data.duplicates.BLOCK", 16)
     rng = np.random.default_rng(0)
     raw = rng.integers(0, 256, (70, 32)).astype(np.uint8)
@@ -78,5 +78,5 @@ def test_near_copies_join_patients_and_broken_images_do_not():
     assert len(set(found)) == 3
 
 
-def test_a_manifest_without_any_readable_image_has_no_pairs():
+def test_manifest_without_any_readable_image_has_no_pairs():
     assert len(near_pairs(pd.Series(["", ""]))) == 0

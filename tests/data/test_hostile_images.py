@@ -1,4 +1,4 @@
-"""Damaged and disguised image files: read or refused by the one named error, in bounded time and memory, by no other program."""
+"""Test that damaged and disguised images are read or refused by one named error, in bounded time and memory."""
 
 import io
 import os
@@ -52,7 +52,7 @@ sys.addaudithook(_note)
 
 
 def attempt(raw: bytes) -> str:
-    """What becomes of a file: ``read``, or the reason of the refusal. Any other exception fails the test."""
+    """Return ``read``, or the reason of the refusal. Any other exception fails the test."""
     before = time.process_time()  # of this process alone, so that a busy machine changes nothing
     try:
         header = read_header(raw)
@@ -81,7 +81,7 @@ def check(count: int) -> None:
     assert all(outcomes)
 
 
-def test_a_damaged_file_of_any_format_is_read_or_refused():
+def test_damaged_file_of_any_format_is_read_or_refused():
     check(FEW)
 
 
@@ -153,7 +153,7 @@ def test_whatever_a_decoder_raises_becomes_the_named_error(failure, place, monke
         read_image(png(1))
 
 
-def test_an_interrupt_passes_through_the_decoder(monkeypatch):
+def test_interrupt_passes_through_the_decoder(monkeypatch):
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
@@ -162,7 +162,7 @@ def test_an_interrupt_passes_through_the_decoder(monkeypatch):
         read_image(png(1))
 
 
-def test_a_warning_of_a_decoder_does_not_decide_what_is_read():
+def test_decoder_warning_does_not_change_what_is_read():
     raw = io.BytesIO()
     exif = Image.Exif()
     exif[0x010E] = "x" * 40
@@ -219,13 +219,13 @@ def test_tags_that_claim_one_place_many_times_are_refused():
 
 @pytest.mark.parametrize("size", [(8, 2_000_000), (2_000_000, 8)])
 @pytest.mark.parametrize("resize", ["stretch", "pad"])
-def test_the_longest_strips_are_read(size, resize):
+def test_longest_strips_are_read(size, resize):
     out = io.BytesIO()
     Image.new("L", size, 9).save(out, "PNG")
     assert decode(out.getvalue(), 75, resize).max() == 9
 
 
-def test_the_first_frame_of_several_is_read():
+def test_first_frame_of_several_is_read():
     frames = [Image.new("L", (32, 32), level) for level in (40, 90, 200)]
     for kind in ("TIFF", "PNG", "MPO"):
         out = io.BytesIO()
@@ -263,7 +263,7 @@ def test_what_is_no_regular_file_is_refused_without_being_opened(make, reason, t
         read_image_file(tmp_path / "x.jpeg")
 
 
-def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
+def test_file_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):
     (tmp_path / "x.jpeg").write_bytes(bytes(100))
     monkeypatch.setattr(readable, "MAX_FILE_BYTES", 100)
     assert len(read_image_file(tmp_path / "x.jpeg")) == 100
@@ -292,22 +292,22 @@ def test_hostile_files_are_listed_by_import_audit_and_predict(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     started.clear()
 
-    def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+    def run(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
         return int(stop.value.code or 0), capsys.readouterr().err
 
-    code, said = run("data", "import", root)
+    code, printed = run("data", "import", root)
     assert code == 2
-    listed = re.search(r"BrokenImagesError: (\d+) images can't be read", said)
+    listed = re.search(r"BrokenImagesError: (\d+) images can't be read", printed)
     assert listed
-    code, said = run("data", "import", root, "--on-bad-image", "skip")
-    assert code == 0, said
-    assert f"Left out: {listed[1]} images" in said
-    code, said = run("data", "audit", root, "--on-bad-image", "skip")
-    assert code == 0, said
-    code, said = run("predict", finished, root, "--json")
+    code, printed = run("data", "import", root, "--on-bad-image", "skip")
+    assert code == 0, printed
+    assert f"Left out: {listed[1]} images" in printed
+    code, printed = run("data", "audit", root, "--on-bad-image", "skip")
+    assert code == 0, printed
+    code, printed = run("predict", finished, root, "--json")
     assert code == 2
-    assert f"BrokenImagesError: {listed[1]} images can't be read" in said
+    assert f"BrokenImagesError: {listed[1]} images can't be read" in printed
     assert not started

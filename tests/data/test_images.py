@@ -20,7 +20,7 @@ def _bytes(image: Image.Image, kind: str = "PNG", **options) -> bytes:
 
 @pytest.fixture(scope="module")
 def ramp() -> np.ndarray:
-    """A smooth grey picture, so that every way of resizing agrees."""
+    """Return a smooth grey picture, for which all resizing methods agree."""
     y, x = np.mgrid[0:240, 0:320]
     return (60 + 0.3 * x + 0.2 * y).astype(np.uint8)
 
@@ -81,7 +81,7 @@ def test_area_means_over_partial_pixels_are_exact(extent):
     assert np.abs(got - wanted).max() <= 0.5 + 1e-9
 
 
-def test_a_jpeg_cut_short_is_refused_wherever_it_was_cut():
+def test_jpeg_cut_short_is_refused_wherever_it_was_cut():
     noise = np.random.default_rng(0).integers(0, 255, (300, 400)).astype(np.uint8)
     raw = _bytes(Image.fromarray(noise), "JPEG", quality=90)
     for end in (len(raw) - 1, len(raw) - 2, len(raw) // 2, 700):
@@ -90,7 +90,7 @@ def test_a_jpeg_cut_short_is_refused_wherever_it_was_cut():
     assert decode(raw + b"\0" * 10, 75).shape == (75, 75)  # padding after the end is harmless
 
 
-def test_a_rotated_jpeg_is_turned_upright_at_any_scale():
+def test_rotated_jpeg_is_turned_upright_at_any_scale():
     grey = np.zeros((640, 800), np.uint8)
     grey[:, :80] = 250  # a bright left margin
     exif = Image.Exif()
@@ -116,7 +116,7 @@ def test_exif_rotation_is_applied(ramp):
 
 
 def _png_header(width: int, height: int) -> bytes:
-    """A small PNG file that claims any size."""
+    """Return a small PNG file that claims any size."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -139,7 +139,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_image_is_refused_with_its_reason(name):
+def test_broken_image_is_refused_with_its_reason(name):
     raw, reason = BROKEN[name]
     with pytest.raises(UnreadableImageError, match=reason):
         read_header(raw) and decode(raw, 32)

@@ -1,4 +1,4 @@
-"""Tables of labels: each row finds its image, and all that does not fit is counted and named."""
+"""Test that each row of a table of labels finds its image, and that mismatches are counted and named."""
 
 import os
 import re
@@ -24,16 +24,16 @@ def make(root: Path, table: str | bytes, images: dict[str, bytes] | None = None,
     return tree(root, {**(IMAGES if images is None else images), name: content})
 
 
-def said(root: Path, cache: Path, labels: Path | None = None) -> dict[str, tuple[str, str, str]]:
+def read_labels(root: Path, cache: Path, labels: Path | None = None) -> dict[str, tuple[str, str, str]]:
     release = recognise(root, cache, labels)
     return {item.image_id: (item.label, item.patient_id, item.source_split) for item in release.images}
 
 
-def test_a_flat_folder_with_one_table_is_recognised(tmp_path):
+def test_flat_folder_with_one_table_is_recognised(tmp_path):
     root = make(tmp_path / "root", TABLE)
     release = recognise(root, tmp_path / "cache")
     assert release.kind == "labels table"
-    assert said(root, tmp_path / "cache") == {
+    assert read_labels(root, tmp_path / "cache") == {
         "a": ("NORMAL", "p1", "train"),
         "b": ("VIRUS", "p1", "val"),
         "c": ("BACTERIA", "p2", "test"),
@@ -56,22 +56,22 @@ def test_a_flat_folder_with_one_table_is_recognised(tmp_path):
     ],
 )
 def test_separators_case_and_marks_do_not_matter(table, tmp_path):
-    plain = said(make(tmp_path / "plain", TABLE), tmp_path / "cache")
-    assert said(make(tmp_path / "root", table), tmp_path / "cache") == plain
+    plain = read_labels(make(tmp_path / "plain", TABLE), tmp_path / "cache")
+    assert read_labels(make(tmp_path / "root", table), tmp_path / "cache") == plain
 
 
 def test_images_are_found_by_path_where_names_repeat_no_id(tmp_path):
     images = {"x/a.png": png(0), "y/z/b.png": png(1), "y/c.dcm": dicom(np.zeros((16, 16), np.uint8), PatientID="4711")}
     root = make(tmp_path / "root", "file,label\nx/a.png,normal\ny\\z\\b,virus\nc.dcm,bacteria\n", images)
-    found = said(root, tmp_path / "cache")
+    found = read_labels(root, tmp_path / "cache")
     assert {name: values[0] for name, values in found.items()} == {"a": "NORMAL", "b": "VIRUS", "y-c": "BACTERIA"}
     assert found["y-c"][1].startswith("DICOM-"), "the header names the patient where the table does not"
 
 
-def test_a_table_elsewhere_is_named_with_labels(tmp_path):
+def test_table_elsewhere_is_named_with_labels(tmp_path):
     root = tree(tmp_path / "root", IMAGES)
     table = tree(tmp_path / "tables", {"mine.csv": TABLE.encode()}) / "mine.csv"
-    assert said(root, tmp_path / "cache", table)["b"] == ("VIRUS", "p1", "val")
+    assert read_labels(root, tmp_path / "cache", table)["b"] == ("VIRUS", "p1", "val")
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_a_table_elsewhere_is_named_with_labels(tmp_path):
 )
 def test_numbers_count_where_the_header_says_what_they_mean(header, codes, labels, tmp_path):
     lines = [f"{name},{code}" for name, code in zip("abcd", codes, strict=True)]
-    found = said(make(tmp_path / "root", "\n".join([f"image,{header}", *lines])), tmp_path / "cache")
+    found = read_labels(make(tmp_path / "root", "\n".join([f"image,{header}", *lines])), tmp_path / "cache")
     assert [found[name][0] for name in "abcd"] == labels
 
 
 def test_patient_missing_from_the_table_is_read_from_the_name(tmp_path):
     images = {"person7_virus_1.png": png(0), "IM-0003-0001.png": png(1)}
     table = "image,label\nperson7_virus_1.png,pneumonia\nIM-0003-0001.png,normal\n"
-    found = said(make(tmp_path / "root", table, images), tmp_path / "cache", tmp_path / "root" / "labels.csv")
+    found = read_labels(make(tmp_path / "root", table, images), tmp_path / "cache", tmp_path / "root" / "labels.csv")
     assert found == {"person7_virus_1": ("PNEUMONIA", "VIRUS-7", ""), "IM-0003-0001": ("NORMAL", "IM-3", "")}
 
 
@@ -105,7 +105,7 @@ def test_unneeded_table_is_ignored_with_a_note(tmp_path):
 
 def test_subsets_are_from_folders_if_the_table_has_none(tmp_path):
     images = {"train/a.png": png(0), "validation/b.png": png(1)}
-    found = said(make(tmp_path / "root", "image,label\na,normal\nb,virus\n", images), tmp_path / "cache")
+    found = read_labels(make(tmp_path / "root", "image,label\na,normal\nb,virus\n", images), tmp_path / "cache")
     assert {name: values[2] for name, values in found.items()} == {"a": "train", "b": "val"}
 
 
@@ -174,10 +174,10 @@ def test_name_in_two_places_needs_a_path(tmp_path):
         recognise(root, tmp_path / "cache")
 
 
-def test_images_named_alike_in_several_folders_are_told_apart_by_path(tmp_path):
+def test_images_of_one_name_are_matched_by_path(tmp_path):
     images = {"x/a.png": png(0), "y/a.png": png(1), "y/b.png": png(2), "y/b.jpeg": png(3), "c.png": png(4)}
     table = "image,label,patient\n" + "".join(f"{name},normal,p\n" for name in images)
-    found = said(make(tmp_path / "root", table, images), tmp_path / "cache")
+    found = read_labels(make(tmp_path / "root", table, images), tmp_path / "cache")
     assert set(found) == {"x-a", "y-a", "y-b.png", "y-b.jpeg", "c"}
 
 
@@ -200,7 +200,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-def test_the_most_exact_way_to_name_an_image_counts(name, tmp_path):
+def test_most_exact_way_to_name_an_image_counts(name, tmp_path):
     rows = EXACT[name]
     kinds = ["normal", "virus", "bacteria"]
     table = "image,label\n" + "".join(f"{row},{kind}\n" for row, kind in zip(rows, kinds, strict=False))
@@ -218,7 +218,7 @@ def test_the_most_exact_way_to_name_an_image_counts(name, tmp_path):
         ("AB.png", ["ab.png", "aB.png"], r"aB\.png, ab\.png"),
     ],
 )
-def test_only_what_fits_several_images_equally_is_refused_with_the_candidates(row, files, candidates, tmp_path):
+def test_ambiguous_row_is_refused_with_its_candidates(row, files, candidates, tmp_path):
     table = f"image,label\n{row},normal\n" + "".join(f"{file},virus\n" for file in files[1:])
     root = make(tmp_path / "root", table, {file: png(number) for number, file in enumerate(files)})
     with pytest.raises(LabelError, match=rf"'{row}' \(line 2\): {candidates}\. Name it by its path"):
@@ -226,14 +226,14 @@ def test_only_what_fits_several_images_equally_is_refused_with_the_candidates(ro
 
 
 @pytest.mark.parametrize("row", ["../root/a.png", "/etc/passwd", "x/../../a.png", "C:\\data\\a.png"])
-def test_a_row_that_leads_out_of_the_folder_names_no_file(row, tmp_path):
+def test_row_outside_the_folder_matches_no_file(row, tmp_path):
     root = make(tmp_path / "root", f"image,label\n{row},normal\n", {"a.png": png(0)})
     with pytest.raises(LabelError, match="1 of 1 rows name no file"):
         recognise(root, tmp_path / "cache")
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device"])
-def test_a_table_that_is_no_regular_file_is_not_read(kind, tmp_path):
+def test_table_that_is_no_regular_file_is_not_read(kind, tmp_path):
     root = tree(tmp_path / "root", IMAGES)
     table = tmp_path / "labels.csv"
     if kind == "pipe":
@@ -245,7 +245,7 @@ def test_a_table_that_is_no_regular_file_is_not_read(kind, tmp_path):
 
 
 @pytest.mark.parametrize("image", ["VIRUS/a.png", "PNEUMONIA/a.png", "person1_virus_1.png"])
-def test_a_table_that_contradicts_folder_or_name_is_refused(image, tmp_path):
+def test_table_that_contradicts_folder_or_name_is_refused(image, tmp_path):
     root = make(tmp_path / "root", f"path,label\n{image},normal\n", {image: png(0)})
     with pytest.raises(LabelError, match=rf"contradicts .* 1 images, for example {image} \(NORMAL in line 2\)"):
         recognise(root, tmp_path / "cache", root / "labels.csv")
@@ -255,10 +255,10 @@ def test_several_tables_are_ambiguous(tmp_path):
     root = make(make(tmp_path / "root", TABLE), TABLE, name="other.csv")
     with pytest.raises(LayoutError, match=r"several tables \(labels.csv, other.csv\).*Use --labels FILE"):
         recognise(root, tmp_path / "cache")
-    assert said(root, tmp_path / "cache", root / "other.csv")
+    assert read_labels(root, tmp_path / "cache", root / "other.csv")
 
 
-def test_a_missing_table_and_a_folder_without_images_are_named(tmp_path):
+def test_missing_table_and_a_folder_without_images_are_named(tmp_path):
     root = make(tmp_path / "root", TABLE, {})
     with pytest.raises(LabelError, match=r"The table of labels .*gone.csv can't be read \(No such file"):
         recognise(root, tmp_path / "cache", tmp_path / "gone.csv")

@@ -1,4 +1,4 @@
-"""A manifest is checked before it is believed, and one decoding serves it and the cache."""
+"""Test that a manifest is validated, and that one decoding serves the manifest and the cache."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def manifest(phantoms, tmp_path) -> pd.DataFrame:
     return load_manifest(phantoms, tmp_path / "cache")
 
 
-def test_a_kept_manifest_is_read_back_as_it_was(manifest, tmp_path):
+def test_kept_manifest_is_read_back_as_it_was(manifest, tmp_path):
     write_manifest(manifest, tmp_path / "manifest.parquet")
     read = load_manifest(tmp_path / "manifest.parquet", tmp_path / "elsewhere")
     pd.testing.assert_frame_equal(read, manifest)
@@ -51,7 +51,7 @@ def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monke
         (lambda table: table.assign(path=table["path"] + ".moved"), r"\d+ of \d+ images of .* are gone"),
     ],
 )
-def test_a_manifest_that_can_not_be_used_says_why(spoil, message, manifest, tmp_path):
+def test_manifest_that_can_not_be_used_says_why(spoil, message, manifest, tmp_path):
     spoil(manifest).to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(ManifestError, match=message):
         load_manifest(tmp_path / "manifest.parquet", tmp_path)
@@ -108,7 +108,7 @@ def test_file_changed_after_import_is_found_on_decoding(phantoms, tmp_path):
     assert not list((tmp_path / "cache").glob("*.npy"))
 
 
-def test_the_columns_are_those_that_other_programs_read(manifest):
+def test_columns_are_those_that_other_programs_read(manifest):
     promised = "image_id path label patient_id source_split width height mode bytes sha256".split()
     assert list(COLUMNS)[: len(promised)] == promised
     assert list(manifest.columns) == list(COLUMNS)

@@ -1,4 +1,4 @@
-"""PneumoniaMNIST files: every pixel survives, and what is no such file is refused by name."""
+"""Test that PneumoniaMNIST files keep every pixel, and that other files are refused by name."""
 
 import io
 import zipfile
@@ -15,7 +15,7 @@ from pneumonia.errors import ArchiveError
 
 
 def read_back(folder: Path, subset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images and labels of a subset, in the order of their numbers."""
+    """Return images and labels of a subset, in the order of their numbers."""
     files = sorted((folder / subset).rglob("*.png"), key=lambda path: path.name)
     pixels = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in files]
     return np.stack(pixels), np.array([path.parent.name == "PNEUMONIA" for path in files])
@@ -131,13 +131,13 @@ def test_array_with_too_large_a_header_is_refused_before_allocation(tmp_path):
         unpack_medmnist(make_zip(tmp_path / "x.npz", files), tmp_path / "cache")
 
 
-def test_a_header_that_could_fill_the_memory_is_refused_unread(tmp_path):
+def test_header_that_could_fill_the_memory_is_refused_unread(tmp_path):
     later = b"\x93NUMPY\x02\x00" + (2**32 - 1).to_bytes(4, "little") + b" " * 1000
     with pytest.raises(ArchiveError, match=r"train_images is an array of format \(2, 0\)"):
         unpack_medmnist(make_zip(tmp_path / "x.npz", {"train_images.npy": later}), tmp_path / "cache")
 
 
-def test_a_zip_bomb_of_images_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+def test_zip_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_IMAGES", 1000)
     files = {
         "train_images.npy": header((5000, 28, 28)) + bytes(5000 * 28 * 28),
@@ -147,7 +147,7 @@ def test_a_zip_bomb_of_images_is_refused_before_it_is_unpacked(tmp_path, monkeyp
         unpack_medmnist(make_zip(tmp_path / "x.npz", files), tmp_path / "cache")
 
 
-def test_a_damaged_file_is_refused_wherever_it_is_cut_or_flipped(tmp_path):
+def test_truncated_or_flipped_file_is_refused(tmp_path):
     sound = medmnist(tmp_path / "sound.npz").read_bytes()
     for cut in (0, 3, 500, len(sound) // 2, len(sound) - 10):
         (tmp_path / "x.npz").write_bytes(sound[:cut])
@@ -162,7 +162,7 @@ def test_a_damaged_file_is_refused_wherever_it_is_cut_or_flipped(tmp_path):
         unpack_medmnist(tmp_path / "x.npz", tmp_path / "cache")
 
 
-def test_a_file_that_is_text_or_a_bare_array_is_refused(tmp_path):
+def test_text_file_or_bare_array_is_refused(tmp_path):
     np.save(tmp_path / "bare.npy", GREY)
     (tmp_path / "bare.npy").rename(tmp_path / "x.npz")
     with pytest.raises(ArchiveError, match=r"is damaged or no \.npz file"):

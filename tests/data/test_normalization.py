@@ -13,7 +13,7 @@ def pixels() -> np.ndarray:
 
 
 @pytest.mark.parametrize("method", NORMALISATIONS)
-def test_a_normalisation_is_what_numpy_makes_of_the_training_images_alone(method, pixels):
+def test_normalisation_matches_numpy_on_training_images_alone(method, pixels):
     rows = np.arange(5, 31)
     scaling = fit_scaling(method, histogram(pixels, rows, block=7))
     values = pixels[rows].astype(np.float64)

@@ -1,4 +1,4 @@
-"""Odd entries of a source: each is one listed problem with its path; nothing hangs, crashes or fills the memory."""
+"""Test that each odd entry of a source is listed with its path, and that none hangs, crashes or fills the memory."""
 
 import os
 import re
@@ -28,13 +28,13 @@ LONGEST_S = 20.0
 
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
-    """Runs `pneumonia VERB ...` in an empty folder: code, standard output, standard error."""
+    """Run `pneumonia VERB ...` in an empty folder: exit code, standard output, standard error."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setenv("COLUMNS", "200")
 
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
         before = time.monotonic()
         with pytest.raises(SystemExit) as stop:
             main()
@@ -137,7 +137,7 @@ def nested(path: Path, depth: int = 1200) -> None:
 
 
 def flatten(path: Path) -> None:
-    """Removes nested folders, which neither shutil nor pytest can."""
+    """Remove nested folders, which neither shutil nor pytest can."""
     while (path / "d" / "d").is_dir():
         (path / "d" / "d").rename(path / "e")
         (path / "d").rmdir()
@@ -169,7 +169,7 @@ ODD_ENTRIES: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("name", ODD_ENTRIES)
-def test_an_entry_that_may_hide_images_is_refused_by_its_path(name, run, tmp_path):
+def test_entry_that_may_hide_images_is_refused_by_path(name, run, tmp_path):
     entry, make, reason = ODD_ENTRIES[name]
     root = tree(tmp_path / "data", SOUND)
     make(root / "train" / "NORMAL" / entry)
@@ -200,7 +200,7 @@ def test_all_refused_entries_are_listed_together(run, tmp_path):
 
 
 @pytest.mark.parametrize("target", ["/", "..", "."])
-def test_link_to_a_parent_folder_is_left_out_with_a_note(target, run, tmp_path):
+def test_link_to_parent_folder_is_left_out_with_note(target, run, tmp_path):
     root = tree(tmp_path / "data", SOUND)
     (root / "train" / "NORMAL" / "loop").symlink_to(target)
     (root / "loop").symlink_to(target)
@@ -235,15 +235,15 @@ def test_unreadable_folders_are_refused_together(tmp_path, monkeypatch):
         load_manifest(root, tmp_path / "cache")
 
 
-def test_a_file_that_can_not_be_opened_says_so(tmp_path, monkeypatch):
+def test_file_that_can_not_be_opened_says_so(tmp_path, monkeypatch):
     root = tree(tmp_path / "data", SOUND)
     closed = str(root / "train/NORMAL/IM-0003-0001.png")
     real = os.open
 
-    def opened(path: str | Path, *rest: int, **words: int) -> int:
+    def opened(path: str | Path, *rest: int, **options: int) -> int:
         if str(path) == closed:
             raise PermissionError(13, "Permission denied", str(path))
-        return real(path, *rest, **words)
+        return real(path, *rest, **options)
 
     monkeypatch.setattr("pneumonia.data.images.limits.os.open", opened)
     manifest = load_manifest(root, tmp_path / "cache").set_index("path")
@@ -251,14 +251,14 @@ def test_a_file_that_can_not_be_opened_says_so(tmp_path, monkeypatch):
     assert (manifest["problem"] == "").sum() == len(SOUND) - 1
 
 
-def test_a_file_that_vanishes_meanwhile_is_one_listed_problem(tmp_path, monkeypatch):
+def test_file_that_vanishes_meanwhile_is_one_listed_problem(tmp_path, monkeypatch):
     from pneumonia.data import manifest as module
 
     root = tree(tmp_path / "data", SOUND)
     real = module.recognise
 
-    def recognise(*words: object) -> object:
-        release = real(*words)
+    def recognise(*arguments: object) -> object:
+        release = real(*arguments)
         (root / "train/NORMAL/IM-0003-0001.png").unlink()
         return release
 
@@ -267,7 +267,7 @@ def test_a_file_that_vanishes_meanwhile_is_one_listed_problem(tmp_path, monkeypa
     assert manifest["problem"].tolist().count("No such file or directory") == 1
 
 
-def test_a_source_without_end_is_refused(tmp_path, monkeypatch):
+def test_source_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(folders, "MAX_ENTRIES", 10)
     with pytest.raises(LayoutError, match="more than 10 files and folders"):
         load_manifest(tree(tmp_path / "data", SOUND), tmp_path / "cache")
@@ -275,7 +275,7 @@ def test_a_source_without_end_is_refused(tmp_path, monkeypatch):
         folders.files_below(tmp_path / "data")
 
 
-def test_a_source_whose_own_path_is_unprintable_is_refused(run, tmp_path):
+def test_source_whose_own_path_is_unprintable_is_refused(run, tmp_path):
     root = tree(tmp_path / "da\x1b[31mta\n", SOUND)
     code, _, err = run("data", "import", root)
     assert code == 2
@@ -290,7 +290,7 @@ def test_names_with_control_characters_in_an_archive_are_refused(run, tmp_path):
         assert "holds control characters" in err
 
 
-def test_the_longest_name_that_a_disk_takes_is_imported(run, tmp_path):
+def test_longest_name_that_a_disk_takes_is_imported(run, tmp_path):
     name = f"IM-0001-{'0' * 200}1.png"
     code, _, err = run("data", "import", tree(tmp_path / "data", {**SOUND, f"train/NORMAL/{name}": png(99)}))
     assert code == 0, err
@@ -347,7 +347,7 @@ def test_any_folder_gives_a_manifest_or_a_named_error(tmp_path_factory, entries)
     assert time.monotonic() - before < LONGEST_S
 
 
-def test_a_medmnist_file_of_a_wrong_size_is_named(run, tmp_path):
+def test_medmnist_file_of_a_wrong_size_is_named(run, tmp_path):
     huge(tmp_path / "x.npz")
     assert "ArchiveError" in run("data", "import", tmp_path / "x.npz")[2]
     path = medmnist(tmp_path / "y.npz")

@@ -44,7 +44,7 @@ def test_no_class_is_betrayed_by_brightness_or_size(cache_dir):
 
 
 @pytest.mark.slow
-def test_a_linear_model_stays_clearly_below_the_convolutional_one(compose, cache_dir, tmp_path):
+def test_linear_model_stays_clearly_below_the_convolutional_one(compose, cache_dir, tmp_path):
     from pneumonia.training.train import train
 
     config = compose(small=False, runs_dir=tmp_path)

@@ -32,7 +32,7 @@ def _tree(root: Path, names) -> Path:
 
 
 @pytest.mark.parametrize("above", ["", "chest_xray", "a/chest_xray"])
-def test_the_kaggle_layout_is_read_however_deep_it_is_nested(above, tmp_path):
+def test_kaggle_layout_is_read_however_deep_it_is_nested(above, tmp_path):
     _tree(tmp_path / above, KAGGLE)
     _tree(
         tmp_path / above, [".DS_Store", "train/.DS_Store", "train/NORMAL/.DS_Store", "train/NORMAL/._IM-0115-0001.jpeg"]
@@ -42,7 +42,7 @@ def test_the_kaggle_layout_is_read_however_deep_it_is_nested(above, tmp_path):
     assert {name: (item.label, item.patient_id) for name, item in found.items()} == KAGGLE
 
 
-def test_the_release_nested_twice_is_not_read_twice(tmp_path):
+def test_release_nested_twice_is_not_read_twice(tmp_path):
     _tree(tmp_path / "chest_xray", KAGGLE)
     _tree(tmp_path / "chest_xray" / "chest_xray", KAGGLE)
     assert len(find(tmp_path)) == len(KAGGLE)
@@ -75,19 +75,19 @@ def test_bare_class_folders_have_no_source_split(tmp_path):
         (["train/NORMAL/IM-0001-0001.jpeg", "test/NORMAL/IM-0001-0001.jpeg"], LabelError, "more than one place"),
     ],
 )
-def test_a_folder_that_is_not_understood_is_refused(names, error, message, tmp_path):
+def test_folder_that_is_not_understood_is_refused(names, error, message, tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     with pytest.raises(error, match=message):
         find(_tree(root, names))
 
 
-def test_a_missing_folder_is_named(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     with pytest.raises(LayoutError, match=r"nowhere does not exist"):
         find(tmp_path / "nowhere")
 
 
-def test_a_class_without_images_is_refused():
+def test_class_without_images_is_refused():
     with pytest.raises(LabelError, match=r"no image of class VIRUS \(NORMAL 3, VIRUS 0, BACTERIA 2\)"):
         check_classes(Counter({"NORMAL": 3, "BACTERIA": 2}), ("NORMAL", "VIRUS", "BACTERIA"), "The data")
 
@@ -101,15 +101,15 @@ MENDELEY = {
 }
 
 
-def _said(images) -> dict[str, tuple[str, str, str]]:
+def _described(images) -> dict[str, tuple[str, str, str]]:
     return {item.image_id: (item.label, item.patient_id, item.source_split) for item in images}
 
 
-def test_a_mendeley_tree_is_recognised_by_its_names(tmp_path):
+def test_mendeley_tree_is_recognised_by_its_names(tmp_path):
     release = recognise(_tree(tmp_path / "ChestXRay2017" / "chest_xray", MENDELEY).parent, tmp_path / "cache")
     assert release.kind == "Mendeley v3"
-    wanted = {Path(name).stem: (*said, Path(name).parts[0]) for name, said in MENDELEY.items()}
-    assert _said(release.images) == wanted
+    wanted = {Path(name).stem: (*known, Path(name).parts[0]) for name, known in MENDELEY.items()}
+    assert _described(release.images) == wanted
     assert "The release is in chest_xray." in release.notes
 
 
@@ -157,7 +157,7 @@ def test_every_folder_layout_gives_the_same_images(layout, subsets, subset_names
         _tree(tmp_path, [place])
     found = find(tmp_path)
     assert {item.path.name: (item.label, item.patient_id) for item in found} == {
-        Path(name).name: said for name, said in KAGGLE.items()
+        Path(name).name: known for name, known in KAGGLE.items()
     }
     assert {item.source_split for item in found} == subsets
 
@@ -165,12 +165,12 @@ def test_every_folder_layout_gives_the_same_images(layout, subsets, subset_names
 @pytest.mark.parametrize(
     "name", ["train/BACTERIA/person1_virus_1.jpeg", "VIRUS/BACTERIA-10-0001.jpeg", "Normal/VIRUS-1-1.png"]
 )
-def test_a_class_folder_that_contradicts_the_name_is_refused(name, tmp_path):
+def test_class_folder_that_contradicts_the_name_is_refused(name, tmp_path):
     with pytest.raises(LabelError, match=f"contradicts their names, for example {name}"):
         find(_tree(tmp_path, [name, "NORMAL/IM-0001-0001.jpeg"]))
 
 
-def test_a_flat_folder_with_one_strange_name_is_refused(tmp_path):
+def test_flat_folder_with_one_strange_name_is_refused(tmp_path):
     with pytest.raises(LabelError, match=r"1 files.*scan\.png.*--labels FILE\.csv"):
         find(_tree(tmp_path, ["IM-0001-0001.jpeg", "scan.png", "readme.txt"]))
 
@@ -183,7 +183,7 @@ def test_two_files_of_one_id_are_refused(names, tmp_path):
         find(_tree(tmp_path, names))
 
 
-def test_a_folder_that_links_back_to_itself_is_walked_once(tmp_path):
+def test_folder_that_links_back_to_itself_is_walked_once(tmp_path):
     root = _tree(tmp_path / "root", KAGGLE)
     (root / "train" / "NORMAL" / "loop").symlink_to(root, target_is_directory=True)
     assert len(find(root)) == len(KAGGLE)
@@ -213,17 +213,17 @@ def test_names_of_no_release_say_nothing():
 
 
 @pytest.mark.parametrize("name", ["release.zip", "release.tar.gz"])
-def test_an_archive_of_a_release_is_read_like_its_folder(name, tmp_path):
+def test_archive_of_a_release_is_read_like_its_folder(name, tmp_path):
     files = {f"chest_xray/{path}": path.encode() for path in KAGGLE} | {"__MACOSX/chest_xray/train/._x": b""}
     archive = (make_zip if name.endswith("zip") else make_tar)(tmp_path / name, files)
     release = recognise(archive, tmp_path / "cache")
     assert release.kind == "Kaggle"
-    assert _said(release.images) == _said(find(_tree(tmp_path / "plain", KAGGLE)))
+    assert _described(release.images) == _described(find(_tree(tmp_path / "plain", KAGGLE)))
     assert all(item.path.read_bytes().decode() in KAGGLE for item in release.images)
     assert release.notes[0].startswith(f"{name} was unpacked to {tmp_path / 'cache'}")
 
 
-def test_an_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
+def test_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
     archive = make_zip(tmp_path / "x.zip", {"../NORMAL/IM-0001-0001.jpeg": b"x"})
     with pytest.raises(ArchiveError, match="leads out of the folder"):
         recognise(archive, tmp_path / "cache")
@@ -232,18 +232,18 @@ def test_an_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"), [("x.txt", "is a file that can't be read as data"), ("x.npz", "no .npz file")]
 )
-def test_a_file_that_is_no_data_is_refused(name, message, tmp_path):
+def test_file_that_is_no_data_is_refused(name, message, tmp_path):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises((LayoutError, ArchiveError), match=message):
         recognise(tmp_path / name, tmp_path / "cache")
 
 
-def test_a_missing_medmnist_file_says_how_to_get_it(tmp_path):
+def test_missing_medmnist_file_says_how_to_get_it(tmp_path):
     with pytest.raises(LayoutError, match=r"does not exist.*pneumonia data import --from medmnist"):
         recognise(tmp_path / "pneumoniamnist.npz", tmp_path / "cache")
 
 
-def test_a_medmnist_file_is_read_with_its_subsets_and_without_patients(tmp_path):
+def test_medmnist_file_has_subsets_and_no_patients(tmp_path):
     release = recognise(medmnist(tmp_path / "pneumoniamnist.npz"), tmp_path / "cache")
     assert release.kind == "MedMNIST"
     assert Counter((item.source_split, item.label) for item in release.images) == {
@@ -265,9 +265,9 @@ def test_folder_or_archive_around_a_medmnist_file_is_read(tmp_path):
     (tmp_path / "folder").mkdir()
     path = medmnist(tmp_path / "folder" / "pneumoniamnist.npz")
     archive = make_zip(tmp_path / "x.zip", {"pneumoniamnist.npz": path.read_bytes()})
-    alone = _said(recognise(path, tmp_path / "cache").images)
-    assert _said(recognise(path.parent, tmp_path / "cache").images) == alone
-    assert _said(recognise(archive, tmp_path / "cache").images) == alone
+    alone = _described(recognise(path, tmp_path / "cache").images)
+    assert _described(recognise(path.parent, tmp_path / "cache").images) == alone
+    assert _described(recognise(archive, tmp_path / "cache").images) == alone
 
 
 def test_parquet_shards_are_unpacked_with_release_names(tmp_path):
@@ -282,7 +282,7 @@ def test_parquet_shards_are_unpacked_with_release_names(tmp_path):
     )
     release = recognise(tmp_path / "hub", tmp_path / "cache")
     assert release.kind == "Kaggle"
-    assert _said(release.images) == {
+    assert _described(release.images) == {
         "IM-0001-0001": ("NORMAL", "IM-1", "train"),
         "person1_virus_1": ("VIRUS", "VIRUS-1", "train"),
         "person1_bacteria_1": ("BACTERIA", "BACTERIA-1", "train"),
@@ -328,7 +328,7 @@ def test_foreign_shard_is_refused_and_nothing_is_kept(name, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache" / "unpacked").iterdir()] == [".lock"]
 
 
-def test_a_damaged_shard_is_refused(tmp_path):
+def test_damaged_shard_is_refused(tmp_path):
     path = shard(tmp_path / "hub" / "train.parquet", [(png(0), None, 0)] * 50, ["NORMAL"])
     for raw in (path.read_bytes()[:-20], b"x", path.read_bytes()[:40] + bytes(60) + path.read_bytes()[100:]):
         path.write_bytes(raw)
@@ -357,9 +357,9 @@ def test_dicom_class_is_from_folder_and_patient_from_header(tmp_path):
         },
     )
     release = recognise(root, tmp_path / "cache")
-    said = _said(release.images)
+    known = _described(release.images)
     assert release.kind == "DICOM"
-    assert {name: values[0] for name, values in said.items()} == {
+    assert {name: values[0] for name, values in known.items()} == {
         "1": "NORMAL",
         "2": "PNEUMONIA",
         "1.2.840.113": "PNEUMONIA",
@@ -367,10 +367,10 @@ def test_dicom_class_is_from_folder_and_patient_from_header(tmp_path):
         "study-series-IM0001": "PNEUMONIA",
         "person7_virus_1": "VIRUS",
     }
-    assert said["2"][1] == said["1.2.840.113"][1] != said["1"][1]
-    assert said["IM0001"][1] == f"{UNKNOWN_PATIENT}IM0001"
-    assert said["person7_virus_1"][1:] == ("VIRUS-7", "val")
-    assert not any(secret in patient for _, patient, _ in said.values() for secret in ("4711", "4712", "4713", "Kim"))
+    assert known["2"][1] == known["1.2.840.113"][1] != known["1"][1]
+    assert known["IM0001"][1] == f"{UNKNOWN_PATIENT}IM0001"
+    assert known["person7_virus_1"][1:] == ("VIRUS-7", "val")
+    assert not any(secret in patient for _, patient, _ in known.values() for secret in ("4711", "4712", "4713", "Kim"))
     notes = " ".join(release.notes)
     assert "digests of PatientID" in notes
     assert "1 of 6 images name no patient" in notes
@@ -386,7 +386,7 @@ def test_dicom_files_without_any_label_are_refused(tmp_path):
         find(_dicom(tmp_path / "root", {"train/a.dcm": "1", "train/b.dcm": "2"}))
 
 
-def test_a_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
+def test_file_without_suffix_that_is_no_dicom_is_refused(tmp_path):
     with pytest.raises(LabelError, match="NORMAL/LICENSE"):
         find(_tree(tmp_path, ["NORMAL/IM-0001-0001.jpeg", "NORMAL/LICENSE"]))
 
@@ -400,7 +400,7 @@ def test_unknown_pneumonia_is_a_class_of_the_binary_task_only():
 
 
 @pytest.mark.real
-def test_the_real_release_has_the_images_and_patients_that_are_known(real_xrays, tmp_path):
+def test_real_release_has_the_published_image_and_patient_counts(real_xrays, tmp_path):
     release = recognise(real_xrays, tmp_path)
     patients = {(item.label, item.patient_id) for item in release.images}
     assert release.kind == "Kaggle"
@@ -411,7 +411,7 @@ def test_the_real_release_has_the_images_and_patients_that_are_known(real_xrays,
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_a_damaged_parquet_file_is_read_or_refused_and_nothing_else(data, tmp_path_factory):
+def test_damaged_parquet_file_is_read_or_refused(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shards")
     path = shard(folder / "hub" / "train.parquet", [(png(number), None, 0) for number in range(3)], ["NORMAL"])
     raw = bytearray(path.read_bytes())

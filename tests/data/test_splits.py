@@ -18,7 +18,7 @@ LABELS = ("NORMAL", "VIRUS", "BACTERIA")
 
 
 def _manifest(patients: int = 90, seed: int = 0, copies: int = 3) -> pd.DataFrame:
-    """Patients of one to six images, a few byte-identical images across patients."""
+    """Return patients of one to six images, with a few byte-identical images across patients."""
     rng = np.random.default_rng(seed)
     rows = []
     for number in range(patients):
@@ -39,7 +39,7 @@ def _manifest(patients: int = 90, seed: int = 0, copies: int = 3) -> pd.DataFram
 
 
 def _nearly(phash: str, rng: np.random.Generator) -> str:
-    """The hash with up to 24 of its 256 bits turned."""
+    """Return the hash with up to 24 of its 256 bits flipped."""
     bits = np.unpackbits(np.frombuffer(bytes.fromhex(phash), np.uint8))
     bits[rng.choice(256, int(rng.integers(0, 25)), replace=False)] ^= 1
     return np.packbits(bits).tobytes().hex()
@@ -79,7 +79,7 @@ def test_safe_splits_keep_groups_together(data):
     try:
         split = make_split(manifest, config)
     except SplitError:
-        return  # too few groups in a class, said by name
+        return  # too few groups in a class, named in the message
     table = pd.DataFrame({"group": group, "subset": split["subset"], "fold": split["fold"]})
     used = table[table["subset"] != "unused"]
     assert used.groupby("group")["subset"].nunique().max() == 1
@@ -104,7 +104,7 @@ def test_grouped_split_is_near_80_10_10_in_every_class():
     assert (ours - ours.mean()).abs().max() <= worst + 1e-12
 
 
-def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
+def test_random_split_has_the_studys_sizes_and_leaks():
     manifest = _manifest(1674)
     manifest = pd.concat([manifest] * 2, ignore_index=True).iloc[:5855]
     manifest["image_id"] = [f"i{n}" for n in range(len(manifest))]
@@ -115,7 +115,7 @@ def test_the_article_split_has_the_studys_sizes_and_is_found_leaky():
     assert leaks["val"].fraction > 0.4
 
 
-def test_the_official_split_leaves_the_test_folder_alone():
+def test_official_split_leaves_the_test_folder_alone():
     manifest = _manifest()
     split = make_split(manifest, _config("official"))
     assert ((split["subset"] == "test") == (manifest["source_split"] == "test")).all()
@@ -153,7 +153,7 @@ def test_split_without_its_folders_is_refused(method, source, message):
 
 
 def _of_sizes(**sizes: list[int]) -> pd.DataFrame:
-    """Patients of each class with these numbers of images."""
+    """Return patients of each class with these numbers of images."""
     rows = [
         (f"{label}-{number}-{take}", label, f"{label}-{number}")
         for label, counts in sizes.items()
@@ -168,14 +168,14 @@ RARE = _of_sizes(NORMAL=[1] * 40, VIRUS=[1] * 40, BACTERIA=[1] * 3)
 
 
 def _patients(manifest: pd.DataFrame, split: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """Patients of each class in each subset."""
+    """Return the number of patients of each class in each subset."""
     table = manifest.assign(subset=split["subset"].to_numpy())
     return {
         str(label): rows.groupby("subset")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")
     }
 
 
-def test_a_rare_class_costs_the_shares_of_the_others_nothing():
+def test_rare_class_costs_the_shares_of_the_others_nothing():
     found = _patients(RARE, make_split(RARE, _config("grouped")))
     assert found["NORMAL"] == found["VIRUS"] == {"train": 32, "val": 4, "test": 4}
     assert found["BACTERIA"] == {"train": 1, "val": 1, "test": 1}
@@ -200,7 +200,7 @@ def test_few_patients_train_first_then_validate_then_test(patients, expected):
         assert found["VIRUS"] == {"train": 16, "val": 2, "test": 2}
 
 
-def test_a_patient_with_many_images_trains_and_leaves_the_shares_alone():
+def test_patient_with_many_images_trains_without_changing_shares():
     manifest = _of_sizes(NORMAL=[30, *[1] * 30], VIRUS=[1] * 60, BACTERIA=[1] * 60)
     for seed in range(10):
         split = make_split(manifest, _config("grouped", seed))
@@ -250,7 +250,7 @@ def test_folds_spread_a_rare_class_and_always_train_on_it(data):
         assert set(trained) == {"NORMAL", "VIRUS", "BACTERIA"}
 
 
-def test_the_only_patient_of_a_class_trains_in_every_fold():
+def test_only_patient_of_a_class_trains_in_every_fold():
     manifest = _of_sizes(NORMAL=[1] * 20, VIRUS=[1] * 20, BACTERIA=[4])
     for fold in range(5):
         split = make_split(manifest, _config("kfold", k=5, fold=fold))
@@ -276,15 +276,15 @@ def test_small_fraction_skips_a_patient_with_many_images():
     ],
     ids=["grouped", "kfold", "official"],
 )
-def test_a_rare_class_is_warned_of_with_its_counts(config, message, capsys):
+def test_rare_class_is_warned_of_with_its_counts(config, message, capsys):
     load_split(RARE, config)
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_class_missing_from_a_subset_is_warned_of(capsys):
     load_split(_of_sizes(NORMAL=[1] * 20, VIRUS=[1] * 20, BACTERIA=[1, 1]), SplitConfig())
-    assert "(train 1, val 1, test 0)" in (said := capsys.readouterr().err)
-    assert "Metrics that need all classes are undefined on test." in said
+    assert "(train 1, val 1, test 0)" in (err := capsys.readouterr().err)
+    assert "Metrics that need all classes are undefined on test." in err
     load_split(_manifest(), SplitConfig())
     assert "patients" not in capsys.readouterr().err
 
@@ -355,7 +355,7 @@ def test_smaller_fraction_is_within_a_larger_one():
         before = set(split["image_id"][rows])
 
 
-def test_rotating_folds_are_the_studys_and_leaky_to_the_last_image():
+def test_rotating_folds_match_the_study_and_all_images_leak():
     manifest = _manifest(90)
     split = make_split(manifest, _config("rotating", k=10))
     assert ((split["subset"] == "test") == (make_split(manifest, _config("random"))["subset"] == "test")).all()
@@ -374,7 +374,7 @@ def test_what_leaks_without_being_named_leaky_is_refused(method):
     assert find_leaks(manifest, make_split(manifest, SplitConfig(method, leaky=True)), rotating=method == "rotating")
 
 
-def test_what_the_official_test_folder_shows_is_kept_out_of_training():
+def test_copies_of_the_official_test_folder_are_not_trained_on():
     manifest = _manifest()
     test = manifest.index[manifest["source_split"] == "test"][0]
     train = manifest.index[manifest["source_split"] == "train"][0]
@@ -398,7 +398,7 @@ def test_split_file_is_read_for_any_fold_and_order(tmp_path):
         load_split(manifest, _config("kfold", fold=5, file=str(path)))
 
 
-def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
+def test_kept_split_that_leaks_is_refused_at_load(tmp_path):
     manifest = _manifest()
     path = write_split(make_split(manifest, _config("random")), tmp_path)
     with pytest.raises(SplitLeakageError, match="are in more than one subset"):
@@ -416,14 +416,14 @@ def test_a_kept_split_that_leaks_is_refused_at_load(tmp_path):
         (lambda split: split.assign(image_id=split["image_id"] + "x"), "of its images are not in the data"),
     ],
 )
-def test_a_split_file_that_does_not_fit_says_how(spoil, message, tmp_path):
+def test_split_file_that_does_not_fit_says_how(spoil, message, tmp_path):
     manifest = _manifest()
     spoil(make_split(manifest, _config("grouped"))).to_parquet(tmp_path / "split.parquet")
     with pytest.raises(ManifestError, match=message):
         read_split(tmp_path / "split.parquet", manifest)
 
 
-def test_a_split_file_that_is_none_is_named(tmp_path):
+def test_split_file_that_is_none_is_named(tmp_path):
     with pytest.raises(ManifestError, match="There is no split file"):
         read_split(tmp_path / "none.parquet", _manifest())
     (tmp_path / "text.parquet").write_text("subset")
@@ -449,7 +449,7 @@ def test_settings_that_can_not_be_met_are_named(settings, error, message):
         make_split(_manifest(), SplitConfig(**settings))
 
 
-def test_holding_out_a_test_folder_that_is_not_there_is_named():
+def test_holding_out_a_missing_test_folder_is_refused():
     manifest = _manifest()
     manifest["source_split"] = ""
     with pytest.raises(SplitError, match="holdout=folder needs the release's folder test"):

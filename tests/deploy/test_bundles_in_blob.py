@@ -1,11 +1,11 @@
-"""A bundle goes to Azure Blob Storage and comes back as the same bundle, against a real Azurite."""
+"""Test that a bundle is the same after a push to a real Azurite and a pull."""
 
 from pneumonia.cli import run
 from pneumonia.export.runtime import Bundle
 from tests.storage.conftest import connection_string, running_azurite
 
 
-def test_a_bundle_is_pushed_and_pulled_whole(bundle_dir, tmp_path, monkeypatch):
+def test_bundle_is_pushed_and_pulled_whole(bundle_dir, tmp_path, monkeypatch):
     with running_azurite() as port:
         monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(port))
         assert run(["data", "push", str(bundle_dir), "bundles/xray"]) == 0

@@ -1,4 +1,4 @@
-"""The endpoint as code, up to the network: botocore's stubber checks every call against AWS's own API model."""
+"""Test the endpoint up to the network: botocore's stubber checks every call against AWS's own API model."""
 
 import argparse
 import importlib.util
@@ -30,8 +30,8 @@ def sagemaker():
 def stubs(monkeypatch):
     for name in ("AWS_PROFILE", "AWS_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
-    words = {"region_name": "eu-west-1", "aws_access_key_id": "none", "aws_secret_access_key": "none"}
-    clients = {name: boto3.client(name, **words) for name in ("s3", "sagemaker", "sagemaker-runtime")}
+    options = {"region_name": "eu-west-1", "aws_access_key_id": "none", "aws_secret_access_key": "none"}
+    clients = {name: boto3.client(name, **options) for name in ("s3", "sagemaker", "sagemaker-runtime")}
     found = {name: Stubber(client) for name, client in clients.items()}
     for stub in found.values():
         stub.activate()
@@ -69,7 +69,7 @@ def _described(status, config="x", **more):
 
 
 def _made(stubs, serving):
-    """The answers to all calls that make a new version, and what was asked."""
+    """Stub the responses to all calls that create a version, and return the requests."""
     asked = {}
 
     class Keep:
@@ -114,9 +114,7 @@ def _made(stubs, serving):
     return asked
 
 
-def test_a_bundle_becomes_a_serverless_endpoint_and_the_same_one_changes_nothing(
-    sagemaker, stubs, options, monkeypatch, capsys
-):
+def test_deploying_the_same_bundle_twice_changes_nothing(sagemaker, stubs, options, monkeypatch, capsys):
     monkeypatch.setattr(sagemaker, "POLL_S", 0)
     asked = _made(stubs, None)
     for status in ("Creating", "Creating", "InService"):
@@ -139,7 +137,7 @@ def test_another_bundle_updates_the_endpoint_and_a_failure_says_why(sagemaker, s
         sagemaker.up(stubs["clients"], options)
 
 
-def test_an_image_is_sent_as_what_it_is(sagemaker, stubs, tmp_path):
+def test_image_is_sent_as_what_it_is(sagemaker, stubs, tmp_path):
     (tmp_path / "a.png").write_bytes(b"pixels")
     body = StreamingBody(io.BytesIO(b'{"label": "VIRUS"}'), 18)
     stubs["sagemaker-runtime"].add_response(
@@ -188,6 +186,6 @@ def test_no_region_and_no_credentials_are_named(sagemaker, options, monkeypatch,
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    words = ["up", str(options.bundle), "--name", "xray", "--image", IMAGE, "--role", ROLE, "--bucket", "models"]
-    assert sagemaker.main(words) == 2
+    arguments = ["up", str(options.bundle), "--name", "xray", "--image", IMAGE, "--role", ROLE, "--bucket", "models"]
+    assert sagemaker.main(arguments) == 2
     assert "AccessError: You must specify a region. Set AWS_REGION" in capsys.readouterr().err

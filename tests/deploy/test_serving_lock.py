@@ -1,4 +1,4 @@
-"""The lock of the serving image has everything that the service needs, and no training library."""
+"""Test that the lock of the serving image has all that the service needs, and no training library."""
 
 import json
 import re

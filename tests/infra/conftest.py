@@ -1,4 +1,4 @@
-"""vm.py as a caller meets it, with Terraform for real and everything of Google's stood in for."""
+"""Run vm.py with the real Terraform and fakes of all Google services."""
 
 import json
 import os
@@ -16,7 +16,7 @@ STAND_IN = Path(__file__).parent / "fake_gcloud"
 
 
 class Caller:
-    """One user at one machine: calls vm.py, decides how the cloud behaves, and looks at what is left."""
+    """One user of one machine: call vm.py, set how the cloud behaves, and inspect what is left."""
 
     def __init__(self, home: Path, user: str = "ada") -> None:
         self.home = home
@@ -53,9 +53,9 @@ class Caller:
         }
         self.user = user
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, str(REPOSITORY / "infra" / "vm.py"), *words],
+            [sys.executable, str(REPOSITORY / "infra" / "vm.py"), *arguments],
             env=self.environment,
             cwd=self.home,
             stdout=subprocess.PIPE,
@@ -63,13 +63,13 @@ class Caller:
             text=True,
         )
 
-    def call(self, *words: str) -> tuple[int, str]:
-        with self.start(*words) as process:
+    def call(self, *arguments: str) -> tuple[int, str]:
+        with self.start(*arguments) as process:
             text, _ = process.communicate(timeout=60)
         return process.returncode, text
 
-    def up(self, *words: str) -> tuple[int, str]:
-        return self.call("up", "zones=us-central1-a,us-central1-b", "caller_cidr=203.0.113.4/32", *words)
+    def up(self, *arguments: str) -> tuple[int, str]:
+        return self.call("up", "zones=us-central1-a,us-central1-b", "caller_cidr=203.0.113.4/32", *arguments)
 
     def zone_says(self, **says: str) -> None:
         for letter, text in says.items():
@@ -86,7 +86,7 @@ class Caller:
         return path.read_text().splitlines() if path.exists() else []
 
     def recorded(self) -> list[str]:
-        """The resources in Terraform's own state file."""
+        """Return the resources in Terraform's state file."""
         path = self.state / self.user / "terraform.tfstate"
         return [r["name"] for r in json.loads(path.read_text())["resources"]] if path.exists() else []
 

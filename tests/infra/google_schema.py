@@ -1,4 +1,4 @@
-"""What Google Cloud and its Terraform provider say when they refuse, word by word."""
+"""Error messages of Google Cloud and its Terraform provider, verbatim."""
 
 STOCKOUT = """Error: Error waiting for instance to create: The zone 'projects/xray-study-12/zones/us-central1-a' does not
 have enough resources available to fulfill the request.  Try a different zone, or try again later."""

@@ -1,4 +1,4 @@
-"""The scripts of the GPU machine: what runs, when it is done, when the machine powers off. Nothing is powered off here."""
+"""Test the scripts of the GPU machine: what they run, and when they would power it off."""
 
 import os
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Machine:
-    """Folders of a machine, and commands in place of those that would look at the real one."""
+    """Folders of a machine, and fakes of the commands that inspect it."""
 
     def __init__(self, folder: Path) -> None:
         self.etc, self.work, self.run, self.bin = (folder / name for name in ("etc", "work", "run", "bin"))
@@ -38,15 +38,15 @@ class Machine:
         return path
 
     def is_now(self, unit: str = "inactive", processes: tuple[str, ...] = ()) -> None:
-        """What systemctl and pgrep see; pgrep's patterns are held against real command lines."""
+        """Set what systemctl and pgrep report; pgrep's patterns are matched with real command lines."""
         self.command("systemctl", f"echo {unit}; [ {unit} = active ]")
         lines = "\n".join(processes)
         self.command("pgrep", f"shift; grep -E -- \"$1\" << 'END'\n{lines}\nEND")
 
-    def asks(self, *words: str) -> None:
-        (self.etc / "sweep.args").write_text("".join(f"{word}\n" for word in words))
+    def asks(self, *arguments: str) -> None:
+        (self.etc / "sweep.args").write_text("".join(f"{argument}\n" for argument in arguments))
 
-    def call(self, script: str, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    def call(self, script: str, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": f"{self.bin}:{os.environ['PATH']}",
             "PNEUMONIA_ETC": str(self.etc),
@@ -58,7 +58,7 @@ class Machine:
             "IDLE_MINUTES": "30",
             **settings,
         }
-        command = ["bash", str(SCRIPTS / script), *words]
+        command = ["bash", str(SCRIPTS / script), *arguments]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=20, check=False)
 
     def ends(self, code: int, result: str | None = None, how: str = "exited") -> None:
@@ -66,13 +66,13 @@ class Machine:
         self.call("keeper", "ended", SERVICE_RESULT=result, EXIT_CODE=how, EXIT_STATUS=str(code))
 
     def passes(self, minutes: int) -> None:
-        """So many minutes go by: what was noted lies so much further back."""
+        """Let minutes pass, by moving recorded times back."""
         for path in (self.run / "busy", self.run / "done"):
             if path.exists():
                 path.write_text(str(int(path.read_text()) - 60 * minutes))
 
     def watch(self, **settings: str) -> bool:
-        """Whether the machine powers off at the next look."""
+        """Return whether the machine powers off at the next check."""
         answer = self.call("keeper", "watch", **settings)
         assert answer.returncode == 0, answer.stderr
         return self.stopped.exists()
@@ -87,16 +87,16 @@ def _due(machine):
     return machine.call("keeper", "due").returncode == 0
 
 
-def test_the_words_reach_the_sweep_one_a_line_in_the_work_folder(machine):
-    told = machine.command("pneumonia", 'pwd; printf "<%s>\\n" "$@"')
+def test_overrides_reach_the_sweep_one_a_line(machine):
+    command = machine.command("pneumonia", 'pwd; printf "<%s>\\n" "$@"')
     (machine.etc / "sweep.args").write_text("seeds\r\nmodel.hidden=[4, 8]\n\n  \nname=$HOME `id` * 'x'")
-    answer = machine.call("run-sweep", PNEUMONIA_COMMAND=str(told))
+    answer = machine.call("run-sweep", PNEUMONIA_COMMAND=str(command))
     assert answer.stdout.splitlines() == [
         str(machine.work), "<sweep>", "<seeds>", "<model.hidden=[4, 8]>", "<name=$HOME `id` * 'x'>"
     ]  # fmt: skip
 
 
-def test_the_exit_code_of_the_sweep_is_that_of_the_script(machine):
+def test_script_returns_the_exit_code_of_the_sweep(machine):
     machine.asks("seeds")
     assert machine.call("run-sweep", PNEUMONIA_COMMAND=str(machine.command("pneumonia", "exit 130"))).returncode == 130
 
@@ -106,7 +106,7 @@ def test_without_words_there_is_nothing_to_do(machine):
     assert (answer.returncode, "nothing to do" in answer.stdout) == (0, True)
 
 
-def test_an_empty_file_of_words_is_bad_input(machine):
+def test_empty_file_of_words_is_bad_input(machine):
     machine.asks("  ")
     answer = machine.call("run-sweep")
     assert answer.returncode == 2
@@ -114,7 +114,7 @@ def test_an_empty_file_of_words_is_bad_input(machine):
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_a_done_sweep_powers_off_after_the_grace_even_if_somebody_is_logged_in(machine, code):
+def test_finished_sweep_powers_off_after_the_grace_period(machine, code):
     machine.asks("seeds")
     assert _due(machine)
     machine.ends(code)
@@ -124,7 +124,7 @@ def test_a_done_sweep_powers_off_after_the_grace_even_if_somebody_is_logged_in(m
     assert machine.watch()
 
 
-def test_what_is_done_is_not_run_again_at_boot_and_does_not_power_off(machine):
+def test_finished_sweep_is_not_repeated_at_boot(machine):
     machine.asks("seeds")
     _due(machine)
     machine.ends(0)
@@ -138,7 +138,7 @@ def test_what_is_done_is_not_run_again_at_boot_and_does_not_power_off(machine):
     assert machine.watch()
 
 
-def test_the_same_words_written_anew_are_run_anew(machine):
+def test_same_words_written_anew_are_run_anew(machine):
     machine.asks("seeds")
     _due(machine)
     machine.ends(0)
@@ -150,7 +150,7 @@ def test_the_same_words_written_anew_are_run_anew(machine):
     assert not machine.watch(), "the end of an earlier sweep does not stop a later one"
 
 
-def test_words_written_while_a_sweep_ends_are_still_to_be_done(machine):
+def test_overrides_written_while_a_sweep_ends_are_run(machine):
     machine.asks("seeds")
     _due(machine)
     machine.asks("optimizer")
@@ -179,7 +179,7 @@ def test_bad_input_a_stop_and_a_crash_are_not_done(machine, code, result, how):
 
 
 @pytest.mark.parametrize("unit", ["active", "activating", "deactivating"])
-def test_a_sweep_keeps_the_machine_up(machine, unit):
+def test_sweep_keeps_the_machine_up(machine, unit):
     machine.is_now(unit=unit)
     machine.watch()
     machine.passes(500)
@@ -227,7 +227,7 @@ def test_stay_up_keeps_it_up_whatever_is_done_or_idle(machine):
     assert machine.watch()
 
 
-def test_without_self_stop_a_done_sweep_leaves_the_machine_to_the_idle_watch(machine):
+def test_without_self_stop_the_idle_watchdog_decides(machine):
     machine.asks("seeds")
     _due(machine)
     machine.ends(0)
@@ -243,13 +243,13 @@ def test_idle_minutes_of_zero_never_stop_it(machine):
     assert not machine.watch(IDLE_MINUTES="0")
 
 
-def test_the_credentials_are_quoted_as_systemd_reads_them():
+def test_credentials_are_quoted_as_systemd_reads_them():
     """Inside double quotes systemd takes backslashes before the four characters that a shell does, so that a shell can check."""
     template = (ANSIBLE / "templates" / "environment.j2").read_text()
     values = {"A_KEY": """  sv=1&sig=a+b/c==; "q" 's' $HOME `id` \\back\\ # {{ 1 }} ü""", "B": "plain"}
-    world = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
-    world.filters["regex_replace"] = lambda value, pattern, by: re.sub(pattern, by, value)
-    text = world.from_string(template).render(credentials_found=list(values), lookup=lambda _, name: values[name])
+    environment = jinja2.Environment(trim_blocks=True, keep_trailing_newline=True)
+    environment.filters["regex_replace"] = lambda value, pattern, by: re.sub(pattern, by, value)
+    text = environment.from_string(template).render(credentials_found=list(values), lookup=lambda _, name: values[name])
     for name, value in values.items():
         answer = subprocess.run(
             ["bash", "-c", f'{text}\nprintf %s "${name}"'],
@@ -264,5 +264,5 @@ def test_the_credentials_are_quoted_as_systemd_reads_them():
 
 
 @pytest.mark.parametrize("path", sorted([*SCRIPTS.iterdir(), *ANSIBLE.glob("*.sh")]), ids=lambda path: path.name)
-def test_a_script_can_be_parsed(path):
+def test_script_can_be_parsed(path):
     assert subprocess.run(["bash", "-n", str(path)], capture_output=True, timeout=20, check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""What can be known of the Terraform module without Google: its choices are tested for real, the rest is held against them."""
+"""Test the Terraform module without Google: run its choices for real, and compare the rest with them."""
 
 import json
 import os
@@ -18,13 +18,13 @@ BY_CALLER = {"project", "user", "ssh_public_key", "caller_cidr", "zone"}
 needs_terraform = pytest.mark.skipif(shutil.which("terraform") is None, reason="needs terraform on PATH")
 
 
-def _terraform(tmp_path, *words):
+def _terraform(tmp_path, *arguments):
     environment = os.environ | {
         "TF_DATA_DIR": str(tmp_path / "data"),
         "CHECKPOINT_DISABLE": "1",
         "TF_IN_AUTOMATION": "1",
     }
-    return subprocess.run(["terraform", *words], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(["terraform", *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 @needs_terraform
@@ -36,13 +36,13 @@ def test_every_choice_is_accepted_or_refused_as_its_test_says(tmp_path):
 
 
 @needs_terraform
-def test_the_files_are_formatted(tmp_path):
+def test_files_are_formatted(tmp_path):
     done = _terraform(tmp_path, "fmt", "-check", "-recursive", str(TERRAFORM))
     assert done.returncode == 0, done.stdout
 
 
 @needs_terraform
-def test_the_study_s_machine_is_a_valid_choice_and_what_removes_it_too(tmp_path, monkeypatch):
+def test_machine_of_the_study_is_valid_to_create_and_remove(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(TERRAFORM.parent)
     from vm_caller import Desk
     from vm_terraform import to_destroy
@@ -74,7 +74,7 @@ def test_every_variable_is_described_and_checked_once_for_both_modules():
         assert "validation {" in block or re.search(r"type\s+= bool\n\s+nullable\s+= false", block), block
 
 
-def test_the_study_s_machine_says_all_that_callers_do_not():
+def test_study_s_machine_says_all_that_callers_do_not():
     assert set(json.loads((TERRAFORM / "study.auto.tfvars.json").read_text())) == NAMES - BY_CALLER
 
 
@@ -91,7 +91,7 @@ def _block(output):
     return re.search(rf'^output "{output}" .*?^}}', (CHOICES / "outputs.tf").read_text(), re.MULTILINE | re.DOTALL)[0]
 
 
-def test_port_22_is_the_only_one_and_the_vm_has_no_right_by_default():
+def test_only_port_22_is_open_and_no_rights_are_granted():
     assert re.findall(r"ports\s+= (.*)", MAIN) == ['["22"]']
     assert json.loads((TERRAFORM / "study.auto.tfvars.json").read_text())["vm_roles"] == []
 
@@ -105,22 +105,22 @@ def test_every_check_that_is_left_out_says_why():
 FAKES = {
     "systemd-run": 'while [ "$1" != /bin/bash ]; do shift; done; exec "$@"',
     "ss": 'cat "$STAGE/connections" 2> /dev/null',
-    "systemctl": 'echo "$@" >> "$STAGE/said"',
+    "systemctl": 'echo "$@" >> "$STAGE/called"',
     "sleep": 'echo . >> "$STAGE/minutes"; [ "$(wc -l < "$STAGE/minutes")" -lt 100 ] || kill $PPID',
 }
 
 
 @pytest.mark.parametrize(
-    ("connections", "minutes", "said"), [("", 10, "poweroff\n"), ("0 0 10.0.0.2:22 1.2.3.4:5\n", 100, "")]
+    ("connections", "minutes", "called"), [("", 10, "poweroff\n"), ("0 0 10.0.0.2:22 1.2.3.4:5\n", 100, "")]
 )
-def test_a_vm_that_is_never_set_up_stops_itself_unless_somebody_is_there(tmp_path, connections, minutes, said):
+def test_unprepared_vm_stops_itself_unless_in_use(tmp_path, connections, minutes, called):
     (tmp_path / "connections").write_text(connections)
-    (tmp_path / "said").touch()
+    (tmp_path / "called").touch()
     for name, script in FAKES.items():
         path = tmp_path / name
         path.write_text(f"#!/bin/bash\n{script}\n")
         path.chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "STAGE": str(tmp_path), "IDLE_MINUTES": "10"}
     subprocess.run(["bash", str(CHOICES / "first_watch.sh")], env=environment, check=False, timeout=20)
-    assert (tmp_path / "said").read_text() == said
+    assert (tmp_path / "called").read_text() == called
     assert len((tmp_path / "minutes").read_text().splitlines()) in (minutes, minutes + 1)

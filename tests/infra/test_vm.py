@@ -1,4 +1,4 @@
-"""A VM is made in the first zone that has one, and whatever happens nothing is left running unseen."""
+"""Test that a VM is created in the first zone that has one, and that nothing is left running unnoticed."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.infra import google_schema as says
+from tests.infra import google_schema as google
 
 REPOSITORY = Path(__file__).parents[2]
 UP = ("up", "zones=us-central1-a,us-central1-b", "caller_cidr=203.0.113.4/32")
 
 
-def test_a_vm_comes_up_says_its_price_and_goes_down_twice(caller):
+def test_vm_starts_with_its_price_and_is_removed_twice(caller):
     code, text = caller.up()
     assert code == 0, text
     assert "n1-standard-2, 1 x nvidia-tesla-t4, 50 GB pd-balanced, spot" in text
@@ -42,19 +42,19 @@ def test_down_without_any_record_needs_neither_credentials_nor_a_cloud(caller):
     assert (code, "nothing to remove" in text, "gcloud compute instances list" in text) == (0, True, True)
 
 
-@pytest.mark.parametrize("text", [says.STOCKOUT, says.NO_GPU_HERE])
-def test_a_zone_without_a_gpu_is_passed_over(caller, text):
+@pytest.mark.parametrize("text", [google.STOCKOUT, google.NO_GPU_HERE])
+def test_zone_without_a_gpu_is_passed_over(caller, text):
     caller.zone_says(a=text)
-    code, said = caller.up()
-    assert code == 0, said
-    assert "us-central1-a has none now" in said
-    assert "runs in us-central1-b" in said
+    code, text = caller.up()
+    assert code == 0, text
+    assert "us-central1-a has none now" in text
+    assert "runs in us-central1-b" in text
     assert caller.log() == ["made us-central1-b"]
     assert caller.recorded() == ["clock", "machine", "network"]
 
 
-def test_no_gpu_in_any_zone_leaves_nothing_and_says_what_to_try(caller):
-    caller.zone_says(a=says.STOCKOUT, b=says.UNAVAILABLE)
+def test_no_gpu_in_any_zone_leaves_nothing_behind(caller):
+    caller.zone_says(a=google.STOCKOUT, b=google.UNAVAILABLE)
     code, text = caller.up()
     assert (code, caller.recorded()) == (2, [])
     assert "No zone has 1 x nvidia-tesla-t4 now (tried us-central1-a, us-central1-b); nothing runs" in text
@@ -62,15 +62,15 @@ def test_no_gpu_in_any_zone_leaves_nothing_and_says_what_to_try(caller):
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("refusal", "remedy"),
     [
-        (says.QUOTA, "https://console.cloud.google.com/iam-admin/quotas"),
-        (says.REFUSED, "gcloud auth application-default login"),
-        (says.TAKEN, "PNEUMONIA_VM_USER=OTHER"),
+        (google.QUOTA, "https://console.cloud.google.com/iam-admin/quotas"),
+        (google.REFUSED, "gcloud auth application-default login"),
+        (google.TAKEN, "PNEUMONIA_VM_USER=OTHER"),
     ],
 )
-def test_what_the_next_zone_would_refuse_too_stops_at_once_with_the_remedy(caller, said, remedy):
-    caller.zone_says(a=said)
+def test_refusal_of_every_zone_stops_with_a_remedy(caller, refusal, remedy):
+    caller.zone_says(a=refusal)
     code, text = caller.up()
     assert (code, caller.recorded(), caller.log()) == (2, [], [])
     assert remedy in text
@@ -81,17 +81,17 @@ def test_what_the_next_zone_would_refuse_too_stops_at_once_with_the_remedy(calle
 @pytest.mark.parametrize(
     ("text", "kind", "remedy"),
     [
-        (says.STOCKOUT, "stockout", None),
-        (says.EXHAUSTED, "stockout", None),
-        (says.UNAVAILABLE, "stockout", None),
-        (says.NO_GPU_HERE, "no_gpu_here", None),
-        (says.QUOTA, "quota", "iam-admin/quotas"),
-        (says.QUOTA_GLOBAL, "quota", "GPUS_ALL_REGIONS"),
-        (says.REFUSED, "credentials", "gcloud auth application-default login"),
-        (says.NOT_ALLOWED, "permission", "roles/compute.admin"),
-        (says.API_OFF, "api", "gcloud services enable compute.googleapis.com"),
-        (says.NO_BILLING, "billing", "console.cloud.google.com/billing/projects"),
-        (says.TAKEN, "taken", "PNEUMONIA_VM_USER=OTHER"),
+        (google.STOCKOUT, "stockout", None),
+        (google.EXHAUSTED, "stockout", None),
+        (google.UNAVAILABLE, "stockout", None),
+        (google.NO_GPU_HERE, "no_gpu_here", None),
+        (google.QUOTA, "quota", "iam-admin/quotas"),
+        (google.QUOTA_GLOBAL, "quota", "GPUS_ALL_REGIONS"),
+        (google.REFUSED, "credentials", "gcloud auth application-default login"),
+        (google.NOT_ALLOWED, "permission", "roles/compute.admin"),
+        (google.API_OFF, "api", "gcloud services enable compute.googleapis.com"),
+        (google.NO_BILLING, "billing", "console.cloud.google.com/billing/projects"),
+        (google.TAKEN, "taken", "PNEUMONIA_VM_USER=OTHER"),
     ],
 )
 def test_each_refusal_is_understood_however_terraform_breaks_its_lines(monkeypatch, text, kind, remedy):
@@ -104,7 +104,7 @@ def test_each_refusal_is_understood_however_terraform_breaks_its_lines(monkeypat
     assert remedy in REMEDIES[kind] if remedy else kind in TRY_NEXT
 
 
-def test_an_unknown_error_is_shown_and_leaves_nothing(caller):
+def test_unknown_error_is_shown_and_leaves_nothing(caller):
     caller.zone_says(a="Error: googleapi: Error 500: the backend is on fire")
     code, text = caller.up()
     assert (code, caller.recorded()) == (1, [])
@@ -112,7 +112,7 @@ def test_an_unknown_error_is_shown_and_leaves_nothing(caller):
     assert "terraform.log" in text
 
 
-def test_everything_that_is_missing_is_named_at_once_and_nothing_is_made(caller):
+def test_all_missing_settings_are_named_before_anything_is_created(caller):
     for name in ("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_CLOUD_PROJECT"):
         del caller.environment[name]
     caller.tool("gcloud", "exit 1")
@@ -124,14 +124,14 @@ def test_everything_that_is_missing_is_named_at_once_and_nothing_is_made(caller)
     assert not caller.state.exists()
 
 
-def test_a_key_file_of_google_that_is_not_there_is_named(caller):
+def test_missing_google_key_file_is_named(caller):
     caller.environment["GOOGLE_APPLICATION_CREDENTIALS"] = "/nowhere/key.json"
     code, text = caller.up()
     assert (code, "names /nowhere/key.json, which is no file" in text) == (2, True)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_in_mid_apply_leaves_nothing(caller, kind):
+def test_interruption_in_mid_apply_leaves_nothing(caller, kind):
     caller.say("slow")
     with caller.start(*UP) as process:
         caller.wait_for("started")
@@ -142,7 +142,7 @@ def test_an_interruption_in_mid_apply_leaves_nothing(caller, kind):
     assert "Interrupted. What was half-made is removed; nothing runs." in text
 
 
-def test_a_terminal_that_is_closed_in_mid_apply_leaves_nothing(caller):
+def test_terminal_that_is_closed_in_mid_apply_leaves_nothing(caller):
     caller.say("slow")
     with caller.start(*UP) as process:
         caller.wait_for("started")
@@ -152,7 +152,7 @@ def test_a_terminal_that_is_closed_in_mid_apply_leaves_nothing(caller):
     assert (caller.recorded(), caller.log()) == ([], [])
 
 
-def test_an_impatient_second_interruption_does_not_stop_the_removal(caller):
+def test_impatient_second_interruption_does_not_stop_the_removal(caller):
     caller.up()
     caller.say("slow_removal")
     with caller.start("down") as process:
@@ -163,7 +163,7 @@ def test_an_impatient_second_interruption_does_not_stop_the_removal(caller):
     assert (process.returncode, caller.recorded()) == (0, []), text
 
 
-def test_what_can_not_be_removed_is_named_with_the_commands_that_do(caller):
+def test_failed_removal_names_the_commands_to_run(caller):
     caller.up()
     caller.say("stuck")
     code, text = caller.call("down")
@@ -188,7 +188,7 @@ def _killed_in_mid_apply(caller):
 
 
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep")
-def test_a_half_applied_state_goes_down(caller):
+def test_half_applied_state_goes_down(caller):
     _killed_in_mid_apply(caller)
     assert caller.recorded() != []
     code, text = caller.call("down")
@@ -197,7 +197,7 @@ def test_a_half_applied_state_goes_down(caller):
 
 
 @pytest.mark.skipif(shutil.which("pgrep") is None, reason="needs pgrep")
-def test_a_half_applied_state_is_removed_or_completed_by_a_new_attempt(caller):
+def test_partial_state_is_removed_or_completed_by_a_rerun(caller):
     _killed_in_mid_apply(caller)
     code, text = caller.up()
     # Whether the VM is in the record yet is a matter of milliseconds; if it is, it is kept.
@@ -205,7 +205,7 @@ def test_a_half_applied_state_is_removed_or_completed_by_a_new_attempt(caller):
     assert caller.recorded() == ["clock", "machine", "network"]
 
 
-def test_up_again_says_that_it_is_there_and_what_it_cost(caller):
+def test_second_start_reports_the_vm_and_its_cost(caller):
     caller.up()
     code, text = caller.up("idle_minutes=60")
     assert code == 0, text
@@ -222,7 +222,7 @@ def test_up_again_with_another_machine_is_refused(caller):
     assert caller.recorded() == ["clock", "machine", "network"]
 
 
-def test_a_vm_of_another_machine_with_the_same_state_is_priced_kept_and_removed(caller):
+def test_vm_of_another_machine_with_this_state_is_managed(caller):
     caller.up()
     (caller.state / "ada" / "vm.tfvars.json").unlink()
     assert "About 0.14 USD an hour" in caller.call("cost")[1]
@@ -233,7 +233,7 @@ def test_a_vm_of_another_machine_with_the_same_state_is_priced_kept_and_removed(
     assert caller.recorded() == []
 
 
-def test_a_setting_that_terraform_refuses_keeps_neither_a_vm_nor_the_way_down_shut(caller):
+def test_invalid_setting_blocks_neither_cleanup_nor_removal(caller):
     code, text = caller.up("idle_minutes=1")
     assert (code, caller.recorded()) == (2, [])
     assert "Idle minutes must be a whole number from 10" in text
@@ -273,7 +273,7 @@ def test_two_calls_at_once_do_not_meet(caller):
     assert (code, "Another vm-up or vm-down of yours is at work" in text) == (2, True)
 
 
-def test_a_spoilt_record_is_named_with_its_backup(caller):
+def test_spoilt_record_is_named_with_its_backup(caller):
     caller.up()
     (caller.state / "ada" / "terraform.tfstate").write_text("{ not json")
     code, text = caller.call("down")
@@ -282,7 +282,7 @@ def test_a_spoilt_record_is_named_with_its_backup(caller):
     assert "gcloud compute instances list --project xray-study-12 --filter=labels.owner=ada" in text
 
 
-def test_a_dry_run_makes_nothing(caller):
+def test_dry_run_makes_nothing(caller):
     code, text = caller.up("--dry-run")
     assert (code, "About 0.14 USD an hour" in text, caller.state.exists()) == (0, True, False)
 
@@ -297,7 +297,7 @@ def test_secrets_are_neither_printed_nor_kept(caller):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["fly"], "'fly' is no command of vm.py. There are: up, setup, sweep"),
         ([], "'' is no command"),
@@ -318,8 +318,8 @@ def test_secrets_are_neither_printed_nor_kept(caller):
         (["setup", "weel=x"], "Did you mean wheel"),
     ],
 )
-def test_bad_words_are_refused_with_the_right_ones(caller, words, message):
-    code, text = caller.call(*words)
+def test_bad_arguments_are_refused_with_the_right_ones(caller, arguments, message):
+    code, text = caller.call(*arguments)
     assert code == 2
     assert re.search(message.replace("?", r"\?"), text, re.DOTALL), text
     assert "Traceback" not in text
@@ -356,7 +356,7 @@ def vm(caller):
     return caller
 
 
-def test_a_sweep_is_written_word_by_word_and_started(vm):
+def test_sweep_is_written_word_by_word_and_started(vm):
     code, text = vm.call("sweep", "optimizer", "--words", "'data.root=my xrays' seed=0,1 backup.place=c/p")
     assert code == 0, text
     assert (vm.home / "sweep.args").read_text() == "optimizer\ndata.root=my xrays\nseed=0,1\nbackup.place=c/p\n"
@@ -366,13 +366,13 @@ def test_a_sweep_is_written_word_by_word_and_started(vm):
     )
 
 
-def test_a_sweep_without_backup_on_a_spot_vm_is_warned_of(vm):
+def test_spot_vm_without_backup_is_warned_of(vm):
     code, text = vm.call("sweep", "optimizer")
     assert code == 0
     assert "Warning: no backup.place among the overrides, and a spot VM can be taken away" in text
 
 
-def test_a_sweep_at_work_is_neither_restarted_nor_replaced(vm):
+def test_sweep_at_work_is_neither_restarted_nor_replaced(vm):
     vm.call("sweep", "optimizer", "backup.place=c/p")
     (vm.home / "active").touch()
     code, text = vm.call("sweep", "optimizer", "backup.place=c/p")
@@ -382,23 +382,24 @@ def test_a_sweep_at_work_is_neither_restarted_nor_replaced(vm):
     assert (vm.home / "sweep.args").read_text().startswith("optimizer\n")
 
 
-def test_a_vm_that_was_not_set_up_is_set_up_first(vm):
+def test_unprepared_vm_is_set_up_first(vm):
     (vm.home / "set_up").unlink()
     wheel = vm.home / "pneumonia-0.1.0-py3-none-any.whl"
     wheel.touch()
     vm.tool(
         "ansible-playbook",
-        'printf "%s\\n" "$@" > "$HOME/ansible.words"; exit "$(cat "$HOME/ansible.code" 2> /dev/null || echo 0)"',
+        'printf "%s\\n" "$@" > "$HOME/ansible.arguments"; exit "$(cat "$HOME/ansible.code" 2> /dev/null || echo 0)"',
     )
-    for word, said in (("self_stop=maybe", "neither true nor false"), ("idle_minutes=x", "no whole number of minutes")):
-        code, text = vm.call("setup", f"wheel={wheel}", word)
-        assert (code, said in text) == (2, True), text
+    refused = {"self_stop=maybe": "neither true nor false", "idle_minutes=x": "no whole number of minutes"}
+    for override, message in refused.items():
+        code, text = vm.call("setup", f"wheel={wheel}", override)
+        assert (code, message in text) == (2, True), text
     code, text = vm.call("setup", f"wheel={wheel}", "self_stop=false")
     assert code == 0, text
-    words = (vm.home / "ansible.words").read_text().splitlines()
-    assert words[0] == "-i"
-    assert words[2].endswith("infra/ansible/site.yml")
-    extra = json.loads(words[4])
+    arguments = (vm.home / "ansible.arguments").read_text().splitlines()
+    assert arguments[0] == "-i"
+    assert arguments[2].endswith("infra/ansible/site.yml")
+    extra = json.loads(arguments[4])
     assert extra["pneumonia_wheel"] == str(wheel)
     assert (extra["idle_minutes"], extra["self_stop"], extra["expect_gpu"], extra["install_driver"]) == (
         30,
@@ -427,7 +428,7 @@ def test_runs_are_fetched_and_nothing_here_is_deleted(vm):
     assert (vm.home / "runs" / "mine").is_dir()
 
 
-def test_a_pull_that_is_cut_leaves_no_half_file_in_the_place_of_a_whole_one(vm):
+def test_interrupted_pull_never_replaces_a_whole_file(vm):
     vm.tool("rsync", "exit 1")
     (vm.home / "vm" / "runs").mkdir(parents=True)
     (vm.home / "vm" / "runs" / "best.ckpt").write_bytes(b"new" * 500_000)
@@ -443,7 +444,7 @@ def test_a_pull_that_is_cut_leaves_no_half_file_in_the_place_of_a_whole_one(vm):
 @pytest.mark.parametrize(
     "verb", [["sweep", "optimizer", "backup.place=c/p"], ["pull"], ["logs"], ["setup", "wheel=/bin/true"]]
 )
-def test_a_vm_that_has_vanished_is_said_to_be_gone(vm, verb):
+def test_vm_that_has_vanished_is_said_to_be_gone(vm, verb):
     vm.tool("ansible-playbook", "exit 0")
     (vm.home / "gone").touch()
     code, text = vm.call(*verb)
@@ -458,15 +459,15 @@ def test_logs_look_on(vm):
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("override", "message"),
     [
         ("disk_gb=5", "The disk must have 40 to 2000 GB"),
         ("gpu_type=nvidia-l4", "That machine type can't have that GPU"),
         ("zones=nowhere", "Zones are names like"),
     ],
 )
-def test_what_up_would_refuse_is_refused_when_it_only_says(caller, word, said):
-    code, text = caller.up("--dry-run", word)
+def test_what_up_would_refuse_is_refused_when_it_only_says(caller, override, message):
+    code, text = caller.up("--dry-run", override)
     assert code == 2
-    assert said in text
+    assert message in text
     assert "USD" not in text, "no price of what can't be"

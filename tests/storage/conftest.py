@@ -1,4 +1,4 @@
-"""A real Azurite on loopback, and a proxy in front of it that delays, cuts and spoils."""
+"""Start a real Azurite on loopback, and a proxy in front of it that delays, drops and corrupts responses."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 
 
 def find_azurite() -> str | None:
-    """The emulator: PNEUMONIA_AZURITE, or on the path, or where `make azurite` puts it."""
+    """Return the emulator: PNEUMONIA_AZURITE, the one on the path, or that of `make azurite`."""
     here = Path(__file__).parents[2] / ".azurite" / "node_modules" / ".bin" / "azurite-blob"
     return os.environ.get("PNEUMONIA_AZURITE") or shutil.which("azurite-blob") or (str(here) if here.exists() else None)
 
@@ -34,14 +34,14 @@ def free_port() -> int:
 
 @contextmanager
 def running_azurite(*options: str) -> Iterator[int]:
-    """The port of an emulator that holds everything in memory and ends with the block."""
+    """Run an emulator that keeps its data in memory; yield its port."""
     command = find_azurite()
     if command is None:
         pytest.skip("no Azurite: `make azurite` installs it (npm), or PNEUMONIA_AZURITE names it")
     port = free_port()
-    words = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
-    words += ["--skipApiVersionCheck", "--inMemoryPersistence", *options]
-    server = subprocess.Popen([command, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = ["--blobHost", "127.0.0.1", "--blobPort", str(port), "--silent", "--disableTelemetry"]
+    arguments += ["--skipApiVersionCheck", "--inMemoryPersistence", *options]
+    server = subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(150):
             with socket.socket() as probe:
@@ -70,7 +70,7 @@ def azurite() -> Iterator[int]:
 
 @pytest.fixture
 def service(azurite: int, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
-    """A client of the emulator, and the environment that any command of ours would find it by."""
+    """Return a client of the emulator, and set the environment in which commands find it."""
     for name in list(os.environ):
         if name.startswith("AZURE_"):
             monkeypatch.delenv(name)
@@ -81,20 +81,20 @@ def service(azurite: int, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
 
 @pytest.fixture
 def container(service: BlobServiceClient, request: pytest.FixtureRequest) -> str:
-    """The name of a fresh container."""
+    """Create a container and return its name."""
     name = f"c{abs(hash(request.node.nodeid)) % 10**12}-{free_port()}"
     service.create_container(name)
     return name
 
 
 def refusal(status: str, *headers: str) -> bytes:
-    """A whole answer of a service that can't help now; the proxy ends the connection after it."""
+    """Return a complete error response, after which the proxy closes the connection."""
     lines = [f"HTTP/1.1 {status}", "Content-Length: 0", "Connection: close", *headers]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
 class Proxy:
-    """Passes bytes between a client and a server; what it does to answers is set while it runs.
+    """Forward bytes between a client and a server; its faults can be set while it runs.
 
     Attributes:
         delay_s: How much later each piece of an answer arrives; pieces on the way do not wait for each other.
@@ -135,7 +135,7 @@ class Proxy:
             threading.Thread(target=self._pass, args=(server, client, True), daemon=True).start()
 
     def _late(self, source: socket.socket) -> Iterator[bytes]:
-        """What comes from a socket, each piece ``delay_s`` after it came."""
+        """Yield what a socket receives, each piece after ``delay_s``."""
         pieces: Queue[tuple[float, bytes]] = Queue()
 
         def read() -> None:
@@ -190,6 +190,6 @@ def proxy(azurite: int) -> Iterator[Proxy]:
 
 @pytest.fixture
 def through_proxy(proxy: Proxy, service: BlobServiceClient, monkeypatch: pytest.MonkeyPatch) -> BlobServiceClient:
-    """A client that reaches the emulator through the proxy, and the environment that says so."""
+    """Return a client that reaches the emulator through the proxy, and set the environment for it."""
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(proxy.port))
     return connect()

@@ -1,6 +1,6 @@
-"""Work that is cut on one machine goes on on another, from the copy in Blob Storage, and ends as if never disturbed.
+"""Test that interrupted work resumes on another machine from its backup, with the same result.
 
-Two folders stand for two machines; the Blob Storage between them is a real emulator, the signals are real.
+Two folders act as two machines; the Blob Storage between them is a real emulator, and the signals are real.
 """
 
 import json
@@ -35,31 +35,31 @@ SWEEP = (
 
 
 class Machine:
-    """A folder of its own, and the command in it."""
+    """Run the command in its own folder."""
 
     def __init__(self, folder: Path, cache_dir: Path) -> None:
         folder.mkdir()
         self.folder, self.runs = folder, folder / "runs" / "seeds"
-        self.words = [f"cache_dir={cache_dir}"]
+        self.arguments = [f"cache_dir={cache_dir}"]
 
-    def start(self, *words: str) -> subprocess.Popen:
-        said = {
+    def start(self, *arguments: str) -> subprocess.Popen:
+        env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(sys.path),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        command = [sys.executable, "-m", "pneumonia", *words, *self.words]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self.folder, env=said)
+        command = [sys.executable, "-m", "pneumonia", *arguments, *self.arguments]
+        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=self.folder, env=env)
 
-    def end(self, *words: str) -> str:
-        process = self.start(*words)
+    def end(self, *arguments: str) -> str:
+        process = self.start(*arguments)
         output = process.communicate(timeout=240)[1]
         assert process.returncode == 0, output
         return output
 
     def wait_for(self, process: subprocess.Popen, done: int, epochs: int) -> None:
-        """Until so many runs are finished, and the next has so many epochs."""
+        """Wait until ``done`` runs are finished and the next one has ``epochs`` epochs."""
         for _ in range(2400):
             begun = [read.get("epochs", 0) for read in map(_read, self.runs.glob("*/progress.json"))]
             if len(list(self.runs.glob("*/result.json"))) >= done and len(begun) > done and min(begun) >= epochs:
@@ -88,7 +88,7 @@ def place(service) -> str:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, cache_dir) -> Machine:
-    """A machine that did the sweep undisturbed."""
+    """Return a machine that ran the sweep without interruption."""
     machine = Machine(tmp_path_factory.mktemp("whole") / "machine", cache_dir)
     machine.end("sweep", *SWEEP)
     return machine
@@ -99,9 +99,7 @@ def undisturbed(whole) -> pd.DataFrame:
     return _figures(whole)
 
 
-def test_a_sweep_cut_by_sigterm_goes_on_on_another_machine_and_gives_the_same_table(
-    place, tmp_path, cache_dir, undisturbed
-):
+def test_sweep_after_sigterm_resumes_elsewhere_with_the_same_table(place, tmp_path, cache_dir, undisturbed):
     first, second = Machine(tmp_path / "first", cache_dir), Machine(tmp_path / "second", cache_dir)
     cut = first.start("sweep", *SWEEP, f"backup.place={place}")
     first.wait_for(cut, done=1, epochs=2)
@@ -122,9 +120,7 @@ def test_a_sweep_cut_by_sigterm_goes_on_on_another_machine_and_gives_the_same_ta
     assert "AccountKey" not in kept
 
 
-def test_a_machine_that_vanishes_without_a_word_costs_what_came_after_the_last_push(
-    place, service, tmp_path, cache_dir, undisturbed
-):
+def test_vanished_machine_loses_only_work_after_the_last_push(place, service, tmp_path, cache_dir, undisturbed):
     first, second = Machine(tmp_path / "first", cache_dir), Machine(tmp_path / "second", cache_dir)
     gone = first.start("sweep", *SWEEP, f"backup.place={place}", "backup.every_min=0.02")
     first.wait_for(gone, done=1, epochs=4)
@@ -136,9 +132,7 @@ def test_a_machine_that_vanishes_without_a_word_costs_what_came_after_the_last_p
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
-def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_up(
-    place, tmp_path, cache_dir, whole, undisturbed
-):
+def test_full_disk_fails_one_job_and_backs_up_the_rest(place, tmp_path, cache_dir, whole, undisturbed):
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("this machine lets no one mount a small disk of their own")
     first, second = Machine(tmp_path / "first", cache_dir), Machine(tmp_path / "second", cache_dir)
@@ -146,45 +140,45 @@ def test_a_disk_that_is_full_in_mid_sweep_costs_the_job_and_the_rest_is_backed_u
     one_job = sum(path.stat().st_size for path in whole.runs.rglob("*") if path.is_file()) / 2
     disk = first.folder / "runs"
     disk.mkdir()
-    words = [*SWEEP, f"backup.place={place}", *first.words]
+    arguments = [*SWEEP, f"backup.place={place}", *first.arguments]
     script = (
         f"mount -t tmpfs -o size={2.3 * one_job:.0f} tmpfs {disk}; "
         'cd "$1"; shift; "$@" 2> output; echo $? > code; mount -o remount,size=1g runs; "$@" 2> again; echo $? >> code'
     )
-    command = [sys.executable, "-m", "pneumonia", "sweep", *words]
-    said = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pneumonia", "sweep", *arguments]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=said, check=True, timeout=240
+        ["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=env, check=True, timeout=240
     )
     output = (first.folder / "output").read_text()
     assert (first.folder / "code").read_text().split() == ["1", "0"], output + (first.folder / "again").read_text()
     assert "the disk is full. Free some space" in output
     assert f"Backed up to {place}/seeds" in output
     assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), (
-        "with more space the same command goes on"
+        "with more space the same command resumes"
     )
     output = second.end("sweep", *SWEEP, f"backup.place={place}")
     assert "2 runs resume here, 2 of them finished" in output
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
-def test_a_single_run_goes_on_on_another_machine(place, tmp_path, cache_dir):
-    words = ("train", *SWEEP[2:-2], "trainer.accelerator=cpu", "name=seeds", "seed=0")
+def test_single_run_goes_on_on_another_machine(place, tmp_path, cache_dir):
+    arguments = ("train", *SWEEP[2:-2], "trainer.accelerator=cpu", "name=seeds", "seed=0")
     whole, first, second = (Machine(tmp_path / name, cache_dir) for name in ("whole", "first", "second"))
-    whole.end(*words)
-    cut = first.start(*words, f"backup.place={place}")
+    whole.end(*arguments)
+    cut = first.start(*arguments, f"backup.place={place}")
     first.wait_for(cut, done=0, epochs=2)
     cut.send_signal(signal.SIGTERM)
     output = cut.communicate(timeout=30)[1]
     assert cut.returncode == 130, output
-    output = second.end(*words, f"backup.place={place}")
+    output = second.end(*arguments, f"backup.place={place}")
     assert "interrupted after epoch" in output
     (one,), (other,) = whole.runs.glob("*/metrics.csv"), second.runs.glob("*/metrics.csv")
     assert one.read_text() == other.read_text()
 
 
 def _let_a_minute_pass(service, place: str) -> None:
-    """What a minute does to the lease of a machine that is gone."""
+    """Expire the lease of a vanished machine."""
     container, _, prefix = place.partition("/")
     blob = service.get_container_client(container).get_blob_client(f"{prefix}/.lease")
     BlobLeaseClient(blob).break_lease(lease_break_period=0)
@@ -193,15 +187,17 @@ def _let_a_minute_pass(service, place: str) -> None:
 # Below: made-up run folders, since only their files matter.
 
 
-def _run(folder: Path, epochs: int, finished: bool = False, word: str = "") -> RunFolder:
-    """A run folder with so many epochs; its checkpoints say so."""
+def _run(folder: Path, epochs: int, finished: bool = False, prefix: str = "") -> RunFolder:
+    """Write a run folder whose checkpoints name its number of epochs."""
     run = RunFolder(folder)
     run.last.parent.mkdir(parents=True, exist_ok=True)
     run.config.write_text("seed: 0\n")
     run.metrics.write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(epochs)))
-    run.best.write_text(f"{word}{epochs}")
-    run.last.write_text(f"{word}{epochs}")
-    run.result.write_text(f'{{"status": "completed", "of": "{word}{epochs}"}}') if finished else run.result.unlink(True)
+    run.best.write_text(f"{prefix}{epochs}")
+    run.last.write_text(f"{prefix}{epochs}")
+    run.result.write_text(f'{{"status": "completed", "of": "{prefix}{epochs}"}}') if finished else run.result.unlink(
+        True
+    )
     return run
 
 
@@ -226,12 +222,12 @@ def _push(folder: Path, place: str) -> None:
         (None, (1, False), "there"),
     ],
 )
-def test_of_two_states_of_a_run_the_one_that_is_further_stays(place, tmp_path, here, there, kept):
-    _run(tmp_path / "one" / "s" / "r", *there, word="there")
+def test_of_two_states_of_a_run_the_further_stays(place, tmp_path, here, there, kept):
+    _run(tmp_path / "one" / "s" / "r", *there, prefix="there")
     _push(tmp_path / "one" / "s", place)
     mine = RunFolder(tmp_path / "two" / "s" / "r")
     if here is not None:
-        _run(mine.path, *here, word="here")
+        _run(mine.path, *here, prefix="here")
     _push(tmp_path / "two" / "s", place)
     assert mine.last.read_text().startswith(kept)
     assert mine.best.read_text().startswith(kept)
@@ -240,13 +236,13 @@ def test_of_two_states_of_a_run_the_one_that_is_further_stays(place, tmp_path, h
     assert (fresh / "r" / "checkpoints" / "last.ckpt").read_text().startswith(kept)
 
 
-def test_a_finished_run_that_is_trained_anew_is_finished_no_more_in_the_backup(place, tmp_path):
+def test_retrained_run_is_unfinished_in_the_backup(place, tmp_path):
     folder = tmp_path / "s"
     _run(folder / "r", 3, finished=True)
     _push(folder, place)
     with backed_up(folder, _settings(place), "s"):
         RunFolder(folder / "r").clear()  # force=true
-        _run(folder / "r", 1, word="anew")
+        _run(folder / "r", 1, prefix="anew")
     _push(tmp_path / "fresh" / "s", place)
     fresh = RunFolder(tmp_path / "fresh" / "s" / "r")
     assert not fresh.result.exists()
@@ -254,7 +250,7 @@ def test_a_finished_run_that_is_trained_anew_is_finished_no_more_in_the_backup(p
 
 
 @pytest.mark.parametrize("waves", [0, 1, 2, 3])
-def test_a_push_that_is_cut_leaves_something_to_go_on_from(place, tmp_path, monkeypatch, waves):
+def test_interrupted_push_leaves_a_resumable_backup(place, tmp_path, monkeypatch, waves):
     folder = tmp_path / "one" / "s"
     _run(folder / "r", 2)
     _push(folder, place)
@@ -279,7 +275,7 @@ def test_a_push_that_is_cut_leaves_something_to_go_on_from(place, tmp_path, monk
     )
 
 
-def test_what_is_captured_while_a_run_goes_on_is_something_to_go_on_from(tmp_path):
+def test_snapshot_of_a_running_job_can_be_resumed(tmp_path):
     folder, stop = tmp_path / "s", threading.Event()
     run = _run(folder / "r", 0)
 
@@ -318,7 +314,7 @@ def test_two_machines_do_not_work_on_one_backup(place, tmp_path, monkeypatch):
     _push(tmp_path / "two" / "s", place)  # and so is this one afterwards
 
 
-def test_a_second_process_of_the_same_machine_joins_in(place, tmp_path, capsys):
+def test_second_process_of_the_same_machine_joins_in(place, tmp_path, capsys):
     folder = tmp_path / "s"
     _run(folder / "r", 1)
     with backed_up(folder, _settings(place), "s"):
@@ -359,7 +355,7 @@ def test_pushes_happen_while_the_work_goes_on(place, service, tmp_path):
             raise AssertionError(f"nothing was pushed in ten seconds: {names}")
 
 
-def test_of_two_studies_of_a_search_the_one_with_more_trials_stays(place, tmp_path):
+def test_of_two_search_studies_the_larger_stays(place, tmp_path):
     def study(path: Path, trials: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -378,10 +374,8 @@ def test_of_two_studies_of_a_search_the_one_with_more_trials_stays(place, tmp_pa
     assert finished_trials(mine) == 5
 
 
-def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pushed(
-    place, service, tmp_path, monkeypatch, capsys, cache_dir
-):
-    def sweep(folder: Path, *words: str) -> tuple[int, str]:
+def test_backup_of_another_sweep_is_refused_at_the_start(place, service, tmp_path, monkeypatch, capsys, cache_dir):
+    def sweep(folder: Path, *arguments: str) -> tuple[int, str]:
         folder.mkdir(exist_ok=True)
         monkeypatch.chdir(folder)
         few = [
@@ -391,7 +385,7 @@ def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pu
             "model.width=8",
             "trainer.accelerator=cpu",
         ]
-        command = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "dry_run=false", *words]
+        command = ["pneumonia", "sweep", "seeds", "seed=0", *few, f"cache_dir={cache_dir}", "dry_run=false", *arguments]
         monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as stop:
             main()
@@ -416,22 +410,20 @@ def test_the_backup_of_another_sweep_is_refused_before_anything_is_fetched_or_pu
     assert len(list((tmp_path / "empty").rglob("config.yaml"))) == 1
 
 
-def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
-    place, tmp_path, monkeypatch, capsys, cache_dir
-):
+def test_refused_sweep_does_not_block_the_backup_place(place, tmp_path, monkeypatch, capsys, cache_dir):
     monkeypatch.chdir(tmp_path)
     few = ["data.phantom.patients=60", "image_size=32", "model=simple_cnn", "model.width=8", "max_epochs=1", "seed=0"]
-    words = ["pneumonia", "sweep", "seeds", *few, f"cache_dir={cache_dir}", f"backup.place={place}", "dry_run=false"]
+    sweep = ["pneumonia", "sweep", "seeds", *few, f"cache_dir={cache_dir}", f"backup.place={place}", "dry_run=false"]
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     for more, code in ((["trainer=gpu"], 2), ([], 0)):
-        monkeypatch.setattr(sys, "argv", [*words, *more])
+        monkeypatch.setattr(sys, "argv", [*sweep, *more])
         with pytest.raises(SystemExit) as stop:
             main()
         assert int(stop.value.code or 0) == code, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["backup.place=Bad_Name"], "'Bad_Name' can not be a container"),
         (["backup.place='runs?sig=abc'"], "The place contains a token"),
@@ -445,10 +437,10 @@ def test_a_sweep_that_was_refused_before_its_first_run_stands_in_no_ones_way(
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "sweep"])
-def test_bad_words_are_refused_before_any_work(verb, words, message, service, monkeypatch, capsys, tmp_path):
+def test_bad_arguments_are_refused_before_any_work(verb, arguments, message, service, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     name = ["seeds", "seed=0"] if verb == "sweep" else []
-    monkeypatch.setattr(sys, "argv", ["pneumonia", verb, *name, "data.phantom.patients=12", "max_epochs=1", *words])
+    monkeypatch.setattr(sys, "argv", ["pneumonia", verb, *name, "data.phantom.patients=12", "max_epochs=1", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
     output = capsys.readouterr().err

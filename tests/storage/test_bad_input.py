@@ -1,4 +1,4 @@
-"""What goes wrong in practice, against a real Azurite: odd names, odd blobs, weak tokens, full disks, wrong folders."""
+"""Test failures against a real Azurite: odd names and blobs, insufficient tokens, full disks, wrong folders."""
 
 import gzip
 import hashlib
@@ -53,7 +53,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 # Listings
 
 
-def test_a_listing_says_what_the_client_library_says(service, container, monkeypatch):
+def test_listing_says_what_the_client_library_says(service, container, monkeypatch):
     names = [
         "a/plain.jpeg",
         "a/ünïcode nämé.txt",
@@ -77,7 +77,7 @@ def test_a_listing_says_what_the_client_library_says(service, container, monkeyp
     assert {name: (blob.etag.strip('"'), blob.size, blob.md5) for name, blob in found.items()} == theirs
 
 
-def test_a_name_that_xml_can_not_hold_is_decoded(service, container, through_proxy, proxy: Proxy):
+def test_name_that_xml_can_not_hold_is_decoded(service, container, through_proxy, proxy: Proxy):
     put(service, container, {"a/b" + "x" * 17: b"x"})
     plain, encoded = b"<Name>a/b" + b"x" * 17 + b"</Name>", b'<Name Encoded="true">a%2Fb</Name>'
     proxy.spoil = lambda piece: piece.replace(plain, encoded)
@@ -86,7 +86,7 @@ def test_a_name_that_xml_can_not_hold_is_decoded(service, container, through_pro
     assert list(list_blobs(client, Place.parse(container))) == ["a/b"]
 
 
-def test_a_listing_that_is_no_listing_is_named(service, container, through_proxy, proxy: Proxy, tmp_path):
+def test_listing_that_is_no_listing_is_named(service, container, through_proxy, proxy: Proxy, tmp_path):
     put(service, container, {"a.txt": b"x"})
     page = b"<html>Sign in to the hotel's network"
     proxy.spoil = lambda piece: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
@@ -95,7 +95,7 @@ def test_a_listing_that_is_no_listing_is_named(service, container, through_proxy
     assert not (tmp_path / "mirror").exists()
 
 
-def test_an_empty_place_removes_nothing(service, container, tmp_path):
+def test_empty_place_removes_nothing(service, container, tmp_path):
     put(service, container, {"train/a.txt": b"x"})
     pull(service, Place.parse(f"{container}/train"), tmp_path)
     service.get_container_client(container).delete_blob("train/a.txt")
@@ -104,7 +104,7 @@ def test_an_empty_place_removes_nothing(service, container, tmp_path):
     assert held(tmp_path) == {"a.txt": b"x"}
 
 
-def test_a_blob_that_ends_in_a_slash_and_holds_something_is_not_dropped_silently(service, container, tmp_path):
+def test_nonempty_blob_with_trailing_slash_is_refused(service, container, tmp_path):
     put(service, container, {"a.txt": b"x", "folder/": b"content"})
     with pytest.raises(BlobError, match=r"1 blob names .*'folder/'"):
         pull(service, Place.parse(container), tmp_path / "mirror")
@@ -113,21 +113,21 @@ def test_a_blob_that_ends_in_a_slash_and_holds_something_is_not_dropped_silently
 # Blobs
 
 
-def test_a_blob_that_is_stored_compressed_comes_as_it_is_stored(service, container, tmp_path):
+def test_compressed_blob_is_pulled_as_stored(service, container, tmp_path):
     stored = gzip.compress(b"pixels " * 500)
     put(service, container, {"a.dcm.gz": stored}, content_encoding="gzip")
     pull(service, Place.parse(container), tmp_path)
     assert held(tmp_path) == {"a.dcm.gz": stored}
 
 
-def test_an_archived_blob_is_named_with_what_to_do(service, container, tmp_path):
+def test_archived_blob_is_named_with_what_to_do(service, container, tmp_path):
     put(service, container, {"a.txt": b"x"})
     service.get_container_client(container).get_blob_client("a.txt").set_standard_blob_tier("Archive")
     with pytest.raises(BlobError, match=r"Can't pull a\.txt \(BlobArchived\): it is in the archive tier\. Move it to"):
         pull(service, Place.parse(container), tmp_path)
 
 
-def test_a_blob_that_goes_between_listing_and_reading_is_named(service, container, tmp_path, monkeypatch):
+def test_blob_that_goes_between_listing_and_reading_is_named(service, container, tmp_path, monkeypatch):
     put(service, container, {"a.txt": b"x"})
     plain = pull_module._download
 
@@ -164,9 +164,7 @@ def test_brackets_in_names_are_no_markup(
     assert f"Can't list {container}/[red] now; retrying in" in capsys.readouterr().err
 
 
-def test_a_line_that_falls_silent_is_tried_again(
-    service, container, through_proxy, proxy: Proxy, tmp_path, monkeypatch
-):
+def test_line_that_falls_silent_is_tried_again(service, container, through_proxy, proxy: Proxy, tmp_path, monkeypatch):
     put(service, container, {"a.bin": bytes(300_000)})
     monkeypatch.setattr("pneumonia.storage.client.READ_S", 0.5)
     silent = [1]
@@ -186,7 +184,7 @@ def test_a_line_that_falls_silent_is_tried_again(
 # The folder
 
 
-def test_a_pull_that_breaks_twice_still_knows_its_files(service, container, tmp_path, monkeypatch):
+def test_pull_that_breaks_twice_still_knows_its_files(service, container, tmp_path, monkeypatch):
     put(service, container, {"a.txt": b"first", "b.txt": b"first"})
     place = Place.parse(container)
     pull(service, place, tmp_path)
@@ -204,7 +202,7 @@ def test_a_pull_that_breaks_twice_still_knows_its_files(service, container, tmp_
     assert held(tmp_path) == {"a.txt": b"first", "b.txt": b"first"}
 
 
-def test_a_copied_mirror_is_known_by_its_checksums(service, container, tmp_path, monkeypatch):
+def test_copied_mirror_is_known_by_its_checksums(service, container, tmp_path, monkeypatch):
     put(service, container, {"a.txt": b"first", "N/b.txt": b"second"})
     pull(service, Place.parse(container), tmp_path / "one")
     shutil.copytree(tmp_path / "one", tmp_path / "two", copy_function=shutil.copyfile)  # loses the times
@@ -231,7 +229,7 @@ def test_nothing_is_removed_behind_a_link(service, container, tmp_path):
     assert (tmp_path / "elsewhere" / "a.txt").read_bytes() == b"x"
 
 
-def test_a_journal_from_elsewhere_removes_nothing_outside(service, container, tmp_path):
+def test_journal_from_elsewhere_removes_nothing_outside(service, container, tmp_path):
     put(service, container, {"a.txt": b"x"})
     mirror = tmp_path / "mirror"
     pull(service, Place.parse(container), mirror)
@@ -245,7 +243,7 @@ def test_a_journal_from_elsewhere_removes_nothing_outside(service, container, tm
     assert (tmp_path / "yours.txt").read_bytes() == b"yours"
 
 
-def test_a_file_that_you_changed_stays_when_its_blob_goes_and_you_hear_of_it(service, container, tmp_path, capsys):
+def test_changed_file_of_a_deleted_blob_stays_with_a_warning(service, container, tmp_path, capsys):
     put(service, container, {"a.txt": b"x", "b.txt": b"y"})
     pull(service, Place.parse(container), tmp_path)
     (tmp_path / "a.txt").write_bytes(b"my notes")
@@ -256,7 +254,7 @@ def test_a_file_that_you_changed_stays_when_its_blob_goes_and_you_hear_of_it(ser
     assert "1 files in" in capsys.readouterr().err
 
 
-def test_more_than_the_disk_holds_is_refused_before_it_is_begun(service, container, tmp_path, monkeypatch):
+def test_pull_larger_than_the_disk_is_refused_at_the_start(service, container, tmp_path, monkeypatch):
     put(service, container, {"a.txt": b"x" * 1000})
     usage = shutil.disk_usage(tmp_path)._replace(free=999)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
@@ -265,7 +263,7 @@ def test_more_than_the_disk_holds_is_refused_before_it_is_begun(service, contain
     assert held(tmp_path) == {}
 
 
-def test_a_disk_that_really_fills_up_keeps_whole_files_and_the_next_pull_goes_on(service, container, tmp_path):
+def test_pull_onto_a_full_disk_keeps_whole_files_and_resumes(service, container, tmp_path):
     files = {f"{number:02d}.bin": bytes([number]) * 3000 for number in range(30)}
     put(service, container, files)
     disk, kept = tmp_path / "disk", tmp_path / "kept"
@@ -291,7 +289,7 @@ def test_a_disk_that_really_fills_up_keeps_whole_files_and_the_next_pull_goes_on
 # Pushing
 
 
-def test_a_token_for_one_container_is_enough_to_push(service, container, azurite, tmp_path):
+def test_token_for_one_container_is_enough_to_push(service, container, azurite, tmp_path):
     rights = ContainerSasPermissions(read=True, write=True, create=True, list=True)
     token = generate_container_sas(
         ACCOUNT, container, account_key=KEY, permission=rights, expiry=datetime.now(UTC) + timedelta(hours=1)
@@ -304,7 +302,7 @@ def test_a_token_for_one_container_is_enough_to_push(service, container, azurite
         push(client, tmp_path / "new", Place.parse("other-container"))
 
 
-def test_a_file_whose_name_azure_would_change_is_refused(service, container, tmp_path):
+def test_file_whose_name_azure_would_change_is_refused(service, container, tmp_path):
     write(tmp_path / "new", {"a\\b.txt": b"x", "sound.txt": b"y"})
     with pytest.raises(BlobError, match=r"1 files have names that can't be blobs: .*backslash.*Nothing was uploaded"):
         push(service, tmp_path / "new", Place.parse(container))
@@ -322,7 +320,7 @@ def test_links_and_temporary_files_stay_here_and_links_are_said(service, contain
     assert "1 links were not followed" in capsys.readouterr().err
 
 
-def test_an_upload_whose_answer_was_lost_counts_as_ours(service, container, through_proxy, proxy: Proxy, tmp_path):
+def test_upload_whose_answer_was_lost_counts_as_ours(service, container, through_proxy, proxy: Proxy, tmp_path):
     folder = write(tmp_path / "new", {"a.txt": b"content"})
     lost = []
 
@@ -338,7 +336,7 @@ def test_an_upload_whose_answer_was_lost_counts_as_ours(service, container, thro
     assert service.get_container_client(container).download_blob("a.txt").readall() == b"content"
 
 
-def test_a_file_that_is_written_while_it_is_pushed_is_named(service, container, tmp_path, monkeypatch):
+def test_file_written_during_a_push_is_named(service, container, tmp_path, monkeypatch):
     folder = write(tmp_path / "new", {"log.txt": b"first"})
     plain = push_module.file_hash
 
@@ -356,7 +354,7 @@ def test_a_file_that_is_written_while_it_is_pushed_is_named(service, container, 
 
 
 @pytest.mark.parametrize("prefix", ["../other", "a/../../other", "a//b", "./a", "back\\slash", "nul\0"])
-def test_a_prefix_that_would_lead_out_of_its_container_is_refused(prefix):
+def test_prefix_that_escapes_its_container_is_refused(prefix):
     with pytest.raises(ConfigError, match="can not be a prefix"):
         Place.parse(f"train/{prefix}/x")
 
@@ -365,7 +363,7 @@ def test_a_prefix_that_would_lead_out_of_its_container_is_refused(prefix):
     "text",
     ["train?sv=1&sig=TOPSECRET", "train/x?sig=TOPSECRET", f"{KEY}", "https://x.blob.core.windows.net/t?sig=TOPSECRET"],
 )
-def test_a_place_with_a_secret_in_it_is_refused_without_showing_it(text):
+def test_place_with_a_secret_is_refused_without_showing_it(text):
     with pytest.raises(ConfigError) as caught:
         Place.parse(text)
     assert "TOPSECRET" not in str(caught.value)
@@ -387,13 +385,13 @@ def test_a_place_with_a_secret_in_it_is_refused_without_showing_it(text):
         (None, {"AZURE_STORAGE_CONNECTION_STRING": f"AccountKey={KEY}"}, "is not a connection string"),
     ],
 )
-def test_an_address_that_is_none_is_named_without_its_secret(url, environ, message):
+def test_address_that_is_none_is_named_without_its_secret(url, environ, message):
     with pytest.raises(ConfigError, match=message) as caught:
         connect(url, environ=environ)
     assert KEY[:20] not in str(caught.value)
 
 
-def test_an_address_can_come_from_the_environment(service, container, azurite, tmp_path):
+def test_address_can_come_from_the_environment(service, container, azurite, tmp_path):
     put(service, container, {"a.txt": b"x"})
     environ = {"AZURE_STORAGE_ACCOUNT_URL": f"http://127.0.0.1:{azurite}/{ACCOUNT}", "AZURE_STORAGE_KEY": KEY}
     assert pull(connect(environ=environ), Place.parse(container), tmp_path).moved == 1
@@ -402,7 +400,7 @@ def test_an_address_can_come_from_the_environment(service, container, azurite, t
     )
 
 
-def test_a_key_that_was_cut_is_named(service, container, azurite, tmp_path):
+def test_key_that_was_cut_is_named(service, container, azurite, tmp_path):
     client = connect(f"http://127.0.0.1:{azurite}/{ACCOUNT}", environ={"AZURE_STORAGE_KEY": KEY[:-3]})
     with pytest.raises(AccessError, match="the key is incomplete") as caught:
         pull(client, Place.parse(container), tmp_path)
@@ -416,7 +414,7 @@ def test_what_may_be_a_secret_is_blotted_out():
 
 
 @pytest.mark.parametrize("secret", ["key", "token"])
-def test_the_command_shows_no_secret_whatever_fails(secret, service, container, azurite, tmp_path):
+def test_command_shows_no_secret_whatever_fails(secret, service, container, azurite, tmp_path):
     expired = generate_container_sas(
         ACCOUNT,
         container,
@@ -428,10 +426,10 @@ def test_the_command_shows_no_secret_whatever_fails(secret, service, container, 
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AZURE_")}
     environ |= {"AZURE_STORAGE_KEY": wrong} if secret == "key" else {"AZURE_STORAGE_SAS_TOKEN": expired}
     for port, name in [(azurite, "AccessError"), (1, "TransferError")]:
-        words = ["data", "pull", container, str(tmp_path), "--account-url", f"http://127.0.0.1:{port}/{ACCOUNT}"]
+        arguments = ["data", "pull", container, str(tmp_path), "--account-url", f"http://127.0.0.1:{port}/{ACCOUNT}"]
         code = "import pneumonia.storage.client as a; a.PAUSES_S = (0.01,); from pneumonia.cli import main; main()"
         done = subprocess.run(
-            [sys.executable, "-c", code, *words], env=environ, capture_output=True, text=True, check=False
+            [sys.executable, "-c", code, *arguments], env=environ, capture_output=True, text=True, check=False
         )
         assert done.returncode == 2, done.stderr
         assert name in done.stderr
@@ -442,7 +440,7 @@ def test_the_command_shows_no_secret_whatever_fails(secret, service, container, 
 # Many at once
 
 
-def test_the_first_failure_wakes_those_who_wait_to_try_again():
+def test_first_failure_wakes_those_who_wait_to_try_again():
     stop, tries = Event(), []
 
     def work(item: str) -> None:

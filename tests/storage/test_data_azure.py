@@ -1,4 +1,4 @@
-"""`data=azure` is the same run as the same files in a folder."""
+"""Test that `data=azure` gives the same run as the same files in a folder."""
 
 import re
 import sys
@@ -16,20 +16,20 @@ from .conftest import free_port
 
 @pytest.fixture
 def containers(service, phantoms) -> dict[str, str]:
-    """The phantoms of train and test in containers of their own, and a flat copy of some as validation."""
+    """Upload the phantoms of train and test to two containers, and some of them to a third as validation."""
     names = {part: f"{part}{free_port()}" for part in ("train", "test")}
     for part, name in names.items():
         push(service, phantoms / part, Place.parse(name))
     return names
 
 
-def _words(containers: dict[str, str]) -> list[str]:
-    words = [f"data.azure.{part}={name}" for part, name in containers.items()]
-    return ["data=azure", "data.azure.validation=null", *words, "max_epochs=1"]
+def _arguments(containers: dict[str, str]) -> list[str]:
+    arguments = [f"data.azure.{part}={name}" for part, name in containers.items()]
+    return ["data=azure", "data.azure.validation=null", *arguments, "max_epochs=1"]
 
 
 def test_training_from_containers_is_the_run_of_the_same_folder(containers, phantoms, compose, tmp_path):
-    from_blobs = train(compose(*_words(containers), runs_dir=tmp_path))
+    from_blobs = train(compose(*_arguments(containers), runs_dir=tmp_path))
     from_folder = train(compose("data=folder", f"data.root={phantoms}", "max_epochs=1", runs_dir=tmp_path))
     assert from_blobs.run_id == from_folder.run_id
     assert from_blobs.data.manifest_sha256 == from_folder.data.manifest_sha256
@@ -38,9 +38,9 @@ def test_training_from_containers_is_the_run_of_the_same_folder(containers, phan
     )
 
 
-def test_a_missing_container_is_named_before_anything_is_trained(containers, compose, tmp_path):
+def test_missing_container_is_named_before_anything_is_trained(containers, compose, tmp_path):
     with pytest.raises(BlobError, match="Can't list no-such-place: it does not exist"):
-        train(compose(*_words({**containers, "test": "no-such-place"}), runs_dir=tmp_path))
+        train(compose(*_arguments({**containers, "test": "no-such-place"}), runs_dir=tmp_path))
     assert not list(tmp_path.rglob("*.yaml"))
 
 
@@ -48,11 +48,11 @@ def test_one_container_with_prefixes_serves_as_well(service, phantoms, compose, 
     name = f"one{free_port()}"
     push(service, phantoms, Place.parse(f"{name}/study"))
     places = {"train": f"{name}/study/train", "test": f"{name}/study/test"}
-    assert train(compose(*_words(places), runs_dir=tmp_path)).status == "completed"
+    assert train(compose(*_arguments(places), runs_dir=tmp_path)).status == "completed"
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "message"),
+    ("arguments", "code", "message"),
     [
         (["data", "pull", "no-such", "DIR"], 2, "BlobError: Can't list no-such: it does not exist"),
         (["data", "pull", "Bad_Name", "DIR"], 2, "ConfigError: 'Bad_Name' can not be a container"),
@@ -62,13 +62,15 @@ def test_one_container_with_prefixes_serves_as_well(service, phantoms, compose, 
         (["doctor", "--azure", "--azure-train", "no-such"], 1, "PROBLEM  azure      BlobError: Can't list no-such"),
     ],
 )
-def test_the_commands_end_with_a_code_and_a_reason(words, code, message, service, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pneumonia", *(str(tmp_path / "x") if word == "DIR" else word for word in words)])
+def test_commands_end_with_a_code_and_a_reason(arguments, code, message, service, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["pneumonia", *(str(tmp_path / "x") if argument == "DIR" else argument for argument in arguments)]
+    )
     with pytest.raises(SystemExit) as stop:
         main()
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert stop.value.code == code
-    assert re.search(message, said.out + said.err), said
+    assert re.search(message, printed.out + printed.err), printed
     assert not (tmp_path / "x").exists()
 
 

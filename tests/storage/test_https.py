@@ -1,4 +1,4 @@
-"""Token credentials over HTTPS, as in production, against a real Azurite with a certificate of its own."""
+"""Test token credentials over HTTPS against a real Azurite with its own certificate."""
 
 import base64
 import ipaddress
@@ -24,7 +24,7 @@ from .conftest import ACCOUNT, running_azurite
 
 
 class Token:
-    """A credential whose token looks as Entra ID's do; the emulator checks all of it but the signature."""
+    """A credential with tokens like those of Entra ID; the emulator checks all but the signature."""
 
     def __init__(self, audience: str = "https://storage.azure.com") -> None:
         self.audience = audience
@@ -46,7 +46,7 @@ class Token:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A self-signed certificate of 127.0.0.1, and its key."""
+    """Return a self-signed certificate of 127.0.0.1 and its key."""
     folder = tmp_path_factory.mktemp("certificate")
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
@@ -82,7 +82,7 @@ def _short_pauses(monkeypatch):
     monkeypatch.setattr("pneumonia.storage.client.PAUSES_S", (0.01,))
 
 
-def test_a_token_pushes_and_pulls_over_https(address, certificate, tmp_path, monkeypatch):
+def test_token_pushes_and_pulls_over_https(address, certificate, tmp_path, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     service = connect(address, credential=Token())
     (tmp_path / "data").mkdir()
@@ -95,22 +95,20 @@ def test_a_token_pushes_and_pulls_over_https(address, certificate, tmp_path, mon
     assert settings.content_type == "text/plain"
 
 
-def test_a_token_for_something_else_is_refused_by_name(address, certificate, tmp_path, monkeypatch):
+def test_token_for_something_else_is_refused_by_name(address, certificate, tmp_path, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     service = connect(address, credential=Token("https://elsewhere.example"))
     with pytest.raises(AccessError, match=r"Azure refuses to list secure"):
         pull(service, Place.parse("secure"), tmp_path / "mirror")
 
 
-def test_a_certificate_that_no_one_vouches_for_is_refused(address, tmp_path, monkeypatch):
+def test_certificate_that_no_one_vouches_for_is_refused(address, tmp_path, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
     with pytest.raises(TransferError, match="the connection fails"):
         pull(connect(address, credential=Token()), Place.parse("secure"), tmp_path / "mirror")
 
 
-def test_without_any_credential_the_default_chain_is_asked_and_its_failure_named(
-    address, certificate, tmp_path, monkeypatch
-):
+def test_failure_of_the_default_credential_is_named(address, certificate, tmp_path, monkeypatch):
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     for name in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)

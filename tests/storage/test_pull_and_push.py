@@ -1,4 +1,4 @@
-"""Transfers against a real Azurite: whole, verified, resumable, and never outside their folder."""
+"""Test transfers against a real Azurite: complete, verified, resumable, and never outside their folder."""
 
 import hashlib
 import json
@@ -44,7 +44,7 @@ def _held(folder):
     }
 
 
-def test_a_pull_brings_every_byte_and_a_second_one_costs_one_listing(service, container, tmp_path, monkeypatch):
+def test_pull_is_complete_and_repeats_with_one_listing(service, container, tmp_path, monkeypatch):
     _fill(service, container)
     first = pull(service, Place.parse(container), tmp_path / "mirror")
     assert (first.listed, first.moved, first.unchanged, first.deleted) == (27, 27, 0, 0)
@@ -59,7 +59,7 @@ def test_a_pull_brings_every_byte_and_a_second_one_costs_one_listing(service, co
     assert (second.moved, second.unchanged, second.bytes) == (0, 27, 0)
 
 
-def test_what_changed_is_fetched_what_is_gone_goes_and_what_is_yours_stays(service, container, tmp_path):
+def test_pull_fetches_changes_removes_deleted_and_keeps_own_files(service, container, tmp_path):
     folder = tmp_path / "mirror"
     _fill(service, container)
     pull(service, Place.parse(container), folder)
@@ -76,14 +76,14 @@ def test_what_changed_is_fetched_what_is_gone_goes_and_what_is_yours_stays(servi
     assert not (folder / "sub").exists()
 
 
-def test_a_prefix_is_a_folder_of_its_own(service, container, tmp_path):
+def test_prefix_is_a_folder_of_its_own(service, container, tmp_path):
     _fill(service, container, prefix="study/train/")
     _fill(service, container, {"other.txt": b"x"}, prefix="study/training/")
     pull(service, Place.parse(f"{container}/study/train"), tmp_path)
     assert _held(tmp_path) == FILES
 
 
-def test_your_own_file_in_the_place_of_a_blob_is_refused_and_an_equal_one_is_adopted(service, container, tmp_path):
+def test_own_file_in_place_of_a_blob_is_kept_or_adopted(service, container, tmp_path):
     _fill(service, container, {"a.txt": b"theirs", "b.txt": b"same"})
     (tmp_path / "b.txt").write_bytes(b"same")
     (tmp_path / "a.txt").write_bytes(b"mine!!")
@@ -107,7 +107,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_name_that_can_not_be_a_file_here_is_refused_before_anything_is_written(name, tmp_path):
+def test_blob_name_that_is_no_file_name_is_refused_first(name, tmp_path):
     from pneumonia.storage.blob_names import check_names
 
     with pytest.raises(BlobError, match=r"1 blob names can't be files under .*Nothing was written"):
@@ -116,7 +116,7 @@ def test_a_name_that_can_not_be_a_file_here_is_refused_before_anything_is_writte
 
 
 @pytest.mark.parametrize("name", ["/absolute.txt", "nul\0.txt", "", "a/./b", "lone\ud800.txt"])
-def test_names_that_a_server_would_not_take_are_refused_all_the_same(name, tmp_path):
+def test_names_that_no_server_accepts_are_refused_too(name, tmp_path):
     from pneumonia.storage.blob_names import check_names
 
     with pytest.raises(BlobError, match="can't be files under"):
@@ -146,7 +146,7 @@ def test_names_that_hide_each_other_are_refused(names, reason, tmp_path):
         check_names(names, tmp_path)
 
 
-def test_a_link_in_the_mirror_leads_nowhere_else(service, container, tmp_path):
+def test_link_in_the_mirror_leads_nowhere_else(service, container, tmp_path):
     _fill(service, container, {"sub/a.txt": b"x"})
     (tmp_path / "mirror").mkdir()
     (tmp_path / "elsewhere").mkdir()
@@ -167,9 +167,7 @@ def test_connections_that_are_cut_in_the_middle_lose_nothing(service, container,
     assert _held(tmp_path / "mirror") == files
 
 
-def test_a_connection_that_stays_cut_is_named_and_what_came_is_kept(
-    service, container, through_proxy, proxy: Proxy, tmp_path
-):
+def test_lost_connection_is_named_and_completed_files_stay(service, container, through_proxy, proxy: Proxy, tmp_path):
     rng = np.random.default_rng(0)
     files = {f"{number}.bin": rng.bytes(200_000) for number in range(12)}
     _fill(service, container, files)
@@ -185,9 +183,7 @@ def test_a_connection_that_stays_cut_is_named_and_what_came_is_kept(
 
 
 @pytest.mark.parametrize(("status", "mends"), [("429 Too Many Requests", 3), ("503 Server Busy", 3), ("500 Oh", 10**6)])
-def test_a_busy_service_is_asked_again_and_in_the_end_named(
-    status, mends, service, container, through_proxy, proxy: Proxy, tmp_path
-):
+def test_busy_service_is_retried_then_named(status, mends, service, container, through_proxy, proxy: Proxy, tmp_path):
     _fill(service, container)
     left = [mends]
 
@@ -206,9 +202,7 @@ def test_a_busy_service_is_asked_again_and_in_the_end_named(
     assert left == [0]
 
 
-def test_a_server_that_asks_for_patience_gets_it(
-    service, container, through_proxy, proxy: Proxy, tmp_path, monkeypatch
-):
+def test_server_that_asks_for_patience_gets_it(service, container, through_proxy, proxy: Proxy, tmp_path, monkeypatch):
     _fill(service, container, {"a.txt": b"x"})
     waited: list[float] = []
     monkeypatch.setattr("pneumonia.storage.client._pause", lambda wait_s, stop: waited.append(wait_s))
@@ -225,9 +219,7 @@ def test_a_server_that_asks_for_patience_gets_it(
     assert 7.0 in waited
 
 
-def test_bytes_that_were_spoilt_on_the_way_are_found_by_their_md5(
-    service, container, through_proxy, proxy: Proxy, tmp_path
-):
+def test_bytes_corrupted_in_transfer_fail_their_md5(service, container, through_proxy, proxy: Proxy, tmp_path):
     _fill(service, container, {"a.bin": b"A" * 5000})
     times = [2]
 
@@ -246,7 +238,7 @@ def test_bytes_that_were_spoilt_on_the_way_are_found_by_their_md5(
     assert not (tmp_path / "other" / "a.bin").exists()
 
 
-def test_a_blob_that_changes_while_it_is_read_comes_as_one_of_its_versions(service, container, tmp_path, monkeypatch):
+def test_blob_changed_during_a_pull_arrives_as_one_version(service, container, tmp_path, monkeypatch):
     _fill(service, container, {"a.bin": b"old"})
     client = service.get_container_client(container)
     plain, changes = pull_module._download, [1]
@@ -268,16 +260,14 @@ def test_a_blob_that_changes_while_it_is_read_comes_as_one_of_its_versions(servi
     assert _held(tmp_path) == {"a.bin": b"new content"}
 
 
-def test_a_pull_killed_in_the_middle_goes_on_and_fetches_nothing_twice(
-    service, container, through_proxy, proxy: Proxy, tmp_path
-):
+def test_killed_pull_resumes_and_fetches_nothing_twice(service, container, through_proxy, proxy: Proxy, tmp_path):
     rng = np.random.default_rng(0)
     files = {f"NORMAL/{number:03d}.bin": rng.bytes(3000) for number in range(120)}
     _fill(service, container, files)
     proxy.delay_s = 0.03
     folder = tmp_path / "mirror"
-    words = [sys.executable, "-m", "pneumonia", "data", "pull", container, str(folder), "--workers", "2"]
-    running = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    arguments = [sys.executable, "-m", "pneumonia", "data", "pull", container, str(folder), "--workers", "2"]
+    running = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     while len(list((folder / "NORMAL").glob("*.bin"))) < 30:
         assert running.poll() is None
         time.sleep(0.02)
@@ -291,7 +281,7 @@ def test_a_pull_killed_in_the_middle_goes_on_and_fetches_nothing_twice(
     assert _held(folder) == files
 
 
-def test_a_full_disk_is_named_and_leaves_no_half_file(service, container, tmp_path, monkeypatch):
+def test_full_disk_is_named_and_leaves_no_half_file(service, container, tmp_path, monkeypatch):
     _fill(service, container)
     plain = pull_module._download
 
@@ -306,7 +296,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(service, container, tmp_pa
     assert all(FILES[name] == content for name, content in _held(tmp_path / "mirror").items())
 
 
-def test_a_blob_without_md5_is_checked_by_size_and_counted(service, container, tmp_path):
+def test_blob_without_md5_is_checked_by_size_and_counted(service, container, tmp_path):
     client = service.get_container_client(container).get_blob_client("blocks.bin")
     client.stage_block("b1", b"x" * 1000)
     client.commit_block_list(["b1"], content_settings=ContentSettings())
@@ -315,7 +305,7 @@ def test_a_blob_without_md5_is_checked_by_size_and_counted(service, container, t
     assert _held(tmp_path) == {"blocks.bin": b"x" * 1000}
 
 
-def test_a_missing_container_and_a_dead_server_are_named(service, monkeypatch, tmp_path):
+def test_missing_container_and_a_dead_server_are_named(service, monkeypatch, tmp_path):
     with pytest.raises(BlobError, match=r"Can't list no-such-container: it does not exist \(ContainerNotFound\)"):
         pull(service, Place.parse("no-such-container"), tmp_path / "mirror")
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", connection_string(1))
@@ -380,19 +370,19 @@ def test_refusals_are_named_and_show_no_secret(service, container, azurite, tmp_
         ("x.blob.core.windows.net", {}, "is not a URL"),
     ],
 )
-def test_an_account_that_can_not_be_is_named_without_its_secret(url, environ, message):
+def test_invalid_account_is_named_without_its_secret(url, environ, message):
     with pytest.raises(ConfigError, match=message) as caught:
         connect(url, environ=environ)
     assert "TOPSECRET" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["", "Train", "a", "x" * 64, "two--hyphens", "-x-x", "../train"])
-def test_a_container_that_azure_can_not_have_is_named(text):
+def test_container_that_azure_can_not_have_is_named(text):
     with pytest.raises(ConfigError, match="can not be a container"):
         Place.parse(text)
 
 
-def test_a_push_uploads_what_is_new_and_a_second_one_nothing(service, tmp_path):
+def test_push_uploads_new_files_and_a_second_nothing(service, tmp_path):
     folder = tmp_path / "run"
     for name, content in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -409,7 +399,7 @@ def test_a_push_uploads_what_is_new_and_a_second_one_nothing(service, tmp_path):
     assert _held(tmp_path / "back") == {**FILES, "empty.bin": b"grown"}
 
 
-def test_a_push_never_overwrites_what_someone_else_changed_meanwhile(service, container, tmp_path, monkeypatch):
+def test_push_never_overwrites_what_someone_else_changed_meanwhile(service, container, tmp_path, monkeypatch):
     from pneumonia.storage import push as push_module
 
     (tmp_path / "a.txt").write_text("mine")
@@ -434,7 +424,7 @@ def test_there_must_be_something_to_push(service, make, tmp_path):
         push(service, tmp_path / "x", Place.parse("train"))
 
 
-def test_a_mirror_has_the_parts_of_a_release_and_says_which_container_is_missing(service, tmp_path):
+def test_mirror_has_its_subsets_and_names_a_missing_container(service, tmp_path):
     for part in ("train", "validation"):
         service.create_container(f"{part}{os.getpid()}")
         _fill(service, f"{part}{os.getpid()}", {f"person1_virus_{len(part)}.jpeg": b"x"})
