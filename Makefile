@@ -112,7 +112,7 @@ vm-setup: $(INFRA)/.ready vm-wheel ## install the project on the VM, ten minutes
 	@$(PYTHON) infra/vm.py setup $(ARGS)
 
 vm-sweep: $(INFRA)/.ready vm-wheel ## start a sweep on the VM: make vm-sweep SWEEP=optimizer ARGS="data=azure backup.place=CONTAINER/PREFIX"
-	@$(PYTHON) infra/vm.py sweep "$$SWEEP" --words "$$ARGS"
+	@$(PYTHON) infra/vm.py sweep "$$SWEEP" --overrides "$$ARGS"
 
 vm-logs: ## show the output of the sweep until Ctrl-C
 	@$(PYTHON) infra/vm.py logs

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole road on one machine: vm-up, vm-sweep, the VM is taken away in mid-sweep, a new one goes on from Blob Storage, vm-pull, vm-down.
+# Test all steps on one machine: vm-up, vm-sweep, loss of the VM in mid-sweep, a new one that resumes from Blob Storage, vm-pull, vm-down.
 #
 #   sudo infra/try_road.sh        a quarter of an hour, 15 GB for as long as it runs; CACHE=DIR keeps the Debian for the next time
 #
@@ -51,8 +51,8 @@ export PNEUMONIA_VM_SSH_KEY=$work/key.pub TF_VAR_behaviour=$work/behaviour
 export GOOGLE_OAUTH_ACCESS_TOKEN=stand-in GOOGLE_CLOUD_PROJECT=stand-in-project
 vm=(make --no-print-directory -C "$root_of_project")
 no_gpu="machine_type=e2-standard-2 gpu_type= gpu_count=0 caller_cidr=203.0.113.4/32"
-words="seed=0,1,2 data.phantom.patients=60 image_size=32 model=simple_cnn max_epochs=80 trainer.accelerator=cpu dry_run=false"
-sweep() { "${vm[@]}" vm-sweep SWEEP=seeds ARGS="$words backup.place=runs/try"; }
+overrides="seed=0,1,2 data.phantom.patients=60 image_size=32 model=simple_cnn max_epochs=80 trainer.accelerator=cpu dry_run=false"
+sweep() { "${vm[@]}" vm-sweep SWEEP=seeds ARGS="$overrides backup.place=runs/try"; }
 
 step "The first VM: make vm-up && make vm-sweep"
 new_machine
@@ -73,26 +73,26 @@ echo "off, with $(done_jobs) of 3 jobs done"
 grep -q 'does not answer' "$work/pull.log" || { cat "$work/pull.log"; fail "vm-pull does not say that the VM is gone"; }
 "${vm[@]}" vm-down
 
-step "A new VM, with nothing on it, goes on"
+step "A new, empty VM resumes"
 new_machine
 "${vm[@]}" vm-up VM="$no_gpu"
 "${vm[@]}" vm-setup ARGS="self_stop=false" > "$work/setup.log" 2>&1 || { tail -n 40 "$work/setup.log"; fail "vm-setup"; }
 sweep > "$work/sweep.log" 2>&1 || { tail -n 40 "$work/sweep.log"; fail "vm-sweep"; }
 for _ in $(seq 300); do [[ "$(on systemctl is-active pneumonia-sweep || true)" =~ ^activ ]] || break; sleep 1; done
-on sudo journalctl --no-pager --unit=pneumonia-sweep | grep -E 'go on here|jobs;|Backed up' || fail "it does not go on from the backup"
+on sudo journalctl --no-pager --unit=pneumonia-sweep | grep -E 'go on here|jobs;|Backed up' || fail "it does not resume from the backup"
 [ "$(done_jobs)" = 3 ] || { on sudo journalctl --no-pager --unit=pneumonia-sweep | tail -n 30; fail "not all jobs are done"; }
 
 step "The runs, fetched, against an undisturbed sweep"
 "${vm[@]}" vm-pull ARGS="into=$work/runs"
 "${vm[@]}" vm-cost
-# shellcheck disable=SC2086 # words
-(cd "$work" && "$root_of_project/.venv/bin/pneumonia" sweep seeds $words runs_dir=whole cache_dir=cache) > "$work/whole.log" 2>&1 || fail "the undisturbed sweep"
+# shellcheck disable=SC2086 # overrides
+(cd "$work" && "$root_of_project/.venv/bin/pneumonia" sweep seeds $overrides runs_dir=whole cache_dir=cache) > "$work/whole.log" 2>&1 || fail "the undisturbed sweep"
 "$root_of_project/.venv/bin/python" - "$work/runs/seeds/results.csv" "$work/whole/seeds/results.csv" << 'END'
 import sys
 import pandas as pd
-cut, whole = (pd.read_csv(path).loc[:, lambda table: ~table.columns.str.startswith("cost.")] for path in sys.argv[1:])
-pd.testing.assert_frame_equal(cut, whole, check_exact=True)
-print(f"equal in all {cut.size} figures of {len(cut)} jobs")
+resumed, whole = (pd.read_csv(path).loc[:, lambda table: ~table.columns.str.startswith("cost.")] for path in sys.argv[1:])
+pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+print(f"equal in all {resumed.size} values of {len(resumed)} jobs")
 END
 
 step "make vm-down, twice"

@@ -1,4 +1,4 @@
-"""Who calls, and from where: user, project, credentials, SSH key, address, and where the state of the user's VM lies."""
+"""Find the caller's user name, project, credentials, SSH key and address, and the folder with the state of the VM."""
 
 import getpass
 import hashlib
@@ -15,9 +15,7 @@ from typing import Any, Final
 from vm_errors import VmError
 
 HERE: Final = Path(__file__).resolve().parent
-STUDY: Final = (
-    HERE / "terraform" / "study.auto.tfvars.json"
-)  # the study's machine: what is chosen where nothing is said
+STUDY: Final = HERE / "terraform" / "study.auto.tfvars.json"  # the study's machine, which is the default
 PROJECT_NAMES: Final = ("GOOGLE_CLOUD_PROJECT", "GOOGLE_PROJECT", "CLOUDSDK_CORE_PROJECT")
 KEYS: Final = ("id_ed25519.pub", "id_ecdsa.pub", "id_rsa.pub")
 WHO_AM_I: Final = ("https://checkip.amazonaws.com", "https://api.ipify.org")
@@ -26,7 +24,7 @@ LONGEST_USER: Final = 20
 
 
 @dataclass(frozen=True)
-class Desk:
+class Workspace:
     """The user, the Terraform module, and the folder with the user's state."""
 
     user: str
@@ -58,7 +56,7 @@ class Desk:
         return self.folder / "inventory.ini"
 
     def choice(self) -> dict[str, Any]:
-        """What the VM was made with; empty where this machine did not make it."""
+        """Return the variables of the VM; empty if this machine did not create it."""
         try:
             found = json.loads(self.choice_file.read_text())
         except (FileNotFoundError, json.JSONDecodeError):
@@ -66,27 +64,27 @@ class Desk:
         return found if isinstance(found, dict) else {}
 
     def noted_key(self) -> Path | None:
-        """The public key that the VM was made with, where it is still there."""
+        """Return the public key of the VM, if its file still exists."""
         noted = Path(self.key_file.read_text().strip()) if self.key_file.is_file() else None
         return noted if noted and noted.is_file() else None
 
     def note(self, choice: dict[str, Any]) -> None:
-        """Keeps what was chosen: for Terraform, and for later calls. There are no secrets in it."""
+        """Record the variables for Terraform and for later calls; there are no secrets in them."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.key_file.write_text(f"{choice.get('ssh_key', '')}\n")
         variables = {name: value for name, value in choice.items() if name != "ssh_key"}
         self.choice_file.write_text(json.dumps(variables, indent=2) + "\n")
 
 
-def desk() -> Desk:
-    """The desk of the calling user; PNEUMONIA_VM_USER, PNEUMONIA_VM_MODULE and PNEUMONIA_VM_STATE say otherwise."""
+def workspace() -> Workspace:
+    """Return the workspace of the user, or that of PNEUMONIA_VM_USER, PNEUMONIA_VM_MODULE and PNEUMONIA_VM_STATE."""
     user = user_name(os.environ.get("PNEUMONIA_VM_USER") or getpass.getuser())
     module = Path(os.environ.get("PNEUMONIA_VM_MODULE") or HERE / "terraform").resolve()
-    return Desk(user, module, Path(os.environ.get("PNEUMONIA_VM_STATE") or HERE / ".state").resolve() / user)
+    return Workspace(user, module, Path(os.environ.get("PNEUMONIA_VM_STATE") or HERE / ".state").resolve() / user)
 
 
 def user_name(raw: str) -> str:
-    """A user's name as Google's names allow it; one that has to be changed gets a digest, so that no two become the same."""
+    """Return a user name that Google accepts; a changed one gets a digest, so that names stay distinct."""
     name = re.sub(r"[^a-z0-9]+", "-", raw.lower()).strip("-")
     name = name if name[:1].isalpha() else f"u{name}"
     if name == raw and len(name) <= LONGEST_USER:
@@ -95,14 +93,14 @@ def user_name(raw: str) -> str:
 
 
 def terraform_missing() -> str | None:
-    """What to do where there is no terraform."""
+    """Return what to do if terraform is missing."""
     if shutil.which("terraform"):
         return None
     return "terraform is missing, which makes and removes the VM: install 1.9 or newer from https://developer.hashicorp.com/terraform/install"
 
 
 def credentials_missing() -> str | None:
-    """What to do where Google would not know who asks. Looks whether credentials are there, never into them."""
+    """Return what to do if there are no Google credentials; their content is not read."""
     if any(os.environ.get(name) for name in ("GOOGLE_CREDENTIALS", "GOOGLE_OAUTH_ACCESS_TOKEN")):
         return None
     if named := os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"):
@@ -122,7 +120,7 @@ def credentials_missing() -> str | None:
 
 
 def find_project() -> str | None:
-    """The project of the environment, or of gcloud's settings."""
+    """Return the project of the environment, or of gcloud's settings."""
     for name in PROJECT_NAMES:
         if found := os.environ.get(name):
             return found
@@ -137,7 +135,7 @@ def find_project() -> str | None:
 
 
 def find_key(named: str | None) -> Path | None:
-    """The public key file: the named one, that of PNEUMONIA_VM_SSH_KEY, or the first of ~/.ssh."""
+    """Return the public key file: the named one, that of PNEUMONIA_VM_SSH_KEY, or the first of ~/.ssh."""
     if wanted := named or os.environ.get("PNEUMONIA_VM_SSH_KEY"):
         path = Path(wanted).expanduser()
         path = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
@@ -148,7 +146,7 @@ def find_key(named: str | None) -> Path | None:
 
 
 def find_address() -> str | None:
-    """This machine's IPv4 address as the internet sees it, a /32."""
+    """Return the public IPv4 address of this machine, as a /32."""
     for url in WHO_AM_I:
         try:
             with urllib.request.urlopen(url, timeout=5) as answer:

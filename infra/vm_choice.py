@@ -1,37 +1,37 @@
-"""What is to be made: the study's machine, or what KEY=VALUE words put in its place, checked before anything is made."""
+"""Choose the VM: the study's machine with KEY=VALUE settings in place of its own, validated before anything is created."""
 
 import difflib
 import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from vm_caller import STUDY, Desk, credentials_missing, find_address, find_key, find_project, terraform_missing
+from vm_caller import STUDY, Workspace, credentials_missing, find_address, find_key, find_project, terraform_missing
 from vm_errors import VmError
 from vm_prices import price
 
-OWN: Final = ("project", "ssh_key", "caller_cidr")  # what has no default that everyone shares
+OWN: Final = ("project", "ssh_key", "caller_cidr")  # without a shared default
 
 
-def read_words(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """KEY=VALUE words as a dict.
+def read_settings(arguments: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Parse KEY=VALUE arguments.
 
     Raises:
-        VmError: A word that is none, or a key that is not known.
+        VmError: An argument of another form, or an unknown key.
     """
     given = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
         if not equals or key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            there = f"There are: {', '.join(sorted(known))}" if known else "This command takes no words."
+            there = f"There are: {', '.join(sorted(known))}" if known else "This command takes no arguments."
             hint = f"Did you mean {near[0]}=...?" if near else there
-            raise VmError(f"{word!r} is not understood. {hint}")
+            raise VmError(f"{argument!r} is not understood. {hint}")
         given[key] = value
     return given
 
 
 def choose(given: dict[str, str], defaults: dict[str, Any]) -> dict[str, Any]:
-    """The study's machine with what was given in its place, as Terraform's variables.
+    """Return Terraform's variables: those of the study's machine, replaced by the given ones.
 
     Raises:
         VmError: A value of the wrong kind. Ranges are Terraform's to check.
@@ -56,11 +56,11 @@ def choose(given: dict[str, str], defaults: dict[str, Any]) -> dict[str, Any]:
     return choice
 
 
-def settle(mine: Desk, given: dict[str, str]) -> dict[str, Any]:
-    """All variables of Terraform, or everything that is missing, at once.
+def settle(mine: Workspace, given: dict[str, str]) -> dict[str, Any]:
+    """Return all variables of Terraform, or refuse with everything that is missing.
 
     Raises:
-        VmError: Something is missing; nothing was made.
+        VmError: Something is missing; nothing was created.
     """
     choice = choose(given, json.loads(STUDY.read_text()))
     project = given.get("project") or find_project()
@@ -89,8 +89,8 @@ def settle(mine: Desk, given: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def describe(mine: Desk, choice: dict[str, Any]) -> str:
-    """What `up` will make, and what it costs."""
+def describe(mine: Workspace, choice: dict[str, Any]) -> str:
+    """Describe what `up` will create, and its cost."""
     gpus = f"{choice['gpu_count']} x {choice['gpu_type']}" if choice["gpu_count"] else "no GPU"
     kind = "spot (Google may stop it at any moment)" if choice["spot"] else "on demand"
     limit = f", after {choice['max_run_hours']} hours at the latest" if choice["max_run_hours"] else ""

@@ -1,11 +1,11 @@
-"""What may go wrong with a GPU VM, the exit code of each, and how a person is told."""
+"""Errors of the GPU VM commands with their exit codes, and output that survives a closed terminal."""
 
 import os
 import sys
 from typing import Final
 
-REMEDY: Final = 2  # the caller can put it right; nothing runs that did not run before
-BROKEN: Final = 1  # it failed for a reason that we do not know; nothing runs that did not run before
+REMEDY: Final = 2  # the user can correct it; nothing runs that did not run before
+BROKEN: Final = 1  # it failed for an unknown reason; nothing runs that did not run before
 MAY_RUN: Final = 3  # something may still run and cost money
 INTERRUPTED: Final = 130
 
@@ -19,7 +19,7 @@ class VmError(RuntimeError):
 
 
 def say(text: object, *, error: bool = False) -> None:
-    """Prints at once. Where nobody listens (a closed terminal, a broken pipe), what has to be removed is removed all the same."""
+    """Print without a buffer; a closed terminal or broken pipe is no error, so that a removal still completes."""
     stream = sys.stderr if error else sys.stdout
     try:
         print(text, file=stream, flush=True)

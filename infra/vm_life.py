@@ -1,4 +1,4 @@
-"""The life of a VM: made in the first zone that has the GPU, started again, priced, and removed to the last bit."""
+"""Create a VM in the first zone that has the GPU, start it again, price it, and remove it completely."""
 
 import fcntl
 import json
@@ -7,19 +7,21 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from vm_caller import STUDY, Desk, credentials_missing, terraform_missing
-from vm_choice import OWN, describe, read_words, settle
+from vm_caller import STUDY, Workspace, credentials_missing, terraform_missing
+from vm_choice import OWN, describe, read_settings, settle
 from vm_errors import BROKEN, INTERRUPTED, MAY_RUN, REMEDY, VmError, say
 from vm_prices import price
 from vm_terraform import Interruptions, Recorded, Terraform, check_choice
 from vm_troubles import REMEDIES, TRY_NEXT, may_still_run, trouble
 
 
-def up(mine: Desk, words: Sequence[str]) -> int:
-    """Makes the VM in the first zone that has the GPU, or starts the one that is there."""
-    dry = "--dry-run" in words
+def up(mine: Workspace, arguments: Sequence[str]) -> int:
+    """Create the VM in the first zone that has the GPU, or start the existing one."""
+    dry = "--dry-run" in arguments
     defaults = json.loads(STUDY.read_text())
-    choice = settle(mine, read_words([word for word in words if word != "--dry-run"], [*defaults, *OWN]))
+    choice = settle(
+        mine, read_settings([argument for argument in arguments if argument != "--dry-run"], [*defaults, *OWN])
+    )
     check_choice(choice)
     say(describe(mine, choice))
     if dry:
@@ -39,37 +41,37 @@ def up(mine: Desk, words: Sequence[str]) -> int:
             return first_time(terraform, choice)
         except OSError as error:  # a full disk here, say
             remove(terraform, f"{error}.")
-            raise VmError(f"{error}. What was half-made is removed; nothing runs.", BROKEN) from error
+            raise VmError(f"{error}. What was partly created is removed; nothing runs.", BROKEN) from error
 
 
 def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:
-    """Tries zone after zone. What a failed zone has left is replaced in the next, and removed after the last."""
-    mine, signals = terraform.desk, terraform.signals
+    """Try zone after zone. What a failed zone has left is replaced in the next, and removed after the last."""
+    mine, signals = terraform.workspace, terraform.signals
     for zone in choice["zones"]:
-        if signals.asked():
+        if signals.stopping():
             break
         mine.note(choice | {"zone": zone})
         say(f"Tries {zone}")
         code, text = terraform.apply()
-        if code == 0 and not signals.asked():
+        if code == 0 and not signals.stopping():
             return ready(terraform)
-        kind, said = trouble(text)
-        if signals.asked():
+        kind, message = trouble(text)
+        if signals.stopping():
             break
         if kind in TRY_NEXT:
             say(f"  {zone} has none now.")
             continue
         if kind == "locked":
-            raise VmError(f"{REMEDIES[kind]} It says: {said}")
-        remedy = REMEDIES.get(kind, f"All that Terraform said is in {terraform.log}.")
+            raise VmError(f"{REMEDIES[kind]} Its message: {message}")
+        remedy = REMEDIES.get(kind, f"The output of Terraform is in {terraform.log}.")
         if kind == "taken":
             remedy += "\n" + may_still_run(mine)
-        remove(terraform, f"{said}\n{remedy}")
+        remove(terraform, f"{message}\n{remedy}")
         code = BROKEN if kind == "other" else REMEDY
-        raise VmError(f"{said}\n{remedy}\nWhat was half-made is removed; nothing runs.", code)
-    if signals.asked():
+        raise VmError(f"{message}\n{remedy}\nWhat was partly created is removed; nothing runs.", code)
+    if signals.stopping():
         remove(terraform, "Interrupted.")
-        raise VmError("Interrupted. What was half-made is removed; nothing runs.", INTERRUPTED)
+        raise VmError("Interrupted. What was partly created is removed; nothing runs.", INTERRUPTED)
     none = f"No zone has {choice['gpu_count']} x {choice['gpu_type']} now (tried {', '.join(choice['zones'])})"
     remove(terraform, f"{none}.")
     raise VmError(
@@ -79,8 +81,8 @@ def first_time(terraform: Terraform, choice: dict[str, Any]) -> int:
 
 
 def again(terraform: Terraform, choice: dict[str, Any], there: Recorded) -> int:
-    """Starts a VM that was stopped, and lets SSH in from today's address; never replaces or removes it."""
-    mine = terraform.desk
+    """Start a stopped VM, and allow SSH from the current address; never replace or remove it."""
+    mine = terraform.workspace
     noted = mine.choice() or there.choice()
     follow = ("ssh_public_key", "caller_cidr", "ssh_key", "idle_minutes", "budget", "zone", "zones")
     other = sorted(key for key, value in noted.items() if key not in follow and choice.get(key) != value)
@@ -88,13 +90,13 @@ def again(terraform: Terraform, choice: dict[str, Any], there: Recorded) -> int:
         changes = ", ".join(f"{key}={noted[key]} (you ask for {choice.get(key)})" for key in other)
         raise VmError(
             f"Your VM is there, with {changes}. It is not changed while it may be at work: "
-            "`make vm-pull vm-down` first, or leave these words out."
+            "`make vm-pull vm-down` first, or leave these arguments out."
         )
     zone = noted.get("zone") or there.outputs.get("zone") or choice["zones"][0]
     mine.note(choice | {"zone": zone, "zones": sorted({*choice["zones"], zone})})
     say(f"Your VM is there already, in {zone}. {so_far(mine, there)} Looks whether it runs, and starts it if not.")
     code, text = terraform.apply()
-    if terraform.signals.asked():
+    if terraform.signals.stopping():
         raise VmError("Interrupted. Your VM is recorded as before, and may run: `make vm-down` removes it.", MAY_RUN)
     if code == 0:
         if terraform.recorded().outputs.get("created") != there.outputs.get("created"):
@@ -102,30 +104,30 @@ def again(terraform: Terraform, choice: dict[str, Any], there: Recorded) -> int:
         return ready(terraform)
     if noted:
         mine.note(noted | {"ssh_key": choice["ssh_key"]})
-    kind, said = trouble(text)
+    kind, message = trouble(text)
     hint = (
         f"{zone} has no such GPU for it now. Try again later; or `make vm-down vm-up` for a new one in any zone: "
-        "a sweep with backup.place goes on there."
+        "a sweep with backup.place resumes there."
         if kind in TRY_NEXT
-        else REMEDIES.get(kind, f"All that Terraform said is in {terraform.log}.")
+        else REMEDIES.get(kind, f"The output of Terraform is in {terraform.log}.")
     )
-    raise VmError(f"{said}\n{hint}\nYour VM is recorded as before, and may run; `make vm-down` removes it.", MAY_RUN)
+    raise VmError(f"{message}\n{hint}\nYour VM is recorded as before, and may run; `make vm-down` removes it.", MAY_RUN)
 
 
 def ready(terraform: Terraform) -> int:
-    """Says where the VM is and what to do next."""
+    """Print where the VM is and what to do next."""
     outputs = terraform.recorded().outputs
-    mine = terraform.desk
+    mine = terraform.workspace
     say(f"{mine.name} runs in {outputs.get('zone')} at {outputs.get('address')}. {price(mine.choice())}.")
     say("Next: `make vm-sweep SWEEP=NAME` (sets it up first, ten minutes), and `make vm-down` at the end.")
     return 0
 
 
 def remove(terraform: Terraform, why: str) -> None:
-    """Removes what is recorded.
+    """Remove what is recorded.
 
     Raises:
-        VmError: It could not: what may still run, and how to remove it by hand.
+        VmError: The removal failed; the message names what may still run, and how to remove it by hand.
     """
     if not terraform.recorded().addresses:
         return
@@ -135,14 +137,14 @@ def remove(terraform: Terraform, why: str) -> None:
         raise VmError(
             f"{why}\nAnd then not all could be removed: {trouble(text)[1]}\n"
             f"Still recorded, and perhaps running and costing money: {left}.\n"
-            f"`make vm-down` tries again. {may_still_run(terraform.desk)}",
+            f"`make vm-down` tries again. {may_still_run(terraform.workspace)}",
             MAY_RUN,
         )
 
 
-def down(mine: Desk, words: Sequence[str]) -> int:
-    """Removes all that is recorded; without a record there is nothing to do."""
-    read_words(words, [])
+def down(mine: Workspace, arguments: Sequence[str]) -> int:
+    """Remove all that is recorded; without a record there is nothing to do."""
+    read_settings(arguments, [])
     if missing := terraform_missing():
         raise VmError(missing, MAY_RUN)
     with only_one(mine), Interruptions().watched() as signals:
@@ -171,9 +173,9 @@ def down(mine: Desk, words: Sequence[str]) -> int:
         return 0
 
 
-def cost(mine: Desk, words: Sequence[str]) -> int:
-    """Says what the VM has cost at most."""
-    read_words(words, [])
+def cost(mine: Workspace, arguments: Sequence[str]) -> int:
+    """Print what the VM has cost at most."""
+    read_settings(arguments, [])
     if Terraform(mine, Interruptions()).nothing_recorded():
         say(
             f"No VM of {mine.user} is recorded here. One as `make vm-up` makes it: {price(json.loads(STUDY.read_text()))}."
@@ -184,8 +186,8 @@ def cost(mine: Desk, words: Sequence[str]) -> int:
     return 0
 
 
-def so_far(mine: Desk, there: Recorded) -> str:
-    """Hours and cost since the VM was made."""
+def so_far(mine: Workspace, there: Recorded) -> str:
+    """Return hours and cost since the VM was created."""
     made, choice = there.outputs.get("created"), mine.choice() or there.choice()
     if not made or not choice:
         return "How long it has been there is not recorded."
@@ -197,8 +199,8 @@ def so_far(mine: Desk, there: Recorded) -> str:
     return f"Made {hours:.1f} hours ago: at most {total:.2f} USD so far, less if it was stopped meanwhile. {hourly}."
 
 
-def look(mine: Desk) -> Recorded:
-    """The VM that is recorded.
+def look(mine: Workspace) -> Recorded:
+    """Return the VM that is recorded.
 
     Raises:
         VmError: There is none.
@@ -217,8 +219,8 @@ def look(mine: Desk) -> Recorded:
 
 
 @contextmanager
-def only_one(mine: Desk) -> Iterator[None]:
-    """Makes and removes from one terminal at a time; the kernel frees the lock of a process that was killed."""
+def only_one(mine: Workspace) -> Iterator[None]:
+    """Create and remove from one terminal at a time; the kernel frees the lock of a killed process."""
     mine.folder.mkdir(parents=True, exist_ok=True)
     with open(mine.folder / "lock", "w") as held:
         try:

@@ -13,7 +13,7 @@ from typing import Any, Final
 AS_OF: Final = "estimate from 2025 list prices of us-central1"
 HOURS_A_MONTH: Final = 730.0
 LEAST_OFF: Final = 0.6  # that Google takes off for spot VMs
-# kind: (on demand, spot) in USD an hour; None where we have no figure: then 60% off, the least that Google promises
+# kind: (on demand, spot) in USD an hour; None if unknown: then 60% off, the least that Google promises
 MACHINES: Final[dict[str, tuple[float, float | None]]] = {
     "n1-standard-1": (0.0475, 0.0100),
     "n1-standard-2": (0.0950, 0.0200),
@@ -57,14 +57,14 @@ class Price:
 
 
 def _of(prices: tuple[float, float | None] | None, column: int) -> float | None:
-    """One of two prices; a spot price that is not in the table is at most what Google promises, 60% off."""
+    """Return one of two prices; a spot price that is not in the table is at most what Google promises, 60% off."""
     if prices is None or not column or prices[1] is not None:
         return None if prices is None else prices[column]
     return (1 - LEAST_OFF) * prices[0]
 
 
 def price(choice: Mapping[str, Any]) -> Price:
-    """The price of what was chosen, by the names of Terraform's variables."""
+    """Return the price of a choice of Terraform's variables."""
     column = 1 if choice["spot"] else 0
     stopped = DISKS.get(str(choice["disk_type"]), 0.10) * float(choice["disk_gb"]) / HOURS_A_MONTH
     machine = _of(MACHINES.get(str(choice["machine_type"])), column)

@@ -1,4 +1,4 @@
-"""What happens on the VM, over SSH: start a sweep, look on, fetch the runs."""
+"""Work on the VM over SSH: start a sweep, follow its log, fetch the runs."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from vm_caller import HERE, Desk
+from vm_caller import HERE, Workspace
 from vm_errors import BROKEN, VmError, say
 
 REPOSITORY: Final = HERE.parent
@@ -33,14 +33,14 @@ GONE: Final = (
 class Machine:
     """The VM as SSH sees it."""
 
-    desk: Desk
+    workspace: Workspace
     address: str
     private_key: Path | None
 
     def options(self) -> list[str]:
-        """Words of ssh: the host's key is learnt at the first contact and held against it ever after; never a question."""
-        words = {
-            "UserKnownHostsFile": str(self.desk.known_hosts),
+        """Return the options of ssh: the host's key is accepted at the first contact and required from then on."""
+        options = {
+            "UserKnownHostsFile": str(self.workspace.known_hosts),
             "StrictHostKeyChecking": "accept-new",
             "BatchMode": "yes",
             "ConnectTimeout": "10",
@@ -48,14 +48,14 @@ class Machine:
             "Port": PORT,
         }
         key = ["-i", str(self.private_key)] if self.private_key else []
-        return key + [part for name, value in words.items() for part in ("-o", f"{name}={value}")]
+        return key + [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
 
     def command(self, command: str, *, tty: bool = False) -> list[str]:
-        """The words that run a shell command on the VM."""
+        """Return the command that runs a shell command on the VM."""
         return ["ssh", *(["-t"] if tty else []), *self.options(), f"ubuntu@{self.address}", command]
 
     def run(self, command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Runs a shell command on the VM.
+        """Run a shell command on the VM.
 
         Raises:
             VmError: The VM does not answer.
@@ -63,12 +63,12 @@ class Machine:
         done = subprocess.run(self.command(command), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode == UNREACHABLE:
             raise VmError(
-                f"The VM {self.desk.name} does not answer at {self.address}: {done.stderr.strip()[-300:]}\n{GONE}"
+                f"The VM {self.workspace.name} does not answer at {self.address}: {done.stderr.strip()[-300:]}\n{GONE}"
             )
         return done
 
     def wait(self) -> None:
-        """Waits until SSH answers, as it does half a minute after a start.
+        """Wait until SSH answers, as it does half a minute after a start.
 
         Raises:
             VmError: It does not in three minutes.
@@ -84,12 +84,12 @@ class Machine:
                 time.sleep(3)
 
     def is_set_up(self) -> bool:
-        """Whether vm-setup has come to its end there."""
+        """Return whether vm-setup has completed there."""
         return self.run(f"systemctl cat {UNIT}.service && test -x /opt/pneumonia/venv/bin/pneumonia").returncode == 0
 
 
 def split(text: str) -> list[str]:
-    """Words of a string, quoted as in a shell.
+    """Split a string into arguments, quoted as in a shell.
 
     Raises:
         VmError: Open quotes.
@@ -97,22 +97,22 @@ def split(text: str) -> list[str]:
     try:
         return shlex.split(text)
     except ValueError as error:
-        raise VmError(f"{text!r} can't be parted into words: {error}. Close the quotes.") from error
+        raise VmError(f"{text!r} can't be split into arguments: {error}. Close the quotes.") from error
 
 
-def sweep_words(name: str, overrides: Sequence[str], spot: bool) -> list[str]:
-    """The words of `pneumonia sweep`, checked as far as that is possible here.
+def sweep_arguments(name: str, overrides: Sequence[str], spot: bool) -> list[str]:
+    """Return the arguments of `pneumonia sweep`, checked as far as possible here.
 
     Raises:
-        VmError: There is no such sweep, or an override can't be a word.
+        VmError: There is no such sweep, or an override has control characters.
     """
     there = sorted(path.stem for path in (REPOSITORY / "sweeps").glob("*.yaml"))
     if name not in there:
         raise VmError(f"There is no sweep {name!r}. make vm-sweep SWEEP=NAME, with one of: {', '.join(there)}")
-    words = [name, *overrides]
-    if any(re.search(r"[\x00-\x1f]", word) for word in words):
-        raise VmError("An override has a line break or control character in it, and the VM reads one word a line.")
-    if not any(word.startswith("backup.place=") for word in words):
+    arguments = [name, *overrides]
+    if any(re.search(r"[\x00-\x1f]", argument) for argument in arguments):
+        raise VmError("An override has a line break or control character in it, and the VM reads one argument a line.")
+    if not any(argument.startswith("backup.place=") for argument in arguments):
         why = (
             "a spot VM can be taken away at any moment, and its runs with it"
             if spot
@@ -120,25 +120,25 @@ def sweep_words(name: str, overrides: Sequence[str], spot: bool) -> list[str]:
         )
         say(
             f"Warning: no backup.place among the overrides, and {why}. With ARGS='backup.place=CONTAINER/PREFIX' they are pushed "
-            "to Azure Blob Storage every few minutes, and a new VM goes on from there."
+            "to Azure Blob Storage every few minutes, and a new VM resumes from there."
         )
-    return words
+    return arguments
 
 
-def start_sweep(machine: Machine, words: Sequence[str]) -> None:
-    """Tells the VM what to do, and starts it. The unit goes on by itself after a restart of the VM.
+def start_sweep(machine: Machine, arguments: Sequence[str]) -> None:
+    """Start a sweep on the VM; its unit resumes by itself after a restart of the VM.
 
     Raises:
-        VmError: Another sweep is at work, or the VM refuses.
+        VmError: Another sweep runs, or the VM refuses.
     """
-    text = "".join(f"{word}\n" for word in words)
+    text = "".join(f"{argument}\n" for argument in arguments)
     there = machine.run(f"sudo cat {SWEEP_FILE}").stdout
     if (
         machine.run(f"systemctl is-active --quiet {UNIT} || test $(systemctl is-active {UNIT}) = activating").returncode
         == 0
     ):
         if there == text:
-            say("That sweep is at work there already. `make vm-logs` looks on.")
+            say("That sweep is at work there already. `make vm-logs` follows its log.")
             return
         stop = shlex.join(machine.command(f"sudo systemctl stop {UNIT}"))
         raise VmError(
@@ -153,13 +153,14 @@ def start_sweep(machine: Machine, words: Sequence[str]) -> None:
     if done.returncode:
         raise VmError(f"The VM did not start the sweep: {done.stderr.strip()[-300:]}", BROKEN)
     say(
-        f"Started on the VM: pneumonia sweep {shlex.join(words)}\n`make vm-logs` looks on, `make vm-pull` fetches the runs."
+        f"Started on the VM: pneumonia sweep {shlex.join(arguments)}\n`make vm-logs` follows its log, `make vm-pull` fetches "
+        "the runs."
     )
 
 
 def logs(machine: Machine) -> int:
-    """Shows what the sweep prints until Ctrl-C."""
-    say("The sweep's log; Ctrl-C ends looking on, not the sweep.")
+    """Show what the sweep prints until Ctrl-C."""
+    say("The sweep's log; Ctrl-C ends this view, not the sweep.")
     code = subprocess.run(
         machine.command(f"sudo journalctl -n 200 -fu {UNIT}", tty=sys.stdout.isatty()), check=False
     ).returncode
@@ -169,7 +170,7 @@ def logs(machine: Machine) -> int:
 
 
 def pull(machine: Machine, into: Path) -> None:
-    """Copies the VM's run folders into a folder here; never deletes.
+    """Copy the VM's run folders into a local folder; nothing is deleted.
 
     Raises:
         VmError: The VM does not answer, or has no runs.
@@ -195,7 +196,7 @@ def pull(machine: Machine, into: Path) -> None:
     else:
         code = _pull_archive(machine, into)
     if code:
-        raise VmError(f"Not all runs were copied (exit code {code}); call it again, and it goes on. {GONE}", BROKEN)
+        raise VmError(f"Not all runs were copied (exit code {code}); repeat the command to resume. {GONE}", BROKEN)
 
 
 def _pull_archive(machine: Machine, into: Path) -> int:
@@ -203,7 +204,7 @@ def _pull_archive(machine: Machine, into: Path) -> int:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as sender:
         try:
             with tarfile.open(fileobj=sender.stdout, mode="r|") as archive:
-                for member in archive:  # a cut connection must not leave half a checkpoint in the place of a whole one
+                for member in archive:  # a lost connection must not replace a whole checkpoint by half of one
                     archive.extract(member, into / ".partial", filter="data")
                     if member.isfile():
                         (into / member.name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""From a bare VM to one that trains: the call of Ansible."""
+"""Set up a VM with Ansible."""
 
 import json
 import os
@@ -12,12 +12,12 @@ from vm_errors import BROKEN, VmError, say
 from vm_remote import GONE, PORT, REPOSITORY, Machine
 
 
-def setup(machine: Machine, words: dict[str, str]) -> None:
-    """Runs the playbook: driver, Python, the project, credentials, units. Call it again as often as you like.
+def setup(machine: Machine, arguments: dict[str, str]) -> None:
+    """Run the playbook: driver, Python, the project, credentials, units. It can be repeated.
 
     Args:
         machine: The VM.
-        words: ``wheel`` (a file; default: the newest of dist/) or ``git`` (URL@REF), ``idle_minutes``, ``self_stop``.
+        arguments: ``wheel`` (a file; default: the newest of dist/) or ``git`` (URL@REF), ``idle_minutes``, ``self_stop``.
 
     Raises:
         VmError: Nothing to install, no Ansible, or the playbook failed.
@@ -30,43 +30,50 @@ def setup(machine: Machine, words: dict[str, str]) -> None:
         raise VmError(
             "ansible-playbook is missing, which sets the VM up: `make .venv-infra/.ready`, or `make vm-setup`, which does it."
         )
-    choice = machine.desk.choice()
+    choice = machine.workspace.choice()
     has_gpu = bool(choice.get("gpu_count", 1))
     extra: dict[str, str | int | bool] = {
         "pneumonia_lock": str(REPOSITORY / "requirements.lock"),
-        "idle_minutes": _minutes(words.get("idle_minutes") or str(choice.get("idle_minutes", 30))),
-        "self_stop": _yes("self_stop", words.get("self_stop", "true")),
+        "idle_minutes": _minutes(arguments.get("idle_minutes") or str(choice.get("idle_minutes", 30))),
+        "self_stop": _yes("self_stop", arguments.get("self_stop", "true")),
         "expect_gpu": has_gpu,  # a VM that is paid for its GPU and shows none is an error
         "install_driver": has_gpu
         and str(choice.get("image", "ubuntu")).startswith("ubuntu"),  # Ubuntu's images have none
     }
-    if "git" in words:
-        extra["pneumonia_git"] = words["git"]
+    if "git" in arguments:
+        extra["pneumonia_git"] = arguments["git"]
     else:
-        wheel = Path(words["wheel"]) if "wheel" in words else _newest_wheel()
+        wheel = Path(arguments["wheel"]) if "wheel" in arguments else _newest_wheel()
         if not wheel.is_file():
             raise VmError(f"There is no wheel {wheel}. `make build` makes one, or name git=URL@REF.")
         extra["pneumonia_wheel"] = str(wheel.resolve())
     say(
-        f"Sets up {machine.desk.name} at {machine.address}; ten minutes the first time, while it costs what vm-up said."
+        f"Sets up {machine.workspace.name} at {machine.address}; ten minutes the first time, at the price that vm-up printed."
     )
     machine.wait()
-    machine.desk.inventory.write_text(
-        f"[vm]\n{machine.desk.name} ansible_host={machine.address} ansible_user=ubuntu "
+    machine.workspace.inventory.write_text(
+        f"[vm]\n{machine.workspace.name} ansible_host={machine.address} ansible_user=ubuntu "
         f"ansible_port={PORT} ansible_ssh_common_args='{shlex.join(machine.options())}'\n"
     )
-    called = [playbook, "-i", str(machine.desk.inventory), str(HERE / "ansible" / "site.yml"), "-e", json.dumps(extra)]
+    called = [
+        playbook,
+        "-i",
+        str(machine.workspace.inventory),
+        str(HERE / "ansible" / "site.yml"),
+        "-e",
+        json.dumps(extra),
+    ]
     config = HERE / "ansible" / "ansible.cfg"
     environment = os.environ | ({"ANSIBLE_CONFIG": str(config)} if config.is_file() else {})
     code = subprocess.run(called, cwd=REPOSITORY, env=environment, check=False).returncode
     if code == 4:  # what Ansible returns for a host that it can't reach
         raise VmError(
-            f"The VM went away in mid-setup. {GONE} Then `make vm-setup` goes on; what is done is not done twice."
+            f"The VM went away in mid-setup. {GONE} Then `make vm-setup` resumes; completed steps are not repeated."
         )
     if code:
         raise VmError(
-            f"The setup broke (ansible-playbook, exit code {code}; its reason is above). The VM still runs and costs money: put "
-            "it right and say `make vm-setup` again, or `make vm-down`. Left alone it stops itself after its idle minutes.",
+            f"The setup broke (ansible-playbook, exit code {code}; its reason is above). The VM still runs and costs money: "
+            "correct it and repeat `make vm-setup`, or `make vm-down`. Left alone it stops itself after its idle minutes.",
             BROKEN,
         )
 

@@ -1,12 +1,12 @@
-"""What Google and Terraform say when something is wrong, which kind of trouble it is, and what to do."""
+"""Classify the error messages of Google and Terraform, with a remedy for each kind."""
 
 import re
 from typing import Final
 
-from vm_caller import Desk
+from vm_caller import Workspace
 
 QUOTA_PAGE: Final = "https://console.cloud.google.com/iam-admin/quotas"
-# kind: what Google or Terraform say. The first that is found counts.
+# kind: pattern of the messages; the first match counts
 SIGNS: Final = {
     "locked": r"Error acquiring the state lock",
     "stockout": r"ZONE_RESOURCE_POOL_EXHAUSTED|does not have enough resources|is currently unavailable in the|STOCKOUT",
@@ -27,7 +27,7 @@ REMEDIES: Final = {
     "quota": "Your project may not have that many GPUs. Raise both quotas, the region's for this GPU kind and GPUS_ALL_REGIONS, "
     f"at {QUOTA_PAGE} (a new project has 0; Google answers within minutes to two days), or take a VM without a GPU: "
     "machine_type=e2-standard-4 gpu_type= gpu_count=0",
-    "credentials": "Google refuses your credentials. Log in anew: gcloud auth application-default login",
+    "credentials": "Google refuses your credentials. Log in again: gcloud auth application-default login",
     "permission": "Your account lacks a right in this project: it needs roles/compute.admin, roles/iam.serviceAccountAdmin and "
     "roles/iam.serviceAccountUser. Or the project's ID is misspelt.",
     "api": "An API of the project is off: "
@@ -43,7 +43,7 @@ REMEDIES: Final = {
 
 
 def trouble(text: str) -> tuple[str, str]:
-    """The kind of an error of Terraform (``other`` where unknown), and the sentence in which it says so."""
+    """Return the kind of an error of Terraform (``other`` if unknown), and its message."""
     flat = re.sub(r"\s+", " ", re.sub(r"^[│╷╵]|[├─│]+", " ", text, flags=re.MULTILINE))
     for kind, sign in SIGNS.items():
         if found := re.search(sign, flat, re.IGNORECASE):
@@ -53,19 +53,19 @@ def trouble(text: str) -> tuple[str, str]:
     return "other", flat[start if start >= 0 else -600 :][:600].strip()
 
 
-def may_still_run(desk: Desk) -> str:
-    """The commands that show and remove what may be left, without Terraform."""
-    choice = desk.choice()
+def may_still_run(workspace: Workspace) -> str:
+    """Return the commands that show and remove what may be left, without Terraform."""
+    choice = workspace.choice()
     project = choice.get("project") or "PROJECT"
     zone, region = choice.get("zone") or "ZONE", (choice.get("zone") or "REGION-a").rpartition("-")[0]
     return "\n".join(
         (
             "To see what runs, and to remove it by hand:",
-            f"    gcloud compute instances list --project {project} --filter=labels.owner={desk.user}",
-            f"    gcloud compute instances delete {desk.name} --zone {zone} --project {project}",
-            f"    gcloud compute firewall-rules delete {desk.name}-ssh --project {project}",
-            f"    gcloud compute networks subnets delete {desk.name} --region {region} --project {project}",
-            f"    gcloud compute networks delete {desk.name} --project {project}",
-            f"    gcloud iam service-accounts delete {desk.name}@{project}.iam.gserviceaccount.com --project {project}",
+            f"    gcloud compute instances list --project {project} --filter=labels.owner={workspace.user}",
+            f"    gcloud compute instances delete {workspace.name} --zone {zone} --project {project}",
+            f"    gcloud compute firewall-rules delete {workspace.name}-ssh --project {project}",
+            f"    gcloud compute networks subnets delete {workspace.name} --region {region} --project {project}",
+            f"    gcloud compute networks delete {workspace.name} --project {project}",
+            f"    gcloud iam service-accounts delete {workspace.name}@{project}.iam.gserviceaccount.com --project {project}",
         )
     )

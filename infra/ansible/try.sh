@@ -48,13 +48,13 @@ export AZURE_STORAGE_SAS_TOKEN='sv=2024-01-01&sig=sEcReT%2Fb%2Bc%3D'
 # shellcheck disable=SC2016
 export WANDB_API_KEY='  sEcReT "quoted" '\''single'\'' $HOME `id` \back\\ # {{ 1 + 1 }} ü ;'
 unset AZURE_STORAGE_ACCOUNT AZURE_STORAGE_ACCOUNT_URL AZURE_STORAGE_KEY
-play() { # play LOG WORDS...: the playbook, its output to LOG
+play() { # play LOG OPTIONS...: the playbook, its output to LOG
     local log=$work/$1.log
     shift
     (cd "$here" && "$tools/bin/ansible-playbook" -i "$work/inventory.ini" site.yml -e grace_minutes=0 -e idle_minutes=1 "$@") > "$log" 2>&1
 }
 recap() { grep -E '^try +:' "$work/$1.log"; }
-refused() { # refused LOG TEXT WORDS...: the playbook ends, and says TEXT
+refused() { # refused LOG TEXT OPTIONS...: the playbook fails with TEXT
     local log=$1 text=$2
     shift 2
     if play "$log" "$@"; then fail "the playbook took $*"; fi
@@ -94,7 +94,7 @@ owners() { on stat --format="'%U %a'" "$1"; }
 [ "$(owners /var/lib/pneumonia)" = "pneumonia 755" ] || fail "the work folder: $(owners /var/lib/pneumonia)"
 [ "$(owners /opt/pneumonia/bin/run-sweep)" = "root 755" ] || fail "the script: $(owners /opt/pneumonia/bin/run-sweep)"
 if on cat /etc/pneumonia/environment 2> /dev/null; then fail "ubuntu reads the credentials"; fi
-if grep -l sEcReT "$work"/*.log; then fail "a credential is in what Ansible says"; fi
+if grep -l sEcReT "$work"/*.log; then fail "a credential is in the output of Ansible"; fi
 if on sudo grep -rl "'[s]EcReT'" /home /root /tmp /var/tmp /var/log /etc --exclude-dir=pneumonia; then fail "a credential is elsewhere on the machine"; fi
 (unset AZURE_STORAGE_CONNECTION_STRING AZURE_STORAGE_SAS_TOKEN WANDB_API_KEY; play without -e "pneumonia_wheel=$wheel")
 recap without | grep -q 'changed=0' || fail "a caller without credentials has taken those of the machine"
@@ -109,12 +109,12 @@ if commit=$(git -C "$here" rev-parse HEAD 2> /dev/null); then
     recap git | grep -q 'changed=0' || fail "the second run from git changed something"
 fi
 
-words=(seeds "seed=0,1" model=simple_cnn data.phantom.patients=60 image_size=25 max_epochs=1)
+overrides=(seeds "seed=0,1" model=simple_cnn data.phantom.patients=60 image_size=25 max_epochs=1)
 ask() { printf '%s\n' "$@" | on sudo tee /etc/pneumonia/sweep.args > /dev/null; }
 
 if [ "$mode" = chroot ]; then
     step "A sweep, without systemd"
-    ask "${words[@]}"
+    ask "${overrides[@]}"
     on sudo runuser -u pneumonia -- env HOME=/var/lib/pneumonia /opt/pneumonia/bin/run-sweep
     step "Passed, but for units, power-off and going on at boot, which need systemd-nspawn"
     exit

@@ -41,7 +41,7 @@ start() {
         systemd-nspawn --quiet --boot --directory="$root" --register=no --keep-unit --bind="$packages:/var/cache/pneumonia/uv" \
             < /dev/null >> "$work/console.log" 2>&1 &
     else
-        # shellcheck disable=SC2016 # the words are those of the inner shell
+        # shellcheck disable=SC2016 # the inner shell expands them
         unshare --mount --pid --fork --kill-child bash -c 'set -e
             mount --make-rprivate /
             mount -t proc proc "$1/proc"; mount --rbind /dev "$1/dev"; mount --bind "$2" "$1/var/cache/pneumonia/uv"; mkdir -p "$1/run/sshd"
@@ -57,7 +57,7 @@ start() {
     fail "the machine does not answer on port $port"
 }
 
-# on WORDS: what a shell on the machine makes of them. Every step runs as on a VM: user ubuntu, sudo where it has to be.
+# on COMMAND: run by a shell on the machine. Every step runs as on a VM: user ubuntu, sudo where it has to be.
 on() { ssh -q -i "$work/key" -p "$port" -o UserKnownHostsFile="$work/known_hosts" -o StrictHostKeyChecking=accept-new -o ConnectTimeout=5 -o ServerAliveInterval=5 ubuntu@127.0.0.1 "$@"; }
 
 # gone SECONDS: waits until the machine has powered off.

@@ -1,4 +1,4 @@
-# The units on a machine that has booted: what they start, when they stop it, and that a sweep goes on. Sourced by try.sh.
+# The units on a machine that has booted: what they start, when they stop it, and that a sweep resumes. Sourced by try.sh.
 # shellcheck shell=bash disable=SC2154
 
 ended() { # ended SECONDS: waits until the unit does nothing, and says how its main process ended
@@ -28,7 +28,7 @@ on sudo systemctl start pneumonia-sweep || true
 [ ! -e "$root/etc/pneumonia/sweep.done" ] || fail "bad input counts as done"
 
 step "A sweep, and the power-off after it"
-ask "${words[@]}"
+ask "${overrides[@]}"
 on sudo systemctl start pneumonia-sweep
 [ "$(ended 240)" = 0 ] || fail "exit code 0"
 [ "$(done_jobs seeds)" = 2 ] || fail "not both jobs are done"
@@ -37,11 +37,11 @@ gone 90 || fail "the machine has not powered off after the sweep"
 step "Started again, it runs nothing and stays up"
 start
 on sudo -u pneumonia touch /var/lib/pneumonia/stay-up
-said pneumonia-sweep 'is done. Write its words anew'
+said pneumonia-sweep 'is done. Write its arguments again'
 on test ! -e /run/pneumonia/done || fail "it would power off at once"
 
 step "A sweep that the machine is taken from"
-ask "${words[@]}" name=cut "seed=0,1,2" max_epochs=60
+ask "${overrides[@]}" name=cut "seed=0,1,2" max_epochs=60
 on sudo systemctl start pneumonia-sweep
 for _ in $(seq 120); do grep -qs '^1[0-9],' "$root"/var/lib/pneumonia/runs/cut/*/metrics.csv && break; sleep 1; done
 on sudo systemctl poweroff || true
@@ -50,10 +50,10 @@ gone 60 || fail "the machine has not powered off"
 echo "off after $((SECONDS - begun)) s, with $(done_jobs cut) of 3 jobs done"
 [ "$(done_jobs cut)" -lt 3 ] || fail "it was too late to interrupt anything"
 
-step "Started again, it goes on by itself"
+step "Started again, it resumes by itself"
 start
 on sudo journalctl --no-pager --boot=-1 --unit=pneumonia-sweep | tail -n 5
-[[ "$(on systemctl is-active pneumonia-sweep)" =~ ^activ ]] || fail "the sweep does not go on at boot"
+[[ "$(on systemctl is-active pneumonia-sweep)" =~ ^activ ]] || fail "the sweep does not resume at boot"
 [ "$(ended 300)" = 0 ] || fail "exit code 0"
 [ "$(done_jobs cut)" = 3 ] || fail "not all jobs are done"
 

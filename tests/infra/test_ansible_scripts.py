@@ -63,7 +63,7 @@ class Machine:
 
     def ends(self, code: int, result: str | None = None, how: str = "exited") -> None:
         result = result or ("success" if code in (0, 130) else "exit-code")
-        self.call("keeper", "ended", SERVICE_RESULT=result, EXIT_CODE=how, EXIT_STATUS=str(code))
+        self.call("idle-watchdog", "ended", SERVICE_RESULT=result, EXIT_CODE=how, EXIT_STATUS=str(code))
 
     def passes(self, minutes: int) -> None:
         """Let minutes pass, by moving recorded times back."""
@@ -73,7 +73,7 @@ class Machine:
 
     def watch(self, **settings: str) -> bool:
         """Return whether the machine powers off at the next check."""
-        answer = self.call("keeper", "watch", **settings)
+        answer = self.call("idle-watchdog", "watch", **settings)
         assert answer.returncode == 0, answer.stderr
         return self.stopped.exists()
 
@@ -84,7 +84,7 @@ def machine(tmp_path):
 
 
 def _due(machine):
-    return machine.call("keeper", "due").returncode == 0
+    return machine.call("idle-watchdog", "due").returncode == 0
 
 
 def test_overrides_reach_the_sweep_one_a_line(machine):

@@ -44,7 +44,7 @@ def test_files_are_formatted(tmp_path):
 @needs_terraform
 def test_machine_of_the_study_is_valid_to_create_and_remove(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(TERRAFORM.parent)
-    from vm_caller import Desk
+    from vm_caller import Workspace
     from vm_terraform import to_destroy
 
     copy = shutil.copytree(CHOICES, tmp_path / "choices")
@@ -62,7 +62,7 @@ def test_machine_of_the_study_is_valid_to_create_and_remove(tmp_path, monkeypatc
     assert '"SPOT"' in done.stdout
     monkeypatch.delenv("GOOGLE_CLOUD_PROJECT", raising=False)
     monkeypatch.setenv("PATH", os.path.dirname(shutil.which("terraform") or ""))
-    (copy / "who.auto.tfvars.json").write_text(json.dumps(to_destroy(Desk("ada", TERRAFORM, tmp_path))))
+    (copy / "who.auto.tfvars.json").write_text(json.dumps(to_destroy(Workspace("ada", TERRAFORM, tmp_path))))
     done = _terraform(tmp_path, f"-chdir={copy}", "plan", "-input=false", "-no-color")
     assert done.returncode == 0, done.stderr
 

@@ -74,7 +74,7 @@ def test_refusal_of_every_zone_stops_with_a_remedy(caller, refusal, remedy):
     code, text = caller.up()
     assert (code, caller.recorded(), caller.log()) == (2, [], [])
     assert remedy in text
-    assert "What was half-made is removed; nothing runs." in text
+    assert "What was partly created is removed; nothing runs." in text
     assert "us-central1-b\n" not in text
 
 
@@ -139,7 +139,7 @@ def test_interruption_in_mid_apply_leaves_nothing(caller, kind):
         process.send_signal(kind)
         text, _ = process.communicate(timeout=30)
     assert (process.returncode, caller.recorded(), caller.log()) == (130, [], [])
-    assert "Interrupted. What was half-made is removed; nothing runs." in text
+    assert "Interrupted. What was partly created is removed; nothing runs." in text
 
 
 def test_terminal_that_is_closed_in_mid_apply_leaves_nothing(caller):
@@ -310,7 +310,7 @@ def test_secrets_are_neither_printed_nor_kept(caller):
         (["sweep"], "There is no sweep ''"),
         (["sweep", "optimiser"], "There is no sweep 'optimiser'.*one of: .*optimizer"),
         (["sweep", "../../etc/passwd"], "There is no sweep"),
-        (["sweep", "optimizer", "--words", "data.root='x"], "Close the quotes"),
+        (["sweep", "optimizer", "--overrides", "data.root='x"], "Close the quotes"),
         (["sweep", "optimizer", "x=a\nb"], "line break"),
         (["sweep", "optimizer", "backup.place=c/p"], "No VM of ada is recorded here"),
         (["pull"], "pneumonia data pull"),
@@ -357,7 +357,7 @@ def vm(caller):
 
 
 def test_sweep_is_written_word_by_word_and_started(vm):
-    code, text = vm.call("sweep", "optimizer", "--words", "'data.root=my xrays' seed=0,1 backup.place=c/p")
+    code, text = vm.call("sweep", "optimizer", "--overrides", "'data.root=my xrays' seed=0,1 backup.place=c/p")
     assert code == 0, text
     assert (vm.home / "sweep.args").read_text() == "optimizer\ndata.root=my xrays\nseed=0,1\nbackup.place=c/p\n"
     assert "Warning" not in text
@@ -412,7 +412,7 @@ def test_unprepared_vm_is_set_up_first(vm):
 
     (vm.home / "ansible.code").write_text("4")
     code, text = vm.call("setup", f"wheel={wheel}")
-    assert (code, "went away in mid-setup" in text, "make vm-setup` goes on" in text) == (2, True, True)
+    assert (code, "went away in mid-setup" in text, "make vm-setup` resumes" in text) == (2, True, True)
     (vm.home / "ansible.code").write_text("2")
     code, text = vm.call("setup", f"wheel={wheel}")
     assert (code, "still runs and costs money" in text) == (1, True)

@@ -5,6 +5,6 @@ locals {
   region = regex("^(.*)-[a-z]$", local.zone)[0]
   name   = "pneumonia-${var.user}"
 
-  # Stopping keeps the disk, so that vm-up starts the VM again and the sweep goes on.
+  # Stopping keeps the disk, so that vm-up starts the VM again and the sweep resumes.
   limited = var.spot || var.max_run_hours > 0
 }
