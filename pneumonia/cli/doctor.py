@@ -5,9 +5,9 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypedDict, Unpack
 
 import click
 
@@ -21,7 +21,20 @@ SKEW_S: Final = 86_400  # copying files to a machine in another time zone can da
 SHORTEST_KEY: Final = 40
 Finding = tuple[bool, str]
 
-azure_options = options(
+
+class AzureOptions(TypedDict):
+    """The options of :data:`azure_options`."""
+
+    azure: bool
+    azure_train: str
+    azure_validation: str
+    azure_test: str
+    azure_account_url: str | None
+    backup_place: str | None
+    backup_account_url: str | None
+
+
+azure_options: Final = options(
     click.option("--azure", is_flag=True, help="Check that the containers of data=azure can be listed."),
     click.option("--azure-train", metavar="PLACE", default="train", help="CONTAINER[/PREFIX] or null."),
     click.option("--azure-validation", metavar="PLACE", default="validation"),
@@ -43,7 +56,7 @@ azure_options = options(
 @click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), help="Run folders.")
 @cache_dir
 @azure_options
-def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Any) -> int:
+def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Unpack[AzureOptions]) -> int:
     """Check Python, the NVIDIA driver, the device of torch, memory, disk, the clock, the key of W&B, and data.
 
     Prints one line per check; a line with PROBLEM says how to fix it. Exit code 1 on a problem.
@@ -62,8 +75,8 @@ def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Any) 
         checks["data"] = lambda: _data(data, cache_dir)
     if storage["azure"]:
         checks["azure"] = lambda: _azure(storage)
-    if storage["backup_place"]:
-        checks["backup"] = lambda: _backup(storage)
+    if place := storage["backup_place"]:
+        checks["backup"] = lambda: _backup(place, storage["backup_account_url"] or storage["azure_account_url"])
     healthy = True
     for name, check in checks.items():
         good, text = check()
@@ -168,19 +181,20 @@ def _data(root: Path, cache_dir: Path) -> Finding:
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
 
 
-def _azure(storage: Mapping[str, Any]) -> Finding:
+def _azure(storage: AzureOptions) -> Finding:
     from pneumonia.storage.client import check_access
 
-    places = {name: storage[f"azure_{name}"] for name in ("train", "validation", "test")}
+    train, validation, test = storage["azure_train"], storage["azure_validation"], storage["azure_test"]
+    places = {"train": train, "validation": validation, "test": test}
     return check_access(
         storage["azure_account_url"], {name: place for name, place in places.items() if place not in {"", "null"}}
     )
 
 
-def _backup(storage: Mapping[str, Any]) -> Finding:
+def _backup(place: str, account_url: str | None) -> Finding:
     from pneumonia.storage.client import check_writing
 
-    return check_writing(storage["backup_account_url"] or storage["azure_account_url"], storage["backup_place"])
+    return check_writing(account_url, place)
 
 
 def _unreadable(path: Path) -> str:

@@ -13,6 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +38,37 @@ GRACE_S: Final = 5.0  # for jobs that a failing launcher ends itself
 END_S: Final = 30.0  # between SIGTERM and SIGKILL
 BASIC: Final = "BasicSweeper"
 OPEN: Final = "open"  # a file beside the records; no job starts without it, because the multirun has ended
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """The record of a job: a JSON file, empty before the job starts.
+
+    Attributes:
+        state: ``running``, ``done``, ``failed`` or ``interrupted``.
+        reason: Why it failed or was interrupted.
+        details: The traceback of an unexpected error.
+        pid: Of the process that runs it.
+        host: Of that process.
+        job_id: Of the scheduler, for a running job.
+    """
+
+    state: str = ""
+    reason: str = ""
+    details: str = ""
+    pid: int = 0
+    host: str = ""
+    job_id: str = ""
+
+    @classmethod
+    def read(cls, folder: Path, number: int) -> "JobRecord":
+        """Read the record of a job by its number."""
+        return cls(**read_json(folder / f"{number}.json"))
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether the job runs in another process of this machine."""
+        return self.state == "running" and self.host == socket.gethostname() and self.pid != os.getpid()
 
 
 class Multirun:
@@ -160,36 +192,31 @@ def run_recorded(work: Callable[[], float | None], token: str) -> float | None:
     is_open = path.with_name(OPEN)
     if not is_open.exists():
         raise KeyboardInterrupt("The multirun of this job has ended.")
-    about: dict[str, str | int] = {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "job_id": str(OmegaConf.select(config, "job.id")),
-    }
     # Under submitit a preempted SLURM job ignores SIGTERM until it is requeued.
     preempted = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
-    def record_state(state: str, **more: str | int) -> None:
+    def write(record: JobRecord) -> None:
         if is_open.exists():
-            write_json(path, {"state": state, **more})
+            write_json(path, asdict(record))
 
     with FileLock(path.with_suffix(".lock")), nullcontext() if preempted else sigterm_as_interrupt(replace=True):
         try:
-            record_state("running", **about)
+            job_id = str(OmegaConf.select(config, "job.id"))
+            write(JobRecord("running", pid=os.getpid(), host=socket.gethostname(), job_id=job_id))
             if not is_open.exists():
                 raise KeyboardInterrupt("The multirun of this job has ended.")
             value = work()
         except KeyboardInterrupt as stop:
-            record_state("interrupted", reason=str(stop) or "interrupted")
-            raise KeyboardInterrupt(
-                str(stop)
-            ) from stop  # no subclass of Exception, which Hydra would treat as a failed job
+            write(JobRecord("interrupted", str(stop) or "interrupted"))
+            # Interrupted is a subclass of Exception too, so Hydra would take it for a failed job.
+            raise KeyboardInterrupt(str(stop)) from stop
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             details = "" if isinstance(error, PneumoniaError) else traceback.format_exc()
-            record_state("failed", reason=reason, details=details)
+            write(JobRecord("failed", reason, details))
             say(f"[bold red]Job {number} failed.[/] {escape(reason)}")
             raise RunError(reason) from None
-        record_state("done")
+        write(JobRecord("done"))
     return value
 
 
@@ -197,13 +224,12 @@ def _failures(records: Path, jobs: dict[int, str], lost: Exception | None) -> di
     """Return the reason and the traceback of each failed job, by number."""
     failures: dict[int, tuple[str, str]] = {}
     for number in jobs:
-        record = read_json(records / f"{number}.json")
-        state = record.get("state")
-        if state == "done":
+        record = JobRecord.read(records, number)
+        if record.state == "done":
             continue
-        if state in {"failed", "interrupted"}:
-            failures[number] = str(record["reason"]), str(record.get("details", ""))
-        elif state == "running":
+        if record.state in {"failed", "interrupted"}:
+            failures[number] = record.reason, record.details
+        elif record.state == "running":
             why = f" The launcher reports: {_one_line(lost)}." if lost is not None else ""
             failures[number] = (
                 f"its process was killed, often because memory ran out.{why} The same command resumes it",
@@ -235,15 +261,13 @@ def _end_running(records: Path, jobs: dict[int, str]) -> list[str]:
     (records / OPEN).unlink(missing_ok=True)  # first: a job checks it after recording that it runs
     signalled: set[int] = set()
     since = time.monotonic()
-    here = [number for number in jobs if _is_here(read_json(records / f"{number}.json"))]
+    here = [number for number in jobs if JobRecord.read(records, number).is_beside]
     while running := [number for number in here if is_locked(records / f"{number}.lock")]:
         overdue = time.monotonic() - since > END_S
         for number in running:
             if overdue or number not in signalled:
                 with suppress(ProcessLookupError):  # it has ended meanwhile
-                    os.kill(
-                        int(read_json(records / f"{number}.json")["pid"]), signal.SIGKILL if overdue else signal.SIGTERM
-                    )
+                    os.kill(JobRecord.read(records, number).pid, signal.SIGKILL if overdue else signal.SIGTERM)
                 signalled.add(number)
         time.sleep(POLL_S)
     sentences = []
@@ -251,22 +275,13 @@ def _end_running(records: Path, jobs: dict[int, str]) -> list[str]:
         count = f"{len(signalled)} running job{'s were' if len(signalled) > 1 else ' was'}"
         sentences.append(f"{count} ended; the same command resumes them.")
     for number in jobs:
-        record = read_json(records / f"{number}.json")
-        if record.get("state") == "running" and number not in here:
-            place = f"{record['host']} (process {record['pid']}, job id {record['job_id']})"
+        record = JobRecord.read(records, number)
+        if record.state == "running" and number not in here:
+            place = f"{record.host} (process {record.pid}, job id {record.job_id})"
             sentences.append(
                 f"Job {number} still runs on {place}: end it there or with your scheduler, for example scancel."
             )
     return sentences
-
-
-def _is_here(record: dict[str, Any]) -> bool:
-    """Return whether a job runs in another process of this machine."""
-    return (
-        record.get("state") == "running"
-        and record.get("host") == socket.gethostname()
-        and record.get("pid") != os.getpid()
-    )
 
 
 def _wait_for_running(records: Path, jobs: dict[int, str]) -> None:

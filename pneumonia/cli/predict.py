@@ -3,7 +3,7 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -11,9 +11,12 @@ from pneumonia.cli.parsing import FOLDER, PATH, Verb
 from pneumonia.errors import ConfigError, broken_images, printable
 from pneumonia.system.console import say
 
-PLAIN = (
+if TYPE_CHECKING:
+    from pneumonia.export.prediction import PredictedFile
+
+PLAIN: Final = (
     *("calibrated", "temperature", "confidence", "abstained", "out_of_distribution", "ood_score", "ood_threshold"),
-    *("bundle_version", "model_version", "error"),
+    *("bundle_version", "model_version"),
 )
 GROUPS: Final = {"probabilities": "prob", "raw": "raw", "decisions": "decision"}  # a column for each name in them
 NO_LABEL: Final = "-"
@@ -49,22 +52,21 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
 
     files = image_files(images)
     if table is None:
-        answers = list(predict_files(model, files, explain))
+        predicted = list(predict_files(model, files, explain))
     else:
         check_csv(table, files)
         with replacing(table) as part:
             part.touch()  # fails before the work, not after it, where the file can't be written
-            answers = list(predict_files(model, files, explain))
-            _write(answers, part)
+            predicted = list(predict_files(model, files, explain))
+            _write(predicted, part)
         say(f"Written: {table}")
     if as_json:
-        print(json.dumps(answers, indent=2))
+        print(json.dumps([one.to_json() for one in predicted], indent=2))
     elif table is None:
-        _print([answer for answer in answers if "error" not in answer])
-    problems = {answer["image"]: answer["error"] for answer in answers if "error" in answer}
+        _print(predicted)
+    problems = {one.image: one.error for one in predicted if one.prediction is None}
     if problems:
-        failed = all("error" in answer for answer in answers)
-        others = "Nothing was predicted" if failed else "All others were predicted"
+        others = "All others were predicted" if any(one.prediction for one in predicted) else "Nothing was predicted"
         raise broken_images(problems, f"{others}. Leave these images out, or repair them.")
 
 
@@ -92,29 +94,24 @@ def check_csv(path: Path, images: list[Path]) -> None:
         raise ConfigError(f"--csv {path} does not hold predictions, and is not overwritten. Name another file.")
 
 
-def _print(answers: list[dict[str, Any]]) -> None:
-    names = [printable(answer["image"]) for answer in answers]
-    width = max(map(len, names), default=0)
-    for name, answer in zip(names, answers, strict=True):
-        values = "  ".join(f"{label} {value:.4f}" for label, value in answer["probabilities"].items())
-        marks = [
-            word
-            for key, word in (("out_of_distribution", "NOT LIKE AN X-RAY"), ("abstained", "UNSURE"))
-            if answer.get(key)
-        ]
-        rest = [*marks, *([answer["explanation"]] if "explanation" in answer else [])]
-        print(f"{name:<{width}}  {answer['label'] or NO_LABEL:<9}  {values}", *map(printable, rest), sep="  ")
+def _print(predicted: "list[PredictedFile]") -> None:
+    found = [(printable(one.image), one.prediction, one.explanation) for one in predicted if one.prediction]
+    width = max((len(name) for name, _, _ in found), default=0)
+    for name, one, explanation in found:
+        values = "  ".join(f"{label} {value:.4f}" for label, value in one.probabilities.items())
+        marks = (one.out_of_distribution and "NOT LIKE AN X-RAY", one.abstained and "UNSURE", printable(explanation))
+        print(f"{name:<{width}}  {one.label or NO_LABEL:<9}  {values}", *filter(None, marks), sep="  ")
 
 
-def _write(answers: list[dict[str, Any]], path: Path) -> None:
+def _write(predicted: "list[PredictedFile]", path: Path) -> None:
     """Write image, label, ``prob_<class>``, ``raw_<class>``, ``decision_<question>``, then the other fields; null is empty."""
-    first = next((answer for answer in answers if "raw" in answer), {})
-    groups = {kind: list(first.get(key, ())) for key, kind in GROUPS.items()}
-    columns = [f"{kind}_{name}" for kind, names in groups.items() for name in names]
+    first = next((one.prediction for one in predicted if one.prediction), None)
+    columns = [(group, name) for group in GROUPS for name in getattr(first, group, ())]
     # A name that is not valid text is written with escape sequences, so that the table stays UTF-8.
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         rows = csv.writer(file)
-        rows.writerow(["image", "label", *columns, *PLAIN])
-        for answer in answers:
-            values = [answer.get(key, {}).get(name, "") for key, kind in GROUPS.items() for name in groups[kind]]
-            rows.writerow([answer["image"], answer.get("label", ""), *values, *(answer.get(key, "") for key in PLAIN)])
+        rows.writerow(["image", "label", *(f"{GROUPS[group]}_{name}" for group, name in columns), *PLAIN, "error"])
+        for one in predicted:
+            values = [getattr(one.prediction, group)[name] if one.prediction else "" for group, name in columns]
+            others = [getattr(one.prediction, field, "") for field in PLAIN]
+            rows.writerow([one.image, getattr(one.prediction, "label", ""), *values, *others, one.error])

@@ -3,7 +3,7 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
@@ -52,8 +52,8 @@ def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None
     announce_loading()
     from pneumonia.training.loggers.wandb_push import push_run
 
-    logger: dict[str, Any] = {"project": project, "entity": entity, "mode": "offline" if offline else "online"}
-    written = [files for folder in folders if (files := push_run(folder, logger)) is not None]
+    account = {"project": project, "entity": entity, "mode": "offline" if offline else "online"}
+    written = [files for folder in folders if (files := push_run(folder, account)) is not None]
     rest = f"{len(folders) - len(written)} had nothing new."
     if not offline:
         say(f"Sent {len(written)} of {len(folders)} runs; {rest}")

@@ -1,6 +1,7 @@
 """Define ``contract.json``, all that a bundle promises: the type, the range and the meaning of each field."""
 
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
@@ -328,15 +329,11 @@ class Contract(Section):
         """Twelve hexadecimal digits that identify every byte of the bundle."""
         return self.digest[:12]
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return self.model_dump(mode="json")
-
     def with_digest(self) -> "Contract":
         """Return a copy with its digest."""
-        return self.model_copy(update={"digest": digest_of(self.as_dict())})
+        return self.model_copy(update={"digest": digest_of(self.model_dump(mode="json"))})
 
 
-def digest_of(plain: dict[str, Any]) -> str:
+def digest_of(plain: Mapping[str, object]) -> str:
     """Return the SHA-256 of all fields but ``digest``."""
     return digest({key: value for key, value in plain.items() if key != "digest"})

@@ -4,7 +4,7 @@ import json
 from errno import EFBIG, EINVAL, ENOENT
 from os import strerror
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ AGAIN: Final = "Export the run again."
 
 def contract_text(contract: Contract) -> str:
     """Return the content of ``contract.json``."""
-    return json.dumps(contract.as_dict(), indent=2, allow_nan=False) + "\n"
+    return json.dumps(contract.model_dump(mode="json"), indent=2, allow_nan=False) + "\n"
 
 
 def read_contract(folder: Path) -> Contract:
@@ -82,7 +82,7 @@ def read_regular(path: Path, max_bytes: int | None = None) -> bytes:
         raise TamperedBundleError(f"{path} can't be read ({error.strerror}). {AGAIN}") from error
 
 
-def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
+def _read_json(path: Path) -> tuple[dict[str, object], bool]:
     """Return the object in a file, and whether it has the digest that it states."""
     try:
         plain = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"), object_pairs_hook=_unique_keys)
@@ -93,8 +93,8 @@ def _read_json(path: Path) -> tuple[dict[str, Any], bool]:
         raise TamperedBundleError(f"{path} is damaged ({type(error).__name__}: {error}). {AGAIN}") from error
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
     for key, value in pairs:
         if key in found:
             raise ValueError(f"key {key!r:.80} occurs twice")

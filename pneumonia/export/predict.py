@@ -1,18 +1,20 @@
 """Predict image files with a run or a bundle, with the same fields and values from both."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pneumonia.data.images.limits import UnreadableImageError, read_image_file
 from pneumonia.data.sources.file_names import DICOM_SUFFIXES, IMAGE_SUFFIXES
 from pneumonia.data.sources.folders import files_below
 from pneumonia.errors import ConfigError, LayoutError, RunError, printable
 from pneumonia.export.contract import CONTRACT
+from pneumonia.export.prediction import PredictedFile, RunPrediction, decide
+from pneumonia.system.arrays import Pixels
 from pneumonia.system.console import announce_loading, say, track, warn
 
 PROGRESS_FROM: Final = 10  # files from which on a bundle shows progress
-Fields = dict[str, Any]  # one prediction, as JSON
 
 
 def image_files(places: Iterable[Path]) -> list[Path]:
@@ -34,18 +36,13 @@ def image_files(places: Iterable[Path]) -> list[Path]:
     return files
 
 
-def predict_files(model: Path, images: list[Path], explain: Path | None = None) -> Iterator[Fields]:
+def predict_files(model: Path, images: list[Path], explain: Path | None = None) -> Iterator[PredictedFile]:
     """Predict image files in order, decoded and normalised as in training.
 
     Args:
         model: A run folder or a bundle.
         images: Image files.
         explain: A folder for explanations as pictures; needs a run.
-
-    Yields:
-        ``image`` and the fields of :class:`pneumonia.export.prediction.Prediction`. A run has no out-of-distribution detector and
-        no target coverage, so ``out_of_distribution``, ``ood_score``, ``ood_threshold``, ``abstained`` and ``bundle_version`` are
-        ``None``; ``explanation`` is the path of a picture. For an unreadable file, ``image`` and ``error``.
 
     Raises:
         ConfigError: The model has no explanations.
@@ -71,9 +68,9 @@ def predict_files(model: Path, images: list[Path], explain: Path | None = None) 
     files: Iterable[Path] = images if len(images) < PROGRESS_FROM else track(images, len(images), "Predicting")
     for path in files:
         try:
-            yield {"image": str(path), **bundle.predict(read_image_file(path)).as_dict()}
+            yield PredictedFile(str(path), bundle.predict(read_image_file(path)))
         except UnreadableImageError as error:
-            yield {"image": str(path), "error": str(error)}
+            yield PredictedFile(str(path), error=str(error))
 
 
 def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
@@ -86,14 +83,13 @@ def _warn(warnings: Iterable[str], caveat: str, images: Iterable[Path]) -> None:
             warn(text)
 
 
-def _predict_with_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[Fields]:
+def _predict_with_run(model: Path, images: list[Path], explain: Path | None) -> Iterator[PredictedFile]:
     from pneumonia.runs.load import load_finished_run
 
     run = load_finished_run(model)  # refuse a wrong folder before torch is imported
     announce_loading()
     from pneumonia.evaluation.explanations import check_explainable, draw_explanations
     from pneumonia.export.contract_builder import decision_rules_of_run
-    from pneumonia.export.prediction import decide
     from pneumonia.metrics.calibration import Temperature, apply_temperature
     from pneumonia.runs.model_warnings import warnings_of
     from pneumonia.runs.predictions import predict_file
@@ -106,47 +102,32 @@ def _predict_with_run(model: Path, images: list[Path], explain: Path | None) -> 
     calibration, points = decision_rules_of_run(run)
     if calibration.temperature is None:
         say(f"The probabilities are not calibrated: {calibration.reason}.")
-    predictions: list[Fields] = []
-    drawn: list[tuple[Path, Any, str, Fields]] = []
+    predictions: list[PredictedFile] = []
+    squares: list[Pixels] = []
+    titles: list[str] = []
     for path in track(images, len(images), "Predicting"):
         try:
             pixels, raw = predict_file(classifier, path)
         except UnreadableImageError as error:
-            predictions.append({"image": str(path), "error": str(error)})
+            predictions.append(PredictedFile(str(path), error=str(error)))
             continue
-        shown, label = (
-            apply_temperature(raw[None], Temperature(calibration.temperature))[0].tolist(),
-            classes[int(raw.argmax())],
+        shown = apply_temperature(raw[None], Temperature(calibration.temperature))[0].tolist()
+        found = RunPrediction(
+            label=classes[int(raw.argmax())],
+            probabilities=dict(zip(classes, shown, strict=True)),
+            raw=dict(zip(classes, raw.tolist(), strict=True)),
+            calibrated=calibration.temperature is not None,
+            temperature=calibration.temperature,
+            confidence=max(shown),
+            decisions=decide(points, classes, shown, calibration),
+            model_version=run.version,
         )
-        found: Fields = {
-            "image": str(path),
-            "label": label,
-            "probabilities": dict(zip(classes, shown, strict=True)),
-            "raw": dict(zip(classes, raw.tolist(), strict=True)),
-            "calibrated": calibration.temperature is not None,
-            "temperature": calibration.temperature,
-            "confidence": max(shown),
-            "abstained": None,
-            "out_of_distribution": None,
-            "ood_score": None,
-            "ood_threshold": None,
-            "decisions": decide(points, classes, shown, calibration),
-            "bundle_version": None,
-            "model_version": run.version,
-        }
-        predictions.append(found)
+        predictions.append(PredictedFile(str(path), found))
         if explain is not None:
-            drawn.append(
-                (
-                    path,
-                    pixels,
-                    f"{printable(path.name)}: predicted {label} ({found['probabilities'][label]:.2f})",
-                    found,
-                )
-            )
-    if explain is not None and drawn:
-        paths, squares, titles, predicted = (list(column) for column in zip(*drawn, strict=True))
-        pictures = draw_explanations(classifier, squares, paths, titles, explain)
-        for found, picture in zip(predicted, pictures, strict=True):
-            found["explanation"] = str(picture)
+            squares.append(pixels)
+            titles.append(f"{printable(path.name)}: predicted {found.label} ({found.probabilities[found.label]:.2f})")
+    if explain is not None and squares:
+        readable = [Path(one.image) for one in predictions if one.prediction]
+        pictures = iter(draw_explanations(classifier, squares, readable, titles, explain))
+        predictions = [replace(one, explanation=str(next(pictures))) if one.prediction else one for one in predictions]
     yield from predictions

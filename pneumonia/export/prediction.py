@@ -1,7 +1,8 @@
 """Define the prediction of a bundle for one image, and decide its binary questions."""
 
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 from pydantic import BaseModel, Field
 
@@ -43,9 +44,50 @@ class Prediction(BaseModel):
         """The most probable class, also where the bundle gives no label."""
         return max(self.probabilities, key=self.probabilities.__getitem__)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return self.model_dump()
+
+class RunPrediction(BaseModel):
+    """The prediction of a run for one image, with the fields of :class:`Prediction`.
+
+    A run has no out-of-distribution detector and no target coverage, so some are always null.
+    """
+
+    label: str
+    probabilities: dict[str, float]
+    raw: dict[str, float]
+    calibrated: bool
+    temperature: float | None
+    confidence: float
+    abstained: None = None
+    out_of_distribution: None = None
+    ood_score: None = None
+    ood_threshold: None = None
+    decisions: dict[str, bool | None]
+    bundle_version: None = None
+    model_version: str
+
+
+@dataclass(frozen=True)
+class PredictedFile:
+    """An image file with its prediction, or with the reason why it can't be read.
+
+    Attributes:
+        image: Path of the file.
+        prediction: ``None`` if the file can't be read.
+        error: Why it can't be read.
+        explanation: Path of a picture that explains the prediction, if one was drawn.
+    """
+
+    image: str
+    prediction: Prediction | RunPrediction | None = None
+    error: str = ""
+    explanation: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        """Return ``image`` with the fields of the prediction and ``explanation``, or with ``error``."""
+        if self.prediction is None:
+            return {"image": self.image, "error": self.error}
+        drawn = {"explanation": self.explanation} if self.explanation else {}
+        return {"image": self.image, **self.prediction.model_dump(), **drawn}
 
 
 def rounding(calibration: Calibration) -> float:

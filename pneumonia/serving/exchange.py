@@ -43,7 +43,7 @@ class Exchange:
         self.path, self.method = scope["path"], scope["method"]
         sent = self.headers.get(b"x-request-id", b"").decode("latin-1")
         self.id = sent if REQUEST_ID.fullmatch(sent) else secrets.token_hex(8)
-        self.log_fields: dict[str, Any] = scope.setdefault(LOG_FIELDS, {})
+        self.log_fields: dict[str, object] = scope.setdefault(LOG_FIELDS, {})
         self.start = time.perf_counter()
         self.status = 0
         self.size = 0

@@ -184,7 +184,7 @@ def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
     return [_from_base64(text, f"images[{number}]") for number, text in enumerate(texts)], True
 
 
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(pairs)) < len(pairs):
         raise Problem(422, "The JSON has one key twice, so its value is ambiguous.", SEND_JSON)
     return dict(pairs)

@@ -96,7 +96,7 @@ def add_routes(app: FastAPI, pool: InferencePool, metrics: Metrics) -> None:
         if parsed.is_list:
             body = Predictions(predictions=predictions, **versions, ms=_ms_since(start)).model_dump_json()
         else:
-            body = TimedPrediction(**predictions[0].as_dict(), ms=_ms_since(start)).model_dump_json()
+            body = TimedPrediction(**predictions[0].model_dump(), ms=_ms_since(start)).model_dump_json()
         return Response(body, media_type=JSON)
 
     @app.post("/explanation", tags=["predictions"], responses=problems, openapi_extra=FILE_BODY)

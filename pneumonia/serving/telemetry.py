@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Final, TextIO
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -33,17 +33,21 @@ class JsonLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         when = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        line: dict[str, Any] = {"time": when, "level": record.levelname.lower(), "event": record.getMessage().strip()}
+        line: dict[str, object] = {
+            "time": when,
+            "level": record.levelname.lower(),
+            "event": record.getMessage().strip(),
+        }
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1] is not None:
             line |= _describe(record.exc_info[1])
         return json.dumps(line, default=str)
 
 
-def _describe(error: BaseException) -> dict[str, Any]:
+def _describe(error: BaseException) -> dict[str, object]:
     frames = traceback.extract_tb(error.__traceback__, limit=-MAX_FRAMES)
     trace = [f"{Path(at.filename).name}:{at.lineno} {at.name}" for at in frames]
-    fields = {"error": type(error).__name__, "trace": trace}
+    fields: dict[str, object] = {"error": type(error).__name__, "trace": trace}
     cause = error.__cause__ or error.__context__
     return fields if cause is None else {**fields, "cause": _describe(cause)}
 
@@ -101,7 +105,7 @@ def _forward(outlet: int) -> None:
             log_event("library output", text=line.strip()[:MAX_LINE])
 
 
-def log_event(event: str, level: int = logging.INFO, **fields: Any) -> None:
+def log_event(event: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Log one line."""
     LOGGER.log(level, event, extra={"fields": fields})
 

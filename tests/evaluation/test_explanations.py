@@ -1,5 +1,7 @@
 """Explanations of predictions: weights times image, and Grad-CAM."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -98,14 +100,14 @@ def test_predict_draws_an_explanation_of_each_image(perceptron_run, images, tmp_
 def test_explanations_of_equal_names_are_numbered(perceptron_run, images, tmp_path):
     again = tmp_path / images[0].name
     again.write_bytes(images[0].read_bytes())
-    answers = list(predict_files(perceptron_run, [images[0], again], tmp_path / "why"))
-    names = [answer["explanation"].rpartition("/")[2] for answer in answers]
+    predicted = predict_files(perceptron_run, [images[0], again], tmp_path / "why")
+    names = [Path(one.explanation).name for one in predicted]
     assert names == [f"{images[0].stem}.png", f"{images[0].stem}-2.png"]
 
 
 def test_convolutional_family_is_explained_by_grad_cam(finished, images, tmp_path):
-    answers = list(predict_files(finished, images[:1], tmp_path / "why"))
-    with Image.open(answers[0]["explanation"]) as drawn:
+    (predicted,) = predict_files(finished, images[:1], tmp_path / "why")
+    with Image.open(predicted.explanation) as drawn:
         assert drawn.width > 4 * 192, "the image, and beside it a heat map for each class"
 
 

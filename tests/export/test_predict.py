@@ -50,7 +50,7 @@ def test_bundle_and_run_predict_the_same_probabilities(predict, finished, bundle
 
 def test_json_is_the_prediction_of_the_bundle(predict, bundle, bundle_dir, val_files):
     _, out, _ = predict(bundle_dir, val_files[0], "--json")
-    assert json.loads(out) == [{"image": str(val_files[0]), **bundle.predict(val_files[0].read_bytes()).as_dict()}]
+    assert json.loads(out) == [{"image": str(val_files[0]), **bundle.predict(val_files[0].read_bytes()).model_dump()}]
 
 
 def test_decisions_of_a_run_use_the_thresholds_of_its_bundle(predict, bundle, finished, val_files):

@@ -108,7 +108,7 @@ def test_out_of_distribution_image_gets_no_label_and_no_decision(bundle):
     assert prediction.label is None
     assert set(prediction.decisions.values()) == {None}
     assert sum(prediction.probabilities.values()) == pytest.approx(1)
-    assert prediction.as_dict()["label"] is None
+    assert prediction.model_dump()["label"] is None
 
 
 def test_calibration_changes_which_images_are_predicted():

@@ -83,12 +83,12 @@ def test_raw_bytes_get_the_prediction_of_the_bundle(kind, client, files, bundle)
     assert response.status_code == 200, response.text
     body = response.json()
     assert body.pop("ms") > 0
-    assert body == json.loads(json.dumps(bundle.predict(files[kind]).as_dict()))
+    assert body == json.loads(json.dumps(bundle.predict(files[kind]).model_dump()))
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
 def test_json_gives_one_object_for_image_and_a_list_for_images(client, files, bundle):
-    expected = {kind: bundle.predict(raw).as_dict() for kind, raw in files.items()}
+    expected = {kind: bundle.predict(raw).model_dump() for kind, raw in files.items()}
     one = as_json(client, {"image": text(files["image/png"])}).json()
     assert one["probabilities"] == expected["image/png"]["probabilities"]
     many = as_json(client, {"images": [text(raw) for raw in files.values()]}).json()
@@ -284,7 +284,7 @@ def test_every_route_but_ping_requires_the_token(client_of):
 
 
 def test_contract_and_versions_are_served(client, bundle):
-    assert client.get("/contract").json() == bundle.contract.as_dict()
+    assert client.get("/contract").json() == bundle.contract.model_dump(mode="json")
     assert client.head("/ping").status_code == 200, "load balancers use HEAD"
     body = client.get("/ping").json()
     assert body["bundle_version"] == bundle.contract.bundle_version

@@ -197,7 +197,7 @@ def test_noise_is_flagged_as_out_of_distribution(page, bundle):
 @needs_a_browser
 @pytest.mark.parametrize("label", ["VIRUS", None])
 def test_abstention_names_the_most_probable_class(label, page, bundle, console):
-    prediction = {key: value for key, value in bundle.predict(xray()).as_dict().items() if key in KEYS}
+    prediction = {key: value for key, value in bundle.predict(xray()).model_dump().items() if key in KEYS}
     prediction |= {"label": label, "abstained": True, "out_of_distribution": False, "ms": 1.0, "model_version": "a/b"}
     prediction["probabilities"] = {"NORMAL": 0.2, "VIRUS": 0.41, "BACTERIA": 0.39}
     page.route("**/invocations", lambda route: route.fulfill(json=prediction))

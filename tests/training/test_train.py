@@ -740,8 +740,8 @@ def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_a
     predictions = pd.read_parquet(folder.predictions("val"))
     for row in predictions.head(3).itertuples():
         path = next(phantoms.rglob(f"{row.image_id}.jpeg"))
-        answer = next(predict_files(folder.path, [path]))
-        assert answer["raw"]["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
+        predicted = next(predict_files(folder.path, [path]))
+        assert predicted.prediction.raw["VIRUS"] == pytest.approx(row.prob_VIRUS, abs=1e-5)
 
 
 def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_path):

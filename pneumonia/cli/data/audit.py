@@ -3,11 +3,11 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, Unpack
 
 import click
 
-from pneumonia.cli.data.split import method_options, split_config
+from pneumonia.cli.data.split import MethodOptions, method_options, split_config
 from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image
 from pneumonia.errors import ConfigError, broken_images
 
@@ -45,7 +45,7 @@ def command(
     as_json: bool,
     on_bad_image: str,
     cache_dir: Path,
-    **method: Any,
+    **method: Unpack[MethodOptions],
 ) -> int:
     """Audit a folder of X-rays, an archive or a manifest.parquet: index.html, audit.json and pairs.csv.
 
@@ -116,14 +116,14 @@ def readable_images(
     return manifest[good].reset_index(drop=True), pixels, cache.problems
 
 
-def _plan(file: Path | None, method: dict[str, Any]) -> "SplitConfig | None":
+def _plan(file: Path | None, method: MethodOptions) -> "SplitConfig | None":
     """Return the split to audit, which may leak; ``None`` for the release's own folders."""
     chosen = any(value is not None for value in method.values())
     if file is not None and chosen:
         raise ConfigError("--split FILE and --method with its options exclude each other. Use one of them.")
     if file is not None:  # not as an override, which would need quotes around brackets and commas in the path
-        return replace(split_config("given", leaky="true"), file=str(file.expanduser()))
-    return split_config(**method, leaky="true") if chosen else None
+        return replace(split_config(True, method="given"), file=str(file.expanduser()))
+    return split_config(True, **method) if chosen else None
 
 
 def _show(found: "Audit") -> None:

@@ -1,7 +1,7 @@
 """`pneumonia data split`: divide images into subsets and folds, and write the split to a file."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 import click
 
@@ -11,7 +11,19 @@ from pneumonia.errors import some
 if TYPE_CHECKING:
     from pneumonia.config.schema import SplitConfig
 
-method_options = options(
+
+class MethodOptions(TypedDict, total=False):
+    """The options of :data:`method_options`; ``None`` for what the file of ``conf/split`` says."""
+
+    method: str | None
+    seed: int | None
+    k: int | None
+    fold: int | None
+    holdout: str | None
+    fraction: float | None
+
+
+method_options: Final = options(
     click.option(
         "--method", metavar="grouped|official|kfold|rotating|random|given", help="How to divide.  [default: grouped]"
     ),
@@ -35,13 +47,13 @@ method_options = options(
 @click.option("--leaky/--no-leaky", default=None, help="Allow leakage, or refuse it whatever the method.")
 @click.option("--out", metavar="DIR", type=FOLDER, default=Path("splits"), help="Folder of the file.")
 @cache_dir
-def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **method: Any) -> None:
+def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **method: Unpack[MethodOptions]) -> None:
     """Divide the images of SOURCE into train, val and test, and write DIR/split-<hash>.parquet (image_id, subset, fold).
 
     SOURCE is a folder of X-rays, an archive or a manifest.parquet. The counts are shown, and the path of the file is printed. A
     split that leaks patients or copies is refused (exit code 2), unless its method is known to leak.
     """
-    plan = split_config(**method, leaky=leaky)
+    plan = split_config(leaky, **method)
     from pneumonia.data.duplicates import groups
     from pneumonia.data.manifest import load_manifest
     from pneumonia.data.splits.files import load_split, write_split
@@ -82,13 +94,14 @@ def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **meth
     print(write_split(split, out))
 
 
-def split_config(method: str | None = None, **values: Any) -> "SplitConfig":
-    """Return the checked ``SplitConfig`` of a file of ``conf/split`` with other values; ``None`` is the file's own.
+def split_config(leaky: bool | None, **method: Unpack[MethodOptions]) -> "SplitConfig":
+    """Return the checked ``SplitConfig`` of a file of ``conf/split`` with other values.
 
     Raises:
         ConfigError: An unknown method or value.
     """
     from pneumonia.config.compose import compose
 
-    words = {"split": method, **{f"split.{key}": value for key, value in values.items()}}
-    return compose(*(f"{key}={value}" for key, value in words.items() if value is not None)).split
+    values = {"split" if key == "method" else f"split.{key}": value for key, value in method.items()}
+    given = {key: value for key, value in (values | {"split.leaky": leaky}).items() if value is not None}
+    return compose(*(f"{key}={value}" for key, value in given.items())).split
