@@ -95,13 +95,7 @@ def answer_hydra(arguments: list[str]) -> int:
 
 
 def override_completions(verb: str, words: list[str], typed: str) -> list[str]:
-    """Return the arguments of a Hydra verb that start with ``typed``.
-
-    Args:
-        verb: ``train``, ``sweep`` or ``reproduce``.
-        words: The arguments before it.
-        typed: The beginning of an argument.
-    """
+    """Return the arguments of a Hydra verb that start with ``typed``, after the arguments ``words``."""
     from pneumonia.config.keys import conf_dir
 
     own: list[str] = []

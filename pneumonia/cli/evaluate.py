@@ -141,9 +141,7 @@ def _finished(places: list[Path]) -> tuple[list["FinishedRun"], int]:
             (unfinished if result is None else debug).append(folder.path)
     if debug:
         warn(f"Left out, since shortened for debugging: {some(debug, 3)}")
-    if unfinished:
-        verb = "is" if len(unfinished) == 1 else "are"
-        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} left out: {some(unfinished, 3)}")
+    _warn_of_unfinished(unfinished, "left out")
     if not finished:
         raise RunError(f"There is no finished run in {some(places)}. `pneumonia train` makes one.")
     return finished, damaged
@@ -165,9 +163,14 @@ def _members(places: list[Path]) -> list["FinishedRun"]:
             load_finished_run(place)  # a named run must be finished; of a folder the finished runs are used
     opened = [(folder, read_result(folder)) for folder in find_runs(places)]
     members = [FinishedRun(folder, result) for folder, result in opened if result is not None and result.completed]
-    unfinished = [folder.path for folder, result in opened if result is None or not result.completed]
-    if unfinished:
-        verb = "is" if len(unfinished) == 1 else "are"
-        warn(f"{count(len(unfinished), 'run')} did not finish and {verb} no member: {some(unfinished, 3)}")
+    _warn_of_unfinished(
+        [folder.path for folder, result in opened if result is None or not result.completed], "no member"
+    )
     check_members(members)
     return members
+
+
+def _warn_of_unfinished(runs: list[Path], what: str) -> None:
+    if runs:
+        verb = "is" if len(runs) == 1 else "are"
+        warn(f"{count(len(runs), 'run')} did not finish and {verb} {what}: {some(runs, 3)}")

@@ -1,6 +1,5 @@
 """Check Hydra's command-line options and put them before the overrides, so that Hydra's own parser accepts them."""
 
-from itertools import pairwise
 from typing import Final, NoReturn, get_type_hints
 
 from pneumonia.errors import ConfigError, nearest
@@ -14,9 +13,6 @@ SHELLS: Final = ("bash", "zsh", "fish")
 
 def options_first(arguments: list[str]) -> list[str]:
     """Return Hydra's options, then the overrides; Hydra does not accept them mixed.
-
-    Args:
-        arguments: Options and overrides in any order.
 
     Raises:
         ConfigError: An option is unknown, lacks its value, or excludes another one.
@@ -62,19 +58,8 @@ def options_first(arguments: list[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def option_value(arguments: list[str], name: str) -> str:
-    """Return the value of an option after :func:`options_first`; empty if it is not given."""
-    names = {"--package": {"--package", "-p"}, "--cfg": {"--cfg", "-c"}}[name]
-    return next((value for word, value in pairwise(arguments) if word in names), "")
-
-
 def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
-    """Refuse an unknown option, and name the override that it probably means.
-
-    Args:
-        word: The option, such as ``--max-epochs`` or ``--max_epochs=2``.
-        following: The arguments after it.
-        verb: The command, such as ``train``.
+    """Refuse an unknown option such as ``--max-epochs`` or ``--max_epochs=2``, and name the override that it probably means.
 
     Raises:
         ConfigError: Always.

@@ -173,14 +173,7 @@ class _Watched(Launcher):
 
 
 def run_recorded(work: Callable[[], float | None], token: str) -> float | None:
-    """Run a job of a multirun and record its outcome.
-
-    Args:
-        work: The job.
-        token: See :class:`Multirun`.
-
-    Returns:
-        The return value of the job.
+    """Run a job of the multirun with this token, record its outcome, and return its value.
 
     Raises:
         RunError: The job failed; a plain error, because it may be pickled.

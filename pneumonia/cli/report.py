@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from pneumonia.cli.parsing import FOLDER, PATH, Verb, given
+from pneumonia.config.names import MONITORS
 
 
 @click.command(
@@ -19,7 +20,7 @@ from pneumonia.cli.parsing import FOLDER, PATH, Verb, given
 @click.option("--out", metavar="DIR", type=FOLDER, default=Path("report"), help="Folder of the report.")
 @click.option(
     "--metric",
-    type=click.Choice(["f1_macro", "accuracy", "auroc", "loss", "recall_macro"]),
+    type=click.Choice([name.removeprefix("val/") for name in MONITORS]),
     default="f1_macro",
     help="Metric to rank and test by.",
 )

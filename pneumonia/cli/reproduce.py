@@ -1,10 +1,8 @@
 """`pneumonia reproduce`: run the whole study with one command."""
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
-from pneumonia.cli import wants_help
+from pneumonia import cli
 from pneumonia.cli.hydra_options import refuse_option
 from pneumonia.errors import ConfigError
 
@@ -31,7 +29,7 @@ def run(arguments: list[str]) -> int:
     Raises:
         PneumoniaError: Bad input.
     """
-    if wants_help(arguments, HELP):
+    if cli.wants_help(arguments, HELP):
         return 0
     own, overrides = {"preset": "smoke", "runs_dir": "", "out": ""}, []
     for number, argument in enumerate(arguments):
@@ -52,11 +50,4 @@ def run(arguments: list[str]) -> int:
 
     preset = read_preset(own["preset"])
     runs_dir = Path(own["runs_dir"] or f"runs/reproduce-{preset.name}")
-    commands = {verb: partial(_call, verb) for verb in ("sweep", "evaluate", "report")}
-    return reproduce(preset, overrides, runs_dir, Path(own["out"] or f"report/{preset.name}"), commands)
-
-
-def _call(verb: str, arguments: Sequence[str]) -> int:
-    from pneumonia.cli import run as call
-
-    return call([verb, *arguments])
+    return reproduce(preset, overrides, runs_dir, Path(own["out"] or f"report/{preset.name}"), cli.run)

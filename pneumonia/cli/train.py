@@ -6,11 +6,12 @@ import io
 import os
 import sys
 from contextlib import ExitStack, nullcontext, redirect_stderr
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
-from pneumonia.cli.hydra_options import option_value, options_first
+from pneumonia.cli.hydra_options import options_first
 from pneumonia.errors import ConfigError, PneumoniaError
 from pneumonia.system.console import announce_loading
 
@@ -54,11 +55,6 @@ Examples:
 def run(arguments: list[str], config_name: str = "train", config_dir: Path | None = None) -> int:
     """Compose and validate a config, then train it; or run Hydra's multirun.
 
-    Args:
-        arguments: Hydra's options and overrides.
-        config_name: Primary config.
-        config_dir: Folder with more config files.
-
     Returns:
         The exit code: 0, or 1 if jobs of a multirun failed.
 
@@ -79,7 +75,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from pneumonia.config.compose import register_schema
     from pneumonia.config.error_translation import translated
 
-    package = option_value(arguments, "--package")
+    package = next((value for word, value in pairwise(arguments) if word in {"--package", "-p"}), "")
     if "--hydra-help" in arguments:  # it takes no overrides
         arguments = ["--hydra-help"]
     for argument in arguments:

@@ -1,7 +1,8 @@
 """The built-in choices of the groups; a node is given the class whose ``_target_`` (or ``kind``) and keys it has."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 from pneumonia.config.declarations import one_of, ranged
 from pneumonia.config.schema import (
@@ -14,40 +15,14 @@ from pneumonia.config.schema import (
     TrainerConfig,
 )
 
-
-def width() -> Any:
-    """Declare a number of channels."""
-    return ranged("a whole number of channels", at_least=1, at_most=4096)
-
-
-def dropout() -> Any:
-    """Declare a dropout rate."""
-    return ranged("a fraction", at_least=0, at_most=0.99)
-
-
-def lr() -> Any:
-    """Declare a learning rate."""
-    return ranged("a learning rate", above=0, at_most=1000)
-
-
-def weight_decay() -> Any:
-    """Declare a weight decay."""
-    return ranged("a number", at_least=0)
-
-
-def n_jobs() -> Any:
-    """Declare a number of parallel jobs."""
-    return ranged("a number of parallel jobs", at_least=1, at_most=1024)
-
-
-def cores() -> Any:
-    """Declare the cores of a job."""
-    return ranged("a number of cores", at_least=1, at_most=1024)
-
-
-def gpus() -> Any:
-    """Declare the GPUs of a job."""
-    return ranged("a number of GPUs, or a share of one,", at_least=0, at_most=64)
+width = partial(ranged, "a whole number of channels", at_least=1, at_most=4096)
+dropout = partial(ranged, "a fraction", at_least=0, at_most=0.99)
+lr = partial(ranged, "a learning rate", above=0, at_most=1000)
+weight_decay = partial(ranged, "a number", at_least=0)
+momentum = partial(ranged, "a number", at_least=0, below=1)
+n_jobs = partial(ranged, "a number of parallel jobs", at_least=1, at_most=1024)
+cores = partial(ranged, "a number of cores", at_least=1, at_most=1024)
+gpus = partial(ranged, "a number of GPUs, or a share of one,", at_least=0, at_most=64)
 
 
 @dataclass(kw_only=True)
@@ -131,7 +106,7 @@ class PlainSGDConfig(OptimizerConfig):
 class SGDConfig(PlainSGDConfig):
     """Stochastic gradient descent with momentum."""
 
-    momentum: float = ranged("a number", at_least=0, below=1)
+    momentum: float = momentum()
     nesterov: bool
     weight_decay: float = weight_decay()
 
@@ -164,7 +139,7 @@ class RMSpropConfig(AdamConfig):
     """See :class:`torch.optim.RMSprop`."""
 
     _target_: str = "torch.optim.RMSprop"
-    momentum: float = ranged("a number", at_least=0, below=1)
+    momentum: float = momentum()
 
 
 @dataclass(kw_only=True)

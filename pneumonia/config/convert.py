@@ -91,8 +91,7 @@ def _declared(group: str) -> dict[str, Mapping[str, Any]]:
 
 def _build(schema: type[T], values: Any, prefix: str) -> T:
     """Build a dataclass from plain values, and check each against the type and rule of its field."""
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{prefix.rstrip('.') or 'The config'}={shown(values)} must hold keys and values.")
+    values = _mapping(prefix.rstrip(".") or "The config", values)
     found: dict[str, object] = {}
     hints = hints_of(schema)  # type: ignore[arg-type]
     items: tuple[Field[Any], ...] = fields(schema)  # type: ignore[arg-type]

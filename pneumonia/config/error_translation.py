@@ -68,10 +68,6 @@ def _deleted(found: re.Match[str]) -> str:
     return f"~{key} removes nothing: {key} is not a config key.{nearest_key(key, keys)} {HELP}"
 
 
-def _unknown_override(found: re.Match[str]) -> str:
-    return _unknown(found[1])
-
-
 def _unknown_in_file(found: re.Match[str]) -> str:
     full, place = (re.search(pattern, found.string) for pattern in (r"full_key: (\S+)", r"In '([^']+)'"))
     return _unknown(full[1] if full else found[1], f" (in {place[1]})" if place else "")
@@ -131,8 +127,10 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
         "An interval has no steps, so -m can't list its values. Use range(low, high, step), or values with commas; "
         "`pneumonia sweep search` searches intervals.",
     ),
-    (r"Could not (?:override|append)[^']*'([^']+)'(?=.*(?:is not in struct|Key '\w+' not in))", _unknown_override),
-    (r"Could not (?:override|append)[^']*'([^']+)'(?!.*Could not find)", _unknown_override),
+    (
+        r"Could not (?:override|append)[^']*'([^']+)'(?:(?=.*(?:is not in struct|Key '\w+' not in))|(?!.*Could not find))",
+        lambda found: _unknown(found[1]),
+    ),
     (r"Key '(\w+)' (?:not in|is not in)", _unknown_in_file),
     (r"Could not find '([^']+)/([^'/]+)'", _unknown_choice),
     (

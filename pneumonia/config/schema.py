@@ -6,6 +6,7 @@ The nodes of :data:`GROUPS` differ by choice; :mod:`pneumonia.config.choices` de
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -15,20 +16,13 @@ from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
 from pneumonia.tasks import TASKS
 
 GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
-LARGEST_SEED: Final = 2**32 - 1
 MOST_MINUTES: Final = 10_000_000  # 19 years; longer times overflow the timers of the operating system
 MAX_TIME: Final = re.compile(r"\d{1,6}(:[0-5]?\d){3}", re.ASCII)
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
 
 
-def seed(**options: Any) -> Any:
-    """Declare a seed."""
-    return ranged("a whole number", at_least=0, at_most=LARGEST_SEED, **options)
-
-
-def minutes(**options: Any) -> Any:
-    """Declare a duration in minutes."""
-    return ranged("a number of minutes", above=0, at_most=MOST_MINUTES, **options)
+seed = partial(ranged, "a whole number", at_least=0, at_most=2**32 - 1)
+minutes = partial(ranged, "a number of minutes", above=0, at_most=MOST_MINUTES)
 
 
 @dataclass
@@ -199,9 +193,7 @@ def _is_max_time(value: Any) -> bool:
     return MAX_TIME.fullmatch(value) is not None
 
 
-def limit() -> Any:
-    """Declare a limit of batches an epoch."""
-    return setting(Rule(_is_limit, "a fraction above 0, at most 1.0, or a whole number of batches"))
+limit = partial(setting, Rule(_is_limit, "a fraction above 0, at most 1.0, or a whole number of batches"))
 
 
 @dataclass(kw_only=True)

@@ -94,14 +94,8 @@ def check_class(
 ) -> type[T] | None:
     """Return the class if it is a proper subclass of ``base``, else ``None``.
 
-    Modules also hold what they import, so the class must be defined in an allowed package, or be allowed itself.
-
-    Args:
-        found: From :func:`imported`.
-        target: Its dotted name.
-        base: Required base class.
-        packages: See :func:`check_allowed`.
-        own: See :func:`check_allowed`.
+    Modules also hold what they import, so the class must be defined in an allowed package, or be allowed itself; see
+    :func:`check_allowed`.
     """
     if not isinstance(found, type) or not issubclass(found, base) or found is base:
         return None

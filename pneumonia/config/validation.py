@@ -73,11 +73,7 @@ def check_root(root: Path) -> None:
 def check_group_keys(config: DictConfig, group: str, choice: str, folders: Iterable[Path]) -> None:
     """Refuse a node that lacks keys of its chosen file, or has others; an optimizer may have any argument of its class.
 
-    Args:
-        config: As Hydra composes it.
-        group: Whose node is checked.
-        choice: The name of the chosen file.
-        folders: Config folders to find the file in; the first that has it counts.
+    The file is looked for in several config folders; the first that has it counts.
 
     Raises:
         ConfigError: With the key and what to do.

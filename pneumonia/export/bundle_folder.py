@@ -13,11 +13,7 @@ from pneumonia.system.files import translated_os_errors
 
 
 def check_folder(out: Path, force: bool) -> None:
-    """Refuse a folder for a bundle before any work is done.
-
-    Args:
-        out: The folder.
-        force: Whether an existing bundle may be replaced.
+    """Refuse a folder for a bundle before any work is done; with ``force`` an older bundle is replaced.
 
     Raises:
         BundleError: It holds something that must not be overwritten, or is no name of a new folder.

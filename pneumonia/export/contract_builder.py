@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -122,7 +122,7 @@ def metric_info(run: FinishedRun) -> MetricInfo:
     path, test = run.folder.evaluation("test", "json"), None
     if path.is_file():
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(path.read_text(encoding="utf-8"))
             if found["of"]["run_ids"] == [run.result.run_id] and found["of"].get("other_data") is None:
                 test = {"images": found["n"], "patients": found["patients"], "metrics": found["metrics"]}
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -65,12 +65,7 @@ def occlusion_steps(
 ) -> Iterator[Occlusion | None]:
     """Compute an occlusion map in steps, so that a caller can do something else, or stop, between two batches.
 
-    Args:
-        bundle: Predicts.
-        square: ``(size, size)``, from :meth:`Bundle.decode`.
-        patch: See :func:`occlusion_map`.
-        stride: See :func:`occlusion_map`.
-        label: See :func:`occlusion_map`.
+    The arguments are those of :func:`occlusion_map`, with the decoded square ``(size, size)`` instead of the file.
 
     Yields:
         ``None`` after each batch, then the map.

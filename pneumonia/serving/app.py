@@ -35,11 +35,6 @@ class Service:
         limits: Of what one caller may use.
         token: Callers must send it; ``None`` where anyone may call.
         page: Whether there is a page at ``/``.
-
-    Attributes:
-        asgi: The app.
-        pool: Its threads.
-        metrics: Its metrics.
     """
 
     def __init__(self, bundle: Bundle, limits: Limits, token: str | None = None, page: bool = True) -> None:

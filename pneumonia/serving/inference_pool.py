@@ -68,11 +68,7 @@ class InferencePool:
         self._count = itertools.count()
 
     async def predict(self, body: bytes, kind: str) -> tuple[ParsedRequest, list[Prediction]]:
-        """Predict the images of a request.
-
-        Args:
-            body: The whole body.
-            kind: Its media type.
+        """Predict the images of a request, from its whole body and media type.
 
         Raises:
             Problem: With the number of the image where there are several.
@@ -86,11 +82,7 @@ class InferencePool:
         return parsed, predictions
 
     async def explain(self, body: bytes, kind: str) -> Explanation:
-        """Explain the prediction of one image file.
-
-        Args:
-            body: The file.
-            kind: Its media type, not JSON.
+        """Explain the prediction of one image file of a media type other than JSON.
 
         Raises:
             Problem: Why the file can't be read.

@@ -12,6 +12,7 @@ import cv2
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.export.contract import Contract, Interval, MetricInfo
+from pneumonia.metrics.classification import metric_label
 from pneumonia.serving.limits import Limits
 from pneumonia.tasks import BACTERIA, NORMAL, VIRUS
 
@@ -24,7 +25,7 @@ EXAMPLES: Final = {
     "bacteria": (BACTERIA, 5),
 }  # class and seed of each drawing
 JPEG_QUALITY: Final = 85
-METRICS: Final = {"accuracy": "accuracy", "f1_macro": "macro F1", "auroc": "AUROC"}
+METRICS: Final = ("accuracy", "f1_macro", "auroc")
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _metrics(metrics: MetricInfo) -> dict[str, str]:
 
 
 def _listed(shown: Mapping[str, str]) -> str:
-    return ", ".join(f"{text} {shown[name]}" for name, text in METRICS.items() if name in shown)
+    return ", ".join(f"{metric_label(name)} {shown[name]}" for name in METRICS if name in shown)
 
 
 def _value(value: float | None) -> str:

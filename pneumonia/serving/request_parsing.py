@@ -53,12 +53,7 @@ def media_type(header: str) -> str:
 
 
 def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
-    """Check each image file of a request by its first bytes and its header; decode no pixel.
-
-    Args:
-        body: The whole body.
-        kind: From :func:`media_type`.
-        limits: Of images and pixels.
+    """Check each image file of a body of this media type by its first bytes and its header; decode no pixel.
 
     Raises:
         Problem: 400, 413, 415 or 422.
@@ -85,10 +80,7 @@ def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
 def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
     """Return the pixels of a file by its header; refuse a file of another type or of too many pixels before it is decoded.
 
-    Args:
-        raw: The whole file.
-        kind: The declared media type; ``None`` for any.
-        limits: Of pixels.
+    Without a declared media type (``kind``), any of the three is accepted.
 
     Raises:
         Problem: 400, 413, 415 or 422.

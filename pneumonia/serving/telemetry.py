@@ -111,12 +111,7 @@ def log_event(event: str, level: int = logging.INFO, /, **fields: object) -> Non
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own.
-
-    Args:
-        bundle_version: A label of ``pneumonia_bundle_info``.
-        model_version: A label of ``pneumonia_bundle_info``.
-    """
+    """The metrics of one service, in a registry of their own."""
 
     def __init__(self, bundle_version: str, model_version: str) -> None:
         self.registry = registry = CollectorRegistry()

@@ -1,6 +1,6 @@
 """Reproduce the study: run a preset's sweeps, evaluate the best of each family on the test split, write the report."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from pneumonia.report.entries import Entry
 from pneumonia.report.formatting import count
 from pneumonia.system.console import say, warn
 
-Command = Callable[[list[str]], int]
 METRIC = "f1_macro"  # on validation; chooses the best configuration of a family
 
 
@@ -46,7 +45,7 @@ def read_preset(name: str) -> Preset:
 
 
 def reproduce(
-    preset: Preset, overrides: Sequence[str], runs_dir: Path, out: Path, commands: Mapping[str, Command]
+    preset: Preset, overrides: Sequence[str], runs_dir: Path, out: Path, run: Callable[[Sequence[str]], int]
 ) -> int:
     """Run the unfinished steps of a preset.
 
@@ -55,7 +54,7 @@ def reproduce(
         overrides: More overrides for every sweep.
         runs_dir: Folder of the sweeps.
         out: Folder of the report.
-        commands: The commands ``sweep``, ``evaluate`` and ``report``.
+        run: Runs a command of ``pneumonia``.
 
     Returns:
         The exit code: 0, or 1 if a job or an evaluation failed; the report lists it.
@@ -68,27 +67,27 @@ def reproduce(
             f"preset={preset.name} needs X-rays, because results on phantoms mean nothing. Set data=folder data.root=DIR, or "
             "use preset=smoke for a trial."
         )
-    failed = _sweep(preset, overrides, runs_dir, commands["sweep"])
+    failed = _sweep(preset, overrides, runs_dir, run)
     folders = [runs_dir / name for name in preset.sweeps if (runs_dir / name).is_dir()]
     chosen = best_of_families(gather(folders).entries)
     say(f"\n[bold]Test split[/]: the best configuration of each family by validation ({count(len(chosen), 'run')})")
     cache = [f"--{one.replace('cache_dir', 'cache-dir', 1)}" for one in overrides if one.startswith("cache_dir=")]
-    code = commands["evaluate"]([*(str(entry.folder.path) for entry in chosen), "--split", "test", *cache])
+    code = run(["evaluate", *(str(entry.folder.path) for entry in chosen), "--split", "test", *cache])
     say("\n[bold]Report[/]")
     title = f"The study, reproduced (preset {preset.name})"
-    commands["report"]([*map(str, folders), "--out", str(out), "--title", title])
+    run(["report", *map(str, folders), "--out", str(out), "--title", title])
     if failed:
         say(f"Some jobs of {', '.join(failed)} are not finished; see the report. Run the same command to try again.")
     return 1 if failed or code else 0
 
 
-def _sweep(preset: Preset, overrides: Sequence[str], runs_dir: Path, sweep: Command) -> list[str]:
+def _sweep(preset: Preset, overrides: Sequence[str], runs_dir: Path, run: Callable[[Sequence[str]], int]) -> list[str]:
     """Run every sweep; return the names of those with unfinished jobs."""
     failed = []
     for number, (name, own) in enumerate(preset.sweeps.items(), 1):
         say(f"\n[bold]Sweep {number} of {len(preset.sweeps)}: {name}[/]")
         try:
-            code = sweep([name, *preset.overrides, *own, *overrides, f"runs_dir={runs_dir}"])
+            code = run(["sweep", name, *preset.overrides, *own, *overrides, f"runs_dir={runs_dir}"])
         except PneumoniaError as error:
             if number == 1 or isinstance(error, KeyboardInterrupt):
                 raise  # bad input before anything has run, or an interruption

@@ -65,11 +65,7 @@ class PruningCallback(Checkpoint):
 
 
 def search(plan: Search, command_of: Callable[[Job], str]) -> int:
-    """Run the trials that a search still lacks.
-
-    Args:
-        plan: The search.
-        command_of: Returns the command that trains the run of a job.
+    """Run the trials that a search still lacks; show the command (``command_of``) that trains the best again.
 
     Returns:
         The exit code: 0, or 1 if a trial has failed.

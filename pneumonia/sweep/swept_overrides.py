@@ -17,10 +17,6 @@ def split_overrides(file: SweepFile, overrides: Sequence[str]) -> tuple[list[Ove
 
     A key that the file sweeps over keeps its position when an override gives it other values, or a single one.
 
-    Args:
-        file: The sweep file.
-        overrides: Overrides of the call.
-
     Raises:
         ConfigError: An override that a sweep does not allow.
     """

@@ -88,13 +88,6 @@ def readable_images(
 ) -> "tuple[pd.DataFrame, NDArray[np.uint8], dict[str, str]]":
     """Load all images that can be read.
 
-    Args:
-        source: A folder, an archive or a manifest.
-        size: Pixels a side.
-        labels: A table of labels.
-        on_bad_image: ``error`` or ``skip``.
-        cache_dir: Folder of decoded images.
-
     Returns:
         Their manifest, their pixels ``(N, size, size)``, and a reason by path for each of the others.
 

@@ -49,10 +49,7 @@ class Launcher(ABC):
     def run(self, jobs: Sequence[Job], on_end: Callable[[Job], None], *, dry_run: bool = False) -> None:
         """Run each job to its end, or two batches of each; a failure of one leaves the others alone.
 
-        Args:
-            jobs: The jobs, in order.
-            on_end: Called with each job that has ended.
-            dry_run: Train and validate on two batches only.
+        ``on_end`` is called with each job that has ended.
         """
         options = JobOptions(dry_run, self.timeout_min, self.threads)
         while jobs:

@@ -14,9 +14,6 @@ PACKAGE: Final = {"slurm": "submitit", "ray": "ray"}
 def check_launcher(settings: LauncherConfig) -> None:
     """Refuse a launcher that can't work on this machine.
 
-    Args:
-        settings: The ``launcher`` node of the config.
-
     Raises:
         ConfigError: A package or a command is missing.
     """
