@@ -138,19 +138,19 @@ BAD = [
 ]
 
 
-def _run(words, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pneumonia", *words])
+def _run(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *arguments])
     with pytest.raises(SystemExit) as stop:
         main()
     captured = capsys.readouterr()
     return stop.value.code, captured.out, captured.err
 
 
-@pytest.mark.parametrize(("words", "message"), BAD)
-def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, message, monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(("arguments", "message"), BAD)
+def test_bad_override_is_refused_before_anything_is_written(arguments, message, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PNEUMONIA_CACHE", str(tmp_path / "cache"))
-    code, _, err = _run(["train", *words.split()], monkeypatch, capsys)
+    code, _, err = _run(["train", *arguments.split()], monkeypatch, capsys)
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert re.search(message, last), last
@@ -160,7 +160,7 @@ def test_a_bad_override_is_refused_by_name_before_anything_is_written(words, mes
     assert not list(tmp_path.rglob("*.*")), "nothing half-written"
 
 
-def test_an_option_with_an_optional_value_takes_no_override_for_it():
+def test_option_takes_no_override_for_its_optional_value():
     assert options_first(["seed=1", "--info"]) == ["--info", "all", "seed=1"]
 
 
@@ -218,9 +218,9 @@ def test_help_fits_a_terminal_and_has_no_leftover_of_formatting(verb, monkeypatc
     assert max(map(len, out.splitlines())) <= 140
 
 
-@pytest.mark.parametrize(("verb", "said"), [("sweep", "optimizer --seed 3"), ("reproduce", "--seed=3")])
-def test_an_option_of_a_sweep_names_the_override(verb, said, monkeypatch, capsys):
-    code, _, err = _run([verb, *said.split()], monkeypatch, capsys)
+@pytest.mark.parametrize(("verb", "typed"), [("sweep", "optimizer --seed 3"), ("reproduce", "--seed=3")])
+def test_an_option_of_a_sweep_names_the_override(verb, typed, monkeypatch, capsys):
+    code, _, err = _run([verb, *typed.split()], monkeypatch, capsys)
     assert code == 2
     assert "--seed is not an option: config keys are set as key=value. Use seed=3." in err
 

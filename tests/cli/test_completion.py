@@ -75,9 +75,9 @@ def _ask(shell, script, lines, command, folder):
     script += "\n".join(f'ask "{line}"' for line in lines)
     done = subprocess.run([shell, "-c", script], env=command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    answers = done.stdout.splitlines()
-    assert len(answers) == len(lines), done.stdout
-    return answers
+    completions = done.stdout.splitlines()
+    assert len(completions) == len(lines), done.stdout
+    return completions
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -101,15 +101,15 @@ def test_a_path_is_left_to_the_shell():
 
 
 @pytest.mark.parametrize(("shell", "script"), [SCRIPTS["zsh"], SCRIPTS["fish"]])
-def test_zsh_and_fish_show_whole_words(shell, script, command, tmp_path):
-    for line, answer in zip(IN_SHELLS, _ask(shell, script, IN_SHELLS, command, tmp_path), strict=True):
-        assert LINES[line] <= set(answer.split()), line
+def test_zsh_and_fish_show_complete_arguments(shell, script, command, tmp_path):
+    for line, completed in zip(IN_SHELLS, _ask(shell, script, IN_SHELLS, command, tmp_path), strict=True):
+        assert LINES[line] <= set(completed.split()), line
 
 
 @pytest.mark.parametrize(("shell", "script"), [SCRIPTS["bash"]])
 def test_bash_replaces_the_text_after_the_equals_sign(shell, script, command, tmp_path):
-    for line, answer in zip(IN_SHELLS, _ask(shell, script, IN_SHELLS, command, tmp_path), strict=True):
-        assert {word.rpartition("=")[2] for word in LINES[line]} <= set(answer.split()), line
+    for line, completed in zip(IN_SHELLS, _ask(shell, script, IN_SHELLS, command, tmp_path), strict=True):
+        assert {word.rpartition("=")[2] for word in LINES[line]} <= set(completed.split()), line
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
@@ -134,8 +134,8 @@ ask() {
     assert done.stdout.split() == ["seeds"]
 
 
-@pytest.mark.parametrize("words", [["-sc"], ["-sc", "install=tcsh"], ["-sc", "foo=bash"]])
-def test_a_completion_that_does_not_exist_is_refused(words):
+@pytest.mark.parametrize("arguments", [["-sc"], ["-sc", "install=tcsh"], ["-sc", "foo=bash"]])
+def test_a_completion_that_does_not_exist_is_refused(arguments):
     for verb in ([], ["train"]):
         with pytest.raises(ConfigError, match=r"-sc needs install=SHELL .*pneumonia train -sc install=bash"):
-            run([*verb, *words])
+            run([*verb, *arguments])

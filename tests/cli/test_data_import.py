@@ -56,7 +56,7 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│\n ").split("│")] for line in table.splitlines() if "│" in line]
 
 
-def test_a_kaggle_folder_gives_its_manifest_and_says_what_it_found(run, tmp_path):
+def test_kaggle_folder_gives_a_manifest_and_a_summary(run, tmp_path):
     root = tree(tmp_path / "data" / "chest_xray", KAGGLE)
     code, out, err = run(root.parent)
     assert code == 0, err
@@ -126,7 +126,7 @@ def test_an_archive_gives_the_manifest_of_its_folder(name, run, tmp_path):
     assert rows() == unpacked
 
 
-def test_dicom_files_with_a_table_give_their_manifest_with_inverted_ones_alike(run, tmp_path):
+def test_dicom_files_with_a_table_give_a_manifest(run, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 80)).astype(np.uint8)
     files = {
         "s/1": dicom(pixels, PatientID="4711"),
@@ -153,7 +153,7 @@ def test_importing_again_gives_the_same_bytes(run, tmp_path):
     assert Path("manifest.parquet").read_bytes() == first
 
 
-def test_broken_images_are_listed_all_at_once_and_left_out_only_when_asked(run, tmp_path):
+def test_broken_images_are_listed_and_skipped_on_request(run, tmp_path):
     files = {**KAGGLE, "train/NORMAL/IM-0007-0001.png": b"text", "train/NORMAL/IM-0008-0001.jpeg": b""}
     files["train/NORMAL/IM-0009-0001.png"] = png(8)[:-60]  # its header is sound
     root = tree(tmp_path / "data", files)
@@ -210,7 +210,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_a_named_error_and_leaves_the_manifest_as_it_was(name, run, tmp_path):
+def test_bad_input_is_refused_and_keeps_the_old_manifest(name, run, tmp_path):
     here = tmp_path / "here"
     (here / "empty").mkdir()
     make_zip(here / "bomb.zip", {f"NORMAL/IM-000{number}-0001.png": bytes(16 * 2**20) for number in range(5)})
@@ -255,7 +255,7 @@ def test_a_download_is_imported_as_the_client_left_it(run, tmp_path, monkeypatch
     assert (read_manifest(Path("manifest.parquet"))["width"] == 128).all()
 
 
-def test_help_answers_without_importing_anything_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['pneumonia', 'data', 'import', '--help']\n"
         "from pneumonia.cli import main\n"

@@ -18,8 +18,8 @@ from pneumonia.runs.result import read_result
 def command(monkeypatch, capsys):
     """Call `pneumonia evaluate` and return exit code and standard error."""
 
-    def call(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", "evaluate", *map(str, words)])
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "evaluate", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
         return stop.value.code, capsys.readouterr().err
@@ -118,7 +118,7 @@ def test_command_line_knows_all_test_time_augmentations():
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         ([], "Missing argument 'RUN...'"),
         ([""], "it is empty, which would mean the current folder"),
@@ -139,8 +139,8 @@ def test_command_line_knows_all_test_time_augmentations():
         (["a", "colour=red"], "Its options are --split, --ensemble, --tta"),
     ],
 )
-def test_bad_arguments_are_refused_before_torch_is_loaded(words, message, command):
-    code, err = command(*words)
+def test_bad_arguments_are_refused_before_torch_is_loaded(arguments, message, command):
+    code, err = command(*arguments)
     assert code == 2
     assert message in err
     assert "Loading torch" not in err

@@ -48,7 +48,7 @@ LAUNCHERS = [
 
 @pytest.fixture
 def small(tmp_path, cache_dir):
-    """A folder with a family that fails on demand, and the words of a small run."""
+    """A folder with a family that fails on demand, and the overrides of a small run."""
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "model" / "troubled.yaml").write_text("_target_: troubled.Troubled\ntrouble: none\n")
     (tmp_path / "troubled.py").write_text(FAMILY)
@@ -58,10 +58,10 @@ def small(tmp_path, cache_dir):
     ]
 
 
-def _train(folder, words):
+def _train(folder, overrides):
     path = os.pathsep.join([str(folder), *sys.path])
     return subprocess.run(
-        [sys.executable, "-m", "pneumonia", "train", *words],
+        [sys.executable, "-m", "pneumonia", "train", *overrides],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
@@ -110,9 +110,9 @@ def _until(what, seconds):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_signal_to_the_multirun_alone_ends_its_jobs(launcher, number, small, tmp_path):
-    words = [*small, f"hydra/launcher={launcher}", "model.trouble=slow", "batch_size=1,2", "max_epochs=500"]
+    overrides = [*small, f"hydra/launcher={launcher}", "model.trouble=slow", "batch_size=1,2", "max_epochs=500"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "pneumonia", "train", *words],
+        [sys.executable, "-m", "pneumonia", "train", *overrides],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path]), "CUDA_VISIBLE_DEVICES": ""},
         stderr=subprocess.PIPE,
@@ -122,24 +122,24 @@ def test_a_signal_to_the_multirun_alone_ends_its_jobs(launcher, number, small, t
         _until(lambda: list(tmp_path.glob("runs/train/*/progress.json")) or process.poll() is not None, 120)
         assert process.poll() is None
         process.send_signal(number)
-        _, said = process.communicate(timeout=90)
+        _, output = process.communicate(timeout=90)
     finally:
         process.kill()
-    assert process.returncode == 130, said
-    assert re.search("Interrupted|Stopped", said)
-    assert "Traceback" not in said
+    assert process.returncode == 130, output
+    assert re.search("Interrupted|Stopped", output)
+    assert "Traceback" not in output
     assert not _running(tmp_path)
     time.sleep(3)  # in which a job that had not begun would
     assert not _running(tmp_path)
     assert not list(tmp_path.glob("runs/train/.multirun-*"))
 
 
-def test_all_jobs_done_is_exit_code_0_and_batches_go_on_after_a_failure(small, tmp_path):
-    words = ["model.trouble=fine", "hydra.sweeper.max_batch_size=1"]
-    done = _train(tmp_path, [*small, *words, "batch_size=0,16"])
+def test_later_batches_run_after_a_failure(small, tmp_path):
+    overrides = ["model.trouble=fine", "hydra.sweeper.max_batch_size=1"]
+    done = _train(tmp_path, [*small, *overrides, "batch_size=0,16"])
     assert done.returncode == 1, done.stderr
     assert len(list(tmp_path.glob("runs/train/*/result.json"))) == 1
-    assert _train(tmp_path, [*small, *words, "batch_size=16"]).returncode == 0
+    assert _train(tmp_path, [*small, *overrides, "batch_size=16"]).returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_a_job_returns_its_monitor_to_the_sweeper(compose, tmp_path, monkeypatch
     plain = verb._job
     monkeypatch.setattr(verb, "_job", lambda config: returned.append(plain(config)) or returned[-1])
     monkeypatch.chdir(tmp_path)
-    words = ["model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60", f"cache_dir={cache_dir}"]
-    assert run(["-m", *words, "trainer.accelerator=cpu", "monitor=val/accuracy"]) == 0
+    overrides = ["model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60", f"cache_dir={cache_dir}"]
+    assert run(["-m", *overrides, "trainer.accelerator=cpu", "monitor=val/accuracy"]) == 0
     from pneumonia.runs.folder import RunFolder
     from pneumonia.runs.result import read_result
 

@@ -101,8 +101,8 @@ def foreign(finished, tmp_path):
     return build
 
 
-def _code(monkeypatch, capsys, *words: object) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+def _code(monkeypatch, capsys, *arguments: object) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         main()
     return stop.value.code, capsys.readouterr().err
@@ -148,7 +148,7 @@ def test_a_run_of_someone_else_imports_nothing(verb, foreign, own_package, finis
     run = foreign("own_nets.Net")
     out = run.parent / "bundle"
     image = next(phantoms.rglob("*.jpeg"))
-    words = {
+    arguments = {
         "predict": ["predict", run, image],
         "evaluate": ["evaluate", run],
         "evaluate many": ["evaluate", run.parent],
@@ -158,11 +158,11 @@ def test_a_run_of_someone_else_imports_nothing(verb, foreign, own_package, finis
     if verb == "ensemble":
         result = json.loads((run / "result.json").read_text())
         (run / "result.json").write_text(json.dumps(result | {"run_id": "0" * 12}))
-    code, said = _code(monkeypatch, capsys, *words)
-    assert code == (1 if verb == "evaluate many" else 2), said
-    assert "TargetError" in said
-    assert "best.ckpt: model._target_='own_nets.Net' was not imported" in said
-    assert f"{ALLOW}=own_nets" in said
+    code, err = _code(monkeypatch, capsys, *arguments)
+    assert code == (1 if verb == "evaluate many" else 2), err
+    assert "TargetError" in err
+    assert "best.ckpt: model._target_='own_nets.Net' was not imported" in err
+    assert f"{ALLOW}=own_nets" in err
     assert not own_package.exists()
     assert not out.exists()
 
@@ -254,12 +254,12 @@ def test_a_checkpoint_with_undefined_weights_is_refused(value, finished, phantom
     name = next(name for name, tensor in saved["state_dict"].items() if tensor.is_floating_point() and tensor.ndim > 1)
     saved["state_dict"][name].view(-1)[0] = value
     torch.save(saved, path)
-    code, said = _code(monkeypatch, capsys, "predict", run, next(phantoms.rglob("*.jpeg")), "--json")
+    code, err = _code(monkeypatch, capsys, "predict", run, next(phantoms.rglob("*.jpeg")), "--json")
     assert code == 2
-    assert f"CheckpointError: {path}: 1 of its weights hold NaN or infinity, for example {name}" in said
+    assert f"CheckpointError: {path}: 1 of its weights hold NaN or infinity, for example {name}" in err
 
 
-def test_a_users_own_classes_train_and_answer_once_allowed(own_package, cache_dir, phantoms, tmp_path):
+def test_own_classes_train_and_predict_once_allowed(own_package, cache_dir, phantoms, tmp_path):
     (tmp_path / "conf" / "model").mkdir(parents=True)
     (tmp_path / "conf" / "optimizer").mkdir()
     (tmp_path / "conf" / "model" / "own.yaml").write_text("_target_: own_nets.Net\nhidden: [4]\n")
@@ -267,13 +267,13 @@ def test_a_users_own_classes_train_and_answer_once_allowed(own_package, cache_di
     path = os.pathsep.join([str(own_package.parent / "modules"), *sys.path])
     environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
 
-    def call(*words: object, **more: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "pneumonia", *map(str, words)]
+    def call(*arguments: object, **more: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "pneumonia", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, check=False, env={**environment, **more})
 
-    words = ["data.phantom.patients=60", "image_size=32", "max_epochs=1", f"cache_dir={cache_dir}"]
+    arguments = ["data.phantom.patients=60", "image_size=32", "max_epochs=1", f"cache_dir={cache_dir}"]
     own = ["--config-dir", tmp_path / "conf", "model=own", "optimizer=own"]
-    done = call("train", *own, *words, f"runs_dir={tmp_path / 'runs'}")
+    done = call("train", *own, *arguments, f"runs_dir={tmp_path / 'runs'}")
     assert done.returncode == 0, done.stderr[-2000:]
     run = next((tmp_path / "runs").glob("*/*/result.json")).parent
     image = next(phantoms.rglob("*.jpeg"))

@@ -177,8 +177,8 @@ def test_wrong_field_is_named(place, value, message, forged):
 @pytest.mark.parametrize("value", [0, -1, 1e999])
 def test_wrong_field_exits_with_2(value, forged, monkeypatch, capsys, val_files):
     folder = forged(("calibration", "temperature"), value)
-    for words in (["predict", folder, val_files[0]], ["serve", folder, "--port", "0"]):
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+    for arguments in (["predict", folder, val_files[0]], ["serve", folder, "--port", "0"]):
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capsys.readouterr()

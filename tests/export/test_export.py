@@ -48,9 +48,9 @@ def _left(folder: Path) -> list[str]:
 def test_other_process_and_threads_write_the_same_bytes(finished, bundle_dir, cache_dir, tmp_path):
     again = tmp_path / "again"
     command = [sys.executable, "-m", "pneumonia", "export"]
-    words = [*command, str(finished), "--out", str(again), "--cache-dir", str(cache_dir)]
+    arguments = [*command, str(finished), "--out", str(again), "--cache-dir", str(cache_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "7"}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert _left(again) == _left(bundle_dir) == [CONTRACT, MODEL, ARCHIVE, OOD_DETECTOR]
     for name in _left(bundle_dir):
@@ -208,7 +208,7 @@ def test_occupied_folder_is_refused(tmp_path, bundle_dir, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--coverage", "1.5"], "'--coverage': 1.5 is not in the range 0<x<=1"),
         (["--coverage", "most"], "'--coverage': 'most' is not a valid float"),
@@ -216,8 +216,8 @@ def test_occupied_folder_is_refused(tmp_path, bundle_dir, monkeypatch):
         ([], "RunError: "),
     ],
 )
-def test_bad_options_exit_with_2(words, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["pneumonia", "export", str(tmp_path), *words, "--out", str(tmp_path / "b")])
+def test_bad_options_exit_with_2(arguments, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["pneumonia", "export", str(tmp_path), *arguments, "--out", str(tmp_path / "b")])
     with pytest.raises(SystemExit) as stop:
         main()
     assert stop.value.code == 2

@@ -15,8 +15,8 @@ from pneumonia.cli import main
 
 @pytest.fixture
 def predict(monkeypatch, capsys):
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", "predict", *map(str, words)])
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "predict", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
         captured = capsys.readouterr()
@@ -146,14 +146,14 @@ def test_folder_gives_one_csv_row_per_image(predict, bundle, bundle_dir, phantom
 
 def test_unreadable_file_is_named_and_the_others_are_predicted(predict, bundle_dir, val_files, tmp_path):
     (tmp_path / "empty.png").write_bytes(b"")
-    words = (tmp_path / "empty.png", val_files[0], tmp_path / "none.png")
-    code, out, err = predict(bundle_dir, *words)
+    arguments = (tmp_path / "empty.png", val_files[0], tmp_path / "none.png")
+    code, out, err = predict(bundle_dir, *arguments)
     assert code == 2
     assert out.startswith(str(val_files[0]))
     assert len(out.splitlines()) == 1
     assert "empty.png: empty file" in err
     assert "none.png: No such file" in err
-    code, _, _ = predict(bundle_dir, *words, "--csv", tmp_path / "a.csv")
+    code, _, _ = predict(bundle_dir, *arguments, "--csv", tmp_path / "a.csv")
     assert code == 2
     rows = list(csv.DictReader((tmp_path / "a.csv").read_text().splitlines()))
     assert [bool(row["error"]) for row in rows] == [True, False, True]

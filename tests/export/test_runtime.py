@@ -38,8 +38,8 @@ def test_bundle_needs_no_training_library(bundle_dir, val_files):
         "heavy = {'torch', 'lightning', 'hydra', 'pandas', 'scipy', 'sklearn', 'albumentations', 'onnx'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    words = [sys.executable, "-c", code, str(bundle_dir), str(val_files[0])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-c", code, str(bundle_dir), str(val_files[0])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("(32, 32)\n")
 
@@ -267,7 +267,7 @@ def test_too_many_pixels_are_refused(bundle, val_files):
         bundle.predict(val_files[0].read_bytes(), max_pixels=1000)
 
 
-def test_occlusion_map_is_the_mean_fall_over_the_patches_of_each_pixel(bundle, val_files):
+def test_occlusion_map_is_the_mean_fall_at_each_pixel(bundle, val_files):
     raw = val_files[0].read_bytes()
     square = bundle.decode(raw)
     plain = bundle.predict(raw)

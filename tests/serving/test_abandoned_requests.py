@@ -34,7 +34,7 @@ def images(count: int, side: int) -> bytes:
 
 
 def hold(process: Process, body: bytes, after: bytes = b"") -> socket.socket:
-    """A connection on which a request was sent whole."""
+    """A connection on which a complete request was sent."""
     connection = process.connect()
     head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     connection.sendall(head % len(body) + body + after)

@@ -87,7 +87,7 @@ def test_raw_bytes_get_the_prediction_of_the_bundle(kind, client, files, bundle)
     assert sum(body["probabilities"].values()) == pytest.approx(1, abs=1e-6)
 
 
-def test_json_gives_one_object_for_image_and_a_list_for_images(client, files, bundle):
+def test_json_gives_an_object_or_a_list(client, files, bundle):
     expected = {kind: bundle.predict(raw).model_dump() for kind, raw in files.items()}
     one = as_json(client, {"image": text(files["image/png"])}).json()
     assert one["probabilities"] == expected["image/png"]["probabilities"]
