@@ -86,11 +86,7 @@ def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:
 
 
 def _check_together(given: list[str], overrides: list[str]) -> None:
-    """Refuse options that exclude or need one another.
-
-    Raises:
-        ConfigError: Options exclude one another, or lack one.
-    """
+    """Refuse options that exclude or need one another."""
     commands = [name for name in COMMANDS if name in given]
     if len(commands) > 1:
         raise ConfigError(f"{' and '.join(commands)} exclude one another. Use one of them.")

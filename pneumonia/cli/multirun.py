@@ -246,11 +246,7 @@ def _show(failures: dict[int, tuple[str, str]], jobs: dict[int, str]) -> None:
 
 
 def _end_running(records: Path, jobs: dict[int, str]) -> list[str]:
-    """End the jobs that still run in other processes.
-
-    Returns:
-        Sentences: how many jobs were ended, and how to end those on other machines.
-    """
+    """End the jobs that still run here; say how many, and how to end those on other machines."""
     (records / OPEN).unlink(missing_ok=True)  # first: a job checks it after recording that it runs
     signalled: set[int] = set()
     since = time.monotonic()

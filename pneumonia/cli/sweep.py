@@ -129,11 +129,7 @@ def _help(arguments: list[str]) -> int:
 
 
 def _key_values(arguments: list[str], keys: tuple[str, ...]) -> dict[str, str]:
-    """Parse the options of ``status``.
-
-    Raises:
-        ConfigError: An argument is not ``key=value``, or its key is unknown or given twice.
-    """
+    """Parse the options of ``status``."""
     values: dict[str, str] = {}
     for argument in arguments:
         key, found, value = argument.partition("=")

@@ -76,11 +76,7 @@ class OodDetector:
 
 
 def _read_prototypes(raw: bytes) -> Floats32:
-    """Check the header before the array is read, so that a crafted file can't allocate much memory.
-
-    Raises:
-        ValueError: The file is not of :meth:`OodDetector.to_bytes`.
-    """
+    """Check the header before the array is read, so that a crafted file can't allocate much memory."""
     with ZipFile(io.BytesIO(raw)) as archive:
         if archive.namelist() != [MEMBER] or archive.getinfo(MEMBER).file_size > MAX_BYTES:
             raise ValueError(f"it must hold {MEMBER} alone, of at most {MAX_BYTES:,} bytes")

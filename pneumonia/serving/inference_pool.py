@@ -165,11 +165,7 @@ def _is_slow(raw: bytes) -> bool:
 
 
 def _translate_errors(decode: Callable[[], T], prefix: str = "") -> T:
-    """Return the result of a decoder.
-
-    Raises:
-        Problem: The file can't be decoded.
-    """
+    """Return the result of a decoder; raise a ``Problem`` if it fails."""
     try:
         return decode()
     except UnreadableImageError as error:

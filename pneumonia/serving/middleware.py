@@ -197,11 +197,7 @@ async def _refuse(exchange: Exchange, problem: Problem, receive: Receive) -> Non
 
 
 def _check_headers(exchange: Exchange) -> None:
-    """Refuse headers that a reverse proxy may interpret differently (RFC 9112, 6.1 and RFC 9110, 5.3).
-
-    Raises:
-        Problem: 400.
-    """
+    """Refuse headers that a reverse proxy may interpret differently (RFC 9112, 6.1 and RFC 9110, 5.3)."""
     names = [name for name, _ in exchange.scope["headers"]]
     repeated = next((name for name in UNIQUE if names.count(name) > 1), None)
     if repeated is not None:

@@ -117,11 +117,7 @@ def _too_large(size: str, limits: Limits) -> Problem:
 
 
 def _detect_type(raw: bytes) -> str:
-    """Return the media type of a file by its first bytes.
-
-    Raises:
-        Problem: 415, it is none of the three, or two at once.
-    """
+    """Return the media type of a file by its first bytes."""
     if is_dicom(raw):
         foreign = next((magic for magic in FOREIGN_MAGIC if raw.startswith(magic)), None)
         if foreign is not None:

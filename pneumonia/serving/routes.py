@@ -131,11 +131,7 @@ def count_images(metrics: Metrics, predictions: list[Prediction]) -> None:
 
 
 def _media_type(request: Request) -> str:
-    """Return the media type of a body.
-
-    Raises:
-        Problem: 415, it is compressed or not supported.
-    """
+    """Return the media type of a body, which must not be compressed."""
     kind = media_type(request.headers.get("content-type", ""))
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":

@@ -129,11 +129,7 @@ def _trials(study: optuna.Study, settings: SearchConfig, axes: Sequence[Axis]) -
 
 
 def _open_study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Study:
-    """Create or load ``study.db``.
-
-    Raises:
-        ConfigError: It holds a search of other settings.
-    """
+    """Create ``study.db``, or load that of the same search."""
     settings = plan.common.search
     pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
     if settings.prune:
@@ -159,11 +155,7 @@ def _open_study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Stud
 
 
 def _checked_axes(plan: Search) -> list[Axis]:
-    """Return the axes of a search, after composing a job at each of their ends.
-
-    Raises:
-        ConfigError: See :func:`search`.
-    """
+    """Return the axes of a search, after composing a job at each of their ends."""
     kind = plan.common.launcher.kind
     if kind != "local":
         raise ConfigError(

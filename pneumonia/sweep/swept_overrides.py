@@ -72,11 +72,7 @@ def parse_overrides(overrides: Iterable[str]) -> list[Override]:
 
 
 def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Override]:
-    """Replace ``glob(...)`` by the names of files.
-
-    Raises:
-        ConfigError: No file matches.
-    """
+    """Replace ``glob(...)`` by the names of files."""
     for override in overrides:
         value: object = override.value()
         key = override.get_key_element()

@@ -102,11 +102,7 @@ def _exit_with_outcome(job: Job, state: SweepState, options: JobOptions) -> None
 
 
 def _visible_gpus(asked: list[int] | None) -> list[str]:
-    """Return the ``CUDA_VISIBLE_DEVICES`` names of the requested GPUs; of all GPUs for ``None``.
-
-    Raises:
-        ConfigError: This machine has no GPU of a requested number.
-    """
+    """Return the ``CUDA_VISIBLE_DEVICES`` names of the requested GPUs; of all GPUs for ``None``."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",")[:count] if visible else [str(number) for number in range(count)]
