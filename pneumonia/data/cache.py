@@ -66,13 +66,7 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
     """Return the decoded images of a manifest at one size; decode them on first use, or if the files are damaged.
 
     Several processes may call it at once: one decodes, the others wait. The checksum is compared here, once; changes while the
-    file is mapped are not noticed.
-
-    Args:
-        manifest: From :func:`pneumonia.data.manifest.load_manifest`.
-        size: Pixels a side.
-        resize: ``stretch`` or ``pad``.
-        cache_dir: Where to keep the cache.
+    file is mapped are not noticed. See :class:`Shape` for ``size`` and ``resize``.
 
     Raises:
         StorageError: ``cache_dir`` is full or read-only.
@@ -95,7 +89,7 @@ def load_cache(manifest: pd.DataFrame, size: int, resize: str, cache_dir: Path) 
 def decode_files(
     paths: Sequence[str], shape: Shape | None, cache_dir: Path, expected: Sequence[str] | None = None
 ) -> pd.DataFrame:
-    """Read and decode each file once; this also fills the cache of a shape.
+    """Read and decode each of ``N`` files once; fill the cache of a shape, if there is one.
 
     Args:
         paths: ``(N,)`` files.

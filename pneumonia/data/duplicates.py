@@ -63,10 +63,7 @@ def near_pairs(hashes: pd.Series, limit: int = NEAR_BITS) -> pd.DataFrame:
 def groups(manifest: pd.DataFrame) -> Ints:
     """Return a number for each image, ``(N,)``, equal for images that must stay together in a split.
 
-    Images of one patient, byte-identical files and near-identical images are joined, transitively.
-
-    Args:
-        manifest: With ``patient_id``, ``sha256`` and ``phash``.
+    Images of one ``patient_id``, of equal ``sha256`` and of nearly equal ``phash`` are joined, transitively.
     """
     patients, copies = (pd.factorize(manifest[name])[0] for name in ("patient_id", "sha256"))
     near = near_pairs(manifest["phash"].reset_index(drop=True))

@@ -103,11 +103,7 @@ class BlobBackup:
         self._thread.start()
 
     def close(self, hurry: bool = False) -> None:
-        """Push for the last time.
-
-        Args:
-            hurry: Do not retry while the network is down: a spot machine has half a minute.
-        """
+        """Push for the last time; in a ``hurry``, as on a spot machine with half a minute, without retries."""
         if hurry:
             self.lease.stop.set()
         self._done.set()

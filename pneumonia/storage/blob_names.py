@@ -18,11 +18,7 @@ DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
 def check_names(names: Iterable[str], folder: Path) -> None:
-    """Refuse blob names that can not all be files under one folder.
-
-    Args:
-        names: Blob names without the prefix; ``/`` separates folders.
-        folder: Target; may exist.
+    """Refuse blob names (without the prefix) that can not all be files under one folder.
 
     Raises:
         BlobError: Lists the names.

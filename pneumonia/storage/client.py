@@ -116,15 +116,9 @@ def redacted(text: str) -> str:
 def connect(
     account_url: str | None = None, workers: int = 16, environ: Mapping[str, str] = os.environ, credential: Any = None
 ) -> BlobServiceClient:
-    """Create a client with the credentials of the environment, without a request.
+    """Create a client with a credential or those of the environment, without a request.
 
-    REQUESTS_CA_BUNDLE and HTTPS_PROXY are respected.
-
-    Args:
-        account_url: ``https://ACCOUNT.blob.core.windows.net``; ``None`` uses the environment's.
-        workers: Concurrent transfers, the size of the connection pool.
-        environ: Where credentials are read.
-        credential: A token credential to use instead.
+    REQUESTS_CA_BUNDLE and HTTPS_PROXY are respected. The connection pool has the size of the concurrent transfers, ``workers``.
 
     Raises:
         ConfigError: There is no account, or the URL contains a secret.
@@ -169,9 +163,7 @@ def connect(
 def translated_errors(what: str, attempts: int = 1) -> Iterator[None]:
     """Turn Azure's errors into named ones, by their code alone: their texts may quote signatures and addresses.
 
-    Args:
-        what: The operation, for the message: ``"list train"``.
-        attempts: Attempts so far.
+    The message names the operation, such as ``"list train"``.
 
     Raises:
         AccessError: A wrong key, an expired or insufficient token.
@@ -207,12 +199,7 @@ def translated_errors(what: str, attempts: int = 1) -> Iterator[None]:
 
 
 def with_retries(what: str, work: Callable[[], T], stop: Event | None = None) -> T:
-    """Call a function, with retries and growing pauses where the network or the service fails.
-
-    Args:
-        what: The operation, for the message.
-        work: May be called several times.
-        stop: Ends pauses and retries once it is set.
+    """Call a function, with retries and growing pauses where the network or the service fails, until ``stop`` is set.
 
     Raises:
         AccessError, BlobError, TransferError: See :func:`translated_errors`; permanent failures are not retried.

@@ -24,12 +24,7 @@ HOLDER: Final = "holder"
 
 
 class Lease:
-    """An exclusive lease on a blob.
-
-    Args:
-        container: An existing container.
-        name: Name of the blob; created if missing, and kept.
-    """
+    """An exclusive lease on a blob, which is created if missing, and kept."""
 
     def __init__(self, container: ContainerClient, name: str) -> None:
         self.blob = container.get_blob_client(name)
@@ -43,10 +38,7 @@ class Lease:
         return self._held is not None
 
     def take(self, wait_s: float) -> None:
-        """Acquire the lease, waiting for its holder.
-
-        Args:
-            wait_s: Maximum waiting time in seconds.
+        """Acquire the lease, waiting for its holder for at most ``wait_s`` seconds.
 
         Raises:
             BlobError: Another machine still holds it.

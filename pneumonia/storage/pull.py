@@ -30,13 +30,8 @@ def pull(service: BlobServiceClient, place: Place, folder: Path, workers: int = 
     """Make a folder equal to a place.
 
     The journal tells which files are current. Every other blob is fetched under the ETag of the listing into a temporary
-    file, checked against its MD5 and renamed. Local copies of deleted blobs are removed; other files are never touched.
-
-    Args:
-        service: From :func:`pneumonia.storage.client.connect`.
-        place: Container and prefix.
-        folder: Target; created if missing. Waits for another process that pulls into it.
-        workers: Concurrent transfers.
+    file, checked against its MD5 and renamed. Local copies of deleted blobs are removed; other files are never touched. The
+    folder is created if missing; another process that pulls into it is waited for.
 
     Raises:
         AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.with_retries`. Completed transfers are kept.
@@ -177,17 +172,10 @@ def _fetch_all(
 
 
 def fetch(container: ContainerClient, place: Place, blob: Blob, path: Path, stop: Event) -> Blob:
-    """Fetch one blob into a file; retry where it changes meanwhile or the bytes are wrong.
+    """Fetch one listed blob into a file, which is incomplete until this returns.
 
-    Args:
-        container: The container.
-        place: The place that was listed.
-        blob: The blob as listed.
-        path: Target; incomplete until this returns.
-        stop: Ends pauses and retries once it is set.
-
-    Returns:
-        The fetched blob, perhaps newer than the listing.
+    It is fetched again if it changes meanwhile or the bytes are wrong, so that the returned blob may be newer than the listing.
+    ``stop`` ends pauses and retries once it is set.
 
     Raises:
         AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.with_retries`.

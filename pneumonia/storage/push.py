@@ -26,13 +26,8 @@ def push(service: BlobServiceClient, folder: Path, place: Place, workers: int = 
     """Upload the files of a folder: X-rays, a run folder, a bundle.
 
     Files whose size and MD5 equal their blobs are skipped. Hidden files, temporary files, locks and links (with a warning)
-    are not uploaded. Blobs without a local file are not touched.
-
-    Args:
-        service: From :func:`pneumonia.storage.client.connect`.
-        folder: Source; its own name is not part of the blob names.
-        place: Target; the container is created if missing.
-        workers: Concurrent transfers.
+    are not uploaded. Blobs without a local file are not touched. The name of the folder is not part of the blob names; the
+    container is created if missing.
 
     Raises:
         ConfigError: The folder is missing or contains no file.
@@ -59,12 +54,7 @@ def send(
 ) -> Iterator[int]:
     """Upload files and yield the bytes sent for each; -1 where its blob is the same already.
 
-    Args:
-        container: An existing container.
-        place: Target.
-        files: Paths by blob name, without the prefix of the place.
-        there: The current listing; blobs that changed since are not overwritten.
-        workers: Concurrent transfers.
+    Blobs that changed since the listing ``there`` are not overwritten. Names are without the prefix of the place.
 
     Raises:
         AccessError, BlobError, TransferError: See :mod:`pneumonia.storage.client`. Completed transfers are kept.

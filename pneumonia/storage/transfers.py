@@ -1,4 +1,4 @@
-"""What pulls and pushes share: the listing, many transfers at once, checksums, and the account of what was done."""
+"""Listing, concurrent transfers and their counts, for pulls and pushes."""
 
 import xml.etree.ElementTree as ET
 from base64 import b64decode
@@ -22,24 +22,17 @@ PER_PAGE: Final = 5000  # names that one call lists: the most that Azure gives
 
 @dataclass(frozen=True)
 class Blob:
-    """What a listing says of one blob.
+    """A listed blob."""
 
-    Attributes:
-        name: Without the place's prefix.
-        etag: In its quotes, as conditions want it.
-        size: Bytes.
-        md5: In hexadecimal; empty where Azure has none.
-    """
-
-    name: str
-    etag: str
-    size: int
-    md5: str
+    name: str  # without the place's prefix
+    etag: str  # in quotes, as conditions need it
+    size: int  # bytes
+    md5: str  # in hexadecimal; empty where Azure has none
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a pull or a push did: files in all, moved, left alone, removed; bytes moved; files without a checksum."""
+    """Counts of a pull or push: all files, moved, unchanged and removed ones, moved bytes, files without a checksum."""
 
     listed: int
     moved: int
@@ -55,7 +48,7 @@ class Transfer:
 
 
 def list_blobs(container: ContainerClient, place: Place) -> dict[str, Blob]:
-    """All blobs of a place by name, one call for each 5,000; empty blobs that mark folders are left out.
+    """List all blobs of a place by name, one call for each 5,000; leave out empty blobs that mark folders.
 
     Raises:
         AccessError, BlobError, TransferError: See :func:`pneumonia.storage.client.with_retries`.
@@ -79,13 +72,9 @@ def look_up(container: ContainerClient, place: Place, name: str) -> Blob:
 
 
 def run_concurrently(work: Callable[[T], R], items: Iterable[T], workers: int, stop: Event) -> Iterator[R]:
-    """Yield results as they complete; the first failure cancels pending work and is raised.
+    """Yield results of calls in threads as they complete; raise the first failure, which cancels pending work.
 
-    Args:
-        work: Called in threads.
-        items: One for each call.
-        workers: Threads.
-        stop: Set on failure, so that no thread waits for a retry.
+    ``stop`` is set on failure, so that no thread waits for a retry.
     """
     queue, running = deque(items), set[Future[R]]()
     with ThreadPoolExecutor(workers) as pool:

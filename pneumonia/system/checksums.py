@@ -14,12 +14,9 @@ from pneumonia.system.files import write_json
 
 
 def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
-    """Write the size, time and SHA-256 of complete files into a record beside them.
+    """Write the size, time and SHA-256 of complete files into a JSON record in their folder or above.
 
-    Args:
-        record: The JSON file to write; the files lie in its folder or below.
-        files: Complete files.
-        of: Identifies what the files were made from.
+    ``of`` identifies what the files were made from.
     """
     stats = [file.stat() for file in files]
     listed = {
@@ -30,12 +27,9 @@ def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
 
 
 def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
-    """Return a description of the first damaged file, or an empty string.
+    """Return a description of the first damaged file of a record, or an empty string.
 
-    Args:
-        record: As :func:`write_checksums` wrote it.
-        of: As given to :func:`write_checksums`.
-        trust_times: Hash only files whose size or time has changed; for folders of many large files.
+    With ``trust_times`` only files whose size or time has changed are hashed, for folders of many large files.
     """
     try:
         held = json.loads(record.read_text(encoding="utf-8"))

@@ -9,11 +9,7 @@ from types import FrameType
 
 @contextmanager
 def sigterm_as_interrupt(replace: bool = False) -> Iterator[None]:
-    """Raise ``KeyboardInterrupt`` on SIGTERM, where no handler is installed.
-
-    Args:
-        replace: Replace an installed handler until the end of the block.
-    """
+    """Raise ``KeyboardInterrupt`` on SIGTERM until the end of the block, unless a handler is installed that is not replaced."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt

@@ -35,15 +35,15 @@ def conclusion(found: Audit) -> tuple[Literal["clean", "leak", "unknown"], str]:
 
 def remarks(found: Audit) -> list[str]:
     """Return further facts to know before trusting results on these data, the most serious first."""
-    counts, said = found.duplicates, []
+    counts, sentences = found.duplicates, []
     if counts.label_conflicts:
         pair = found.pairs[0]
-        said.append(
+        sentences.append(
             f"Pairs of copies with two labels: {counts.label_conflicts}, for example {pair.first} ({pair.first_label}) "
             f"and {pair.second} ({pair.second_label}). One of each is wrong: correct it, or leave both out."
         )
     if counts.across_patients and found.patients_known:
-        said.append(
+        sentences.append(
             f"Pairs of copies under two patients: {counts.across_patients}. They are one child, or a name is wrong. Splits by "
             "group keep them together; splits by patient alone would separate them."
         )
@@ -56,7 +56,7 @@ def remarks(found: Audit) -> list[str]:
             f"{score.auroc:.3f}"
             for score, title in scores
         )
-        said.append(
+        sentences.append(
             f"Size and format of the files {'predict' if strong else 'partly predict'} the class without pixels ({values}). "
             "A model may learn that instead of lungs: read all images as grey, at one size, and report these baselines beside it."
         )
@@ -64,17 +64,17 @@ def remarks(found: Audit) -> list[str]:
         differing = {kind: score.auroc for kind, score in shift.scores.items() if score.least_auroc > SMALL}
         if differing:
             areas = " and ".join(f"by {kind} with AUROC {auroc:.2f}" for kind, auroc in differing.items())
-            said.append(
+            sentences.append(
                 f"{' and '.join(shift.subsets)} differ {areas} (0.5 is chance): a score on one predicts little about the other."
             )
     if found.patients_known and found.images_without_patient:
-        said.append(
+        sentences.append(
             f"Images that name no patient: {found.images_without_patient}. Each counts as its own, and only copies of it can be "
             "found."
         )
     if found.skipped:
-        said.append(f"Images that can't be read and were left out: {len(found.skipped)}.")
-    return said
+        sentences.append(f"Images that can't be read and were left out: {len(found.skipped)}.")
+    return sentences
 
 
 def likeness(score: Score) -> str:

@@ -75,25 +75,15 @@ class SubsetCounts:
 
 @dataclass(frozen=True)
 class SharedGroups:
-    """Groups that two subsets or folds share: a leak.
-
-    Attributes:
-        subsets: The two names.
-        groups: Number of shared groups.
-        images: Images in shared groups, by subset.
-        share: The same as fractions of the subset.
-        patients: Number of patients in both.
-        copies: Number of pairs of copies between the two.
-        examples: Some of the patients.
-    """
+    """Groups that two subsets or folds share: a leak."""
 
     subsets: tuple[str, str]
     groups: int
-    images: dict[str, int]
-    share: dict[str, float]
-    patients: int
-    copies: int
-    examples: list[str]
+    images: dict[str, int]  # in shared groups, by subset
+    share: dict[str, float]  # the same as fractions of the subset
+    patients: int  # in both
+    copies: int  # pairs of copies between the two
+    examples: list[str]  # some of the patients
 
 
 @dataclass(frozen=True)
@@ -127,35 +117,27 @@ class Pair:
 
 @dataclass(frozen=True)
 class Audit:
-    """All findings; ``leaks`` is empty if no group is in two subsets or two folds.
-
-    Attributes:
-        patients_known: Whether any image names its patient.
-        subsets_from: Origin of the subsets.
-        pairs: The most serious pairs of copies.
-        quantities: The 5, 25, 50, 75 and 95% points by quantity and class; ``None`` if no image has it.
-        modes: Number of files by class and colour mode.
-        baselines: By kind of features (``metadata``, ``thumbnail``) and task.
-        skipped: Reasons by path of the images that can't be read and were left out.
-    """
+    """All findings; ``leaks`` is empty if no group is in two subsets or two folds."""
 
     manifest_sha256: str
     images: int
     patients: int
     patients_by_class: dict[str, int]
-    patients_known: bool
+    patients_known: bool  # whether any image names its patient
     images_without_patient: int
     groups: int
-    subsets_from: str
+    subsets_from: str  # their origin
     subsets: dict[str, SubsetCounts]
     leaks: list[SharedGroups]
     duplicates: Duplicates
-    pairs: list[Pair]
-    quantities: dict[str, dict[str, list[float] | None]]
-    modes: dict[str, dict[str, int]]
-    baselines: dict[str, dict[str, TaskScore]]
+    pairs: list[Pair]  # of copies, the most serious first
+    quantities: dict[
+        str, dict[str, list[float] | None]
+    ]  # 5, 25, 50, 75 and 95% points by class; None if no image has it
+    modes: dict[str, dict[str, int]]  # files by class and colour mode
+    baselines: dict[str, dict[str, TaskScore]]  # by kind of features (metadata, thumbnail) and task
     shift: list[Shift]
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # reasons by path of the images that can't be read
 
     @property
     def labels(self) -> list[str]:

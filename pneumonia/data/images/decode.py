@@ -106,10 +106,6 @@ def read_image(raw: bytes, size: int = 0) -> tuple[Header, Grey]:
     Colour becomes luma (ITU-R 601), transparency is put on black, palettes and CMYK go through RGB, and 16-bit depth is
     scaled by the bits in use (a 12-bit radiograph in a 16-bit file keeps its contrast). EXIF rotation is applied.
 
-    Args:
-        raw: The whole file.
-        size: Pixels a side that will be needed.
-
     Raises:
         UnreadableImageError: The file is empty, no image, truncated, too small, too large, or of a depth without scale.
     """

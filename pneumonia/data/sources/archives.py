@@ -51,17 +51,11 @@ def unpack(archive: Path, cache_dir: Path) -> Path:
 def unpack_once(
     sources: Sequence[Path], cache_dir: Path, method: str, what: str, write: Callable[[Path], None]
 ) -> Path:
-    """Return the folder that ``write`` fills from files; refill it if the path, size or time of a file changed.
+    """Return the folder in ``cache_dir`` that ``write`` fills from files; refill it if the path, size or time of a file changed.
 
     The folder appears under its name after ``write`` succeeded. The next call removes what a killed process left, and refills
-    a folder whose files were lost or changed.
-
-    Args:
-        sources: The files.
-        cache_dir: Its ``unpacked`` folder holds the result.
-        method: Name and version of the way of unpacking.
-        what: Shown to processes that wait: "unpacking x.zip".
-        write: Fills an empty folder.
+    a folder whose files were lost or changed. ``method`` is the name and version of the way of unpacking; processes that wait
+    show ``what``.
 
     Raises:
         StorageError: ``cache_dir`` can not be written, or is full.
@@ -104,11 +98,7 @@ def unpack_once(
 
 @contextmanager
 def archive_errors(archive: Path, kind: str = "archive") -> Iterator[None]:
-    """Turn the errors that a library raises on damaged bytes into an ``ArchiveError``.
-
-    Args:
-        archive: The file.
-        kind: Its expected format, for the message.
+    """Turn the errors that a library raises on damaged bytes into an ``ArchiveError`` that names the expected format.
 
     Raises:
         ArchiveError: The library raised anything but a disk error, which is passed on.

@@ -22,12 +22,7 @@ USER_AGENT: Final = "pneumonia"  # some servers refuse Python's own
 def download(url: str, target: Path, md5: str) -> Path:
     """Return ``target`` with the right checksum; an existing file is not downloaded again.
 
-    Bytes go to ``.<target>.part`` first; the next try or call requests the rest only.
-
-    Args:
-        url: ``https`` (or ``http``); its query is never shown.
-        target: The file to write.
-        md5: MD5 of the whole file, in hexadecimal.
+    Bytes go to ``.<target>.part`` first; the next try or call requests the rest only. The query of the address is never shown.
 
     Raises:
         TransferError: No network, the server is silent or refuses, or the bytes have another checksum.

@@ -43,10 +43,7 @@ class Anatomy:
 def load_phantoms(patients: int, seed: int, cache_dir: Path) -> Path:
     """Return a folder of phantoms in the Kaggle layout, drawn on first use.
 
-    Args:
-        patients: Number of patients, evenly divided between the classes; each has one to four images.
-        seed: Seed of the patients.
-        cache_dir: Where to keep the folder.
+    Patients are evenly divided between the classes; each has one to four images.
 
     Raises:
         StorageError: ``cache_dir`` can not be written.

@@ -35,12 +35,7 @@ def notes_on_tree(tree: FolderTree, root: Path) -> list[str]:
 
 
 def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Describe what the labels, patients and subsets of a release mean for training.
-
-    Args:
-        kind: Kind of the release.
-        images: Label, patient and subset of each image.
-    """
+    """Describe what the label, patient and subset of each image of a release mean for training."""
     rows = list(images)
     labels = Counter(label for label, _, _ in rows)
     notes = []

@@ -45,11 +45,8 @@ def find_leaks(
 ) -> list[Leak]:
     """Find the images of val and test whose patient, or a copy of which, is in train.
 
-    Args:
-        manifest: One row per image.
-        split: One row per row of the manifest.
-        group: From :func:`pneumonia.data.duplicates.groups`.
-        rotating: Whether the validation fold changes during training, so that all folds train the model in the end.
+    In a ``rotating`` split the validation fold changes during training, so that all folds train the model in the end. ``group``
+    is from :func:`pneumonia.data.duplicates.groups`.
     """
     group = groups(manifest) if group is None else group
     subset = split["subset"].to_numpy()

@@ -9,12 +9,7 @@ from pneumonia.tasks import SUBSETS, in_class_order
 
 
 def rare_classes(manifest: pd.DataFrame, split: pd.DataFrame) -> list[str]:
-    """Return a sentence or two for each class that a subset or fold lacks, or that has few patients.
-
-    Args:
-        manifest: One row per image.
-        split: One row per row of the manifest.
-    """
+    """Return a sentence or two for each class that a subset or fold lacks, or that has few patients."""
     columns = {"label": manifest["label"], "patient": manifest["patient_id"]}
     table = split[["subset", "fold"]].assign(**columns)[(split["subset"] != UNUSED).to_numpy()]
     subsets = [subset for subset in SUBSETS if (table["subset"] == subset).any()]
