@@ -1,23 +1,20 @@
 """Evaluate baselines that see only file metadata or thumbnails, on the images of an evaluation."""
 
-from typing import Any, Final
-
 import numpy as np
 import pandas as pd
 
 from pneumonia.data.audit.baselines import baseline_probabilities
 from pneumonia.errors import some
 from pneumonia.evaluation.evaluate_predictions import improvement, metrics_with_intervals
+from pneumonia.evaluation.result import BASELINES, Baseline, Baselines
 from pneumonia.evaluation.run_predictions import EvaluationCache, RunPredictions
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.system.files import digest
 
-BASELINES: Final = ("metadata", "thumbnail")
-
 
 def evaluate_baselines(
     predictions: RunPredictions, table: pd.DataFrame, subset: str, cache: EvaluationCache
-) -> dict[str, Any]:
+) -> Baselines:
     """Fit baselines on the run's own training images and compare a model with them.
 
     Args:
@@ -25,18 +22,15 @@ def evaluate_baselines(
         table: Predictions of the model.
         subset: The evaluated subset.
         cache: Keeps the predictions of the baselines.
-
-    Returns:
-        ``metrics`` and ``gain`` (of the model over the baseline) by baseline, and ``reason`` where there are none.
     """
     own, data, task = predictions.own_data, predictions.data, predictions.run.task
     if own is None:
-        return {"reason": predictions.why_no_own_data}
+        return Baselines(predictions.why_no_own_data)
     train, evaluated = own.positions("train"), data.positions(subset)
     missing = [name for number, name in enumerate(task.classes) if not (own.labels[train] == number).any()]
     if missing:
-        return {"reason": f"no training image shows {some(missing)}"}
-    found: dict[str, Any] = {"reason": None}
+        return Baselines(f"no training image shows {some(missing)}")
+    found = {}
     for kind in BASELINES:
         hashes = (predictions.run.result.data.split_sha256, predictions.manifest_sha256)
         key = digest([kind, task.name, *hashes, subset, data.images.pixels.shape[1]])
@@ -53,8 +47,5 @@ def evaluate_baselines(
             columns = {f"{PROBABILITY_PREFIX}{name}": probability[:, k] for k, name in enumerate(task.classes)}
             cache.baselines[key] = table[["image_id", "patient_id", "label"]].assign(**columns)
         baseline = cache.baselines[key]
-        found[kind] = {
-            "metrics": metrics_with_intervals(baseline, task),
-            "gain": improvement(table, baseline, task),
-        }
-    return found
+        found[kind] = Baseline(metrics_with_intervals(baseline, task), improvement(table, baseline, task))
+    return Baselines(None, **found)

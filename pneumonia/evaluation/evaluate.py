@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
@@ -12,14 +12,15 @@ from pneumonia.evaluation.baselines import evaluate_baselines
 from pneumonia.evaluation.error_gallery import gallery_file, write_gallery
 from pneumonia.evaluation.error_gallery_pictures import draw_gallery
 from pneumonia.evaluation.evaluate_predictions import evaluate_predictions
+from pneumonia.evaluation.result import EvaluationResult
 from pneumonia.evaluation.run_predictions import EvaluateOptions, EvaluationCache, RunPredictions, predict_run
 from pneumonia.evaluation.summary import print_summary
-from pneumonia.runs.ensembles import check_images, check_members, describe_ensemble, ensemble_folder, mean_predictions
+from pneumonia.runs.ensembles import check_images, check_members, ensemble_folder, mean_predictions, write_ensemble
 from pneumonia.runs.folder import OWN, RunFolder
-from pneumonia.runs.identity import evaluation_identity
+from pneumonia.runs.identity import EvaluationIdentity
 from pneumonia.runs.load import load_finished_run
 from pneumonia.system.console import say
-from pneumonia.system.files import replacing, write_json
+from pneumonia.system.files import replacing
 
 DEFAULTS: Final = EvaluateOptions()
 
@@ -30,11 +31,11 @@ class Evaluation:
 
     Attributes:
         path: The JSON file; the predictions and the error gallery lie beside it.
-        values: Content of that file.
+        result: Content of that file.
     """
 
     path: Path
-    values: dict[str, Any]
+    result: EvaluationResult
 
 
 def evaluate(run: str | Path, options: EvaluateOptions = DEFAULTS, cache: EvaluationCache | None = None) -> Evaluation:
@@ -86,7 +87,7 @@ def evaluate_ensemble(
     validated = [member.validation for member in members if member.validation is not None]
     validation = mean_predictions(validated, task) if len(validated) == len(members) else None
     folder = RunFolder(ensemble_folder([run.folder for run in finished]))
-    write_json(folder.path / "ensemble.json", describe_ensemble(finished))
+    write_ensemble(folder, finished)
     return _evaluate(folder, members, table, validation, options, cache)
 
 
@@ -109,19 +110,20 @@ def _evaluate(
         root = Path(str(options.data.root)).expanduser()
         data_name = folder.name_of_data(root, first.manifest_sha256)
         other = (str(options.data.root), first.manifest_sha256)
-    values = evaluate_predictions(table, options.subset, task, validation, reason) | {
-        "baselines": evaluate_baselines(first, table, options.subset, cache),
-        "trained_on": int(table["image_id"].isin(set().union(*(member.trained_on for member in members))).sum()),
-        "phantoms": mostly_phantoms(shown["path"].tolist(), shown["sha256"].tolist(), options.cache_dir),
-        "of": evaluation_identity([member.run.result.run_id for member in members], tta, *other),
-    }
+    result = EvaluationResult(
+        **vars(evaluate_predictions(table, options.subset, task, validation, reason)),
+        baselines=evaluate_baselines(first, table, options.subset, cache),
+        trained_on=int(table["image_id"].isin(set().union(*(member.trained_on for member in members))).sum()),
+        phantoms=mostly_phantoms(shown["path"].tolist(), shown["sha256"].tolist(), options.cache_dir),
+        of=EvaluationIdentity([member.run.result.run_id for member in members], tta, *other),
+    )
     path = folder.evaluation(options.subset, "json", data_name, tta if first.tta_changed else "")
     with replacing(path.with_suffix(".parquet")) as part:
         table.to_parquet(part, index=False)
     if options.error_gallery:
         write_gallery(gallery_file(path), draw_gallery(table, images, [member.classifier for member in members], task))
-    write_json(path, values)  # last: an evaluation with this file is complete
+    result.write(path)  # last: an evaluation with this file is complete
     if options.data is not None and first.is_own:
         say(f"{options.data.root} holds the images and labels of the run's own data, so its own split is used.")
-    print_summary(values, task, images.skipped, [member.run.result for member in members], options.brief)
-    return Evaluation(path, values)
+    print_summary(result, task, images.skipped, [member.run.result for member in members], options.brief)
+    return Evaluation(path, result)

@@ -27,6 +27,15 @@ Variances = Sequence[tuple[float, float]]  # components of a variance, each with
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95% interval; ``None`` where undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
 class Difference:
     """A difference, first minus second, with its 95% interval (NaN where undefined) and two-sided p-value."""
 

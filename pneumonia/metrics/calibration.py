@@ -1,7 +1,7 @@
 """Measure the calibration of probabilities, and fit the temperature that calibrates them."""
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -23,6 +23,34 @@ class Temperature:
 
     value: float | None
     reason: str = ""
+
+
+@dataclass(frozen=True)
+class ReliabilityBin:
+    """The ``n`` images of which the highest probability lies from ``low`` to ``high``: its mean, and their accuracy."""
+
+    low: float
+    high: float
+    n: int
+    confidence: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class CalibrationMetrics:
+    """How well probabilities match observed frequencies.
+
+    Attributes:
+        ece: Expected calibration error over ``bins`` bins of equal width of the highest probability (Guo et al., 2017).
+        bins: Number of bins.
+        brier: Mean squared distance between probabilities and the true class, from 0 to 2 (Brier, 1950).
+        reliability: The bins with images.
+    """
+
+    ece: float
+    bins: int
+    brier: float
+    reliability: list[ReliabilityBin]
 
 
 def fit_temperature(probability: Floats, label: Ints) -> Temperature:
@@ -72,36 +100,19 @@ def _log_softmax(logits: Floats) -> Floats:
     return result
 
 
-def calibration_metrics(probability: Floats, label: Ints) -> dict[str, Any]:
-    """Measure how well probabilities match observed frequencies.
-
-    Args:
-        probability: ``(N, K)``.
-        label: ``(N,)`` class indices.
-
-    Returns:
-        ``ece``: expected calibration error over ``bins`` bins of equal width of the highest probability (Guo et al., 2017);
-        ``brier``: mean squared distance between probabilities and the true class, from 0 to 2 (Brier, 1950);
-        ``reliability``: for each bin with images its ``low`` and ``high`` edge, ``n``, mean ``confidence`` and ``accuracy``.
-    """
+def calibration_metrics(probability: Floats, label: Ints) -> CalibrationMetrics:
+    """Measure the calibration of probabilities ``(N, K)`` of images with class indices ``label`` ``(N,)``."""
     confidence, correct = probability.max(axis=1), probability.argmax(axis=1) == label
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     counts = np.bincount(bins, minlength=BINS)
     stated = np.bincount(bins, weights=confidence, minlength=BINS)
     observed = np.bincount(bins, weights=correct, minlength=BINS)
     truth = np.eye(probability.shape[1])[label]
-    return {
-        "ece": float(np.abs(stated - observed).sum() / len(label)),
-        "bins": BINS,
-        "brier": float(((probability - truth) ** 2).sum(axis=1).mean()),
-        "reliability": [
-            {
-                "low": k / BINS,
-                "high": (k + 1) / BINS,
-                "n": int(counts[k]),
-                "confidence": float(stated[k] / counts[k]),
-                "accuracy": float(observed[k] / counts[k]),
-            }
-            for k in np.flatnonzero(counts)
-        ],
-    }
+    reliability = [
+        ReliabilityBin(
+            k / BINS, (k + 1) / BINS, int(counts[k]), float(stated[k] / counts[k]), float(observed[k] / counts[k])
+        )
+        for k in map(int, np.flatnonzero(counts))
+    ]
+    ece = float(np.abs(stated - observed).sum() / len(label))
+    return CalibrationMetrics(ece, BINS, float(((probability - truth) ** 2).sum(axis=1).mean()), reliability)

@@ -143,9 +143,14 @@ def log_likelihood(probability: NDArray[np.floating], label: Ints) -> Floats:
     return np.log(np.maximum(likelihood, MIN_PROBABILITY))
 
 
+def defined(value: float) -> float | None:
+    """Return a value, or ``None`` if it is undefined, for JSON."""
+    return float(value) if math.isfinite(value) else None
+
+
 def nan_to_none(values: dict[str, float]) -> dict[str, float | None]:
     """Replace undefined values by ``None``, for JSON."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    return {name: defined(value) for name, value in values.items()}
 
 
 def weighted_metrics(probability: Floats, label: Ints, weight: Floats, task: Task) -> dict[str, Floats]:

@@ -1,18 +1,46 @@
 """Choose thresholds of scores, and measure selective prediction (abstention on uncertain images)."""
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
-from pneumonia.metrics.bootstrap import interval, resample_counts
-from pneumonia.metrics.classification import nan_to_none
+from pneumonia.metrics.bootstrap import Estimate, interval, resample_counts
+from pneumonia.metrics.classification import defined
 from pneumonia.system.arrays import Bools, Floats, Ints, Objects
 from pneumonia.tasks import NORMAL, UNKNOWN_KIND, Task
 
 TARGET_SENSITIVITY: Final = 0.95
 COVERAGES: Final = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
-Bounded = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class RiskAtCoverage:
+    """The error rate of the most confident predictions.
+
+    Attributes:
+        coverage: Fraction of the images whose predictions are kept.
+        asked: The least fraction that was asked for.
+        confidence: The least confidence of a kept prediction.
+        risk: Error rate of the kept predictions, with its 95% interval by patient.
+    """
+
+    coverage: float
+    asked: float
+    confidence: float
+    risk: Estimate
+
+
+@dataclass(frozen=True)
+class SelectivePrediction:
+    """The risk that remains if uncertain images are left to a person.
+
+    ``aurc`` is the area under :func:`risk_coverage_curve`, the mean risk over all coverages (Geifman, Uziel and El-Yaniv, 2019).
+    """
+
+    aurc: float
+    points: list[RiskAtCoverage]
 
 
 def one_vs_rest(probability: Floats, label: Ints, task: Task) -> dict[str, tuple[Floats, Bools]]:
@@ -34,7 +62,7 @@ def threshold_for(score: Floats, positive: Bools, sensitivity: float = TARGET_SE
 
 def metrics_at_threshold(
     score: Floats, positive: Bools, threshold: float, patient: Objects, seed: int = 0
-) -> dict[str, Bounded]:
+) -> dict[str, Estimate]:
     """Compute the metrics of a threshold with 95% intervals by patient; scores at or above it are flagged.
 
     Args:
@@ -46,7 +74,7 @@ def metrics_at_threshold(
 
     Returns:
         ``sensitivity``, ``specificity``, ``ppv`` and ``npv`` (both at this prevalence), and ``flagged``, the proportion of
-        flagged images; each with ``value``, ``low`` and ``high``, ``None`` where undefined.
+        flagged images.
     """
     flag = score >= threshold
     proportions = {
@@ -59,7 +87,7 @@ def metrics_at_threshold(
     return {name: _proportion(counted, among, patient, seed) for name, (counted, among) in proportions.items()}
 
 
-def _proportion(counted: Bools, among: Bools, patient: Objects, seed: int) -> Bounded:
+def _proportion(counted: Bools, among: Bools, patient: Objects, seed: int) -> Estimate:
     """Return the proportion of images ``(N,)`` among others, with its interval by patient."""
     codes, names = pd.factorize(pd.Series(patient))
     hits, sizes = (np.bincount(codes, of, len(names)) for of in (counted & among, among))
@@ -67,7 +95,7 @@ def _proportion(counted: Bools, among: Bools, patient: Objects, seed: int) -> Bo
         drawn = [(times @ hits) / (times @ sizes) for times in resample_counts(len(names), len(among), seed)]
     value = float(hits.sum() / sizes.sum()) if sizes.sum() else float("nan")
     low, high = interval(value, np.concatenate(drawn), len(names), images=among, patient=patient)
-    return nan_to_none({"value": value, "low": low, "high": high})
+    return Estimate(defined(value), defined(low), defined(high))
 
 
 def risk_coverage_curve(probability: Floats, label: Ints) -> tuple[Floats, Floats]:
@@ -85,26 +113,13 @@ def risk_coverage_curve(probability: Floats, label: Ints) -> tuple[Floats, Float
     return np.arange(1, len(label) + 1) / len(label), np.repeat(risk, sizes)
 
 
-def selective_prediction(probability: Floats, label: Ints, patient: Objects, seed: int = 0) -> dict[str, Any]:
-    """Measure the risk that remains if uncertain images are left to a person.
-
-    Returns:
-        ``aurc``: area under :func:`risk_coverage_curve`, the mean risk over all coverages (Geifman, Uziel and El-Yaniv, 2019);
-        ``points``: for some values of ``asked`` coverage the actual ``coverage``, the least ``confidence`` of a prediction that
-        is kept, and the ``risk`` of the kept images with 95% interval by patient.
-    """
+def selective_prediction(probability: Floats, label: Ints, patient: Objects, seed: int = 0) -> SelectivePrediction:
+    """Measure selective prediction at :data:`COVERAGES`."""
     confidence, wrong = probability.max(axis=1), probability.argmax(axis=1) != label
     _, risk = risk_coverage_curve(probability, label)
     points = []
     for coverage in COVERAGES:
         least = float(np.sort(confidence)[::-1][max(int(np.ceil(coverage * len(label) - 1e-9)), 1) - 1])
         kept = confidence >= least
-        points.append(
-            {
-                "coverage": float(kept.mean()),
-                "asked": coverage,
-                "confidence": least,
-                "risk": _proportion(wrong, kept, patient, seed),
-            }
-        )
-    return {"aurc": float(risk.mean()), "points": points}
+        points.append(RiskAtCoverage(float(kept.mean()), coverage, least, _proportion(wrong, kept, patient, seed)))
+    return SelectivePrediction(float(risk.mean()), points)

@@ -106,12 +106,10 @@ def tripod(comparison: Comparison) -> list[Block]:
     best = comparison.candidates[0]
     entry = best.typical
     data, config = entry.result.data, entry.config
-    found = entry.evaluations.get(comparison.subset, {})
-    temperature = found.get("calibration", {}).get("temperature")
-    events = "; ".join(
-        f"{name} {sum(row):,}"
-        for name, row in zip(entry.result.task.classes, found.get("confusion", {}).get("counts", []), strict=False)
-    )
+    found = entry.evaluations.get(comparison.subset)
+    temperature = found.calibration.temperature if found else None
+    counts = found.confusion.counts if found else []
+    events = "; ".join(f"{name} {sum(row):,}" for name, row in zip(entry.result.task.classes, counts, strict=False))
     rows = [
         (
             "1",

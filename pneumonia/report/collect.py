@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pneumonia.errors import PneumoniaError, RunError, some
 from pneumonia.report.entries import Entry, read_ensemble, read_entry
 from pneumonia.report.formatting import count
+from pneumonia.runs.ensembles import read_members
 from pneumonia.runs.folder import RunFolder, read_metrics
-from pneumonia.runs.listing import find_runs
-from pneumonia.runs.result import read_result
+from pneumonia.runs.listing import Failure, PlannedJob, find_runs, read_job, read_sweep
+from pneumonia.runs.result import RunResult, read_result
 from pneumonia.system.console import track
-from pneumonia.system.files import read_json
+
+Jobs = dict[str, tuple[PlannedJob, Failure | None]]  # of a sweep, by run folder
 
 
 @dataclass
@@ -43,17 +44,18 @@ def gather(places: Sequence[Path]) -> Gathered:
     found = Gathered()
     folders = find_runs(places)
     seen: dict[str, int] = {}
-    sweeps: dict[Path, dict[str, dict[str, Any]]] = {}
+    sweeps: dict[Path, Jobs] = {}
     for folder in track(folders, len(folders), "Reading runs"):
         parent = folder.path.parent
         if parent not in sweeps:
             sweeps[parent] = _jobs(parent, found)
+        job, failure = sweeps[parent].get(folder.path.name, (None, None))
         try:
             result = read_result(folder)
             if result is None or not result.completed:
-                found.left_out.append((str(folder.path), _unfinished(folder, sweeps[parent])))
+                found.left_out.append((str(folder.path), _unfinished(folder, result, failure)))
                 continue
-            entry = read_entry(folder, result, sweeps[parent].get(folder.path.name, {}))
+            entry = read_entry(folder, result, job.differs if job else {})
         except (PneumoniaError, KeyError, TypeError, ValueError, OSError) as error:
             found.left_out.append((str(folder.path), _reason(error)))
             continue
@@ -81,8 +83,8 @@ def _add_ensembles(places: Sequence[Path], folders: Sequence[RunFolder], found: 
     named = {path.resolve(): path for place in places for path in sorted(place.rglob("ensemble.json"))}
     beside = {parent: None for parent in (folder.path.parent.parent / "ensembles" for folder in folders)}
     for path in (path for parent in beside for path in sorted(parent.glob("*/ensemble.json"))):
-        members = read_json(path).get("members", [])
-        if members and all(member["run_id"] in known for member in members):
+        members = read_members(path)
+        if members and all(member.run_id in known for member in members):
             named.setdefault(path.resolve(), path)
     for path in named.values():
         try:
@@ -100,30 +102,26 @@ def _reason(error: Exception) -> str:
     return str(error) if ours else f"its files are damaged ({type(error).__name__}: {error})"
 
 
-def _jobs(folder: Path, found: Gathered) -> dict[str, dict[str, Any]]:
+def _jobs(folder: Path, found: Gathered) -> Jobs:
     """Return the jobs of a sweep by run folder; note those without a run as left out."""
-    plan = read_json(folder / "sweep.json")
-    if plan:
-        found.questions[folder.name] = str(plan.get("question", folder.name))
-    jobs = {}
-    for job in plan.get("jobs", []):
-        note = read_json(folder / "jobs" / f"{job['key']}.json")
-        broken = read_json(folder / "jobs" / f"{job['key']}.broken.json")
-        about = {"differs": job["differs"], "broken": broken}
-        if note:
-            jobs[str(note["run"])] = about
+    plan, jobs = read_sweep(folder), {}
+    if plan is None:
+        return {}
+    found.questions[folder.name] = plan.question or folder.name
+    for job in plan.jobs:
+        started, failure = read_job(folder, job)
+        if started and started.run:
+            jobs[started.run] = job, failure
         else:
-            label = " ".join(f"{key}={value}" for key, value in job["differs"].items())
-            reason = f"{broken['state']}: {broken['reason']}" if broken else "this job of the sweep was not started"
-            found.left_out.append((f"{folder.name}: {label}", reason))
+            reason = f"this job of the sweep was {'interrupted' if started else 'not started'}"
+            reason = f"{failure.state}: {failure.reason}" if failure else reason
+            found.left_out.append((f"{folder.name}: {job.label}", reason))
     return jobs
 
 
-def _unfinished(folder: RunFolder, jobs: dict[str, dict[str, Any]]) -> str:
-    broken = jobs.get(folder.path.name, {}).get("broken")
-    if broken:
-        return f"{broken['state']}: {broken['reason']}"
-    result = read_result(folder)
+def _unfinished(folder: RunFolder, result: RunResult | None, failure: Failure | None) -> str:
+    if failure:
+        return f"{failure.state}: {failure.reason}"
     if result is not None:
         return f"it {result.shortened}"
     return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` resumes it"

@@ -212,10 +212,10 @@ def _leak(entry: Entry, subset: str) -> tuple[str, str]:
     """Describe a leak as a sentence and as a proportion; the leaks of a split concern the run's own data."""
     if entry.data != OWN:
         found = entry.evaluations[subset]
-        if not found["trained_on"]:
+        if not found.trained_on:
             return "", ""
-        text = f"{found['trained_on']} of {found['n']} images have the names of images that a model was trained on"
-        return text, f"{found['trained_on'] / found['n']:.0%}"
+        text = f"{found.trained_on} of {found.n} images have the names of images that a model was trained on"
+        return text, f"{found.trained_on / found.n:.0%}"
     if entry.config.split.method == "rotating" and subset == "val":
         return "the model was trained on its validation images in other turns of the folds", "100%"
     for leak in entry.result.data.leaks:

@@ -1,36 +1,34 @@
 """Read and check what a report needs of a finished run, or of an ensemble: predictions and evaluations."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pandas as pd
 
 from pneumonia.config.convert import identity
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import RunError, some
+from pneumonia.evaluation.result import EvaluationResult, read_evaluation
+from pneumonia.runs.ensembles import Member, read_members
 from pneumonia.runs.folder import OWN, RunFolder, read_metrics
 from pneumonia.runs.load import read_split
 from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.runs.result import RunResult
-from pneumonia.system.files import digest, read_json
+from pneumonia.system.files import digest
 
 REPEATED: Final = ("seed", "split.fold")  # may differ among the trainings of one configuration
 EVALUATED: Final = ("test", "val")
-Evaluated = tuple[dict[str, pd.DataFrame], dict[str, dict[str, Any]]]  # predictions and evaluations, by subset
-EVALUATION_KEYS: Final = (
-    "of",
-    "n",
-    "metrics",
-    "confusion",
-    "calibration",
-    "operating_points",
-    "abstention",
-    "baselines",
-    "trained_on",
-)
+Evaluated = tuple[dict[str, pd.DataFrame], dict[str, EvaluationResult]]  # predictions and evaluations, by subset
+
+
+@dataclass(frozen=True)
+class JoinedRun(Member):
+    """A member of an ensemble in a report: also its family, and the overrides in which it differs in its sweep."""
+
+    family: str
+    differs: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Entry:
         epochs: Rows of its ``metrics.csv``.
         tables: Predictions by subset, sorted by image.
         evaluations: Results of ``pneumonia evaluate``, by subset.
-        joined: Members of an ensemble: ``run``, ``run_id``, ``family``, ``seed``, ``fold`` of each; none for a run.
+        joined: Members of an ensemble; none for a run.
         data: Where it was evaluated: ``own`` for the run's own data, else the name of other data.
         tta: Test-time augmentation, if it is not that of the training.
         others: The same run evaluated on other data or with other TTA, one entry each.
@@ -57,8 +55,8 @@ class Entry:
     sweep: str
     epochs: list[dict[str, str]]
     tables: dict[str, pd.DataFrame]
-    evaluations: dict[str, dict[str, Any]]
-    joined: tuple[dict[str, Any], ...] = ()
+    evaluations: dict[str, EvaluationResult]
+    joined: tuple[JoinedRun, ...] = ()
     data: str = OWN
     tta: str = ""
     others: "tuple[Entry, ...]" = ()
@@ -74,8 +72,7 @@ class Entry:
 
     def other_sha256(self, subset: str) -> str | None:
         """Of the other data on which it was evaluated; ``None`` for its own."""
-        sha256: str | None = self.evaluations[subset]["of"]["other_sha256"] if self.data != OWN else None
-        return sha256
+        return self.evaluations[subset].of.other_sha256 if self.data != OWN else None
 
     @property
     def members(self) -> int:
@@ -103,18 +100,17 @@ class Entry:
         return digest([kept, self.result.data.manifest_sha256, *views])[:12]
 
 
-def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -> Entry:
+def read_entry(folder: RunFolder, result: RunResult, differs: Mapping[str, str]) -> Entry:
     """Read the predictions and evaluations of a finished run.
 
     Args:
         folder: Of the run.
         result: What its ``result.json`` holds.
-        about: What its sweep knows of it: ``differs``.
+        differs: Overrides in which it differs from the other jobs of its sweep.
 
     Raises:
         RunError: A file is damaged or belongs to another run.
     """
-    differs = {key: value for key, value in about.get("differs", {}).items() if key not in REPEATED}
     found = _evaluated(folder, result, [result.run_id], str(folder.path))
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     if "val" not in tables and folder.predictions("val").is_file():
@@ -122,7 +118,8 @@ def read_entry(folder: RunFolder, result: RunResult, about: Mapping[str, Any]) -
         tables["val"] = _sorted(read_predictions(folder.predictions("val"), result.task, remedy))
     if not tables and not found:
         raise RunError(f"it holds no predictions. `pneumonia evaluate {folder.path} --split test` makes some.")
-    entry = Entry(folder, result, differs, folder.path.parent.name, read_metrics(folder), tables, evaluations)
+    kept = {key: value for key, value in differs.items() if key not in REPEATED}
+    entry = Entry(folder, result, kept, folder.path.parent.name, read_metrics(folder), tables, evaluations)
     return _with_others(entry, found, folder)
 
 
@@ -137,24 +134,23 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
         RunError: It is damaged, was interrupted, or none of its members is known.
     """
     folder = RunFolder(path.parent)
-    members = read_json(path).get("members", [])
+    members = read_members(path)
     if not members:
         raise RunError(f"{path} is damaged. `pneumonia evaluate RUN... --ensemble` with its members writes it again.")
-    first = next((known[member["run_id"]] for member in members if member["run_id"] in known), None)
+    first = next((known[member.run_id] for member in members if member.run_id in known), None)
     if first is None:
         raise RunError("none of the ensemble's members is among these runs. Name their folders too.")
-    again = " ".join([*(str(member["run"]) for member in members), "--ensemble"])
-    found = _evaluated(folder, first.result, [member["run_id"] for member in members], again)
+    again = " ".join([*(member.run for member in members), "--ensemble"])
+    found = _evaluated(folder, first.result, [member.run_id for member in members], again)
     if not found:
         raise RunError(f"its evaluation was interrupted. `pneumonia evaluate {again}` evaluates it again.")
     tables, evaluations = found.pop((OWN, ""), ({}, {}))
     joined = []
     for member in members:
-        entry = known.get(member["run_id"])
-        family = entry.family if entry else str(member["model"]).rpartition(".")[2]
-        differs = entry.differs if entry else {}
-        joined.append({**member, "family": family, "differs": differs})
-    families = " + ".join(sorted({member["family"] for member in joined}))
+        entry = known.get(member.run_id)
+        family = entry.family if entry else member.model.rpartition(".")[2]
+        joined.append(JoinedRun(**vars(member), family=family, differs=entry.differs if entry else {}))
+    families = " + ".join(sorted({member.family for member in joined}))
     label = {"ensemble": f"{len(joined)} x {families}"}
     result = replace(first.result, run_id=folder.path.name)
     entry = Entry(folder, result, label, "ensembles", [], tables, evaluations, tuple(joined))
@@ -190,16 +186,12 @@ def _evaluated(
         options = f"--split {subset}" + (f" --tta {tta}" if tta else "") + (" --data DIR" if data != OWN else "")
         remedy = f"`pneumonia evaluate {again} {options}` evaluates it again."
         try:
-            found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            of = found["of"]["run_ids"]
-            lacking = [key for key in EVALUATION_KEYS if key not in found]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged or older than this version. {remedy}") from error
-        if lacking:
-            raise RunError(f"{path} is damaged or older than this version: it lacks {some(lacking)}. {remedy}")
-        if sorted(of) != sorted(run_ids):
-            raise RunError(f"{path} is of another run ({some(of)}). {remedy}")
-        if (data == OWN) != (found["of"].get("other_sha256") is None):
+            found = read_evaluation(path)
+        except ValueError as error:
+            raise RunError(f"{path} is damaged or older than this version: {error}. {remedy}") from error
+        if sorted(found.of.run_ids) != sorted(run_ids):
+            raise RunError(f"{path} is of another run ({some(found.of.run_ids)}). {remedy}")
+        if (data == OWN) != (found.of.other_sha256 is None):
             raise RunError(f"{path} was renamed: its name and its content name different data. {remedy}")
         table = _sorted(read_predictions(path.with_suffix(".parquet"), result.task, remedy))
         tables, evaluations = evaluated.setdefault((data, tta), ({}, {}))

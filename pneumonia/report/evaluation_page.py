@@ -1,9 +1,9 @@
 """Draw the error gallery of an evaluation, as a page of its own and as blocks of the report."""
 
-import json
 from pathlib import Path
 
 from pneumonia.evaluation.error_gallery import CONFIDENT, ErrorGallery, gallery_file, read_gallery
+from pneumonia.evaluation.result import read_evaluation
 from pneumonia.report.render.document import Block, Document, Gallery, Heading, Picture, Text, Tile
 from pneumonia.report.render.html import html_page
 from pneumonia.system.files import replacing
@@ -21,12 +21,11 @@ def write_evaluation_page(evaluation: Path) -> Path:
     Raises:
         StorageError: The folder can't be written.
     """
-    values = json.loads(evaluation.read_text(encoding="utf-8"))
-    counts = values["confusion"]["counts"]
-    wrong = values["n"] - sum(row[number] for number, row in enumerate(counts))
+    found = read_evaluation(evaluation)
+    wrong = found.n - sum(row[number] for number, row in enumerate(found.confusion.counts))
     document = Document(
         f"{evaluation.parent.parent.name}: error gallery of {evaluation.stem}",
-        f"{wrong} of {values['n']} images are predicted wrong. Not a medical device.",
+        f"{wrong} of {found.n} images are predicted wrong. Not a medical device.",
         gallery_blocks(read_gallery(gallery_file(evaluation))),
     )
     page = evaluation.with_suffix(".html")

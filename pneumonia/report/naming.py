@@ -53,7 +53,7 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
 def _of_members(entry: Entry) -> str:
     """``of seeds 0, 1``, or of folds."""
     for key in ("seed", "fold"):
-        values = sorted({member[key] for member in entry.joined})
+        values = sorted({getattr(member, key) for member in entry.joined})
         if len(values) > 1:
             return f"of {key}s {', '.join(map(str, values))}"
     return ""

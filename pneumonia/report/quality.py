@@ -1,13 +1,14 @@
 """Write the closer look at one model: errors by class, curves, calibration, thresholds, selective prediction."""
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
+from pneumonia.evaluation.result import EvaluationResult
+from pneumonia.metrics.bootstrap import Estimate
 from pneumonia.metrics.classification import metric_label
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import one_vs_rest, risk_coverage_curve
@@ -18,6 +19,7 @@ from pneumonia.report.formatting import bounded, listed, number
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 
+BASELINE_LABELS = {"metadata": "file metadata alone", "thumbnail": "16 x 16 thumbnail, linear"}
 BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
 
 
@@ -67,13 +69,14 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     counts = np.zeros((len(classes), len(classes)), dtype=int)
     np.add.at(counts, (label, predicted), 1)
     rows = []
-    found = entry.evaluations.get(subset, {}).get("metrics", {})
+    evaluation = entry.evaluations.get(subset)
+    found = evaluation.metrics if evaluation else {}
     for k, name in enumerate(classes):
         cells = [name, f"{counts[k].sum():,}", f"{counts[k, k]:,}"]
         for metric, among in (("recall", counts[k].sum()), ("precision", counts[:, k].sum())):
             known = found.get(f"{metric}_{name.lower()}") or found.get(BINARY.get((metric, name), ""))
             value = counts[k, k] / among if among else float("nan")
-            cells.append(bounded(known["value"], known["low"], known["high"]) if known else number(float(value)))
+            cells.append(_cell(known) if known else number(float(value)))
         rows.append(cells)
     absent = [name for k, name in enumerate(classes) if not counts[k].any()]
     blocks: list[Block] = []
@@ -107,20 +110,22 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     }
     if not asked:
         return []
-    points = {
-        point["positive"]: point["metrics"]
-        for point in entry.evaluations.get(subset, {}).get("operating_points", [])
-        if point["metrics"]
-    }
+    evaluation = entry.evaluations.get(subset)
+    points = {point.positive: point.metrics for point in evaluation.operating_points} if evaluation else {}
     roc, pr = {}, {}
     for name, (score, positive) in asked.items():
         fpr, tpr, _ = roc_curve(positive, score)
         precision, recall, _ = precision_recall_curve(positive, score)
-        at = points.get(name)
-        specificity, sensitivity, ppv = (_value(at, metric) for metric in ("specificity", "sensitivity", "ppv"))
-        undefined = specificity is None or sensitivity is None
-        roc[name] = (fpr, tpr, None if undefined else (1 - specificity, sensitivity))
-        pr[name] = (recall, precision, None if undefined or ppv is None else (sensitivity, ppv))
+        at = points.get(name) or {}
+        specificity, sensitivity, ppv = (
+            at[metric].value if metric in at else None for metric in ("specificity", "sensitivity", "ppv")
+        )
+        roc[name] = (fpr, tpr, None if specificity is None or sensitivity is None else (1 - specificity, sensitivity))
+        pr[name] = (
+            recall,
+            precision,
+            None if roc[name][2] is None or sensitivity is None or ppv is None else (sensitivity, ppv),
+        )
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.roc_and_precision_recall(roc, pr, share)
     caption = "ROC and precision–recall, each class against the rest. Dashes: chance."
@@ -131,32 +136,23 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
 
 
-def _value(metrics: dict[str, Any] | None, name: str) -> Any:
-    """Return a metric at a threshold; ``None`` if it is undefined, or without a threshold."""
-    return None if metrics is None else metrics[name]["value"]
+def _cell(estimate: Estimate) -> str:
+    return bounded(estimate.value, estimate.low, estimate.high)
 
 
-def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
-    known = found["calibration"]
-    mended = known["scaled"]
-    rows = [
-        [
-            "uncalibrated",
-            number(known["ece"], 4),
-            number(known["brier"], 4),
-            number(found["metrics"]["loss"]["value"], 4),
-        ]
-    ]
-    if mended:
-        name = f"calibrated (temperature {known['temperature']:.3f})"
-        rows.append([name, number(mended["ece"], 4), number(mended["brier"], 4), number(mended["loss"], 4)])
-    svg = figures.reliability(known["reliability"], mended["reliability"] if mended else None)
+def _calibration(found: EvaluationResult, number_: int) -> list[Block]:
+    known, scaled = found.calibration, found.calibration.scaled
+    rows = [["uncalibrated", number(known.ece, 4), number(known.brier, 4), number(found.metrics["loss"].value, 4)]]
+    if scaled:
+        name = f"calibrated (temperature {number(known.temperature)})"
+        rows.append([name, number(scaled.ece, 4), number(scaled.brier, 4), number(scaled.loss, 4)])
+    svg = figures.reliability(known.reliability, scaled.reliability if scaled else None)
     caption = (
-        f"Accuracy by confidence, in {known['bins']} bins of equal width; a perfectly calibrated model "
+        f"Accuracy by confidence, in {known.bins} bins of equal width; a perfectly calibrated model "
         "lies on the diagonal. Bars: the proportion of images in each bin, all of them being a "
         "quarter of the height."
     )
-    head = ("", f"ECE ({known['bins']} bins)", "Brier score (0 to 2)", "cross-entropy")
+    head = ("", f"ECE ({known.bins} bins)", "Brier score (0 to 2)", "cross-entropy")
     blocks: list[Block] = [
         Figure(f"reliability-{number_}", svg, caption, "Reliability diagram before and after temperature scaling."),
         Table(
@@ -167,25 +163,23 @@ def _calibration(found: dict[str, Any], number_: int) -> list[Block]:
             f"calibration-{number_}",
         ),
     ]
-    if known["reason"]:
-        blocks.append(Note(f"No temperature: {known['reason']}."))
+    if known.reason:
+        blocks.append(Note(f"No temperature: {known.reason}."))
     return blocks
 
 
-def _same_images(found: dict[str, Any]) -> str:
+def _same_images(found: EvaluationResult) -> str:
     """Return a remark if calibration and thresholds were chosen on the images on which they are measured."""
-    return " (these very images)" if (found["calibration"]["fitted_on"] or {}).get("same_images") else ""
+    fitted_on = found.calibration.fitted_on
+    return " (these very images)" if fitted_on and fitted_on.same_images else ""
 
 
-def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
+def _thresholds(found: EvaluationResult, number_: int) -> list[Block]:
     names = ("sensitivity", "specificity", "ppv", "npv", "flagged")
     rows = []
-    for point in found["operating_points"]:
-        if point["metrics"] is None:
-            rows.append([point["positive"], point["reason"], *("–" for _ in names)])
-            continue
-        cells = [bounded(*(point["metrics"][name][key] for key in ("value", "low", "high"))) for name in names]
-        rows.append([point["positive"], number(point["threshold"], 4), *cells])
+    for point in found.operating_points:
+        cells = [_cell(point.metrics[name]) if point.metrics else "–" for name in names]
+        rows.append([point.positive, point.reason or number(point.threshold, 4), *cells])
     caption = (
         f"Thresholds chosen on the validation split{_same_images(found)} for a sensitivity of 0.95, and their metrics here; "
         "PPV and NPV at this prevalence"
@@ -193,22 +187,14 @@ def _thresholds(found: dict[str, Any], number_: int) -> list[Block]:
     return [Table(("positive", "threshold", *map(metric_label, names)), rows, caption, 1, f"thresholds-{number_}")]
 
 
-def _baselines(found: dict[str, Any], number_: int) -> list[Block]:
-    known = found["baselines"]
-    if known["reason"]:
-        return [Note(f"No baselines: {known['reason']}.")]
-    rows = []
-    for kind, label in (("metadata", "file metadata alone"), ("thumbnail", "16 x 16 thumbnail, linear")):
-        for metric, gain in known[kind]["gain"].items():
-            value = known[kind]["metrics"][metric]
-            rows.append(
-                [
-                    label,
-                    metric_label(metric),
-                    bounded(value["value"], value["low"], value["high"]),
-                    bounded(gain["value"], gain["low"], gain["high"]),
-                ]
-            )
+def _baselines(found: EvaluationResult, number_: int) -> list[Block]:
+    if found.baselines.reason:
+        return [Note(f"No baselines: {found.baselines.reason}.")]
+    rows = [
+        [BASELINE_LABELS[kind], metric_label(metric), _cell(baseline.metrics[metric]), _cell(gain)]
+        for kind, baseline in found.baselines.by_kind().items()
+        for metric, gain in baseline.gain.items()
+    ]
     caption = "Baselines that see no lungs, on the same images; the model should be clearly better"
     return [Table(("baseline", "metric", "it reaches", "the model has more"), rows, caption, 2, f"baselines-{number_}")]
 

@@ -120,10 +120,10 @@ def _members(comparison: Comparison, number_: int) -> list[Block]:
     rows = []
     for candidate in comparison.candidates:
         for member in candidate.entries[0].joined:
-            settings = [f"{key}={value}" for key, value in member["differs"].items()]
-            what = " ".join([member["family"], *settings])
-            fold = str(member["fold"]) if candidate.typical.config.split.method == "kfold" else "–"
-            rows.append([candidate.label, what, str(member["seed"]), fold, f"`{member['run']}`"])
+            settings = [f"{key}={value}" for key, value in member.differs.items()]
+            what = " ".join([member.family, *settings])
+            fold = str(member.fold) if candidate.typical.config.split.method == "kfold" else "–"
+            rows.append([candidate.label, what, str(member.seed), fold, f"`{member.run}`"])
     if not rows:
         return []
     head = ("ensemble", "member", "seed", "fold", "run")

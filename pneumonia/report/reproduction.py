@@ -63,12 +63,11 @@ def evaluating(entries: Sequence[Entry]) -> list[str]:
     lines = []
     for entry in (one for run in entries for one in run.everywhere):
         for subset, found in entry.evaluations.items():
-            of = found["of"]
             options = ["--split", subset]
             options += ["--tta", entry.tta] if entry.tta else []
-            options += ["--data", str(of["other_data"])] if of["other_data"] else []
+            options += ["--data", found.of.other_data] if found.of.other_data else []
             if entry.joined:
-                members = [str(member["run"]) for member in entry.joined]
+                members = [member.run for member in entry.joined]
                 lines.append(shlex.join(["pneumonia", "evaluate", *members, "--ensemble", *options]))
                 continue
             pictured = gallery_file(entry.evaluation(subset)).is_file()

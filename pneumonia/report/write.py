@@ -1,13 +1,13 @@
 """Write a report: pages, tables, figures and data in one folder."""
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pneumonia.errors import StorageError, some
+from pneumonia.metrics.classification import defined
 from pneumonia.report.collect import Gathered, gather
 from pneumonia.report.compare import Comparison, comparisons
 from pneumonia.report.content import report
@@ -117,7 +117,7 @@ def _write_epochs(entries: Sequence[Entry], path: Path) -> None:
         writer.writerows(rows)
 
 
-def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, Any]:
+def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, object]:
     """Return the values of the report for JSON; undefined values are ``None``."""
     return {
         "comparisons": [_comparison(one) for one in compared],
@@ -126,7 +126,7 @@ def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, Any]:
     }
 
 
-def _comparison(one: Comparison) -> dict[str, Any]:
+def _comparison(one: Comparison) -> dict[str, object]:
     return {
         "title": one.title,
         "task": one.task,
@@ -145,7 +145,7 @@ def _comparison(one: Comparison) -> dict[str, Any]:
                 "runs": [str(entry.folder.path) for entry in candidate.entries],
                 "seeds": [entry.result.seed for entry in candidate.entries],
                 "metrics": {
-                    name: dict(zip(("value", "low", "high"), map(_plain, bounds), strict=True))
+                    name: dict(zip(("value", "low", "high"), map(defined, bounds), strict=True))
                     for name, bounds in candidate.estimates.items()
                 },
                 "cost": [vars(entry.result.cost) for entry in candidate.entries],
@@ -156,19 +156,15 @@ def _comparison(one: Comparison) -> dict[str, Any]:
             {
                 "first": pair.first,
                 "second": pair.second,
-                "difference": _plain(pair.difference.value),
-                "low": _plain(pair.difference.low),
-                "high": _plain(pair.difference.high),
-                "p": _plain(pair.difference.p),
-                "p_holm": _plain(pair.corrected),
+                "difference": defined(pair.difference.value),
+                "low": defined(pair.difference.low),
+                "high": defined(pair.difference.high),
+                "p": defined(pair.difference.p),
+                "p_holm": defined(pair.corrected),
                 "verdict": pair.verdict,
-                "p_mcnemar": _plain(pair.mcnemar),
-                "p_delong": _plain(pair.auroc),
+                "p_mcnemar": defined(pair.mcnemar),
+                "p_delong": defined(pair.auroc),
             }
             for pair in one.pairs
         ],
     }
-
-
-def _plain(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None

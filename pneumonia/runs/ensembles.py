@@ -1,8 +1,8 @@
 """Join several runs into an ensemble: check that they fit together, average their predictions, describe them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,27 @@ from pneumonia.errors import RunError
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.load import FinishedRun
-from pneumonia.system.files import digest
+from pneumonia.system.files import digest, write_json
+from pneumonia.system.records import parse_record
 from pneumonia.tasks import Task
+
+
+@dataclass(frozen=True)
+class Member:
+    """A run of an ensemble, as ``ensemble.json`` lists it: its folder, id, seed, fold and the class of its model."""
+
+    run: str
+    run_id: str
+    seed: int
+    fold: int
+    model: str
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What is read of ``ensemble.json``."""
+
+    members: list[Member]
 
 
 def check_members(members: Sequence[FinishedRun]) -> None:
@@ -69,22 +88,22 @@ def ensemble_folder(members: Sequence[RunFolder]) -> Path:
     return members[0].path.parent.parent / "ensembles" / digest(names)[:12]
 
 
-def describe_ensemble(members: Sequence[FinishedRun]) -> dict[str, Any]:
-    """Return the content of ``ensemble.json``."""
-    first = members[0]
-    rows = [
-        {
-            "run": str(run.folder.path),
-            "run_id": run.result.run_id,
-            "seed": run.result.seed,
-            "fold": run.config.split.fold,
-            "model": run.config.model._target_,
-        }
-        for run in members
+def write_ensemble(folder: RunFolder, runs: Sequence[FinishedRun]) -> None:
+    """Write ``ensemble.json``, which describes the members and their data."""
+    task, data = runs[0].task, runs[0].result.data
+    members = [
+        Member(
+            str(run.folder.path), run.result.run_id, run.result.seed, run.config.split.fold, run.config.model._target_
+        )
+        for run in runs
     ]
-    return {
-        "task": first.task.name,
-        "classes": list(first.task.classes),
-        "members": rows,
-        "data": first.result.data.to_json(),
-    }
+    about = {"task": task.name, "classes": list(task.classes), "members": [asdict(one) for one in members]}
+    write_json(folder.path / "ensemble.json", about | {"data": data.to_json()})
+
+
+def read_members(path: Path) -> list[Member]:
+    """Read the members from ``ensemble.json``; none if it is missing or damaged."""
+    try:
+        return parse_record(Ensemble, path.read_bytes()).members
+    except (OSError, ValueError):
+        return []

@@ -7,11 +7,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
-from typing import Any, Final
+from typing import Final
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from pneumonia.config.convert import to_plain
+from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import RunError
 from pneumonia.system.files import replacing, translated_os_errors
 
@@ -90,10 +92,10 @@ class RunFolder:
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", root.resolve().name).strip("._-")[:40]
         return known[0] if known else f"{readable or 'data'}-{short}"
 
-    def begin(self, config: dict[str, Any]) -> None:
+    def begin(self, config: TrainConfig) -> None:
         """Create the folder and write ``config.yaml``."""
         with replacing(self.config) as part:
-            part.write_text(OmegaConf.to_yaml(OmegaConf.create(config)), encoding="utf-8")
+            part.write_text(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), encoding="utf-8")
 
     def clear(self) -> None:
         """Remove the files of an earlier training."""

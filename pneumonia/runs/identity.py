@@ -1,8 +1,9 @@
 """Identify runs and evaluations by what can change their result."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import RunResult
@@ -11,11 +12,11 @@ from pneumonia.system.files import digest, read_json
 PACKAGES: Final = ("pneumonia", "torch", "lightning", "torchmetrics", "albumentations", "numpy")
 
 
-def run_identity(config: dict[str, Any], manifest_sha256: str, split_sha256: str) -> str:
+def run_identity(config: Mapping[str, object], manifest_sha256: str, split_sha256: str) -> str:
     """Return the ``run_id``: twelve hexadecimal digits of all that can change a run's result, not of where or when it ran.
 
     Args:
-        config: From :func:`pneumonia.config.schema.identity`.
+        config: From :func:`pneumonia.config.convert.identity`.
         manifest_sha256: Hash of the images and labels.
         split_sha256: Hash of the split.
     """
@@ -27,25 +28,29 @@ def versions() -> dict[str, str]:
     return {name: version(name) for name in PACKAGES}
 
 
-def evaluation_identity(
-    run_ids: Sequence[str], tta: str, other_data: str | None = None, other_sha256: str | None = None
-) -> dict[str, Any]:
-    """Return what identifies an evaluation, as its ``of`` key holds it.
+@dataclass(frozen=True)
+class EvaluationIdentity:
+    """What identifies an evaluation, as its ``of`` key holds it.
 
-    Args:
+    Attributes:
         run_ids: One for a run, several for an ensemble.
         tta: Test-time augmentation.
         other_data: Folder of other data than the runs' own.
         other_sha256: Hash of their images and labels.
+        version: Of this package.
     """
-    inputs = {"run_ids": list(run_ids), "tta": tta, "other_data": other_data, "other_sha256": other_sha256}
-    return inputs | {"version": version("pneumonia")}
+
+    run_ids: list[str]
+    tta: str
+    other_data: str | None = None
+    other_sha256: str | None = None
+    version: str = field(default_factory=lambda: version("pneumonia"))
 
 
 def is_evaluated(folder: RunFolder, result: RunResult, subset: str, tta: str | None) -> bool:
     """Whether a subset of the run's own data was evaluated with this test-time augmentation since the run was trained."""
     trained_tta = result.config.tta
     path = folder.evaluation(subset, "json", tta="" if tta in {None, trained_tta} else str(tta))
-    if read_json(path).get("of") != evaluation_identity([result.run_id], tta or trained_tta):
+    if read_json(path).get("of") != asdict(EvaluationIdentity([result.run_id], tta or trained_tta)):
         return False
     return path.with_suffix(".parquet").is_file() and path.stat().st_mtime >= folder.result.stat().st_mtime

@@ -1,12 +1,15 @@
-"""Find run folders, and the sweep job of each."""
+"""Find run folders, and read the files of the sweep around them."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from pneumonia.errors import RunError
 from pneumonia.runs.folder import RunFolder
-from pneumonia.system.files import read_json
+from pneumonia.system.records import parse_record
+
+T = TypeVar("T")
 
 
 def find_runs(places: Iterable[Path]) -> list[RunFolder]:
@@ -37,19 +40,78 @@ def check_places(places: Iterable[Path]) -> None:
             raise RunError(f"{what}. Name run folders, or folders of them such as runs/train.")
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a job of a sweep failed, as :mod:`pneumonia.sweep.state` records it."""
+
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job as ``sweep.json`` lists it: its key, and the overrides in which it differs from the others."""
+
+    key: str
+    differs: dict[str, str]
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.differs.items())
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What is read of ``sweep.json``."""
+
+    jobs: list[PlannedJob]
+    question: str = ""
+
+
+@dataclass(frozen=True)
+class StartedJob:
+    """What is read of ``jobs/<key>.json``; ``run`` is the name of the run folder, once known."""
+
+    run: str | None = None
+
+
+def read_sweep(folder: Path) -> SweepPlan | None:
+    """Read the plan of a sweep from its folder; ``None`` where it is missing or damaged."""
+    return _read(SweepPlan, folder / "sweep.json")
+
+
+def read_job(folder: Path, job: PlannedJob) -> tuple[StartedJob | None, Failure | None]:
+    """Read the start and the failure of a job from the folder of its sweep; ``None`` without one."""
+    return _read(StartedJob, folder / "jobs" / f"{job.key}.json"), _read(
+        Failure, folder / "jobs" / f"{job.key}.broken.json"
+    )
+
+
 def job_label(folder: RunFolder) -> str:
     """Return the overrides in which a run differs from the other jobs of its sweep; empty outside of a sweep."""
-    return " ".join(f"{key}={value}" for key, value in _job(folder).get("differs", {}).items())
+    job, _ = _job_of(folder)
+    return job.label if job else ""
 
 
 def job_failure(folder: RunFolder) -> str:
     """Return the state of a failed sweep job, as :mod:`pneumonia.sweep.state` records it; else an empty string."""
-    job = _job(folder)
-    return str(read_json(folder.path.parent / "jobs" / f"{job['key']}.broken.json").get("state", "")) if job else ""
+    _, failure = _job_of(folder)
+    return failure.state if failure else ""
 
 
-def _job(folder: RunFolder) -> dict[str, Any]:
-    """Return the entry of a run in the ``sweep.json`` beside it; empty outside of a sweep."""
-    jobs: list[dict[str, Any]] = read_json(folder.path.parent / "sweep.json").get("jobs", [])
-    notes = folder.path.parent / "jobs"
-    return next((job for job in jobs if read_json(notes / f"{job['key']}.json").get("run") == folder.path.name), {})
+def _job_of(folder: RunFolder) -> tuple[PlannedJob | None, Failure | None]:
+    """Return the job of a run in the sweep around it, and its failure."""
+    sweep = folder.path.parent
+    plan = read_sweep(sweep)
+    for job in plan.jobs if plan else []:
+        started, failure = read_job(sweep, job)
+        if started and started.run == folder.path.name:
+            return job, failure
+    return None, None
+
+
+def _read(kind: type[T], path: Path) -> T | None:
+    try:
+        return parse_record(kind, path.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -48,7 +48,7 @@ class RunData:
         """Return the number of images of a subset."""
         return {"train": self.train, "val": self.val, "test": self.test}[subset]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the content of the key ``data``."""
         return {**asdict(self), "leaks": [leak.to_json() for leak in self.leaks]}
 

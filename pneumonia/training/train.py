@@ -99,7 +99,7 @@ def train(
         if config.force:
             folder.clear()
         announce(config, run.classifier, run.data, folder)
-        folder.begin(to_plain(config))
+        folder.begin(config)
         with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
             run.data.split.to_parquet(part, index=False)
         with followed(folder, to_plain(config), label) as mirror:

@@ -1,5 +1,6 @@
 """Finished runs, other data, and a short way to evaluate."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -44,5 +45,5 @@ def options(cache_dir) -> Callable[..., EvaluateOptions]:
 
 @pytest.fixture
 def values_of(options) -> Callable[..., dict]:
-    """Evaluate a run and return the values: values_of(run, "val", tta="flip")."""
-    return lambda run, subset="test", **values: evaluate(run, options(subset, **values)).values
+    """Evaluate a run and return the content of the JSON file: values_of(run, "val", tta="flip")."""
+    return lambda run, subset="test", **values: json.loads(evaluate(run, options(subset, **values)).path.read_text())

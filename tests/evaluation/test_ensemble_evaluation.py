@@ -28,15 +28,15 @@ def test_probabilities_are_the_mean_of_the_members(seeds, values_of, options):
     expected = (first[columns].to_numpy() + second[columns].to_numpy()) / 2
     assert mean[columns].to_numpy() == pytest.approx(expected, abs=1e-6)
     assert (mean["predicted"] == np.array(TASK.classes)[expected.argmax(axis=1)]).all()
-    assert evaluation.values["n"] == alone[0]["n"]
-    assert sorted(evaluation.values["of"]["run_ids"]) == sorted(path.name for path in seeds[:2])
+    assert evaluation.result.n == alone[0]["n"]
+    assert sorted(evaluation.result.of.run_ids) == sorted(path.name for path in seeds[:2])
 
 
 def test_temperature_is_fitted_on_mean_validation_predictions(seeds, options):
     tables = [pd.read_parquet(RunFolder(path).predictions("val")) for path in seeds[:2]]
     probability = np.mean([prediction_arrays(table, TASK.classes)[0].astype(np.float64) for table in tables], axis=0)
     expected = fit_temperature(probability, prediction_arrays(tables[0], TASK.classes)[1]).value
-    found = evaluate_ensemble(seeds[:2], options()).values["calibration"]["temperature"]
+    found = evaluate_ensemble(seeds[:2], options()).result.calibration.temperature
     assert found == pytest.approx(expected, rel=1e-3)
 
 
@@ -54,9 +54,9 @@ def test_other_data_and_tta_have_files_of_their_own(seeds, other, options):
 def test_folds_are_calibrated_on_all_validation_images(compose, options, tmp_path):
     overrides = ("split=kfold", "split.k=3", "max_epochs=1")
     results = [train(compose(*overrides, f"split.fold={fold}", runs_dir=tmp_path)) for fold in range(3)]
-    values = evaluate_ensemble([tmp_path / "train" / result.run_id for result in results], options()).values
-    assert values["calibration"]["fitted_on"]["n"] == sum(result.data.val for result in results)
-    assert values["trained_on"] == 0
+    found = evaluate_ensemble([tmp_path / "train" / result.run_id for result in results], options()).result
+    assert found.calibration.fitted_on.n == sum(result.data.val for result in results)
+    assert found.trained_on == 0
 
 
 def test_members_without_common_images_are_refused(seeds, compose, options, tmp_path):

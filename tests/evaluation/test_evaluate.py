@@ -12,6 +12,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 from pneumonia.errors import CheckpointError, ManifestError, RunError, StorageError
 from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
 from pneumonia.evaluation.evaluate import evaluate
+from pneumonia.evaluation.result import read_evaluation
 from pneumonia.metrics.calibration import fit_temperature
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import one_vs_rest, threshold_for
@@ -28,9 +29,14 @@ def _validation(run: Path):
     return probability.astype(np.float64), label
 
 
+def test_evaluation_is_read_as_it_was_written(run, options):
+    evaluation = evaluate(run, options())
+    assert evaluation.path == run / "evaluation" / "own-test.json"
+    assert read_evaluation(evaluation.path) == evaluation.result
+
+
 def test_values_are_those_of_the_predictions(run, values_of):
     values = values_of(run)
-    assert values == json.loads((run / "evaluation" / "own-test.json").read_text())
     table = pd.read_parquet(run / "evaluation" / "own-test.parquet")
     assert len(table) == values["n"] == json.loads((run / "result.json").read_text())["data"]["test"]
     assert values["patients"] == table["patient_id"].nunique() < values["n"]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import brier_score_loss, log_loss
 
+from pneumonia.metrics.bootstrap import Estimate
 from pneumonia.metrics.calibration import Temperature, apply_temperature, calibration_metrics, fit_temperature
 from pneumonia.metrics.thresholds import (
     metrics_at_threshold,
@@ -31,7 +32,7 @@ def test_temperature_undoes_overconfidence(sharpness):
     found = fit_temperature(said, label)
     assert found.value == pytest.approx(sharpness, rel=0.08)
     mended = apply_temperature(said, found)
-    assert calibration_metrics(mended, label)["ece"] < 0.03
+    assert calibration_metrics(mended, label).ece < 0.03
     best = log_loss(label, mended)
     for other in (0.9, 1.1):
         assert best < log_loss(label, apply_temperature(said, Temperature(found.value * other)))
@@ -64,10 +65,10 @@ def test_missing_temperature_has_a_reason(said, label, reason):
 def test_brier_score_equals_scikit_learn():
     said, label = _told(500)
     found = calibration_metrics(said, label)
-    assert found["brier"] == pytest.approx(brier_score_loss(label, said, labels=[0, 1, 2]))
-    assert sum(one["n"] for one in found["reliability"]) == 500
-    ece = sum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in found["reliability"]) / 500
-    assert found["ece"] == pytest.approx(ece)
+    assert found.brier == pytest.approx(brier_score_loss(label, said, labels=[0, 1, 2]))
+    assert sum(one.n for one in found.reliability) == 500
+    ece = sum(one.n * abs(one.confidence - one.accuracy) for one in found.reliability) / 500
+    assert found.ece == pytest.approx(ece)
 
 
 def test_threshold_is_the_highest_of_the_sensitivity():
@@ -83,12 +84,12 @@ def test_metrics_at_a_threshold():
     score = np.array([0.9, 0.8, 0.2, 0.7, 0.1, 0.3])
     positive = np.array([True, True, True, False, False, False])
     found = metrics_at_threshold(score, positive, 0.7, np.arange(6).astype(object))
-    values = {name: entry["value"] for name, entry in found.items()}
+    values = {name: entry.value for name, entry in found.items()}
     assert values == pytest.approx(
         {"sensitivity": 2 / 3, "specificity": 2 / 3, "ppv": 2 / 3, "npv": 2 / 3, "flagged": 1 / 2}
     )
     nothing = metrics_at_threshold(score, positive, 2.0, np.arange(6).astype(object))
-    assert nothing["ppv"] == {"value": None, "low": None, "high": None}
+    assert nothing["ppv"] == Estimate(None, None, None)
 
 
 def test_pneumonia_is_every_class_but_normal():
@@ -107,8 +108,8 @@ def test_risk_by_coverage():
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
     found = selective_prediction(said, label, np.arange(4).astype(object))
-    assert found["aurc"] == pytest.approx(np.mean(risk))
-    assert [point["risk"]["value"] for point in found["points"] if point["asked"] in (1.0, 0.5)] == [0.5, 0.5]
+    assert found.aurc == pytest.approx(np.mean(risk))
+    assert [point.risk.value for point in found.points if point.asked in (1.0, 0.5)] == [0.5, 0.5]
 
 
 def test_equal_confidences_are_kept_together():

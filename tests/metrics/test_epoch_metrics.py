@@ -149,8 +149,8 @@ def test_calibration_by_hand_and_brier_as_scikit_learn():
     probability = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.6, 0.4]])
     label = np.array([0, 1, 1, 0])
     found = calibration_metrics(probability, label)
-    assert found["ece"] == pytest.approx((abs(0.9 - 0.5) * 2 + abs(0.7 - 1) + abs(0.6 - 1)) / 4)
-    assert found["brier"] == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]))
+    assert found.ece == pytest.approx((abs(0.9 - 0.5) * 2 + abs(0.7 - 1) + abs(0.6 - 1)) / 4)
+    assert found.brier == pytest.approx(2 * sk.brier_score_loss(label, probability[:, 1]))
 
 
 @pytest.mark.parametrize("scale", [1, 10, 30, 1e3, 1e14])

@@ -14,11 +14,12 @@ from simulated_predictions import simulate
 from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.evaluation.evaluate_predictions import evaluate_predictions
+from pneumonia.evaluation.result import Baselines, EvaluationResult
 from pneumonia.metrics.classification import weighted_metrics
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes
-from pneumonia.runs.ensembles import describe_ensemble, ensemble_folder, mean_predictions
+from pneumonia.runs.ensembles import ensemble_folder, mean_predictions, write_ensemble
 from pneumonia.runs.folder import OWN, RunFolder
-from pneumonia.runs.identity import evaluation_identity, versions
+from pneumonia.runs.identity import EvaluationIdentity, versions
 from pneumonia.runs.load import load_finished_run
 from pneumonia.runs.result import COMPLETED, Confusion, Cost, RunData, RunResult
 from pneumonia.system.files import digest, write_json
@@ -119,7 +120,7 @@ def make_ensemble() -> Callable[[list[RunFolder]], RunFolder]:
         results = [json.loads(run.result.read_text()) for run in runs]
         task = TASKS[results[0]["task"]]
         folder = RunFolder(ensemble_folder(runs))
-        write_json(folder.path / "ensemble.json", describe_ensemble([load_finished_run(run.path) for run in runs]))
+        write_ensemble(folder, [load_finished_run(run.path) for run in runs])
         tables = [mean_predictions([pd.read_parquet(run.evaluation("test", "parquet")) for run in runs], task)]
         tables.append(mean_predictions([pd.read_parquet(run.predictions("val")) for run in runs], task))
         ids = [result["run_id"] for result in results]
@@ -151,12 +152,12 @@ def _evaluate(
     """Write an evaluation: of the run's own data, or of ``other`` (a folder, whose name is its hash too)."""
     found = evaluate_predictions(table, subset, task, fitting)
     about = (f"/data/{other}", other * 8) if other else (None, None)
-    found |= {"baselines": {"reason": "not asked for"}, "trained_on": 0, "of": evaluation_identity(ids, tta, *about)}
+    of, baselines = EvaluationIdentity(ids, tta, *about), Baselines("not asked for")
     name = folder.name_of_data(Path(f"/data/{other}"), other * 8) if other else OWN
     path = folder.evaluation(subset, "json", name, views)
     path.parent.mkdir(exist_ok=True)
     table.to_parquet(path.with_suffix(".parquet"))
-    write_json(path, found)
+    EvaluationResult(**vars(found), baselines=baselines, trained_on=0, phantoms=False, of=of).write(path)
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ from xml.etree import ElementTree
 import matplotlib as mpl
 import pytest
 
+from pneumonia.metrics.calibration import ReliabilityBin
 from pneumonia.report.render import figures
 
 NAN = float("nan")
-BINS = [{"low": 0.9, "high": 1.0, "n": 5, "confidence": 0.95, "accuracy": 0.8}]
+BINS = [ReliabilityBin(low=0.9, high=1.0, n=5, confidence=0.95, accuracy=0.8)]
 
 
 def _drawn():

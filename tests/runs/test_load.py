@@ -49,7 +49,7 @@ def test_predictions_equal_those_of_an_evaluation(copy, phantoms, cache_dir):
     assert predictions["predicted"].tolist() == expected["predicted"].tolist()
     for name in run.task.classes:
         assert predictions[f"raw_{name}"].to_numpy() == pytest.approx(expected[f"prob_{name}"].to_numpy(), abs=1e-5)
-    assert run.temperature().value == evaluation.values["calibration"]["temperature"]
+    assert run.temperature().value == evaluation.result.calibration.temperature
     assert not np.allclose(predictions["prob_VIRUS"], predictions["raw_VIRUS"])
     assert predictions.filter(like="prob_").sum(axis=1).to_numpy() == pytest.approx(1)
 

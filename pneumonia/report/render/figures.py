@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 from numpy.typing import ArrayLike
 
+from pneumonia.metrics.calibration import ReliabilityBin
 from pneumonia.report.formatting import NO_DIFFERENCE
 
 STYLE: Final = Path(__file__).with_name("pneumonia.mplstyle")
@@ -172,22 +173,22 @@ def roc_and_precision_recall(
 
 
 @_svg
-def reliability(before: Sequence[Mapping[str, float]], after: Sequence[Mapping[str, float]] | None) -> Figure:
+def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin] | None) -> Figure:
     """Draw a reliability diagram.
 
     Args:
-        before: Bins with ``confidence``, ``accuracy`` and ``n``.
+        before: Uncalibrated.
         after: The same after temperature scaling; ``None`` without a temperature.
     """
     figure, axis = _axis(WIDTH * 0.62, 3.6)
     axis.plot([0, 1], [0, 1], **CHANCE)
-    total, width = sum(found["n"] for found in before) or 1, 0.026
+    total, width = sum(one.n for one in before) or 1, 0.026
     arms = [("uncalibrated", before, -0.5, "o")] + ([("calibrated", after, 0.5, "s")] if after else [])
     for style, (name, bins, side, marker) in zip(_styles(), arms, strict=False):
-        x = [found["confidence"] for found in bins]
-        axis.plot(x, [found["accuracy"] for found in bins], **style, marker=marker, markersize=4.5, label=name)
+        x = [one.confidence for one in bins]
+        axis.plot(x, [one.accuracy for one in bins], **style, marker=marker, markersize=4.5, label=name)
         shift = side * width if len(arms) > 1 else 0
-        heights = [0.25 * found["n"] / total for found in bins]
+        heights = [0.25 * one.n / total for one in bins]
         axis.bar([value + shift for value in x], heights, width, color=style["color"], alpha=0.3, linewidth=0)
     axis.set(xlim=(-0.02, 1.02), ylim=(0, 1.02), aspect="equal", xlabel="confidence", ylabel="proportion correct")
     axis.legend(loc="upper left")
