@@ -34,7 +34,7 @@ def histogram(pixels: Pixels, rows: Ints, block: int = 512) -> Ints:
 def fit_scaling(method: str, counts: Ints) -> Scaling:
     """Fit a scaling to counted grey levels; exact, since there are only 256 of them.
 
-    - ``half``: to [-1, 1] from the full range, as in the study; nothing is fitted.
+    - ``minus_one_one``: to [-1, 1] from the full range, as in the study; nothing is fitted.
     - ``minmax``: the darkest level to 0, the brightest to 1.
     - ``zscore``: mean 0, standard deviation 1 (of the population).
     - ``imagenet``: by ImageNet's mean and deviation, averaged over its colours, for pretrained weights; nothing is fitted.

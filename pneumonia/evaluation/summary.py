@@ -6,7 +6,7 @@ from pneumonia.evaluation.result import Baselines, Calibration, EvaluationResult
 from pneumonia.metrics.bootstrap import Estimate
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
 from pneumonia.runs.result import RunResult
-from pneumonia.system.console import figure, say, table, warn
+from pneumonia.system.console import format_value, say, table, warn
 from pneumonia.tasks import Task
 
 
@@ -69,15 +69,15 @@ def _print_tables(found: EvaluationResult, task: Task, members: int) -> None:
     accuracy = found.metrics["accuracy"].value
     point = next(point for point in found.abstention.points if point.asked == 0.8)
     say(
-        f"Error rate of the most confident {point.coverage:.0%} of the predictions: {figure(point.risk.value)}; of all: "
-        f"{figure(None if accuracy is None else 1 - accuracy)}"
+        f"Error rate of the most confident {point.coverage:.0%} of the predictions: {format_value(point.risk.value)}; of all: "
+        f"{format_value(None if accuracy is None else 1 - accuracy)}"
     )
 
 
 def _print_thresholds(points: Sequence[OperatingPoint]) -> None:
     names = ("sensitivity", "specificity", "ppv", "npv")
     rows = [
-        (point.positive, f"{point.threshold:.4f}", *(figure(point.metrics[name].value) for name in names))
+        (point.positive, f"{point.threshold:.4f}", *(format_value(point.metrics[name].value) for name in names))
         for point in points
         if point.metrics is not None
     ]
@@ -116,4 +116,4 @@ def _print_calibration(found: Calibration) -> None:
 
 def _cells(estimate: Estimate) -> tuple[str, str]:
     """Return value and interval."""
-    return figure(estimate.value), f"{figure(estimate.low)} to {figure(estimate.high)}"
+    return format_value(estimate.value), f"{format_value(estimate.low)} to {format_value(estimate.high)}"

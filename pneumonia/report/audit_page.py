@@ -115,8 +115,8 @@ def _copies(found: Audit, manifest: pd.DataFrame, pixels: Pixels) -> list[Block]
         tiles.append(Tile(pictures, _nearness(pair)))
     blocks: list[Block] = [Heading("Copies"), Text(text), Gallery(tiles)]
     if total > SHOWN_PAIRS:
-        rest = "all are" if len(pairs) == total else f"the gravest {len(pairs):,} are"
-        blocks.append(Text(f"The gravest {SHOWN_PAIRS} of {total:,} pairs; {rest} in pairs.csv."))
+        rest = "all are" if len(pairs) == total else f"the {len(pairs):,} most serious are"
+        blocks.append(Text(f"The {SHOWN_PAIRS} most serious of {total:,} pairs; {rest} in pairs.csv."))
     return blocks
 
 
@@ -138,7 +138,7 @@ def _shortcuts(found: Audit) -> list[Block]:
         Text(
             "Accuracy of models that see no lungs, on patients that they were not fitted on (five folds; images of the test "
             "split are left out). The orange mark is the largest class, the dark line the 95% interval by patient. A real model "
-            "is worth its accuracy beyond these; a metadata bar far right of the mark means that the files betray the class."
+            "is worth its accuracy beyond these; a metadata bar far right of the mark means that the files reveal the class."
         ),
     ]
     for task, title in TASKS.items():

@@ -13,6 +13,28 @@ from typing import Literal
 from pneumonia.system.files import write_json
 
 
+def _read(record: Path) -> tuple[str, dict[str, tuple[int, int, str]]]:
+    """Return what the files were made from, and the size in bytes, modification time in ns and SHA-256 of each by name.
+
+    Raises:
+        OSError, ValueError: The record can't be read, or is damaged.
+    """
+    held = json.loads(record.read_text(encoding="utf-8"))
+    try:
+        files = {str(name): (int(size), int(time), str(sha256)) for name, (size, time, sha256) in held["files"].items()}
+        return str(held["of"]), files
+    except (TypeError, KeyError, AttributeError) as error:  # not the JSON that we write
+        raise ValueError(f"{record} is no record of checksums") from error
+
+
+def recorded_hashes(record: Path) -> set[str]:
+    """Return the SHA-256 of all files of a record; none if it is missing or damaged."""
+    try:
+        return {sha256 for _, _, sha256 in _read(record)[1].values()}
+    except (OSError, ValueError):
+        return set()
+
+
 def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
     """Write the size, time and SHA-256 of complete files into a JSON record in their folder or above.
 
@@ -32,14 +54,12 @@ def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
     With ``trust_times`` only files whose size or time has changed are hashed, for folders of many large files.
     """
     try:
-        held = json.loads(record.read_text(encoding="utf-8"))
-        files = {str(name): (int(size), int(time), str(sha256)) for name, (size, time, sha256) in held["files"].items()}
-        made_from = held["of"]
+        made_from, files = _read(record)
     except FileNotFoundError:
         return f"{record} is missing, so nothing says that the files beside it are complete"
     except OSError as error:
         return f"{record} can't be read ({error.strerror})"
-    except (ValueError, TypeError, KeyError, AttributeError):  # no JSON, or not the JSON that we write
+    except ValueError:
         return f"{record} is damaged"
     if made_from != of:
         return f"{record} belongs to other data"

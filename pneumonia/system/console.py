@@ -59,7 +59,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     CONSOLE.print(grid)
 
 
-def figure(value: float | None, digits: int = 4) -> str:
+def format_value(value: float | None, digits: int = 4) -> str:
     """Format a value for a table; ``None`` becomes ``undefined``."""
     return "undefined" if value is None else f"{value:.{digits}f}"
 

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from pneumonia.models.base import Classifier
-from pneumonia.system.console import CONSOLE, figure, say
+from pneumonia.system.console import CONSOLE, format_value, say
 from pneumonia.training.throughput import Throughput
 
 
@@ -59,7 +59,7 @@ class EpochProgress(Checkpoint):
         names = {"train loss": "train/loss", "val loss": "val/loss", "accuracy": "val/accuracy", "f1": "val/f1_macro"}
         values = {title: float(trainer.callback_metrics.get(name, math.nan)) for title, name in names.items()}
         shown = "  ".join(
-            f"{title} {figure(value if math.isfinite(value) else None)}" for title, value in values.items()
+            f"{title} {format_value(value if math.isfinite(value) else None)}" for title, value in values.items()
         )
         totals = self.throughput.totals
         rate = (totals.images - self._images) / max(totals.train_s - self._train_s, 1e-9)

@@ -11,7 +11,7 @@ from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
 from pneumonia.runs.result import RunResult
-from pneumonia.system.console import figure, say, table, warn
+from pneumonia.system.console import format_value, say, table, warn
 from pneumonia.tasks import SUBSETS
 
 
@@ -53,7 +53,8 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     apart = {class_metric(name, label) for name in ("recall", "precision") for label in classes}
     names = [name for name in {**validated, **trained} if name not in apart]
     rows = [
-        (name, *(figure(values[name]) if name in values else "" for values in (trained, validated))) for name in names
+        (name, *(format_value(values[name]) if name in values else "" for values in (trained, validated)))
+        for name in names
     ]
     family = f"{result.family} {getattr(result.config.model, 'name', '')}".strip()
     title = f"{family}, best epoch {result.best_epoch} of {result.epochs}"
@@ -61,7 +62,7 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     shown = [
         (
             label,
-            *(figure(validated.get(class_metric(name, label))) for name in ("recall", "precision")),
+            *(format_value(validated.get(class_metric(name, label))) for name in ("recall", "precision")),
             *map(str, counts),
         )
         for label, counts in zip(classes, result.confusion.counts, strict=True)

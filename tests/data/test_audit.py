@@ -249,7 +249,7 @@ def test_leaks_share_is_what_splitting_says_of_it(data):
         assert found["train", theirs.subset].share[theirs.subset] == theirs.fraction
 
 
-def test_gravest_pairs_come_first():
+def test_most_serious_pairs_come_first():
     same, sha256 = "ab" * 32, ["1" * 64] * 6
     labels, patients = ["NORMAL"] * 5 + ["VIRUS"], ["a", "a", "a", "a", "b", "c"]
     manifest = _table(patient_id=patients, label=labels, phash=[same] * 6, sha256=sha256)
@@ -364,9 +364,11 @@ def test_page_counts_the_pairs_that_it_does_not_show(data):
     spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
     found = audit(spoilt, pixels)
     assert found.duplicates.exact_pairs == 66
-    assert "The gravest 40 of 66 pairs; all are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
+    assert "The 40 most serious of 66 pairs; all are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
     fewer = replace(found, pairs=found.pairs[:50])
-    assert "The gravest 40 of 66 pairs; the gravest 50 are in pairs.csv." in audit_page(fewer, spoilt, pixels, "data")
+    assert "The 40 most serious of 66 pairs; the 50 most serious are in pairs.csv." in audit_page(
+        fewer, spoilt, pixels, "data"
+    )
 
 
 def test_remarks_explain_the_scores(data):

@@ -55,22 +55,26 @@ def chosen(manifest: pd.DataFrame, rows: Ints, count: int, seed: int) -> Ints:
 def by_class(manifest: pd.DataFrame, pixels: Pixels, count: int, seed: int) -> Image.Image:
     """Draw a row of examples for each class, of as many patients as possible."""
     label = manifest["label"].to_numpy()
-    names = in_class_order(label)
-    rows = [pixels[chosen(manifest, np.flatnonzero(label == name), count, seed)] for name in names]
-    return grid([list(row) for row in rows], names, "Examples by class")
+    rows = {name: np.flatnonzero(label == name) for name in in_class_order(label)}
+    return _examples(manifest, pixels, rows, count, seed, "Examples by class")
 
 
 def by_subset(manifest: pd.DataFrame, pixels: Pixels, subset: Objects, count: int, seed: int) -> Image.Image:
     """Draw a row of examples for each class of each subset, to show differences between subsets."""
     label = manifest["label"].to_numpy()
-    rows, names = [], []
-    for name in in_class_order(label):
-        for where in in_subset_order(subset):
-            inside = np.flatnonzero((label == name) & (subset == where))
-            if len(inside):
-                rows.append(list(pixels[chosen(manifest, inside, count, seed)]))
-                names.append(f"{name}, {where or 'no subset'}")
-    return grid(rows, names, "Examples by class and subset")
+    rows = {
+        f"{name}, {where or 'no subset'}": np.flatnonzero((label == name) & (subset == where))
+        for name in in_class_order(label)
+        for where in in_subset_order(subset)
+    }
+    return _examples(manifest, pixels, rows, count, seed, "Examples by class and subset")
+
+
+def _examples(
+    manifest: pd.DataFrame, pixels: Pixels, rows: dict[str, Ints], count: int, seed: int, title: str
+) -> Image.Image:
+    present = {name: pixels[chosen(manifest, those, count, seed)] for name, those in rows.items() if len(those)}
+    return grid([list(pictures) for pictures in present.values()], list(present), title)
 
 
 def by_draw(

@@ -3,7 +3,7 @@
 from typing import Final, Literal
 
 from pneumonia.data.audit.records import Audit, Interval, Score
-from pneumonia.system.console import figure
+from pneumonia.system.console import format_value
 from pneumonia.tasks import SUBSETS
 
 SMALL: Final = 0.6  # AUROC up to which a difference is small; 0.75 is half way from chance to certain
@@ -91,4 +91,4 @@ def likeness(score: Score) -> str:
 def ranged(interval: Interval) -> str:
     """Format a value with its bounds."""
     value, low, high = interval
-    return figure(value, 3) + ("" if low is None else f" ({low:.3f} to {high:.3f})")
+    return format_value(value, 3) + ("" if low is None else f" ({low:.3f} to {high:.3f})")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from pneumonia.system.files import read_json
+from pneumonia.system.checksums import recorded_hashes
 
 INSIDE: Final = "chest_xray"
 MARK: Final = ".phantoms"  # a file in the folder of that name
@@ -37,12 +37,8 @@ def mostly_phantoms(paths: Sequence[str], sha256: Sequence[str], cache_dir: Path
         sha256: Their checksums, in the same order.
         cache_dir: Where phantoms were drawn; images with the same bytes are phantoms in any folder.
     """
-    drawn = {
-        entry[-1]
-        for record in cache_dir.glob(f"phantom-*/{RECORD}")
-        if NAME.fullmatch(record.parent.name)
-        for entry in read_json(record).get("files", {}).values()
-    }
+    records = (path for path in cache_dir.glob(f"phantom-*/{RECORD}") if NAME.fullmatch(path.parent.name))
+    drawn = set[str]().union(*map(recorded_hashes, records))
     folders = [os.path.dirname(path) for path in paths]
     marked = {folder for folder in set(folders) if is_phantom(Path(folder))}
     count = sum(one in drawn or folder in marked for one, folder in zip(sha256, folders, strict=True))
