@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import ClassVar, Final
 
+SECRETS: Final = re.compile(r"((?:sig|AccountKey)=)[^&;\s]+", re.IGNORECASE)
 # Control characters, bidirectional and line marks, and surrogates (bytes of a file name that is not UTF-8).
 UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -124,6 +125,11 @@ def printable(text: object, lines: bool = False) -> str:
         return match[0] if lines and match[0] in "\n\t" else match[0].encode("unicode_escape").decode("ascii")
 
     return UNPRINTABLE.sub(escaped, str(text))
+
+
+def masked(text: object) -> str:
+    """Return a text with ``***`` for the keys and signatures of storage accounts."""
+    return SECRETS.sub(r"\1***", str(text))
 
 
 def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError:

@@ -10,7 +10,7 @@ import click
 
 from pneumonia import __version__
 from pneumonia.cli.parsing import VerbGroup
-from pneumonia.errors import ConfigError, PneumoniaError, nearest, printable
+from pneumonia.errors import ConfigError, PneumoniaError, masked, nearest, printable
 
 VERBS: Final = {
     "train": "Train one run, or one for every combination of values with -m: [OVERRIDES]",
@@ -29,7 +29,6 @@ VERBS: Final = {
 HELP: Final = """Train, evaluate and serve chest X-ray classifiers: normal, viral or bacterial pneumonia. Not a medical device.
 
 `pneumonia VERB --help` describes a verb. First run, nothing to download: pneumonia train"""
-SECRET: Final = re.compile(r"((?:sig|AccountKey)=)[^&;\s]+", re.IGNORECASE)
 GROUP: Final = click.version_option(__version__, "-V", "--version", message="pneumonia %(version)s")(
     VerbGroup("pneumonia", __name__, VERBS, HELP)
 )
@@ -56,8 +55,7 @@ def main() -> None:
     except BrokenPipeError:
         raise SystemExit(0) from None  # `pneumonia predict ... | head`
     except PneumoniaError as error:
-        text = SECRET.sub(r"\1***", f"{type(error).__name__}: {error}")
-        print(printable(text, lines=True), file=sys.stderr)
+        print(printable(masked(f"{type(error).__name__}: {error}"), lines=True), file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     raise SystemExit(code)
 

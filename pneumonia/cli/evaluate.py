@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pneumonia.cli.parsing import PATH, Verb, cache_dir
-from pneumonia.config.names import TTA
+from pneumonia.config.names import ON_BAD_IMAGE, TTA
 from pneumonia.errors import ConfigError, PneumoniaError, RunError, some
 from pneumonia.report.formatting import count
 from pneumonia.system.console import announce_loading, say, warn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--tta", type=click.Choice(TTA), help="Test-time augmentation.  [default: that of the training]")
 @click.option("--data", metavar="DIR", type=PATH, help="Other X-rays than the run's own.")
 @click.option(
-    "--on-bad-image", type=click.Choice(["error", "skip"]), help="With --data: stop, or leave out.  [default: error]"
+    "--on-bad-image", type=click.Choice(ON_BAD_IMAGE), help="With --data: stop, or leave out.  [default: error]"
 )
 @click.option("--gallery/--no-gallery", default=None, help="Error gallery.  [default: for one run or ensemble]")
 @click.option("--force", is_flag=True, help="Evaluate runs again that are evaluated.")

@@ -10,6 +10,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from pneumonia.config.names import ON_BAD_IMAGE
 from pneumonia.errors import ConfigError, nearest
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -184,7 +185,7 @@ cache_dir: Final = click.option(
 )
 on_bad_image: Final = click.option(
     "--on-bad-image",
-    type=click.Choice(["error", "skip"]),
+    type=click.Choice(ON_BAD_IMAGE),
     default="error",
     help="List images that can't be read and stop, or leave them out.",
 )

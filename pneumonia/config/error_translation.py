@@ -10,10 +10,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from pneumonia.config.keys import choice_keys, conf_dir, config_keys, nearest_key, wanted, why_not
-from pneumonia.errors import ConfigError, PneumoniaError, nearest
+from pneumonia.errors import ConfigError, PneumoniaError, masked, nearest
 
 CAUSES: Final = 6  # how deep a chain of causes is read
-SECRETS: Final = re.compile(r"((?:sig|AccountKey)=)[^&;\s]+", re.IGNORECASE)
 HELP: Final = "`pneumonia train --help` lists them."
 PLUGINS: Final = {
     "hydra/launcher=joblib": " It comes with its own package: pip install hydra-joblib-launcher.",
@@ -28,10 +27,9 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OverrideParseException as error:
-        shown = SECRETS.sub(r"\1***", str(error.override))
         raise ConfigError(
-            f"{shown} can't be parsed. An override is key=value; a value with quotes, commas, brackets or = needs "
-            "quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
+            f"{masked(error.override)} can't be parsed. An override is key=value; a value with quotes, commas, brackets or = "
+            "needs quotes that the shell leaves alone: 'data.root=\"my folder, b\"'."
         ) from error
     except MarkedYAMLError as error:
         raise ConfigError(f"A config file is not valid YAML: {' '.join(str(error).split())}") from error

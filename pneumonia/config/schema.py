@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from pneumonia.config.declarations import Rule, one_of, path, ranged, setting
-from pneumonia.config.names import MONITORS, NORMALISATIONS, RESIZES, TTA
+from pneumonia.config.names import MONITORS, NORMALISATIONS, ON_BAD_IMAGE, RESIZES, TTA
 from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
 from pneumonia.tasks import TASKS
 
@@ -52,7 +52,7 @@ class DataConfig:
     root: str | None = None
     labels: str | None = path(default=None)
     resize: str = one_of(*RESIZES, default="stretch")
-    on_bad_image: str = one_of("error", "skip", default="error")
+    on_bad_image: str = one_of(*ON_BAD_IMAGE, default="error")
     phantom: PhantomConfig = field(default_factory=PhantomConfig)
     azure: AzureConfig = field(default_factory=AzureConfig)
 

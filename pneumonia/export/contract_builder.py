@@ -14,7 +14,6 @@ from pneumonia.export.contract import (
     Calibration,
     DataInfo,
     MetricInfo,
-    ModelInfo,
     OodDetectorInfo,
     OperatingPoint,
     Preprocessing,
@@ -33,13 +32,6 @@ INTENDED_USE: Final = (
     "Research and teaching: classification of frontal chest X-rays of the training data's kind as {classes}. "
     "Not a medical device; no output may be used to decide about a person."
 )
-
-
-def model_info(result: RunResult) -> ModelInfo:
-    """Identify the exported run."""
-    return ModelInfo(
-        name=result.name, run_id=result.run_id, family=result.family, seed=result.seed, epoch=result.best_epoch
-    )
 
 
 def preprocessing(options: ClassifierOptions) -> Preprocessing:
@@ -157,11 +149,6 @@ def limitations(
             f"predictions {abstention.risk:.1%} are wrong."
         )
     return tuple(sentences)
-
-
-def intended_use(task: Task) -> str:
-    """Return the intended use in one sentence, with what it is not."""
-    return INTENDED_USE.format(classes=", ".join(task.classes))
 
 
 def _operating_point(positive: str, threshold: float | None, reason: str) -> OperatingPoint:

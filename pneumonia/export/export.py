@@ -30,18 +30,18 @@ from pneumonia.export.contract import (
     OPSET,
     Contract,
     FileName,
+    ModelInfo,
     OnnxInfo,
     OodDetectorInfo,
     Text,
 )
 from pneumonia.export.contract_builder import (
     COVERAGE,
+    INTENDED_USE,
     data_info,
     decision_rules,
-    intended_use,
     limitations,
     metric_info,
-    model_info,
     preprocessing,
 )
 from pneumonia.export.contract_file import contract_text, first_problem
@@ -205,27 +205,29 @@ def _build_contract(
     options: ExportOptions, inputs: _Inputs, detector: OodDetectorInfo, files: dict[FileName, bytes], ir_version: int
 ) -> Contract:
     """Build the contract, without its parity and its digest."""
-    run, classifier = inputs.run, inputs.classifier
-    warnings = tuple(warnings_of(run.result))
+    run, result, classifier = inputs.run, inputs.run.result, inputs.classifier
+    warnings = tuple(warnings_of(result))
     reason = run.why_uncalibrated
     calibration, points, abstention = decision_rules(inputs.recorded, run.task, options.coverage, reason)
     try:
         return Contract(
             task=run.task.name,
             classes=run.task.classes,
-            model=model_info(run.result),
+            model=ModelInfo(
+                name=result.name, run_id=result.run_id, family=result.family, seed=result.seed, epoch=result.best_epoch
+            ),
             preprocessing=preprocessing(classifier.options),
             calibration=calibration,
             operating_points=points,
             abstention=abstention,
             ood_detector=detector,
-            parity=unmeasured(run.result.data.val),
-            data=data_info(run.result),
+            parity=unmeasured(result.data.val),
+            data=data_info(result),
             metrics=metric_info(run),
             licence=options.licence or LICENCE,
-            intended_use=intended_use(run.task),
+            intended_use=INTENDED_USE.format(classes=", ".join(run.task.classes)),
             warnings=warnings,
-            limitations=limitations(run.result, warnings, detector, abstention),
+            limitations=limitations(result, warnings, detector, abstention),
             caveat=classifier.caveat,
             files={name: sha256(raw).hexdigest() for name, raw in files.items()},
             onnx=OnnxInfo(opset=OPSET, ir_version=ir_version),

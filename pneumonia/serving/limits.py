@@ -1,19 +1,14 @@
 """Limits of the service, so that no caller can take it from the others."""
 
-import os
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 from pneumonia.data.images.limits import MAX_PIXELS
 from pneumonia.errors import ConfigError
+from pneumonia.system.parallel import available_cores
 
 MIB: Final = 2**20
 MAX_WORKERS: Final = 8  # more threads than this only queue for Python's lock
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _limit(default: float, help: str) -> Any:
@@ -47,7 +42,7 @@ class Limits:
                     f"{option_name(limit.name)} {value:g} is out of range: it must be above 0, or nothing could be served."
                 )
         if self.workers == 0:
-            object.__setattr__(self, "workers", min(cores(), MAX_WORKERS))
+            object.__setattr__(self, "workers", min(available_cores(), MAX_WORKERS))
         if self.pixels > MAX_PIXELS:
             raise ConfigError(
                 f"{option_name('megapixels')} {self.megapixels:g} is more than the {MAX_PIXELS / 1e6:g} ever decoded. Use less."

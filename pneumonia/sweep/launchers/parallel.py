@@ -19,6 +19,7 @@ from pneumonia.sweep.launchers.base import Launcher
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.run_job import JobOptions, JobOutcome, run_job
 from pneumonia.sweep.state import State, SweepState
+from pneumonia.system.parallel import available_cores
 
 GRACE_S: Final = 60.0  # for a process to end by itself
 CORES_PER_JOB: Final = 2
@@ -45,7 +46,7 @@ class ParallelLauncher(Launcher):
     def __init__(self, settings: ParallelConfig, state: SweepState, cache: RunDataCache) -> None:
         super().__init__(settings, state, cache)
         self.gpus = _visible_gpus(settings.gpus)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = available_cores()
         self.n_jobs = int(settings.n_jobs or len(self.gpus) or max(1, cores // CORES_PER_JOB))
         self.threads = max(1, cores // self.n_jobs)
         self.context = multiprocessing.get_context("forkserver")
