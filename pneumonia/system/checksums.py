@@ -4,33 +4,28 @@ They detect accidents (a flipped bit, a truncated file, a file of other data), n
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pneumonia.system.files import write_json
+from pneumonia.system.records import parse_record
 
 
-def _read(record: Path) -> tuple[str, dict[str, tuple[int, int, str]]]:
-    """Return what the files were made from, and the size in bytes, modification time in ns and SHA-256 of each by name.
+@dataclass(frozen=True)
+class Checksums:
+    """What files were made from, and size in bytes, modification time in ns and SHA-256 of each by name."""
 
-    Raises:
-        OSError, ValueError: The record can't be read, or is damaged.
-    """
-    held = json.loads(record.read_text(encoding="utf-8"))
-    try:
-        files = {str(name): (int(size), int(time), str(sha256)) for name, (size, time, sha256) in held["files"].items()}
-        return str(held["of"]), files
-    except (TypeError, KeyError, AttributeError) as error:  # not the JSON that we write
-        raise ValueError(f"{record} is no record of checksums") from error
+    of: str
+    files: dict[str, tuple[int, int, str]]
 
 
 def recorded_hashes(record: Path) -> set[str]:
     """Return the SHA-256 of all files of a record; none if it is missing or damaged."""
     try:
-        return {sha256 for _, _, sha256 in _read(record)[1].values()}
+        return {sha256 for _, _, sha256 in parse_record(Checksums, record.read_bytes()).files.values()}
     except (OSError, ValueError):
         return set()
 
@@ -42,10 +37,10 @@ def write_checksums(record: Path, files: Sequence[Path], of: str) -> None:
     """
     stats = [file.stat() for file in files]
     listed = {
-        file.relative_to(record.parent).as_posix(): [stat.st_size, stat.st_mtime_ns, file_hash(file, "sha256")]
+        file.relative_to(record.parent).as_posix(): (stat.st_size, stat.st_mtime_ns, file_hash(file, "sha256"))
         for file, stat in zip(files, stats, strict=True)
     }
-    write_json(record, {"of": of, "files": listed})
+    write_json(record, asdict(Checksums(of, listed)))
 
 
 def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
@@ -54,16 +49,16 @@ def find_damage(record: Path, of: str, trust_times: bool = False) -> str:
     With ``trust_times`` only files whose size or time has changed are hashed, for folders of many large files.
     """
     try:
-        made_from, files = _read(record)
+        held = parse_record(Checksums, record.read_bytes())
     except FileNotFoundError:
         return f"{record} is missing, so nothing says that the files beside it are complete"
     except OSError as error:
         return f"{record} can't be read ({error.strerror})"
     except ValueError:
         return f"{record} is damaged"
-    if made_from != of:
+    if held.of != of:
         return f"{record} belongs to other data"
-    for name, (size, time, sha256) in files.items():
+    for name, (size, time, sha256) in held.files.items():
         path = record.parent / name
         try:
             stat = os.stat(path)
