@@ -69,15 +69,15 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         PneumoniaError: Bad input, or a failure that has a name.
     """
-    words = list(arguments)
-    if words and words[0] in {"-sc", "--shell-completion"}:  # a shell asks with the script of `train -sc install=SHELL`
+    argv = list(arguments)
+    if argv and argv[0] in {"-sc", "--shell-completion"}:  # a shell asks with the script of `train -sc install=SHELL`
         from pneumonia.cli.completion import answer_hydra
 
-        return answer_hydra(words)
-    if words[:1] == ["help"]:
-        words = [*words[1:], "--help"]
+        return answer_hydra(argv)
+    if argv[:1] == ["help"]:
+        argv = [*argv[1:], "--help"]
     try:
-        with GROUP.make_context("pneumonia", words) as context:
+        with GROUP.make_context("pneumonia", argv) as context:
             return int(GROUP.invoke(context) or 0)
     except click.exceptions.Exit as stop:
         return stop.exit_code

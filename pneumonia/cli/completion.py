@@ -73,9 +73,9 @@ def completions(line: str) -> list[str]:
     """Return the completions of a command line; none where a path is expected."""
     from pneumonia.cli import GROUP
 
-    words = split_arg_string(line)[1:]
-    typed = words.pop() if words and not line[-1:].isspace() else ""
-    found = ShellComplete(GROUP, {}, "pneumonia", "").get_completions(words, typed)
+    before = split_arg_string(line)[1:]
+    typed = before.pop() if before and not line[-1:].isspace() else ""
+    found = ShellComplete(GROUP, {}, "pneumonia", "").get_completions(before, typed)
     joined = f"{typed.partition('=')[0]}=" if typed.startswith("-") and "=" in typed else ""  # --split=te
     return [joined + item.value for item in found if item.type == "plain"]
 
@@ -94,23 +94,23 @@ def answer_hydra(arguments: list[str]) -> int:
     return 0
 
 
-def override_completions(verb: str, words: list[str], typed: str) -> list[str]:
-    """Return the arguments of a Hydra verb that start with ``typed``, after the arguments ``words``."""
+def override_completions(verb: str, before: list[str], typed: str) -> list[str]:
+    """Return the arguments of a Hydra verb that start with ``typed``, after the arguments ``before`` it."""
     from pneumonia.config.keys import conf_dir
 
     own: list[str] = []
     if verb == "sweep":
-        own = ["status"] if words else sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
-        overrides = words[1:]
+        own = ["status"] if before else sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
+        overrides = before[1:]
     else:
-        overrides = words
+        overrides = before
     if verb == "reproduce":
         own = sorted(f"preset={path.stem}" for path in (conf_dir() / "reproduce").glob("*.yaml"))
     own = [one for one in own if one.startswith(typed)]
-    return own if verb == "sweep" and not words else own + _from_hydra(overrides, typed)
+    return own if verb == "sweep" and not before else own + _from_hydra(overrides, typed)
 
 
-def _from_hydra(words: list[str], typed: str) -> list[str]:
+def _from_hydra(before: list[str], typed: str) -> list[str]:
     """Return Hydra's options, config groups with their choices, and config keys."""
     from hydra._internal.core_plugins.bash_completion import BashCompletion
     from hydra._internal.utils import get_args_parser
@@ -128,5 +128,5 @@ def _from_hydra(words: list[str], typed: str) -> list[str]:
     found = [one for one in found if one.startswith(typed)]
     with suppress(Exception), hydra_session(conf_dir()):  # an override may be bad yet
         plugin = BashCompletion(GlobalHydra.instance().config_loader())
-        found += plugin._query("train", " ".join([*words, typed]))
+        found += plugin._query("train", " ".join([*before, typed]))
     return found

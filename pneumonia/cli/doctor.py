@@ -5,13 +5,13 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, TypedDict, Unpack
+from typing import Final
 
 import click
 
-from pneumonia.cli.parsing import PATH, Verb, cache_dir, options
+from pneumonia.cli.parsing import PATH, Verb, cache_dir
 from pneumonia.errors import PneumoniaError, printable, some
 from pneumonia.system import nvidia
 
@@ -20,29 +20,6 @@ NEEDED_GIB: Final = 1.0
 SKEW_S: Final = 86_400  # copying files to a machine in another time zone can date them in its future
 SHORTEST_KEY: Final = 40
 Finding = tuple[bool, str]
-
-
-class AzureOptions(TypedDict):
-    """The options of :data:`azure_options`."""
-
-    azure: bool
-    azure_train: str
-    azure_validation: str
-    azure_test: str
-    azure_account_url: str | None
-    backup_place: str | None
-    backup_account_url: str | None
-
-
-azure_options: Final = options(
-    click.option("--azure", is_flag=True, help="Check that the containers of data=azure can be listed."),
-    click.option("--azure-train", metavar="PLACE", default="train", help="CONTAINER[/PREFIX] or null."),
-    click.option("--azure-validation", metavar="PLACE", default="validation"),
-    click.option("--azure-test", metavar="PLACE", default="test"),
-    click.option("--azure-account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net"),
-    click.option("--backup-place", metavar="PLACE", help="Check that CONTAINER/PREFIX can be written."),
-    click.option("--backup-account-url", metavar="URL", help="Account of the backup.  [default: --azure-account-url]"),
-)
 
 
 @click.command(
@@ -55,8 +32,25 @@ azure_options: Final = options(
 @click.option("--data", metavar="DIR|FILE", type=PATH, help="Check X-rays: a folder or an archive.")
 @click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), help="Run folders.")
 @cache_dir
-@azure_options
-def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Unpack[AzureOptions]) -> int:
+@click.option("--azure", is_flag=True, help="Check that the containers of data=azure can be listed.")
+@click.option("--azure-train", metavar="PLACE", default="train", help="CONTAINER[/PREFIX] or null.")
+@click.option("--azure-validation", metavar="PLACE", default="validation")
+@click.option("--azure-test", metavar="PLACE", default="test")
+@click.option("--azure-account-url", metavar="URL", help="https://ACCOUNT.blob.core.windows.net")
+@click.option("--backup-place", metavar="PLACE", help="Check that CONTAINER/PREFIX can be written.")
+@click.option("--backup-account-url", metavar="URL", help="Account of the backup.  [default: --azure-account-url]")
+def command(
+    data: Path | None,
+    runs_dir: Path,
+    cache_dir: Path,
+    azure: bool,
+    azure_train: str,
+    azure_validation: str,
+    azure_test: str,
+    azure_account_url: str | None,
+    backup_place: str | None,
+    backup_account_url: str | None,
+) -> int:
     """Check Python, the NVIDIA driver, the device of torch, memory, disk, the clock, the key of W&B, and data.
 
     Prints one line per check; a line with PROBLEM says how to fix it. Exit code 1 on a problem.
@@ -73,10 +67,11 @@ def command(data: Path | None, runs_dir: Path, cache_dir: Path, **storage: Unpac
     }
     if data is not None:
         checks["data"] = lambda: _data(data, cache_dir)
-    if storage["azure"]:
-        checks["azure"] = lambda: _azure(storage)
-    if place := storage["backup_place"]:
-        checks["backup"] = lambda: _backup(place, storage["backup_account_url"] or storage["azure_account_url"])
+    if azure:
+        places = {"train": azure_train, "validation": azure_validation, "test": azure_test}
+        checks["azure"] = lambda: _azure(azure_account_url, places)
+    if backup_place:
+        checks["backup"] = lambda: _backup(backup_account_url or azure_account_url, backup_place)
     healthy = True
     for name, check in checks.items():
         good, text = check()
@@ -181,17 +176,13 @@ def _data(root: Path, cache_dir: Path) -> Finding:
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
 
 
-def _azure(storage: AzureOptions) -> Finding:
+def _azure(account_url: str | None, places: Mapping[str, str]) -> Finding:
     from pneumonia.storage.client import check_access
 
-    train, validation, test = storage["azure_train"], storage["azure_validation"], storage["azure_test"]
-    places = {"train": train, "validation": validation, "test": test}
-    return check_access(
-        storage["azure_account_url"], {name: place for name, place in places.items() if place not in {"", "null"}}
-    )
+    return check_access(account_url, {name: place for name, place in places.items() if place not in {"", "null"}})
 
 
-def _backup(place: str, account_url: str | None) -> Finding:
+def _backup(account_url: str | None, place: str) -> Finding:
     from pneumonia.storage.client import check_writing
 
     return check_writing(account_url, place)

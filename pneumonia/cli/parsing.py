@@ -25,7 +25,7 @@ OTHER_NAMES: Final = {
 
 
 class Verb(click.Command):
-    """A command that takes paths and options, and answers ``key=value`` with the option to use."""
+    """A command that takes paths and options, and refuses ``key=value`` with the option to use."""
 
     def __init__(self, name: str | None, examples: Sequence[str], **attributes: Any) -> None:
         super().__init__(name, context_settings=SETTINGS, **attributes)

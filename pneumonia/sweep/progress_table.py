@@ -143,13 +143,13 @@ class ProgressTable:
         shown = sorted(sorted(numbered, key=lambda item: ORDER[item[1][1].state])[:max_rows])
         rows = []
         for number, (job, status) in shown:
-            best, speed, total = status.best_row or {}, status.speed, job.config.max_epochs
-            images_per_s = status.result.cost.images_per_s if status.result else speed.images_per_s
+            best, total, epoch_s = status.best_row or {}, job.config.max_epochs, status.epoch_s
+            images_per_s = status.result.cost.images_per_s if status.result else status.images_per_s
             rows.append(
                 self._first_cells(number, job, status)
                 | {"epoch": f"{status.epochs}/{total}", "images/s": _cell(images_per_s, 0)}
                 | {"val loss": _cell(best.get("val/loss")), "accuracy": _cell(best.get("val/accuracy"))}
-                | {"left": duration((total - status.epochs) * speed.epoch_s) if speed.epoch_s else ""}
+                | {"left": duration((total - status.epochs) * epoch_s) if epoch_s else ""}
             )
         columns = ("epoch", "val loss", "accuracy", "images/s", "left")
         table = self._fitting_table(columns, rows, optional=("images/s", "accuracy", "left", "epoch"))

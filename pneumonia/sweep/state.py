@@ -31,14 +31,6 @@ LOCK_TIMEOUT_S: Final = 1.0  # `is_locked` holds a lock for a moment
 
 
 @dataclass(frozen=True)
-class EpochSpeed:
-    """Speed of a running job; unknown before its first finished epoch."""
-
-    images_per_s: float | None = None
-    epoch_s: float | None = None
-
-
-@dataclass(frozen=True)
 class JobStatus:
     """Progress of one job.
 
@@ -47,7 +39,8 @@ class JobStatus:
         folder: Run folder, once known.
         epochs: Finished epochs.
         best_row: Row of the best epoch; of the lowest ``val/loss`` so far, before the run is finished.
-        speed: Of the last epoch of a running job.
+        images_per_s: Speed of the last epoch, for a running job.
+        epoch_s: Duration of that epoch.
         result: ``result.json`` of a finished run.
         reason: One line on the failure.
     """
@@ -56,7 +49,8 @@ class JobStatus:
     folder: RunFolder | None = None
     epochs: int = 0
     best_row: dict[str, str] | None = None
-    speed: EpochSpeed = EpochSpeed()
+    images_per_s: float | None = None
+    epoch_s: float | None = None
     result: RunResult | None = None
     reason: str = ""
 
@@ -175,8 +169,8 @@ class SweepState:
         failure = read_json(self._file(job.key, "broken.json"))
         if is_locked(self._file(job.key, "lock")):
             progress = read_json(folder.progress) if folder is not None else {}
-            speed = EpochSpeed(progress.get("images_per_s"), progress.get("epoch_s"))
-            return JobStatus("running", folder, len(rows), best, speed)
+            speed = progress.get("images_per_s"), progress.get("epoch_s")
+            return JobStatus("running", folder, len(rows), best, *speed)
         if failure:
             return JobStatus(failure["state"], folder, len(rows), best, reason=failure["reason"])
         if damage:
