@@ -45,7 +45,7 @@ def test_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spoil",
+    "damage",
     [
         lambda path: path.unlink(),
         lambda path: path.write_bytes(path.read_bytes()[:-1]),
@@ -54,10 +54,10 @@ def test_sound_archive_is_unpacked_byte_for_byte_and_once(name, tmp_path):
     ],
     ids=["gone", "cut", "empty", "other bytes"],
 )
-def test_damaged_unpacked_file_is_unpacked_again_with_a_warning(spoil, tmp_path, capsys):
+def test_damaged_unpacked_file_is_unpacked_again_with_a_warning(damage, tmp_path, capsys):
     archive = make_zip(tmp_path / "x.zip", FILES)
     folder = unpack(archive, tmp_path / "cache")
-    spoil(folder / "x.png")
+    damage(folder / "x.png")
     assert unpack(archive, tmp_path / "cache") == folder
     assert contents(folder) == FILES
     assert "The folder is built again from" in capsys.readouterr().err

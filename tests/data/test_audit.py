@@ -342,10 +342,10 @@ class _Balance(HTMLParser):
 
 def test_page_shows_each_pair_and_is_self_contained(data):
     manifest, pixels = data
-    spoilt = manifest.copy()
-    spoilt.loc[[5, 9], ["sha256", "phash"]] = spoilt.loc[3, ["sha256", "phash"]].to_list()
-    found = replace(audit(spoilt, pixels), skipped={"/data/<broken>.jpeg": "it is empty"})
-    text = audit_page(found, spoilt, pixels, "data")
+    changed = manifest.copy()
+    changed.loc[[5, 9], ["sha256", "phash"]] = changed.loc[3, ["sha256", "phash"]].to_list()
+    found = replace(audit(changed, pixels), skipped={"/data/<broken>.jpeg": "it is empty"})
+    text = audit_page(found, changed, pixels, "data")
     shown = _Balance(text)
     assert shown.open == []
     assert len(text) < 3_000_000
@@ -353,21 +353,21 @@ def test_page_shows_each_pair_and_is_self_contained(data):
     assert "/data/&lt;broken&gt;.jpeg: it is empty" in text
     assert conclusion(found)[1] in text
     for row in (3, 5, 9):
-        picture = next(item for item in shown.pictures if item["alt"] == spoilt["image_id"][row])
+        picture = next(item for item in shown.pictures if item["alt"] == changed["image_id"][row])
         raw = base64.b64decode(picture["src"].removeprefix("data:image/jpeg;base64,"))
         assert np.abs(np.asarray(Image.open(io.BytesIO(raw))).astype(int) - pixels[row]).mean() < 4
 
 
 def test_page_counts_the_pairs_that_it_does_not_show(data):
     manifest, pixels = data
-    spoilt = manifest.copy()
-    spoilt.loc[:11, "sha256"], spoilt.loc[:11, "phash"] = spoilt["sha256"][0], spoilt["phash"][0]
-    found = audit(spoilt, pixels)
+    changed = manifest.copy()
+    changed.loc[:11, "sha256"], changed.loc[:11, "phash"] = changed["sha256"][0], changed["phash"][0]
+    found = audit(changed, pixels)
     assert found.duplicates.exact_pairs == 66
-    assert "The 40 most serious of 66 pairs; all are in pairs.csv." in audit_page(found, spoilt, pixels, "data")
+    assert "The 40 most serious of 66 pairs; all are in pairs.csv." in audit_page(found, changed, pixels, "data")
     fewer = replace(found, pairs=found.pairs[:50])
     assert "The 40 most serious of 66 pairs; the 50 most serious are in pairs.csv." in audit_page(
-        fewer, spoilt, pixels, "data"
+        fewer, changed, pixels, "data"
     )
 
 

@@ -150,12 +150,12 @@ def _flip_bits(path: Path) -> None:
 def _saved_as(change) -> object:
     """Write the array again with a change that keeps its name."""
 
-    def spoil(path: Path) -> None:
+    def damage(path: Path) -> None:
         array = np.load(path)
         with path.open("wb") as file:
             np.save(file, change(array))
 
-    return spoil
+    return damage
 
 
 class _Bomb:
@@ -187,20 +187,20 @@ PIXELS = {
     "fewer images": _saved_as(lambda array: array[1:]),
     "pickled": _pickled,
 }
-DAMAGE = [(suffix, how, spoil) for suffix in (".npy", ".parquet", ".json") for how, spoil in ANY_FILE.items()]
-DAMAGE += [(".npy", how, spoil) for how, spoil in PIXELS.items()]
+DAMAGE = [(suffix, how, damage) for suffix in (".npy", ".parquet", ".json") for how, damage in ANY_FILE.items()]
+DAMAGE += [(".npy", how, damage) for how, damage in PIXELS.items()]
 DAMAGE += [(".json", "a list", lambda path: path.write_text("[]"))]
 DAMAGE += [(".json", "no files", lambda path: path.write_text('{"of": 1, "files": {"x": 3}}'))]
 
 
-@pytest.mark.parametrize(("suffix", "how", "spoil"), DAMAGE, ids=[f"{how} {suffix}" for suffix, how, _ in DAMAGE])
-def test_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, spoil, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("suffix", "how", "damage"), DAMAGE, ids=[f"{how} {suffix}" for suffix, how, _ in DAMAGE])
+def test_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, damage, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     manifest = load_manifest(_tree(tmp_path / "x"), tmp_path / "cache")
     before = np.array(load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels)
     (path,) = (tmp_path / "cache").glob(f"*{suffix}")
     capsys.readouterr()
-    spoil(path)
+    damage(path)
     after = load_cache(manifest, 24, "stretch", tmp_path / "cache")
     assert np.array_equal(after.pixels, before)
     assert after.pixels.dtype == np.uint8

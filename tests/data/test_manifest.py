@@ -43,7 +43,7 @@ def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monke
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda table: table.drop(columns=["phash", "label"]), "lacks the columns label, phash"),
         (lambda table: table.iloc[:0], "holds no image"),
@@ -51,8 +51,8 @@ def test_each_file_is_read_once_for_manifest_and_cache(phantoms, tmp_path, monke
         (lambda table: table.assign(path=table["path"] + ".moved"), r"\d+ of \d+ images of .* are gone"),
     ],
 )
-def test_manifest_that_can_not_be_used_says_why(spoil, message, manifest, tmp_path):
-    spoil(manifest).to_parquet(tmp_path / "manifest.parquet")
+def test_manifest_that_can_not_be_used_says_why(damage, message, manifest, tmp_path):
+    damage(manifest).to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(ManifestError, match=message):
         load_manifest(tmp_path / "manifest.parquet", tmp_path)
 
@@ -81,8 +81,8 @@ def test_invalid_manifest_cell_is_named_by_column_and_row(name, manifest, tmp_pa
     cells = manifest[column].tolist()
     # A Parquet column has one type: a cell of another one makes the column that of all cells.
     same = isinstance(value, type(cells[0])) or value is None or isinstance(value, float)
-    spoilt = manifest.assign(**{column: [*cells[:1], value, *cells[2:]] if same else [value] * len(cells)})
-    spoilt.to_parquet(tmp_path / "manifest.parquet")
+    changed = manifest.assign(**{column: [*cells[:1], value, *cells[2:]] if same else [value] * len(cells)})
+    changed.to_parquet(tmp_path / "manifest.parquet")
     with pytest.raises(ManifestError, match=message):
         load_manifest(tmp_path / "manifest.parquet", tmp_path)
 

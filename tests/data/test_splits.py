@@ -407,7 +407,7 @@ def test_kept_split_that_leaks_is_refused_at_load(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda split: split.drop(columns="subset"), "is not a split file"),
         (lambda split: split.assign(subset="exam"), "unknown subsets: exam"),
@@ -416,9 +416,9 @@ def test_kept_split_that_leaks_is_refused_at_load(tmp_path):
         (lambda split: split.assign(image_id=split["image_id"] + "x"), "of its images are not in the data"),
     ],
 )
-def test_split_file_that_does_not_fit_says_how(spoil, message, tmp_path):
+def test_split_file_that_does_not_fit_says_how(damage, message, tmp_path):
     manifest = _manifest()
-    spoil(make_split(manifest, _config("grouped"))).to_parquet(tmp_path / "split.parquet")
+    damage(make_split(manifest, _config("grouped"))).to_parquet(tmp_path / "split.parquet")
     with pytest.raises(ManifestError, match=message):
         read_split(tmp_path / "split.parquet", manifest)
 

@@ -101,7 +101,7 @@ class Proxy:
         cut_after: Answers' bytes after which a connection is cut, counted over all connections; ``None`` never cuts.
         cuts: Connections still to be cut so.
         dies_after: Answers' bytes after which every connection is cut, for ever.
-        spoil: Called with each piece of an answer; returns what is passed on instead.
+        damage: Called with each piece of an answer; returns what is passed on instead.
         connections: How many there were.
     """
 
@@ -111,7 +111,7 @@ class Proxy:
         self.cut_after: int | None = None
         self.cuts = 0
         self.dies_after: int | None = None
-        self.spoil: Callable[[bytes], bytes] = lambda piece: piece
+        self.damage: Callable[[bytes], bytes] = lambda piece: piece
         self.connections = 0
         self._passed = 0
         self._server = socket.create_server(("127.0.0.1", 0), backlog=128)
@@ -167,7 +167,7 @@ class Proxy:
                         self._passed = 0
                         sink.sendall(piece[: len(piece) // 2])
                         break
-                    piece = self.spoil(piece)
+                    piece = self.damage(piece)
                 sink.sendall(piece)
                 if answers and b"Connection: close" in piece:
                     break

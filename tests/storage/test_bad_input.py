@@ -80,7 +80,7 @@ def test_listing_says_what_the_client_library_says(service, container, monkeypat
 def test_name_that_xml_can_not_hold_is_decoded(service, container, through_proxy, proxy: Proxy):
     put(service, container, {"a/b" + "x" * 17: b"x"})
     plain, encoded = b"<Name>a/b" + b"x" * 17 + b"</Name>", b'<Name Encoded="true">a%2Fb</Name>'
-    proxy.spoil = lambda piece: piece.replace(plain, encoded)
+    proxy.damage = lambda piece: piece.replace(plain, encoded)
     client = through_proxy.get_container_client(container)
     assert [item.name for item in client.list_blobs()] == ["a/b"]
     assert list(list_blobs(client, Place.parse(container))) == ["a/b"]
@@ -89,7 +89,7 @@ def test_name_that_xml_can_not_hold_is_decoded(service, container, through_proxy
 def test_listing_that_is_no_listing_is_named(service, container, through_proxy, proxy: Proxy, tmp_path):
     put(service, container, {"a.txt": b"x"})
     page = b"<html>Sign in to the hotel's network"
-    proxy.spoil = lambda piece: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
+    proxy.damage = lambda piece: b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(page), page)
     with pytest.raises(TransferError, match=r"Can't list .*after 5 attempts"):
         pull(through_proxy, Place.parse(container), tmp_path / "mirror")
     assert not (tmp_path / "mirror").exists()
@@ -159,7 +159,7 @@ def test_brackets_in_names_are_no_markup(
             raise ConnectionResetError
         return piece
 
-    proxy.spoil = cut
+    proxy.damage = cut
     pull(through_proxy, Place.parse(f"{container}/[red]"), tmp_path / "again")
     assert f"Can't list {container}/[red] now; retrying in" in capsys.readouterr().err
 
@@ -175,7 +175,7 @@ def test_line_that_falls_silent_is_tried_again(service, container, through_proxy
             time.sleep(2)
         return piece
 
-    proxy.spoil = fall_silent
+    proxy.damage = fall_silent
     assert pull(connect(), Place.parse(container), tmp_path).moved == 1
     assert not silent
     assert held(tmp_path) == {"a.bin": bytes(300_000)}
@@ -330,7 +330,7 @@ def test_upload_whose_answer_was_lost_counts_as_ours(service, container, through
             raise ConnectionResetError
         return piece
 
-    proxy.spoil = lose
+    proxy.damage = lose
     assert push(through_proxy, folder, Place.parse(container)).moved == 1
     assert lost
     assert service.get_container_client(container).download_blob("a.txt").readall() == b"content"

@@ -193,7 +193,7 @@ def test_busy_service_is_retried_then_named(status, mends, service, container, t
             return refusal(status)
         return piece
 
-    proxy.spoil = busy
+    proxy.damage = busy
     if mends > 100:
         with pytest.raises(TransferError, match=r"the service responds with 500 .*after 5 attempts"):
             pull(through_proxy, Place.parse(container), tmp_path)
@@ -214,7 +214,7 @@ def test_server_that_asks_for_patience_gets_it(service, container, through_proxy
             return refusal("429 Too Many Requests", "Retry-After: 7")
         return piece
 
-    proxy.spoil = busy
+    proxy.damage = busy
     pull(through_proxy, Place.parse(container), tmp_path)
     assert 7.0 in waited
 
@@ -223,13 +223,13 @@ def test_bytes_corrupted_in_transfer_fail_their_md5(service, container, through_
     _fill(service, container, {"a.bin": b"A" * 5000})
     times = [2]
 
-    def spoil(piece: bytes) -> bytes:
+    def damage(piece: bytes) -> bytes:
         if b"A" * 100 in piece and times[0]:
             times[0] -= 1
             return piece.replace(b"A" * 100, b"A" * 99 + b"B")
         return piece
 
-    proxy.spoil = spoil
+    proxy.damage = damage
     assert pull(through_proxy, Place.parse(container), tmp_path / "mirror").moved == 1
     assert _held(tmp_path / "mirror") == {"a.bin": b"A" * 5000}
     times[0] = 10**6
