@@ -1,7 +1,7 @@
 """Build the contract of a run: what it was trained on, what is chosen on its validation images, and its limitations."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Final
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 
 from pneumonia.data.images.decode import DECODER
 from pneumonia.errors import RunError
+from pneumonia.evaluation.result import read_evaluation
 from pneumonia.export.contract import (
     Abstention,
     Calibration,
@@ -114,14 +115,15 @@ def metric_info(run: FinishedRun) -> MetricInfo:
     path, test = run.folder.evaluation("test", "json"), None
     if path.is_file():
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["of"]["run_ids"] == [run.result.run_id] and found["of"].get("other_data") is None:
-                test = {"images": found["n"], "patients": found["patients"], "metrics": found["metrics"]}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            found = read_evaluation(path)
+        except (OSError, ValueError) as error:
             raise RunError(
                 f"{path} is damaged ({type(error).__name__}: {error}), so its test metrics are unknown. Evaluate the run again, "
                 "or delete the file."
             ) from error
+        if found.of.run_ids == [run.result.run_id] and found.of.other_data is None:
+            metrics = {name: asdict(estimate) for name, estimate in found.metrics.items()}
+            test = {"images": found.n, "patients": found.patients, "metrics": metrics}
     return MetricInfo.model_validate({"val": run.result.metrics["val"], "test": test})
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from pneumonia.metrics.bootstrap import (
+    NAN,
     Difference,
     ResampledMetric,
     differing_patients,
@@ -55,22 +56,24 @@ class Candidate:
         return len(self.entries)
 
     @property
+    def members(self) -> int:
+        """Number of averaged runs; 1 unless the configuration is an ensemble."""
+        return self.entries[0].members
+
+    @property
     def fit_s(self) -> float:
         """Seconds of one training: the mean over its trainings; of an ensemble, those of its first member."""
-        return self._mean_cost("fit_s")
+        return float(np.mean([entry.result.cost.fit_s for entry in self.entries]))
 
     @property
     def peak_memory_mib(self) -> float:
         """Peak memory of one training, the mean over its trainings."""
-        return self._mean_cost("peak_memory_mib")
-
-    def _mean_cost(self, key: str) -> float:
-        return float(np.mean([getattr(entry.result.cost, key) for entry in self.entries]))
+        return float(np.mean([entry.result.cost.peak_memory_mib for entry in self.entries]))
 
     @property
     def once(self) -> bool:
         """Whether the variation between trainings is unknown."""
-        return len(self.entries) == 1 and self.entries[0].members == 1
+        return self.trainings == self.members == 1
 
 
 @dataclass(frozen=True)
@@ -147,23 +150,33 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
     Runs that were evaluated on the test split are not compared on the validation split again, on which their best epoch was
     chosen.
     """
-    groups: dict[tuple[Any, ...], list[Entry]] = {}
+    groups: dict[Protocol, list[Entry]] = {}
     for subset in EVALUATED:
         for entry in entries:
             if subset in entry.tables and (subset == "test" or "test" not in entry.tables):
                 groups.setdefault(_protocol(entry, subset), []).append(entry)
-    made = [
-        _comparison(key, found, metric)
-        for key, found in track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
-    ]
+    tracked = track(list(groups.items()), len(groups), "Resampling patients, comparing runs")
+    made = [_comparison(protocol, found, metric) for protocol, found in tracked]
     return sorted(
         made,
         key=lambda one: (bool(one.other_data), one.subset != "test", one.task != "subtype", bool(one.leaks), one.split),
     )
 
 
-def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
-    """Return what two runs must have in common to be compared."""
+@dataclass(frozen=True)
+class Protocol:
+    """What two runs must have in common to be compared; ``images`` is the hash of images and labels, unless over folds."""
+
+    subset: str
+    task: str
+    manifest: str
+    split: str
+    other_sha256: str | None
+    kind: Kind
+    images: str | None
+
+
+def _protocol(entry: Entry, subset: str) -> Protocol:
     split = entry.config.split
     text = split.method
     if text in {"kfold", "rotating"}:
@@ -173,39 +186,40 @@ def _protocol(entry: Entry, subset: str) -> tuple[Any, ...]:
     other = entry.other_sha256(subset)
     folds = subset == "val" and split.method == "kfold" and other is None and not entry.tta
     images = None if folds else digest(entry.tables[subset][["image_id", "label"]].to_numpy().tolist())
-    result = entry.result
-    return (
-        subset,
-        result.task.name,
-        result.data.manifest_sha256,
-        text,
-        other,
-        "folds" if folds else "images",
-        images,
-    )
+    manifest = entry.result.data.manifest_sha256
+    return Protocol(subset, entry.result.task.name, manifest, text, other, "folds" if folds else "images", images)
 
 
-def _comparison(key: tuple[Any, ...], entries: list[Entry], metric: str) -> Comparison:
-    subset, task, manifest, split, _, kind, _ = key
-    other = entries[0].data if entries[0].data != OWN else None
-    metric = "f1_macro" if metric == "f1" and task == "subtype" else metric
+def _comparison(protocol: Protocol, entries: list[Entry], metric: str) -> Comparison:
+    subset, kind, task = protocol.subset, protocol.kind, TASKS[protocol.task]
+    metric = "f1_macro" if metric == "f1" and task.name == "subtype" else metric
     by_configuration: dict[str, list[Entry]] = {}
     for entry in entries:
         by_configuration.setdefault(entry.configuration, []).append(entry)
     labels = labels_of([found[0] for found in by_configuration.values()], common=("split", "data", "task"))
     make = _over_folds if kind == "folds" else _over_images
-    candidates = [
-        make(label, found, subset, TASKS[task], metric)
-        for label, found in zip(labels, by_configuration.values(), strict=True)
-    ]
+    named = zip(labels, by_configuration.values(), strict=True)
+    candidates = [make(label, found, subset, task, metric) for label, found in named]
     sign = 1 if lower_is_better(metric) else -1
     candidates.sort(key=lambda one: (np.isnan(one.estimates[metric][0]), sign * one.estimates[metric][0], one.label))
     tables = [entry.tables[subset] for entry in entries]
     ids = pd.concat([table[["image_id", "patient_id"]] for table in tables]).drop_duplicates("image_id")
-    pairs = _pairs(candidates, subset, TASKS[task], metric, kind)
     leak, share = _leak(entries[0], subset)
-    n, patients = len(ids), ids["patient_id"].nunique()
-    return Comparison(task, manifest, split, subset, other, kind, n, patients, metric, candidates, pairs, leak, share)
+    return Comparison(
+        task=task.name,
+        manifest=protocol.manifest,
+        split=protocol.split,
+        subset=subset,
+        other_data=entries[0].data if entries[0].data != OWN else None,
+        kind=kind,
+        n=len(ids),
+        patients=ids["patient_id"].nunique(),
+        metric=metric,
+        candidates=candidates,
+        pairs=_pairs(candidates, subset, task, metric, kind),
+        leaks=leak,
+        leak_share=share,
+    )
 
 
 def _leak(entry: Entry, subset: str) -> tuple[str, str]:
@@ -269,7 +283,7 @@ def fold_metrics(entries: Iterable[Entry], subset: str) -> dict[str, list[float]
 
 
 def _defined(value: float | None) -> float:
-    return float("nan") if value is None else value
+    return NAN if value is None else value
 
 
 def _sizes(entries: Sequence[Entry], subset: str) -> tuple[float, float]:
@@ -284,12 +298,8 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
     found: list[tuple[Candidate, Candidate, Difference]] = []
     for i, j in chosen:
         first, second = candidates[i], candidates[j]
-        gap = (
-            _by_folds(first, second, subset, metric)
-            if kind == "folds"
-            else _by_images(first, second, subset, task, metric)
-        )
-        found.append((first, second, gap))
+        test = _by_folds if kind == "folds" else _by_images
+        found.append((first, second, test(first, second, subset, task, metric)))
     corrected = holm([gap.p for *_, gap in found])
     made = []
     for (first, second, gap), p in zip(found, corrected, strict=True):
@@ -297,7 +307,7 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
         verdict = ("better" if better else "worse") if p < LEVEL else NO_DIFFERENCE
         if np.isnan(p):
             verdict = "undefined"
-        tests = (float("nan"), float("nan")) if kind == "folds" else _typical_tests(first, second, subset, task)
+        tests = (NAN, NAN) if kind == "folds" else _typical_tests(first, second, subset, task)
         made.append(Pair(first.label, second.label, gap, p, verdict, *tests))
     return made
 
@@ -311,7 +321,7 @@ def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, met
     return paired_difference(first._sampled[metric], second._sampled[metric], differing)
 
 
-def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> Difference:
+def _by_folds(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
     """Test the difference over the folds that both have, each once."""
     by_fold = [
         {entry.config.split.fold: _defined(entry.result.metrics[subset][metric]) for entry in reversed(one.entries)}
@@ -319,10 +329,9 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, metric: str) -> 
     ]
     shared = sorted(set(by_fold[0]) & set(by_fold[1]))
     if not shared:
-        return Difference(float("nan"), float("nan"), float("nan"), float("nan"))
+        return Difference(NAN)
     gaps = [by_fold[0][k] - by_fold[1][k] for k in shared]
-    found = difference_over_folds(gaps, *_sizes(first.entries, subset))
-    return found
+    return difference_over_folds(gaps, *_sizes(first.entries, subset))
 
 
 def _typical_tests(first: Candidate, second: Candidate, subset: str, task: Task) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 from pneumonia.metrics.classification import metric_label
 from pneumonia.report.card import card, tripod
@@ -39,15 +38,10 @@ def report(found: Gathered, comparisons: Sequence[Comparison], title: str, comma
         *_compared(found, comparisons),
     ]
     for number_, comparison in enumerate(comparisons, 1):
-        blocks += comparison_section(comparison, number_)
-        blocks += closer_look(comparison, number_)
-    blocks += sweep_sections(found.by_sweep, found.questions)
-    blocks += _study(comparisons)
+        blocks += [*comparison_section(comparison, number_), *closer_look(comparison, number_)]
     main = main_comparison(comparisons)
-    blocks += card(main)
-    blocks += tripod(main)
-    blocks += reproduction_section(found.entries, command)
-    return Document(title, subtitle, blocks)
+    blocks += [*sweep_sections(found.by_sweep, found.questions), *_study(comparisons), *card(main), *tripod(main)]
+    return Document(title, subtitle, [*blocks, *reproduction_section(found.entries, command)])
 
 
 def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
@@ -65,13 +59,8 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
 
 
 def _phantoms(found: Gathered) -> list[Block]:
-    if any(entry.result.data.phantoms for entry in found.entries):
-        text = (
-            "Some of these runs were trained on drawn phantoms: they show that everything works, and say "
-            "nothing about medicine."
-        )
-        return [Note(text)]
-    return []
+    text = "Some of these runs were trained on drawn phantoms: they show that everything works, and say nothing about medicine."
+    return [Note(text)] if any(entry.result.data.phantoms for entry in found.entries) else []
 
 
 def _leaky(comparison: Comparison) -> str:
@@ -83,93 +72,74 @@ def _leaky(comparison: Comparison) -> str:
 
 def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]:
     """List the comparisons, why they are separate, and the runs that were left out."""
-    rows = []
-    for comparison in comparisons:
-        seeds = sorted({entry.result.seed for one in comparison.candidates for entry in one.entries})
-        rows.append(
-            [
-                comparison.task,
-                comparison.split,
-                comparison.subset,
-                comparison.other_data or "own",
-                f"`{comparison.manifest[:12]}`",
-                f"{comparison.n:,}",
-                f"{comparison.patients:,}",
-                str(len(comparison.candidates)),
-                str(sum(one.trainings for one in comparison.candidates)),
-                ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{len(seeds)} seeds",
-                comparison.leak_share or "none found",
-            ]
-        )
-    head = (
-        "task",
-        "split",
-        "subset",
-        "measured on",
-        "trained on",
-        "images",
-        "patients",
-        "configurations",
-        "trainings",
-        "seeds",
-        "leaky images",
-    )
-    blocks: list[Block] = [
-        Heading("What was compared"),
-        Table(
-            head,
-            rows,
-            "One comparison a row; only runs of one task, one set of images and one split are compared",
-            5,
-            "compared",
-        ),
+    rows = [
+        {
+            "task": one.task,
+            "split": one.split,
+            "subset": one.subset,
+            "measured on": one.other_data or "own",
+            "trained on": f"`{one.manifest[:12]}`",
+            "images": f"{one.n:,}",
+            "patients": f"{one.patients:,}",
+            "configurations": str(len(one.candidates)),
+            "trainings": str(sum(candidate.trainings for candidate in one.candidates)),
+            "seeds": _seeds(one),
+            "leaky images": one.leak_share or "none found",
+        }
+        for one in comparisons
     ]
+    caption = "One comparison a row; only runs of one task, one set of images and one split are compared"
+    table = Table(tuple(rows[0]), [list(row.values()) for row in rows], caption, 5, "compared")
+    blocks: list[Block] = [Heading("What was compared"), table]
     if len(comparisons) > 1:
-        blocks.append(
-            Note(
-                f"These runs differ in {_why_apart(comparisons)}, so they are compared within "
-                f"{count(len(comparisons), 'separate group')} and never across them."
-            )
-        )
-    half = [
-        f"{one.label}: {count(one.trainings, 'training')} evaluated on the test split, others of the same "
-        "configuration not"
-        for comparison in comparisons
-        if comparison.subset == "test"
-        for one in comparison.candidates
-        if any(
-            one.entries[0].configuration == other.entries[0].configuration
-            for rest in comparisons
-            if rest.subset == "val" and rest.other_data == comparison.other_data
-            for other in rest.candidates
-        )
-    ]
-    if half:
-        blocks += [
-            Note("Some configurations are evaluated in part: run `pneumonia evaluate` on all of them."),
-            Items(half),
-        ]
-    if found.left_out:
-        rows = [[place, reason] for place, reason in found.left_out]
-        blocks.append(Table(("run", "why"), rows, f"Left out: {count(len(rows), 'run')}", 2, "left-out"))
-    if found.copies:
-        example = found.copies[0]
         text = (
-            f"{count(len(found.copies), 'run')} are in several folders and count once, for example "
-            f"`{example[0]}`, as `{example[1]}`."
+            f"These runs differ in {_why_apart(comparisons)}, so they are compared within "
+            f"{count(len(comparisons), 'separate group')} and never across them."
         )
         blocks.append(Note(text))
+    if half := _evaluated_in_part(comparisons):
+        text = "Some configurations are evaluated in part: run `pneumonia evaluate` on all of them."
+        blocks += [Note(text), Items(half)]
+    if found.left_out:
+        title = f"Left out: {count(len(found.left_out), 'run')}"
+        blocks.append(Table(("run", "why"), found.left_out, title, 2, "left-out"))
+    if found.copies:
+        copy, place = found.copies[0]
+        copies = count(len(found.copies), "run")
+        blocks.append(Note(f"{copies} are in several folders and count once, for example `{copy}`, as `{place}`."))
     return blocks
 
 
-def _why_apart(comparisons: Sequence[Comparison]) -> str:
-    what: dict[str, set[Any]] = {
-        "task": {one.task for one in comparisons},
-        "images or labels": {(one.manifest, one.other_data) for one in comparisons},
-        "split": {one.split for one in comparisons},
-        "the subset on which they were measured": {one.subset for one in comparisons},
+def _seeds(comparison: Comparison) -> str:
+    seeds = sorted({entry.result.seed for one in comparison.candidates for entry in one.entries})
+    return ", ".join(map(str, seeds)) if len(seeds) <= 5 else f"{len(seeds)} seeds"
+
+
+def _evaluated_in_part(comparisons: Sequence[Comparison]) -> list[str]:
+    """Describe the configurations of which some trainings were evaluated on the test split and others not."""
+    validated = {
+        (one.other_data, candidate.entries[0].configuration)
+        for one in comparisons
+        if one.subset == "val"
+        for candidate in one.candidates
     }
-    return ", ".join(name for name, values in what.items() if len(values) > 1) or "the images of that subset"
+    return [
+        f"{candidate.label}: {count(candidate.trainings, 'training')} evaluated on the test split, others of the same "
+        "configuration not"
+        for one in comparisons
+        if one.subset == "test"
+        for candidate in one.candidates
+        if (one.other_data, candidate.entries[0].configuration) in validated
+    ]
+
+
+def _why_apart(comparisons: Sequence[Comparison]) -> str:
+    names = ("task", "images or labels", "split", "the subset on which they were measured")
+    values = zip(
+        *((one.task, (one.manifest, one.other_data), one.split, one.subset) for one in comparisons), strict=True
+    )
+    apart = [name for name, found in zip(names, values, strict=True) if len(set(found)) > 1]
+    return ", ".join(apart) or "the images of that subset"
 
 
 def _study(comparisons: Sequence[Comparison]) -> list[Block]:

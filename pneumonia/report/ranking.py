@@ -5,14 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from pneumonia.metrics.classification import metric_label
-from pneumonia.report.compare import ALL_PAIRS, Candidate, Comparison
+from pneumonia.report.compare import ALL_PAIRS, Comparison
 from pneumonia.report.formatting import (
     NO_DIFFERENCE,
     bounded,
     count,
     describe_intervals,
     listed,
-    number,
     p_value,
     seconds,
     sentence,
@@ -55,20 +54,17 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
         name = "Trained on" if comparison.other_data else "Leaky"
         blocks.append(Note(f"{name}: {comparison.leaks}. All values of this section are optimistic.", "bad"))
     if comparison.subset == "val" and not comparison.other_data:
-        blocks.append(
-            Note(
-                "These are validation values, on which each run's best epoch was chosen; no run of this section "
-                "was evaluated on "
-                "the test split."
-            )
+        text = (
+            "These are validation values, on which each run's best epoch was chosen; no run of this section was evaluated on the "
+            "test split."
         )
+        blocks.append(Note(text))
     if comparison.other_data:
-        blocks.append(
-            Note(
-                f"These images are not of the data that the models were trained on, but of {comparison.other_data}. They are "
-                "compared with nothing that was measured on other images."
-            )
+        text = (
+            f"These images are not of the data that the models were trained on, but of {comparison.other_data}. They are "
+            "compared with nothing that was measured on other images."
         )
+        blocks.append(Note(text))
     blocks += [_ranked(comparison, number_), *_members(comparison, number_)]
     blocks += [_drawn(comparison, number_), *_costs(comparison, number_)]
     return blocks + _pairwise(comparison, number_)
@@ -77,19 +73,12 @@ def comparison_section(comparison: Comparison, number_: int) -> list[Block]:
 def _costs(comparison: Comparison, number_: int) -> list[Block]:
     """Plot training time against the metric, for three configurations and more."""
     metric = comparison.metric
-    alone = [
-        one for one in comparison.candidates if one.entries[0].members == 1 and np.isfinite(one.estimates[metric][0])
-    ]
+    alone = [one for one in comparison.candidates if one.members == 1 and np.isfinite(one.estimates[metric][0])]
     times = [one.fit_s for one in alone]
     if not 3 <= len(alone) <= MOST_DOTS or min(times) <= 0:
         return []
-    svg = figures.scatter(
-        [one.label for one in alone],
-        times,
-        [one.estimates[metric][0] for one in alone],
-        "mean training time, seconds",
-        metric_label(metric),
-    )
+    names, values = [one.label for one in alone], [one.estimates[metric][0] for one in alone]
+    svg = figures.scatter(names, times, values, "mean training time, seconds", metric_label(metric))
     fastest = alone[int(np.argmin(times))].label
     caption = f"Mean training time against {metric_label(metric)}."
     return [Figure(f"costs-{number_}", svg, caption, f"{fastest} trains in the least time, {min(times):.1f} s.")]
@@ -100,17 +89,15 @@ def _ranked(comparison: Comparison, number_: int) -> Table:
     rows = [
         [
             str(rank),
-            candidate.label,
-            _trainings(candidate),
-            *(bounded(*candidate.estimates[metric]) for metric in metrics),
-            _cost(candidate),
+            one.label,
+            f"{one.members} as one" if one.members > 1 else str(one.trainings),
+            *(bounded(*one.estimates[metric]) for metric in metrics),
+            f"{one.members} x {seconds(one.fit_s)}" if one.members > 1 else seconds(one.fit_s),
         ]
-        for rank, candidate in enumerate(comparison.candidates, 1)
+        for rank, one in enumerate(comparison.candidates, 1)
     ]
-    patients = count(comparison.patients, "patient")
-    caption = (
-        f"Ranked by {metric_label(comparison.metric)}: {count(comparison.n, 'image')} of {patients}, 95% intervals"
-    )
+    measured = f"{count(comparison.n, 'image')} of {count(comparison.patients, 'patient')}"
+    caption = f"Ranked by {metric_label(comparison.metric)}: {measured}, 95% intervals"
     head = ["", "configuration", "trainings", *(metric_label(metric) for metric in metrics), "mean training time"]
     return Table(head, rows, caption, 2, f"ranking-{number_}")
 
@@ -128,17 +115,6 @@ def _members(comparison: Comparison, number_: int) -> list[Block]:
         return []
     head = ("ensemble", "member", "seed", "fold", "run")
     return [Table(head, rows, "What the ensembles are the mean of", 5, f"ensembles-{number_}")]
-
-
-def _trainings(candidate: Candidate) -> str:
-    members = candidate.entries[0].members
-    return f"{members} as one" if members > 1 else str(candidate.trainings)
-
-
-def _cost(candidate: Candidate) -> str:
-    once = seconds(candidate.fit_s)
-    members = candidate.entries[0].members
-    return f"{members} x {once}" if members > 1 else once
 
 
 def _drawn(comparison: Comparison, number_: int) -> Figure:
@@ -183,8 +159,7 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
     how = (
         "The difference over the folds, by the corrected resampled t-test of Nadeau and Bengio (2003)."
         if folds
-        else "The difference on the same patients, resampled together 2,000 times (paired cluster bootstrap), "
-        "with the "
+        else "The difference on the same patients, resampled together 2,000 times (paired cluster bootstrap), with the "
         "trainings' own spread where there are several; Student's test by Welch and Satterthwaite."
     )
     if len(rows) > 1:
@@ -195,17 +170,13 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         how += f" Of {len(comparison.candidates)} configurations each is compared with the first only."
     if not folds:
         how += (
-            " McNemar's exact test (accuracy; it assumes independent images) and DeLong's test for "
-            "clustered data (AUROC of "
-            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and do not affect the verdict "
-            "here."
+            " McNemar's exact test (accuracy; it assumes independent images) and DeLong's test for clustered data (AUROC of "
+            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and do not affect the verdict here."
         )
-    single = any(candidate.once for candidate in comparison.candidates)
-    if single and not folds:
+    if not folds and any(candidate.once for candidate in comparison.candidates):
         how += (
-            " Where a configuration was trained once, the verdict is of that trained model, not of the "
-            "configuration: another seed "
-            "may differ."
+            " Where a configuration was trained once, the verdict is of that trained model, not of the configuration: another "
+            "seed may differ."
         )
     blocks: list[Block] = [Heading("Which differences are real", 3), Text(how)]
     if 3 <= len(comparison.candidates) <= ALL_PAIRS:
@@ -215,13 +186,9 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         caption = "Each row against each column: + better, − worse, = no significant difference."
         if "undefined" in verdicts.values():
             caption += " Blank off the diagonal: undefined."
-        blocks.append(
-            Figure(f"pairs-{number_}", figures.pairwise(names, matrix), caption, "The table below, as a grid.")
-        )
-    blocks.append(
-        Table(head, rows, f"Every pair: {number(0.05, 2)} is the limit of p, corrected", 3, f"pairs-{number_}")
-    )
-    return blocks
+        grid = figures.pairwise(names, matrix)
+        blocks.append(Figure(f"pairs-{number_}", grid, caption, "The table below, as a grid."))
+    return [*blocks, Table(head, rows, "Every pair: 0.05 is the limit of p, corrected", 3, f"pairs-{number_}")]
 
 
 def _seen(verdicts: dict[tuple[str, str], str], one: str, other: str) -> str:
