@@ -6,7 +6,6 @@ from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pneumonia.metrics.bootstrap import (
     NAN,
@@ -18,9 +17,8 @@ from pneumonia.metrics.bootstrap import (
     resampled_metrics,
 )
 from pneumonia.metrics.classification import lower_is_better, metrics_of
-from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
-from pneumonia.report.entries import EVALUATED, Entry
+from pneumonia.report.entries import EVALUATED, Entry, by_configuration
 from pneumonia.report.formatting import NO_DIFFERENCE
 from pneumonia.report.naming import labels_of
 from pneumonia.runs.folder import OWN
@@ -193,13 +191,10 @@ def _protocol(entry: Entry, subset: str) -> Protocol:
 def _comparison(protocol: Protocol, entries: list[Entry], metric: str) -> Comparison:
     subset, kind, task = protocol.subset, protocol.kind, TASKS[protocol.task]
     metric = "f1_macro" if metric == "f1" and task.name == "subtype" else metric
-    by_configuration: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_configuration.setdefault(entry.configuration, []).append(entry)
-    labels = labels_of([found[0] for found in by_configuration.values()], common=("split", "data", "task"))
+    trainings = by_configuration(entries).values()
+    labels = labels_of([found[0] for found in trainings], common=("split", "data", "task"))
     make = _over_folds if kind == "folds" else _over_images
-    named = zip(labels, by_configuration.values(), strict=True)
-    candidates = [make(label, found, subset, task, metric) for label, found in named]
+    candidates = [make(label, found, subset, task, metric) for label, found in zip(labels, trainings, strict=True)]
     sign = 1 if lower_is_better(metric) else -1
     candidates.sort(key=lambda one: (np.isnan(one.estimates[metric][0]), sign * one.estimates[metric][0], one.label))
     tables = [entry.tables[subset] for entry in entries]
@@ -248,14 +243,8 @@ def _over_images(label: str, entries: list[Entry], subset: str, task: Task, metr
 
 def _resampled(entries: Sequence[Entry], subset: str, task: Task) -> dict[str, ResampledMetric]:
     """Resample every metric of a configuration whose trainings predicted the same images."""
-    table = entries[0].tables[subset]
-    predicted = [_probability(entry, subset, task) for entry in entries]
-    label = prediction_arrays(table, task.classes)[1]
-    return resampled_metrics(predicted, label, table["patient_id"].to_numpy(dtype=object), task)
-
-
-def _probability(entry: Entry, subset: str, task: Task) -> NDArray[np.float64]:
-    return prediction_arrays(entry.tables[subset], task.classes)[0].astype(np.float64)
+    predicted = [entry.predicted(subset)[0] for entry in entries]
+    return resampled_metrics(predicted, entries[0].predicted(subset)[1], entries[0].patients(subset), task)
 
 
 def _over_folds(label: str, entries: list[Entry], subset: str, task: Task, metric: str) -> Candidate:
@@ -307,7 +296,7 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
         verdict = ("better" if better else "worse") if p < LEVEL else NO_DIFFERENCE
         if np.isnan(p):
             verdict = "undefined"
-        tests = (NAN, NAN) if kind == "folds" else _typical_tests(first, second, subset, task)
+        tests = (NAN, NAN) if kind == "folds" else _typical_tests(first.typical, second.typical, subset)
         made.append(Pair(first.label, second.label, gap, p, verdict, *tests))
     return made
 
@@ -315,9 +304,8 @@ def _pairs(candidates: list[Candidate], subset: str, task: Task, metric: str, ki
 def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
     differing = None
     if metrics_of(task)[metric].compute:
-        patient = first.entries[0].tables[subset]["patient_id"].to_numpy(dtype=object)
-        predicted = [[_probability(entry, subset, task) for entry in one.entries] for one in (first, second)]
-        differing = differing_patients(predicted[0], predicted[1], patient)
+        one, other = ([entry.predicted(subset)[0] for entry in each.entries] for each in (first, second))
+        differing = differing_patients(one, other, first.entries[0].patients(subset))
     return paired_difference(first._sampled[metric], second._sampled[metric], differing)
 
 
@@ -334,11 +322,8 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, task: Task, metr
     return difference_over_folds(gaps, *_sizes(first.entries, subset))
 
 
-def _typical_tests(first: Candidate, second: Candidate, subset: str, task: Task) -> tuple[float, float]:
-    table = first.typical.tables[subset]
-    label = prediction_arrays(table, task.classes)[1]
-    predicted = [_probability(one.typical, subset, task) for one in (first, second)]
-    correct = [one.argmax(axis=1) == label for one in predicted]
-    patient = table["patient_id"].to_numpy(dtype=object)
-    area = delong(1 - predicted[0][:, 0], 1 - predicted[1][:, 0], label != 0, patient)
-    return mcnemar(correct[0], correct[1]), area.p
+def _typical_tests(first: Entry, second: Entry, subset: str) -> tuple[float, float]:
+    """Return p of equal accuracy and of equal AUROC of pneumonia against normal."""
+    (one, label), (other, _) = first.predicted(subset), second.predicted(subset)
+    area = delong(1 - one[:, 0], 1 - other[:, 0], label != 0, first.patients(subset))
+    return mcnemar(one.argmax(axis=1) == label, other.argmax(axis=1) == label), area.p

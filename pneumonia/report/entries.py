@@ -1,21 +1,24 @@
 """Read and check what a report needs of a finished run, or of an ensemble: predictions and evaluations."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import pandas as pd
 
 from pneumonia.config.convert import identity
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import RunError, some
 from pneumonia.evaluation.result import EvaluationResult, read_evaluation
+from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.runs.ensembles import Member, read_members
 from pneumonia.runs.folder import OWN, RunFolder, read_metrics
 from pneumonia.runs.load import read_split
 from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.runs.result import RunResult
+from pneumonia.system.arrays import Floats, Ints, Objects
 from pneumonia.system.files import digest
 
 REPEATED: Final = ("seed", "split.fold")  # may differ among the trainings of one configuration
@@ -74,6 +77,15 @@ class Entry:
         """Of the other data on which it was evaluated; ``None`` for its own."""
         return self.evaluations[subset].of.other_sha256 if self.data != OWN else None
 
+    def predicted(self, subset: str) -> tuple[Floats, Ints]:
+        """Return probabilities ``(N, K)`` and class indices ``(N,)`` of a subset."""
+        probability, label = prediction_arrays(self.tables[subset], self.result.task.classes)
+        return probability.astype(np.float64), label
+
+    def patients(self, subset: str) -> Objects:
+        """Return the patient ``(N,)`` of each image of a subset."""
+        return self.tables[subset]["patient_id"].to_numpy(dtype=object)
+
     @property
     def members(self) -> int:
         """Number of averaged runs; 1 for a single run."""
@@ -98,6 +110,14 @@ class Entry:
         kept["split"] = {key: value for key, value in asdict(self.config.split).items() if key not in {"fold", "file"}}
         del kept["seed"]
         return digest([kept, self.result.data.manifest_sha256, *views])[:12]
+
+
+def by_configuration(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    """Group the trainings of each configuration."""
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.configuration, []).append(entry)
+    return found
 
 
 def read_entry(folder: RunFolder, result: RunResult, differs: Mapping[str, str]) -> Entry:

@@ -6,7 +6,7 @@ import numpy as np
 
 from pneumonia.metrics.classification import metric_label
 from pneumonia.report.compare import Bounded, estimates_on
-from pneumonia.report.entries import Entry
+from pneumonia.report.entries import Entry, by_configuration
 from pneumonia.report.formatting import bounded, describe_intervals, number, seconds, sentence
 from pneumonia.report.naming import labels_of
 from pneumonia.report.render import figures
@@ -34,8 +34,7 @@ def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) 
                 blocks += _section(name, questions[sweep], task if len(apart) > 1 else "", groups)
     if blocks:
         text = (
-            "Values of the validation split, on which each run's best epoch was chosen; bounds are 95% and count "
-            "patients, and "
+            "Values of the validation split, on which each run's best epoch was chosen; bounds are 95% and count patients, and "
             "seeds where there are several. They describe; what is better is said above, where tests are corrected."
         )
         return [Heading("Sweeps, one factor at a time"), Text(text), *blocks]
@@ -44,9 +43,7 @@ def sweep_sections(by_sweep: dict[str, list[Entry]], questions: dict[str, str]) 
 
 def _by_configuration(entries: Sequence[Entry]) -> dict[str, Group]:
     """Trainings by the label of their configuration."""
-    found: dict[str, Group] = {}
-    for entry in entries:
-        found.setdefault(entry.configuration, []).append(entry)
+    found = by_configuration(entries)
     labels = labels_of([group[0] for group in found.values()])
     return dict(zip(labels, found.values(), strict=True))
 
@@ -60,9 +57,8 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
         blocks.append(Note(f"{share}: a leaky split; patients of the validation split were trained on.", "bad"))
     images = {tuple(entry.tables["val"]["image_id"]) for group in groups.values() for entry in group}
     if len(images) > 1:
-        blocks.append(
-            Note("These were not all validated on the same images, so that a difference may be of the images.")
-        )
+        text = "These were not all validated on the same images, so that a difference may be of the images."
+        blocks.append(Note(text))
     best = sorted(groups, key=lambda label: found[label]["loss"][0])[:MOST_CURVES]
     shown = [label for label in groups if label in best]
     series = {label: [_losses(entry) for entry in groups[label]] for label in shown}
@@ -80,9 +76,7 @@ def _section(name: str, question: str, task: str, groups: dict[str, Group]) -> l
         shown_bounds = describe_intervals([found[label][metric] for label in order])
         caption = f"{sentence(metric_label(metric))} of the best epoch, {shown_bounds}."
         blocks.append(Figure(f"{name}-metric", drawn, caption, f"{order[0]} stands first."))
-    blocks.append(_results(name, groups, found, order))
-    blocks.append(_costs(name, groups))
-    return blocks
+    return [*blocks, _results(name, groups, found, order), _costs(name, groups)]
 
 
 def _losses(entry: Entry) -> list[float]:
@@ -131,15 +125,8 @@ def _costs(name: str, groups: dict[str, Group]) -> Table:
             f"{np.mean(priced):.4f}" if priced else "–",
         ]
         rows.append(row + [number(values.get(_value(group, key)), 2).removesuffix(".00") for values in study.values()])
-    head = [
-        "",
-        "images/s",
-        "batches/s",
-        "peak MiB",
-        "mean training time",
-        "USD a training",
-        *(titles[column] for column in study),
-    ]
+    columns = ("images/s", "batches/s", "peak MiB", "mean training time", "USD a training")
+    head = ["", *columns, *(titles[column] for column in study)]
     devices = {entry.result.cost.device for group in groups.values() for entry in group}
     on = f"Speed, memory and price, means over the trainings of this sweep, on {', '.join(sorted(devices))}"
     if study:

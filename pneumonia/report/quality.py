@@ -9,8 +9,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
 from pneumonia.evaluation.result import EvaluationResult
 from pneumonia.metrics.bootstrap import Estimate
-from pneumonia.metrics.classification import metric_label
-from pneumonia.metrics.predictions import prediction_arrays
+from pneumonia.metrics.classification import confusion_matrix, metric_label
 from pneumonia.metrics.thresholds import one_vs_rest, risk_coverage_curve
 from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
@@ -25,25 +24,23 @@ BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensiti
 
 def closer_look(comparison: Comparison, number_: int) -> list[Block]:
     """Describe the typical training of the best candidate, and selective prediction of all candidates."""
-    entry = comparison.candidates[0].typical
+    best = comparison.candidates[0]
+    entry = best.typical
     found = entry.evaluations.get(comparison.subset)
-    label = comparison.candidates[0].label
     seed = "" if entry.members > 1 else f" (seed {entry.result.seed}, the training nearest to the mean)"
-    trainings = comparison.candidates[0].trainings
-    alone = f" Its values are of this one training, those above and in the model card the mean of {trainings}."
+    alone = f" Its values are of this one training, those above and in the model card the mean of {best.trainings}."
     blocks: list[Block] = [
-        Heading(f"A closer look at {label}", 3),
-        Text(f"Of **{label}**{seed}, run `{entry.result.run_id}`.{alone if trainings > 1 else ''}"),
+        Heading(f"A closer look at {best.label}", 3),
+        Text(f"Of **{best.label}**{seed}, run `{entry.result.run_id}`.{alone if best.trainings > 1 else ''}"),
+        *_errors(entry, comparison.subset, number_),
+        *_curves(entry, comparison.subset, number_),
     ]
-    blocks += _errors(entry, comparison.subset, number_)
-    blocks += _curves(entry, comparison.subset, number_)
     if found is None:
-        blocks.append(
-            Note(
-                "This run was not evaluated, so that there is no calibration, threshold or baseline to show: "
-                f"`pneumonia evaluate {entry.folder.path} --split {comparison.subset}`"
-            )
+        text = (
+            "This run was not evaluated, so that there is no calibration, threshold or baseline to show: "
+            f"`pneumonia evaluate {entry.folder.path} --split {comparison.subset}`"
         )
+        blocks.append(Note(text))
     else:
         blocks += [*_calibration(found, number_), *_thresholds(found, number_), *_baselines(found, number_)]
     blocks += _abstention(comparison, number_)
@@ -57,17 +54,10 @@ def closer_look(comparison: Comparison, number_: int) -> list[Block]:
     return blocks
 
 
-def _arrays(entry: Entry, subset: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    probability, label = prediction_arrays(entry.tables[subset], entry.result.task.classes)
-    return probability.astype(np.float64), label
-
-
 def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     classes = entry.result.task.classes
-    probability, label = _arrays(entry, subset)
-    predicted = probability.argmax(axis=1)
-    counts = np.zeros((len(classes), len(classes)), dtype=int)
-    np.add.at(counts, (label, predicted), 1)
+    probability, label = entry.predicted(subset)
+    counts = confusion_matrix(probability.argmax(axis=1), label, len(classes))
     rows = []
     evaluation = entry.evaluations.get(subset)
     found = evaluation.metrics if evaluation else {}
@@ -79,35 +69,20 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
             cells.append(_cell(known) if known else number(float(value)))
         rows.append(cells)
     absent = [name for k, name in enumerate(classes) if not counts[k].any()]
-    blocks: list[Block] = []
-    if absent:
-        blocks.append(Note(f"There is no image of {', '.join(absent)} here: metrics of all classes are undefined (–)."))
-    blocks.append(
-        Figure(
-            f"confusion-{number_}",
-            figures.confusion(counts, classes),
-            "Images by true class (rows) and predicted class, the most probable one; shares of the row.",
-            "Confusion matrix.",
-        )
-    )
-    blocks.append(
-        Table(
-            ("true class", "images", "correct", "recall", "precision"),
-            rows,
-            "By class, where the most probable class is predicted; thresholds have a table of their own",
-            1,
-            f"classes-{number_}",
-        )
-    )
-    return blocks
+    note = f"There is no image of {', '.join(absent)} here: metrics of all classes are undefined (–)."
+    caption = "Images by true class (rows) and predicted class, the most probable one; shares of the row."
+    title = "By class, where the most probable class is predicted; thresholds have a table of their own"
+    head = ("true class", "images", "correct", "recall", "precision")
+    return [
+        *([Note(note)] if absent else []),
+        Figure(f"confusion-{number_}", figures.confusion(counts, classes), caption, "Confusion matrix."),
+        Table(head, rows, title, 1, f"classes-{number_}"),
+    ]
 
 
 def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
-    task = entry.result.task
-    probability, label = _arrays(entry, subset)
-    asked = {
-        name: pair for name, pair in one_vs_rest(probability, label, task).items() if 0 < pair[1].sum() < len(label)
-    }
+    questions = one_vs_rest(*entry.predicted(subset), entry.result.task)
+    asked = {name: pair for name, pair in questions.items() if 0 < pair[1].sum() < len(pair[1])}
     if not asked:
         return []
     evaluation = entry.evaluations.get(subset)
@@ -117,15 +92,11 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
         fpr, tpr, _ = roc_curve(positive, score)
         precision, recall, _ = precision_recall_curve(positive, score)
         at = points.get(name) or {}
-        specificity, sensitivity, ppv = (
-            at[metric].value if metric in at else None for metric in ("specificity", "sensitivity", "ppv")
-        )
-        roc[name] = (fpr, tpr, None if specificity is None or sensitivity is None else (1 - specificity, sensitivity))
-        pr[name] = (
-            recall,
-            precision,
-            None if roc[name][2] is None or sensitivity is None or ppv is None else (sensitivity, ppv),
-        )
+        names = ("specificity", "sensitivity", "ppv")
+        specificity, sensitivity, ppv = (at[metric].value if at else None for metric in names)
+        false_positive_rate = None if specificity is None else 1 - specificity
+        roc[name] = (fpr, tpr, _point(false_positive_rate, sensitivity))
+        pr[name] = (recall, precision, _point(sensitivity, ppv) if roc[name][2] else None)
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.roc_and_precision_recall(roc, pr, share)
     caption = "ROC and precision–recall, each class against the rest. Dashes: chance."
@@ -134,6 +105,10 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
         which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"
         caption += f" Dot{which}: the threshold for a sensitivity of 0.95 on the validation split."
     return [Figure(f"curves-{number_}", svg, caption, "Curves of sensitivity and precision over all thresholds.")]
+
+
+def _point(x: float | None, y: float | None) -> figures.Point | None:
+    return None if x is None or y is None else (x, y)
 
 
 def _cell(estimate: Estimate) -> str:
@@ -148,24 +123,16 @@ def _calibration(found: EvaluationResult, number_: int) -> list[Block]:
         rows.append([name, number(scaled.ece, 4), number(scaled.brier, 4), number(scaled.loss, 4)])
     svg = figures.reliability(known.reliability, scaled.reliability if scaled else None)
     caption = (
-        f"Accuracy by confidence, in {known.bins} bins of equal width; a perfectly calibrated model "
-        "lies on the diagonal. Bars: the proportion of images in each bin, all of them being a "
-        "quarter of the height."
+        f"Accuracy by confidence, in {known.bins} bins of equal width; a perfectly calibrated model lies on the diagonal. Bars: "
+        "the proportion of images in each bin, all of them being a quarter of the height."
     )
     head = ("", f"ECE ({known.bins} bins)", "Brier score (0 to 2)", "cross-entropy")
-    blocks: list[Block] = [
+    title = f"Calibration; the temperature is fitted on the validation split{_same_images(found)}"
+    return [
         Figure(f"reliability-{number_}", svg, caption, "Reliability diagram before and after temperature scaling."),
-        Table(
-            head,
-            rows,
-            f"Calibration; the temperature is fitted on the validation split{_same_images(found)}",
-            1,
-            f"calibration-{number_}",
-        ),
+        Table(head, rows, title, 1, f"calibration-{number_}"),
+        *([Note(f"No temperature: {known.reason}.")] if known.reason else []),
     ]
-    if known.reason:
-        blocks.append(Note(f"No temperature: {known.reason}."))
-    return blocks
 
 
 def _same_images(found: EvaluationResult) -> str:
@@ -201,7 +168,7 @@ def _baselines(found: EvaluationResult, number_: int) -> list[Block]:
 
 def _abstention(comparison: Comparison, number_: int) -> list[Block]:
     chosen = comparison.candidates[:5]
-    curves = {one.label: risk_coverage_curve(*_arrays(one.typical, comparison.subset)) for one in chosen}
+    curves = {one.label: risk_coverage_curve(*one.typical.predicted(comparison.subset)) for one in chosen}
     caption = "Error rate of the most confident predictions, if all others are left to a person (selective prediction)."
     if any(one.trainings > 1 for one in chosen):
         caption += " Of each configuration the training nearest to its mean."

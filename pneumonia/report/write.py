@@ -92,19 +92,21 @@ def _earlier(out: Path) -> list[str]:
     return [name for name in names if Path(name).parent.name in FOLDERS and len(Path(name).parts) == 2]
 
 
+def _tables_of(document: Document) -> list[Table]:
+    return [block for block in document.blocks if isinstance(block, Table) and block.name]
+
+
 def _files_of(document: Document) -> list[str]:
     """Return the tables and figures that a document writes, relative to its folder."""
-    tables = [f"tables/{block.name}.csv" for block in document.blocks if isinstance(block, Table) and block.name]
-    return tables + [f"figures/{block.name}.svg" for block in document.blocks if isinstance(block, Figure)]
+    figures = [f"figures/{block.name}.svg" for block in document.blocks if isinstance(block, Figure)]
+    return [f"tables/{table.name}.csv" for table in _tables_of(document)] + figures
 
 
 def _write_tables(document: Document, folder: Path) -> None:
-    for block in document.blocks:
-        if isinstance(block, Table) and block.name:
-            with replacing(folder / f"{block.name}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(block.head)
-                writer.writerows([[cell.replace("**", "").replace("`", "") for cell in row] for row in block.rows])
+    for table in _tables_of(document):
+        with replacing(folder / f"{table.name}.csv") as part, part.open("w", newline="", encoding="utf-8") as file:
+            cells = [[cell.replace("**", "").replace("`", "") for cell in row] for row in table.rows]
+            csv.writer(file).writerows([table.head, *cells])
 
 
 def _write_epochs(entries: Sequence[Entry], path: Path) -> None:

@@ -112,8 +112,8 @@ def test_convolutional_family_is_explained_by_grad_cam(finished, images, tmp_pat
 
 
 def test_family_without_explanation_is_refused(compose, images, tmp_path):
-    words = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
-    result = train(compose(*words, runs_dir=tmp_path / "runs"))
+    overrides = ("model=backbone", "model.name=vit_tiny_patch16_224", "image_size=32", "max_epochs=1")
+    result = train(compose(*overrides, runs_dir=tmp_path / "runs"))
     with pytest.raises(ConfigError, match=r"Backbone has no feature map at 32 x 32.*Leave --explain"):
         list(predict_files(tmp_path / "runs" / "train" / result.run_id, images, tmp_path / "why"))
     assert not (tmp_path / "why").exists()

@@ -16,56 +16,56 @@ from pneumonia.metrics.thresholds import (
 from pneumonia.tasks import TASKS
 
 
-def _told(images: int = 4000, sharpness: float = 1.0, seed: int = 0):
+def _predictions(images: int = 4000, sharpness: float = 1.0, seed: int = 0):
     """Labels drawn from the stated probabilities, and these made too sure or too unsure."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, (images, 3))
     truth = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     label = np.array([rng.choice(3, p=row) for row in truth])
-    said = np.exp(sharpness * logits)
-    return said / said.sum(axis=1, keepdims=True), label
+    probability = np.exp(sharpness * logits)
+    return probability / probability.sum(axis=1, keepdims=True), label
 
 
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 2.5])
 def test_temperature_undoes_overconfidence(sharpness):
-    said, label = _told(sharpness=sharpness)
-    found = fit_temperature(said, label)
+    probability, label = _predictions(sharpness=sharpness)
+    found = fit_temperature(probability, label)
     assert found.value == pytest.approx(sharpness, rel=0.08)
-    mended = apply_temperature(said, found)
-    assert calibration_metrics(mended, label).ece < 0.03
-    best = log_loss(label, mended)
+    calibrated = apply_temperature(probability, found)
+    assert calibration_metrics(calibrated, label).ece < 0.03
+    best = log_loss(label, calibrated)
     for other in (0.9, 1.1):
-        assert best < log_loss(label, apply_temperature(said, Temperature(found.value * other)))
+        assert best < log_loss(label, apply_temperature(probability, Temperature(found.value * other)))
 
 
 def test_temperature_changes_no_prediction():
-    said, label = _told(200, 3.0)
-    mended = apply_temperature(said, fit_temperature(said, label))
-    assert (mended.argmax(axis=1) == said.argmax(axis=1)).all()
-    assert mended.sum(axis=1) == pytest.approx(1)
+    probability, label = _predictions(200, 3.0)
+    calibrated = apply_temperature(probability, fit_temperature(probability, label))
+    assert (calibrated.argmax(axis=1) == probability.argmax(axis=1)).all()
+    assert calibrated.sum(axis=1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
-    ("said", "label", "reason"),
+    ("probability", "label", "reason"),
     [
         (np.eye(3)[[0, 1, 2]], np.array([0, 1, 2]), "every image .* is predicted correctly"),
         (np.eye(3)[[0, 1, 2]], np.array([0, 1, 1]), "all probabilities are 0 or 1"),
         (np.zeros((0, 3)), np.zeros(0, dtype=int), "no image"),
     ],
 )
-def test_missing_temperature_has_a_reason(said, label, reason):
-    found = fit_temperature(said, label)
+def test_missing_temperature_has_a_reason(probability, label, reason):
+    found = fit_temperature(probability, label)
     assert found.value is None
     import re
 
     assert re.search(reason, found.reason)
-    assert apply_temperature(said, found) is said
+    assert apply_temperature(probability, found) is probability
 
 
 def test_brier_score_equals_scikit_learn():
-    said, label = _told(500)
-    found = calibration_metrics(said, label)
-    assert found.brier == pytest.approx(brier_score_loss(label, said, labels=[0, 1, 2]))
+    probability, label = _predictions(500)
+    found = calibration_metrics(probability, label)
+    assert found.brier == pytest.approx(brier_score_loss(label, probability, labels=[0, 1, 2]))
     assert sum(one.n for one in found.reliability) == 500
     ece = sum(one.n * abs(one.confidence - one.accuracy) for one in found.reliability) / 500
     assert found.ece == pytest.approx(ece)
@@ -93,26 +93,26 @@ def test_metrics_at_a_threshold():
 
 
 def test_pneumonia_is_every_class_but_normal():
-    said, label = np.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]]), np.array([2, 0])
-    asked = one_vs_rest(said, label, TASKS["subtype"])
+    probability, label = np.array([[0.2, 0.5, 0.3], [0.7, 0.1, 0.2]]), np.array([2, 0])
+    asked = one_vs_rest(probability, label, TASKS["subtype"])
     assert list(asked) == ["PNEUMONIA", "VIRUS", "BACTERIA"]
     assert asked["PNEUMONIA"][0] == pytest.approx([0.8, 0.3])
     assert asked["PNEUMONIA"][1].tolist() == [True, False]
-    assert list(one_vs_rest(said[:, :2], np.array([1, 0]), TASKS["pneumonia"])) == ["PNEUMONIA"]
+    assert list(one_vs_rest(probability[:, :2], np.array([1, 0]), TASKS["pneumonia"])) == ["PNEUMONIA"]
 
 
 def test_risk_by_coverage():
-    said = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    probability = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
     label = np.array([0, 1, 0, 1])
-    coverage, risk = risk_coverage_curve(said, label)
+    coverage, risk = risk_coverage_curve(probability, label)
     assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
     assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    found = selective_prediction(said, label, np.arange(4).astype(object))
+    found = selective_prediction(probability, label, np.arange(4).astype(object))
     assert found.aurc == pytest.approx(np.mean(risk))
     assert [point.risk.value for point in found.points if point.asked in (1.0, 0.5)] == [0.5, 0.5]
 
 
 def test_equal_confidences_are_kept_together():
-    said = np.array([[0.8, 0.2]] * 4)
+    probability = np.array([[0.8, 0.2]] * 4)
     for label in ([0, 0, 1, 1], [1, 1, 0, 0]):
-        assert risk_coverage_curve(said, np.array(label))[1] == pytest.approx([0.5] * 4)
+        assert risk_coverage_curve(probability, np.array(label))[1] == pytest.approx([0.5] * 4)

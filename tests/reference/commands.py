@@ -23,7 +23,7 @@ NARROW = ["model=pseudo_resnet", "model.width=8"]
 XRAYS = "cache/phantom-*/chest_xray"  # where the phantoms of these commands lie
 DIGEST = re.compile(r"\b[0-9a-f]{8,64}\b")  # of data, splits, runs and code: names, not results
 
-# label: words beside SMALL. Several runs (-m) of one label differ by seed and fold.
+# label: overrides beside SMALL. Several runs (-m) of one label differ by seed and fold.
 TRAININGS = {
     "perceptron": [
         *("model=perceptron", "task=pneumonia", "normalisation=minmax", "split=random"),
@@ -79,7 +79,7 @@ SPLIT_FILE = "splits/split-*.parquet"
 AUDIT = ["data", "audit", XRAYS, "--json", "--cache-dir", "cache"]
 
 COMPARED = [f"runs/{name}" for name in ("logistic_regression", "resnet_ema", "resnet_swa", "simple_cnn_early", "mlp")]
-# label: what is said, and a file that it writes. The report has figures of the others of COMPARED.
+# label: the arguments of `evaluate`, and a file that it writes. The report has figures of the others of COMPARED.
 EVALUATIONS = {
     "perceptron": (["runs/perceptron/*", "--split", "test"], "runs/perceptron/*/evaluation/own-test.json"),
     "mlp, on val": (["runs/mlp/*", "--split", "val", "--no-gallery"], "runs/mlp/*/evaluation/own-val.json"),
@@ -149,7 +149,7 @@ def everything_but_the_sweep() -> dict[str, list[str]]:
         **{f"evaluate {label}": evaluate_words(label) for label in EVALUATIONS},
         "report": REPORT,
         "export": EXPORT,
-        **{f"predict {label}": words for label, words in PREDICTIONS.items()},
+        **{f"predict {label}": arguments for label, arguments in PREDICTIONS.items()},
     }
 
 
@@ -168,10 +168,10 @@ def found(word):
     key, equals, value = word.rpartition("=")
     return f"{key}{equals}{sorted(glob.glob(value))[0]}" if "*" in value else word
 
-for label, words in commands.items():
+for label, arguments in commands.items():
     print("==>", label, file=sys.stderr, flush=True)
-    sys.argv = ["pneumonia", *map(found, words)]
-    with open(f"said/{label}.txt", "w") as said, contextlib.redirect_stdout(said):
+    sys.argv = ["pneumonia", *map(found, arguments)]
+    with open(f"output/{label}.txt", "w") as output, contextlib.redirect_stdout(output):
         try:
             main()
         except SystemExit as stop:
@@ -192,9 +192,9 @@ def run_commands(folder: Path, **variables: str) -> None:
     """Run everything but the sweep in one process, so that torch is imported once; with more environment variables.
 
     Raises:
-        RuntimeError: A command failed; with the end of what it said.
+        RuntimeError: A command failed; with the end of its output.
     """
-    (folder / "said").mkdir(parents=True)
+    (folder / "output").mkdir(parents=True)
     (folder / "commands.json").write_text(json.dumps([*ENTRY, SPLIT_FILE, everything_but_the_sweep()]))
     done = subprocess.run(
         [sys.executable, "-c", DRIVER],
@@ -218,9 +218,9 @@ def run_killed_sweep(folder: Path, kills: int = 3) -> None:
     command = [sys.executable, "-m", "pneumonia", *SWEEP]
     for number in range(1, kills + 2):
         log = folder / f"sweep-{number}.log"
-        with log.open("w") as said:
+        with log.open("w") as output:
             process = subprocess.Popen(
-                command, cwd=folder, env=environment(), stdout=said, stderr=said, start_new_session=True
+                command, cwd=folder, env=environment(), stdout=output, stderr=output, start_new_session=True
             )
             try:
                 if number <= kills:
@@ -324,7 +324,7 @@ def _number(cell: str) -> Any:
 
 
 def _said(folder: Path, label: str) -> Any:
-    return json.loads((folder / "said" / f"{label}.txt").read_text(encoding="utf-8"))
+    return json.loads((folder / "output" / f"{label}.txt").read_text(encoding="utf-8"))
 
 
 def _json(path: Path) -> Any:

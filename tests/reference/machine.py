@@ -28,10 +28,10 @@ OTHER_PROCESSORS = {  # makes torch, oneDNN, MKL and OpenBLAS compute as on an o
 def machine() -> dict[str, str]:
     """The processor, what torch uses of it, and the versions of the packages that compute."""
     info = Path("/proc/cpuinfo")
-    said = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
-    flags = sorted(flag for flag in said.get("flags", "").split() if SIMD.fullmatch(flag))
+    fields = dict(re.findall(r"^([\w ]+?)\s*: (.*)$", info.read_text(), re.MULTILINE)) if info.exists() else {}
+    flags = sorted(flag for flag in fields.get("flags", "").split() if SIMD.fullmatch(flag))
     return {
-        "cpu": " ".join(said.get(key, "?") for key in ("model name", "cpu family", "model")),
+        "cpu": " ".join(fields.get(key, "?") for key in ("model name", "cpu family", "model")),
         "system": f"{platform.system()} {platform.machine()}",
         "simd": " ".join(flags),
         "torch capability": torch.backends.cpu.get_cpu_capability(),

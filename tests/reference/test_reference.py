@@ -16,8 +16,8 @@ VALUES = RECORDED["values"]
 SWEEP = "sweep"
 SHOWN = 12
 RECORD_ANEW = (
-    "If the new values are meant, record them: OMP_NUM_THREADS=1 .venv/bin/python -m tests.reference.record. Where words, keys "
-    "or files have other names, tests/reference/commands.py is the file to edit."
+    "If the new values are meant, record them: OMP_NUM_THREADS=1 .venv/bin/python -m tests.reference.record. Where commands, "
+    "keys or files have other names, tests/reference/commands.py is the file to edit."
 )
 
 pytestmark = pytest.mark.timeout(1800)  # the first test of each worker waits for all runs

@@ -51,7 +51,7 @@ def make_run(compose: Any) -> MakeRun:
     def make(
         runs: Path,
         name: str,
-        *words: str,
+        *overrides: str,
         seed: int = 0,
         skill: float = 1.3,
         patients: int = 80,
@@ -62,7 +62,7 @@ def make_run(compose: Any) -> MakeRun:
         losses: tuple[float, ...] = (0.9, 0.7, 0.8),
         leaks: tuple[Leak, ...] = (),
     ) -> RunFolder:
-        config = to_plain(compose(f"name={name}", f"seed={seed}", *words, runs_dir=runs))
+        config = to_plain(compose(f"name={name}", f"seed={seed}", *overrides, runs_dir=runs))
         task = TASKS[config["task"]]
         if tables is None:
             tables = {}
@@ -147,14 +147,14 @@ def _evaluate(
     tta: str,
     task: Any,
     other: str = "",
-    views: str = "",
+    other_tta: str = "",
 ) -> None:
     """Write an evaluation: of the run's own data, or of ``other`` (a folder, whose name is its hash too)."""
     found = evaluate_predictions(table, subset, task, fitting)
     about = (f"/data/{other}", other * 8) if other else (None, None)
     of, baselines = EvaluationIdentity(ids, tta, *about), Baselines("not asked for")
     name = folder.name_of_data(Path(f"/data/{other}"), other * 8) if other else OWN
-    path = folder.evaluation(subset, "json", name, views)
+    path = folder.evaluation(subset, "json", name, other_tta)
     path.parent.mkdir(exist_ok=True)
     table.to_parquet(path.with_suffix(".parquet"))
     EvaluationResult(**vars(found), baselines=baselines, trained_on=0, phantoms=False, of=of).write(path)
@@ -162,13 +162,13 @@ def _evaluate(
 
 @pytest.fixture
 def evaluate_again() -> Callable[..., None]:
-    """Writes another evaluation of a run: evaluate_again(run, table, other="x") or evaluate_again(run, table, views="flip")."""
+    """Writes another evaluation of a run: evaluate_again(run, table, other="x") or evaluate_again(run, table, tta="flip")."""
 
-    def make(run: RunFolder, table: pd.DataFrame, other: str = "", views: str = "") -> None:
+    def make(run: RunFolder, table: pd.DataFrame, other: str = "", tta: str = "") -> None:
         result = json.loads(run.result.read_text())
-        tta = views or result["config"]["tta"]
         fitting = pd.read_parquet(run.predictions("val"))
-        _evaluate(run, table, fitting, "test", [result["run_id"]], tta, TASKS[result["task"]], other, views)
+        used = tta or result["config"]["tta"]
+        _evaluate(run, table, fitting, "test", [result["run_id"]], used, TASKS[result["task"]], other, tta)
 
     return make
 

@@ -64,9 +64,9 @@ def test_different_test_images_are_separate(make_run, tmp_path):
 
 def test_folds_are_compared_by_nadeau_and_bengio(make_run, tmp_path):
     for fold in range(5):
-        words = ("split=kfold", f"split.fold={fold}")
-        make_run(tmp_path, "a", *words, seed=fold, skill=1.5, subset=None)
-        make_run(tmp_path, "b", *words, "optimizer.lr=0.5", seed=fold, skill=1.1, subset=None)
+        overrides = ("split=kfold", f"split.fold={fold}")
+        make_run(tmp_path, "a", *overrides, seed=fold, skill=1.5, subset=None)
+        make_run(tmp_path, "b", *overrides, "optimizer.lr=0.5", seed=fold, skill=1.1, subset=None)
     (found,) = _all(tmp_path)
     assert found.kind == "folds"
     first, second = (
@@ -226,7 +226,7 @@ def test_other_data_are_a_separate_comparison(make_run, evaluate_again, tmp_path
 
 def test_other_tta_is_a_candidate_of_its_own(make_run, evaluate_again, tmp_path):
     run = make_run(tmp_path, "s")
-    evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")), views="flip")
+    evaluate_again(run, pd.read_parquet(run.evaluation("test", "parquet")), tta="flip")
     (entry,) = gather([tmp_path]).entries
     (made,) = comparisons(list(entry.everywhere), "f1_macro")
     assert len(made.candidates) == 2

@@ -159,8 +159,8 @@ def test_report_imports_no_torch(runs, tmp_path):
 
 
 def test_bad_input_exits_with_2_and_writes_nothing(monkeypatch, capsys, tmp_path):
-    for words in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--metric", "luck"], []):
-        monkeypatch.setattr(sys, "argv", ["pneumonia", "report", *words, "--out", str(tmp_path / "out")])
+    for arguments in ([str(tmp_path / "nowhere")], [str(tmp_path)], [str(tmp_path), "--metric", "luck"], []):
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "report", *arguments, "--out", str(tmp_path / "out")])
         with pytest.raises(SystemExit) as stop:
             main()
         assert stop.value.code == 2
@@ -182,9 +182,9 @@ def test_study_row_matches_its_own_experiment_only(row, compose):
 
 
 def test_study_is_compared_with_xrays_but_not_phantoms(make_run, tmp_path):
-    words = ("experiment=article/simple_cnn",)
-    make_run(tmp_path / "drawn", "a", *words)
-    make_run(tmp_path / "real", "a", *words, f"data={'folder'}", f"data.root={tmp_path}")
+    overrides = ("experiment=article/simple_cnn",)
+    make_run(tmp_path / "drawn", "a", *overrides)
+    make_run(tmp_path / "real", "a", *overrides, f"data={'folder'}", f"data.root={tmp_path}")
     texts = {}
     for name in ("drawn", "real"):
         write_report(ReportRequest([tmp_path / name], tmp_path / f"out-{name}"))

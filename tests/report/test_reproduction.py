@@ -17,7 +17,7 @@ from pneumonia.report.reproduction import evaluating, training
 EXPERIMENTS = sorted(
     str(p.relative_to(conf_dir() / "experiment").with_suffix("")) for p in conf_dir().glob("experiment/**/*.yaml")
 )
-WORDS = (
+OVERRIDES = (
     ["data=medmnist", "task=pneumonia", "model=backbone", "model.name=vit_tiny_patch16_224", "channels=3"],
     ["data=azure", "data.azure.validation=null", "split=given", "split.file=a/b.parquet", "early_stopping.patience=3"],
     [
@@ -33,17 +33,17 @@ WORDS = (
 )
 
 
-def _said(line: str) -> list[list[str]]:
+def _overrides_of(line: str) -> list[list[str]]:
     """The overrides of each run that a line of shell trains, taken apart by the shell's rules and by Hydra."""
-    command, verb, *words = shlex.split(line)
+    command, verb, *overrides = shlex.split(line)
     assert (command, verb) == ("pneumonia", "train")
-    if words[0] != "-m":
-        return [words]
+    if overrides[0] != "-m":
+        return [overrides]
     each = [
         [f"{one.get_key_element()}={value}" for value in one.sweep_string_iterator()]
         if one.is_sweep_override()
         else [one.input_line]
-        for one in OverridesParser.create().parse_overrides(words[1:])
+        for one in OverridesParser.create().parse_overrides(overrides[1:])
     ]
     return [list(choice) for choice in itertools.product(*each)]
 
@@ -52,10 +52,12 @@ def _matters(config):
     return identity(config), config.data, config.split.file, config.name, config.usd_per_hour
 
 
-@pytest.mark.parametrize("words", [*([f"experiment={name}"] for name in EXPERIMENTS), *WORDS], ids=lambda w: w[0])
-def test_config_is_recomposed_from_its_overrides(words, compose):
-    config = compose(*words, small=False)
-    (again,) = _said(train_commands([config])[0])
+@pytest.mark.parametrize(
+    "overrides", [*([f"experiment={name}"] for name in EXPERIMENTS), *OVERRIDES], ids=lambda one: one[0]
+)
+def test_config_is_recomposed_from_its_overrides(overrides, compose):
+    config = compose(*overrides, small=False)
+    (again,) = _overrides_of(train_commands([config])[0])
     assert _matters(compose(*again, small=False)) == _matters(config)
 
 
@@ -118,7 +120,7 @@ def test_grid_is_one_command(compose):
     for configs, lines in ((grid, 1), (odd, 3), (grid[:3], 2)):
         found = train_commands(configs)
         assert len(found) == lines
-        made = [_matters(compose(*words, small=False)) for line in found for words in _said(line)]
+        made = [_matters(compose(*overrides, small=False)) for line in found for overrides in _overrides_of(line)]
         assert sorted(map(repr, made)) == sorted(repr(_matters(config)) for config in configs)
 
 
@@ -137,7 +139,7 @@ def test_custom_model_file_has_no_overrides(make_run, tmp_path):
 def test_evaluation_commands_repeat_the_evaluations(make_run, make_ensemble, evaluate_again, tmp_path):
     runs = [make_run(tmp_path / "my runs", "one", seed=seed) for seed in (0, 1)]
     table = pd.read_parquet(runs[0].evaluation("test", "parquet"))
-    evaluate_again(runs[0], table, views="flip")
+    evaluate_again(runs[0], table, tta="flip")
     evaluate_again(runs[0], table.iloc[::2], other="x")
     make_ensemble(runs)
     places = sorted(str(run.path) for run in runs)

@@ -27,8 +27,8 @@ CLASSES = ("NORMAL", "PNEUMONIA")
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
         monkeypatch.setattr(CONSOLE, "_width", 10_000)
         with pytest.raises(SystemExit) as stop:
             main()
@@ -42,8 +42,8 @@ def call(monkeypatch, capsys):
 def constant(compose, tmp_path_factory) -> Path:
     """A run that predicts one class whatever it is shown, because its learning rate was far too high."""
     runs = tmp_path_factory.mktemp("constant")
-    words = ("model=mlp", "model.hidden=[]", "optimizer=sgd", "optimizer.lr=1000", "max_epochs=1", "task=pneumonia")
-    result = train(compose("split=official", *words, runs_dir=runs))
+    overrides = ("model=mlp", "model.hidden=[]", "optimizer=sgd", "optimizer.lr=1000", "max_epochs=1", "task=pneumonia")
+    result = train(compose("split=official", *overrides, runs_dir=runs))
     assert sum(map(bool, np.sum(result.confusion.counts, axis=0))) == 1, "the fixture predicts one class"
     return runs / result.name / result.run_id
 
@@ -103,13 +103,20 @@ def test_phantoms_are_known_by_manifest_copy_and_content(call, compose, phantoms
     assert is_phantom(next(copied.rglob("*.jpeg")))
     assert not is_phantom(tmp_path)
     for root in (manifest, copied, unmarked):
-        words = ("model=mlp", "max_epochs=1", "split=official", "data=folder", f"data.root={root}", f"name={root.stem}")
-        result = train(compose(*words, runs_dir=tmp_path / "runs"))
+        overrides = (
+            "model=mlp",
+            "max_epochs=1",
+            "split=official",
+            "data=folder",
+            f"data.root={root}",
+            f"name={root.stem}",
+        )
+        result = train(compose(*overrides, runs_dir=tmp_path / "runs"))
         assert result.data.phantoms is True, root
         assert PHANTOMS in warnings_of(result)
         assert PHANTOMS in " ".join(capsys.readouterr().err.split())
-    words = (tmp_path / "runs" / "copied" / result.run_id, "--cache-dir", cache_dir, "--no-gallery")
-    _, _, err = call("evaluate", *words, "--data", unmarked)
+    arguments = (tmp_path / "runs" / "copied" / result.run_id, "--cache-dir", cache_dir, "--no-gallery")
+    _, _, err = call("evaluate", *arguments, "--data", unmarked)
     assert PHANTOMS not in " ".join(err.split())
 
 
@@ -123,10 +130,10 @@ def test_images_are_phantoms_where_most_of_them_are(phantoms, tmp_path):
 def test_training_ends_with_the_warning(compose, constant, capsys):
     result = load_finished_run(constant).result
     again = train(result.config)  # finished, so only its summary is printed
-    said = " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
     assert again.run_id == result.run_id
     assert warnings_of(result)[0].startswith("The model predicts")
-    assert f"Warning {warnings_of(result)[0]}" in said
+    assert f"Warning {warnings_of(result)[0]}" in printed
 
 
 def test_predict_warns_once_and_only_on_standard_error(call, constant, real):
@@ -134,10 +141,10 @@ def test_predict_warns_once_and_only_on_standard_error(call, constant, real):
     code, out, err = call("predict", constant, *files, "--json")
     assert code == 0
     assert len(json.loads(out)) == 3
-    said = " ".join(err.split())
+    printed = " ".join(err.split())
     first = warnings_of(load_finished_run(constant).result)[0]
-    assert said.count(first) == 1
-    assert said.count(PHANTOMS) == 1
+    assert printed.count(first) == 1
+    assert printed.count(PHANTOMS) == 1
     assert "arning" not in out
 
 
@@ -154,9 +161,9 @@ def test_evaluation_warns_of_one_class_and_of_other_images(call, constant, real,
     code, _, err = call("evaluate", run, "--cache-dir", cache_dir, "--no-gallery")
     assert code == 0
     report = json.loads(RunFolder(run).evaluation("test", "json").read_text())
-    said = " ".join(err.split())
-    assert f"of the {report['n']} test images" in said
-    assert PHANTOMS not in said
+    printed = " ".join(err.split())
+    assert f"of the {report['n']} test images" in printed
+    assert PHANTOMS not in printed
     _, _, err = call("evaluate", run, "--data", real, "--cache-dir", cache_dir, "--no-gallery")
     assert " ".join(err.split()).count(PHANTOMS) == 1
     _, _, err = call("evaluate", run, "--data", phantoms, "--cache-dir", cache_dir, "--no-gallery")
@@ -170,8 +177,8 @@ def test_a_bundle_carries_the_warnings_of_its_run(call, constant, cache_dir, rea
     assert contract.limitations[:2] == contract.warnings, "the page shows the limits"
     assert Bundle.load(tmp_path / "bundle").contract.warnings == contract.warnings
     _, _, err = call("predict", tmp_path / "bundle", next(real.rglob("*.jpeg")), "--json")
-    said = " ".join(err.split())
-    assert all(said.count(text) == 1 for text in expected)
+    printed = " ".join(err.split())
+    assert all(printed.count(text) == 1 for text in expected)
 
 
 def test_no_warning_about_a_model_that_uses_the_image(finished):
