@@ -83,7 +83,7 @@ def test_prefix_is_a_folder_of_its_own(service, container, tmp_path):
     assert _held(tmp_path) == FILES
 
 
-def test_own_file_in_place_of_a_blob_is_kept_or_adopted(service, container, tmp_path):
+def test_own_file_in_place_of_a_blob_is_kept(service, container, tmp_path):
     _fill(service, container, {"a.txt": b"theirs", "b.txt": b"same"})
     (tmp_path / "b.txt").write_bytes(b"same")
     (tmp_path / "a.txt").write_bytes(b"mine!!")
