@@ -65,7 +65,7 @@ class Plan:
     @property
     def folder(self) -> Path:
         """Folder of the sweep and its runs."""
-        return sweep_folder(self.common)
+        return Path(self.common.runs_dir, self.common.name)
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Search:
     @property
     def folder(self) -> Path:
         """Folder of the search and its runs."""
-        return sweep_folder(self.common)
+        return Path(self.common.runs_dir, self.common.name)
 
     def job(self, differs: dict[str, str]) -> Job:
         """Compose and check the job of a trial."""
@@ -159,8 +159,3 @@ def make_job(composer: JobComposer, differs: dict[str, str]) -> Job:
     """
     config = composer(differs)
     return Job(digest([identity(config), asdict(config.data), config.split.file])[:12], differs, config)
-
-
-def sweep_folder(config: TrainConfig) -> Path:
-    """Return ``runs_dir/name``."""
-    return Path(config.runs_dir, config.name)
