@@ -100,7 +100,7 @@ def _search(plan: "Search", name: str) -> int:
         options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
         return shlex.join(["pneumonia", "train", *options, *overrides])
 
-    backup = backed_up(plan.folder, vars(plan.common.backup), plan.folder.name)
+    backup = backed_up(plan.folder, plan.common.backup, plan.folder.name)
     with interruptible(plan.folder), backup, without_run_id("a search"):
         return search(plan, command_of)
 

@@ -146,7 +146,7 @@ def _job(composed: DictConfig) -> float | None:
     with ExitStack() as stack:
 
         def start_backup(folder: RunFolder) -> None:
-            stack.enter_context(backed_up(folder.path, to_plain(config.backup), f"{config.name}/{folder.path.name}"))
+            stack.enter_context(backed_up(folder.path, config.backup, f"{config.name}/{folder.path.name}"))
 
         result = train(config, opened=start_backup)
     monitor = config.monitor or family_of(to_plain(config.model), own_targets(config)).default_monitor

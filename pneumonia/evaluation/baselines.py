@@ -15,14 +15,7 @@ from pneumonia.system.files import digest
 def evaluate_baselines(
     predictions: RunPredictions, table: pd.DataFrame, subset: str, cache: EvaluationCache
 ) -> Baselines:
-    """Fit baselines on the run's own training images and compare a model with them.
-
-    Args:
-        predictions: Of a run, with its data.
-        table: Predictions of the model.
-        subset: The evaluated subset.
-        cache: Keeps the predictions of the baselines.
-    """
+    """Fit baselines on the run's own training images, and compare a model, with its predictions in ``table``, with them."""
     own, data, task = predictions.own_data, predictions.data, predictions.run.task
     if own is None:
         return Baselines(predictions.why_no_own_data)

@@ -36,14 +36,7 @@ NO_EXPLANATION: Final = (
 def draw_gallery(
     table: pd.DataFrame, images: DecodedImages, classifiers: Sequence[Classifier], task: Task
 ) -> ErrorGallery:
-    """Draw the error gallery of an evaluation.
-
-    Args:
-        table: Predictions, one row per image.
-        images: Contain the images of the table.
-        classifiers: Made the predictions; the heat maps of several are averaged.
-        task: Gives the classes.
-    """
+    """Draw the error gallery of predictions; the heat maps of several classifiers are averaged."""
     chosen = choose_images(table, task)
     rows = sorted({row for _, row in chosen})
     place = pd.Series(images.rows, index=images.manifest["image_id"])

@@ -45,11 +45,6 @@ def evaluate(run: str | Path, options: EvaluateOptions = DEFAULTS, cache: Evalua
     are divided by their own folders: the subset ``test`` is the folder ``test``, or everything if there are no such folders.
     Data with the images and labels of the run's own are its own, wherever they lie.
 
-    Args:
-        run: A run folder.
-        options: What to evaluate.
-        cache: Shared by the evaluations of one process.
-
     Raises:
         RunError, CheckpointError, LayoutError, BrokenImagesError, SplitError: The run or its data cannot be used.
     """
@@ -65,11 +60,6 @@ def evaluate_ensemble(
 
     Temperature and thresholds are chosen on validation images, each predicted by the members that validated on it and so have not
     been trained on it.
-
-    Args:
-        runs: Two or more run folders.
-        options: What to evaluate.
-        cache: Shared by the evaluations of one process.
 
     Returns:
         The evaluation, in ``<runs_dir>/ensembles/<hash of the members>``.

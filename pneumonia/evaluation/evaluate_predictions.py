@@ -29,12 +29,8 @@ def evaluate_predictions(
 ) -> PredictionValues:
     """Return the values of an evaluation that depend on predictions alone.
 
-    Args:
-        table: One row per image; see :func:`pneumonia.runs.predictions.predict_subset`.
-        subset: Name of the subset.
-        task: Gives the classes.
-        validation: Predictions of validation images, on which temperature and thresholds are chosen; ``None`` if there are none.
-        why_uncalibrated: Why there are none.
+    Temperature and thresholds are chosen on ``validation``, predictions of validation images; ``why_uncalibrated`` says why there
+    are none. See :func:`pneumonia.runs.predictions.predict_subset` for the tables.
     """
     probability, label = _arrays(table, task)
     patient = table["patient_id"].to_numpy(dtype=object)

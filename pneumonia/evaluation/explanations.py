@@ -59,12 +59,7 @@ def draw_explanations(
 ) -> list[Path]:
     """Write an explanation of each image into a folder, under the image's name, numbered if names repeat.
 
-    Args:
-        classifier: Made the predictions.
-        pixels: ``(H, W)`` each, as the classifier sees them.
-        images: The files.
-        titles: Title of each explanation.
-        folder: Output.
+    ``pixels`` are ``(H, W)`` each, as the classifier sees them.
 
     Raises:
         ConfigError: The family cannot be explained; see :func:`check_explainable`.

@@ -63,10 +63,6 @@ def last_feature_map(classifier: Classifier, shape: tuple[int, ...]) -> nn.Modul
 
     An image is passed through the network, so that no family needs to name its layer.
 
-    Args:
-        classifier: Of any family.
-        shape: Height and width of an image.
-
     Raises:
         ConfigError: There is no such layer, as in networks without convolutions.
     """

@@ -19,12 +19,8 @@ def print_summary(
 ) -> None:
     """Print the tables of an evaluation and warnings about its validity.
 
-    Args:
-        found: Content of the JSON file.
-        task: Gives the classes.
-        skipped: Unreadable images, with the reason.
-        results: Results of the evaluated runs: one, or the members of an ensemble.
-        brief: Print one line instead of the tables; warnings are printed all the same.
+    ``skipped`` holds unreadable images with the reason, ``results`` are those of a run or of the members of an ensemble. A brief
+    summary is one line instead of the tables, and the same warnings.
     """
     n, subset, other_data = found.n, found.split, found.of.other_data
     if brief:

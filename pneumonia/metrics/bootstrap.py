@@ -239,10 +239,7 @@ def paired_difference(first: ResampledMetric, second: ResampledMetric, differing
     degrees of freedom of Welch and Satterthwaite. If the predicted classes differ for some patients only, these alone carry
     information, as in McNemar's test, and their number minus one is the degrees of freedom of the first variance.
 
-    Args:
-        first: Of a configuration.
-        second: Of another, on the same images with the same draws.
-        differing: Number of patients whose predictions differ; ``None`` for all.
+    ``differing`` is the number of patients whose predictions differ, ``None`` for all.
 
     Returns:
         NaN throughout if the difference is undefined in more than one resample in twenty.

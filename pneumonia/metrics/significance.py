@@ -89,11 +89,7 @@ def holm(p: Sequence[float]) -> list[float]:
 def estimate_over_folds(values: Sequence[float], train: float, test: float, metric: str) -> tuple[float, float, float]:
     """Return the mean of a metric over the ``k`` folds of a cross-validation with its 95% bounds.
 
-    Args:
-        values: ``(k,)``, one for each fold.
-        train: As of :func:`difference_over_folds`, which names the source.
-        test: As there.
-        metric: Key of the metric; see :func:`pneumonia.metrics.bootstrap.t_interval`.
+    See :func:`difference_over_folds` for the arguments and the source.
     """
     found = np.asarray(values, dtype=float)
     value, count = float(found.mean()), len(found)

@@ -19,14 +19,7 @@ LIMITS = "Not a medical device. Nothing here was tested on patients."
 
 
 def report(found: Gathered, comparisons: Sequence[Comparison], title: str, command: str) -> Document:
-    """Return the whole report.
-
-    Args:
-        found: The runs.
-        comparisons: Of them.
-        title: Of the report.
-        command: That made it.
-    """
+    """Return the whole report; ``command`` is the one that writes it."""
     runs = sum(entry.members == 1 for entry in found.entries)
     subtitle = (
         f"{count(runs, 'finished run')}, {count(len(comparisons), 'comparison')}, {date.today().isoformat()}. {LIMITS}"

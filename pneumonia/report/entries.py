@@ -123,10 +123,7 @@ def by_configuration(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
 def read_entry(folder: RunFolder, result: RunResult, differs: Mapping[str, str]) -> Entry:
     """Read the predictions and evaluations of a finished run.
 
-    Args:
-        folder: Of the run.
-        result: What its ``result.json`` holds.
-        differs: Overrides in which it differs from the other jobs of its sweep.
+    ``differs`` holds the overrides in which it differs from the other jobs of its sweep.
 
     Raises:
         RunError: A file is damaged or belongs to another run.
@@ -178,13 +175,7 @@ def read_ensemble(path: Path, known: Mapping[str, Entry]) -> Entry:
 
 
 def _with_others(entry: Entry, found: Mapping[tuple[str, str], Evaluated], trained: RunFolder) -> Entry:
-    """The entry of a run with those on other data or with other TTA, and check their images.
-
-    Args:
-        entry: On the run's own data, as it was trained.
-        found: The other evaluations, by data and TTA.
-        trained: The folder that keeps the split.
-    """
+    """Add to an entry those of the same run on other data or with other TTA; ``trained`` is the folder with its split."""
     made = []
     for (data, tta), (tables, evaluations) in found.items():
         differs = entry.differs | ({"tta": tta} if tta else {})

@@ -2,11 +2,11 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from pneumonia.config.schema import BackupConfig
 from pneumonia.errors import PneumoniaError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.system.console import warn
@@ -40,13 +40,13 @@ class RunUnits:
 
 @contextmanager
 def backed_up(
-    folder: Path, settings: Mapping[str, Any], name: str, check: Callable[[Path, str], None] | None = None
+    folder: Path, settings: BackupConfig, name: str, check: Callable[[Path, str], None] | None = None
 ) -> Iterator[None]:
     """Fetch what is further in the backup, then push regularly during the block and once more at its end.
 
     Args:
         folder: Folder of a sweep, which contains run folders, or of one run.
-        settings: The ``backup`` node of the config; without a place nothing is backed up.
+        settings: Without a place nothing is backed up.
         name: Appended to the place, so that each folder has its own.
         check: Called before anything is fetched with a folder that contains the ``sweep.json`` of the backup, and the name of the
             place; it raises if the backup belongs to another sweep.
@@ -55,15 +55,15 @@ def backed_up(
         BlobError: Another machine works on the same backup.
         AccessError, ConfigError, TransferError: Azure is not reachable, before any work or at its end.
     """
-    if settings["place"] is None:
+    if settings.place is None:
         yield
         return
     from pneumonia.storage.backup import WORKERS, BlobBackup  # imports the Azure client
     from pneumonia.storage.client import Place, connect
 
-    place = Place.parse(f"{settings['place'].strip('/')}/{name}")
-    container = connect(settings["account_url"], WORKERS).get_container_client(place.container)
-    backup = BlobBackup(folder, place, container, 60 * float(settings["every_min"]), RunUnits(), check)
+    place = Place.parse(f"{settings.place.strip('/')}/{name}")
+    container = connect(settings.account_url, WORKERS).get_container_client(place.container)
+    backup = BlobBackup(folder, place, container, 60 * settings.every_min, RunUnits(), check)
     with sigterm_as_interrupt():
         backup.open()
         try:

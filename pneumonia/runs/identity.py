@@ -15,10 +15,7 @@ PACKAGES: Final = ("pneumonia", "torch", "lightning", "torchmetrics", "albumenta
 def run_identity(config: Mapping[str, object], manifest_sha256: str, split_sha256: str) -> str:
     """Return the ``run_id``: twelve hexadecimal digits of all that can change a run's result, not of where or when it ran.
 
-    Args:
-        config: From :func:`pneumonia.config.convert.identity`.
-        manifest_sha256: Hash of the images and labels.
-        split_sha256: Hash of the split.
+    ``config`` comes from :func:`pneumonia.config.convert.identity`; the hashes are those of images with labels, and of the split.
     """
     return digest([config, manifest_sha256, split_sha256])[:12]
 

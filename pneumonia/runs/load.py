@@ -132,10 +132,7 @@ class FinishedRun:
 
 
 def load_finished_run(path: str | PathLike[str]) -> FinishedRun:
-    """Load a finished run; imports no torch.
-
-    Args:
-        path: The run folder.
+    """Load a finished run from its folder; imports no torch.
 
     Raises:
         RunError: The folder is missing, is no run folder, or its training did not end as its config says.

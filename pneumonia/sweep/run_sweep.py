@@ -42,7 +42,7 @@ def run_sweep(plan: Plan) -> int:
         check_same_sweep(plan, SweepState(fetched), f"The backup {place}")
 
     one_run_id_refused = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
-    backup = backed_up(state.folder, vars(plan.common.backup), plan.common.name, check_backup)
+    backup = backed_up(state.folder, plan.common.backup, plan.common.name, check_backup)
     with interruptible(state.folder), backup, one_run_id_refused:
         record_plan(plan, state)
         table = ProgressTable(plan.jobs, state, state.jobs())

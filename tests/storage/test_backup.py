@@ -18,6 +18,7 @@ import pytest
 from azure.storage.blob import BlobLeaseClient
 
 from pneumonia.cli import main
+from pneumonia.config.schema import BackupConfig
 from pneumonia.errors import BlobError, ConfigError, TransferError
 from pneumonia.runs.backup import RunUnits, backed_up, finished_trials
 from pneumonia.runs.folder import RunFolder
@@ -201,8 +202,8 @@ def _run(folder: Path, epochs: int, finished: bool = False, prefix: str = "") ->
     return run
 
 
-def _settings(place: str, every_min: float = 5) -> dict:
-    return {"place": place, "every_min": every_min, "account_url": None}
+def _settings(place: str, every_min: float = 5) -> BackupConfig:
+    return BackupConfig(place=place, every_min=every_min, account_url=None)
 
 
 def _push(folder: Path, place: str) -> None:
@@ -461,7 +462,8 @@ def test_without_a_place_nothing_of_azure_is_loaded():
     code = (
         "import sys; from pathlib import Path; import pneumonia.sweep.run_sweep\n"
         "from pneumonia.runs.backup import backed_up\n"
-        "with backed_up(Path('x'), {'place': None}, 's'): pass\n"
+        "from pneumonia.config.schema import BackupConfig\n"
+        "with backed_up(Path('x'), BackupConfig(place=None, every_min=5, account_url=None), 's'): pass\n"
         "assert not any(name.startswith('azure.storage') for name in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
