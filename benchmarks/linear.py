@@ -29,7 +29,7 @@ from pneumonia.config.compose import compose
 from pneumonia.config.schema import SplitConfig
 from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.splits.assign import make_split
-from pneumonia.models.factory import load_classifier
+from pneumonia.models.checkpoints import load_classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.console import say
 from pneumonia.training.train import train

@@ -90,8 +90,8 @@ def one_thread() -> Iterator[None]:
 def eager(run: Path) -> Callable[[bytes], list[float]]:
     """Predict as usual scripts do."""
     classifier = load_finished_run(run).load_model()
-    scaling = classifier.options.scaling
-    mean, std = float(scaling["shift"]) / 255, float(scaling["scale"]) / 255
+    scaling = classifier.options.fitted
+    mean, std = scaling.shift / 255, scaling.scale / 255
     prepare = transforms.Compose(
         [
             transforms.Resize((SIDE, SIDE)),

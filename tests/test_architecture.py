@@ -11,7 +11,7 @@ import yaml
 
 from pneumonia.cli import VERBS
 from pneumonia.config.keys import conf_dir
-from pneumonia.models.factory import check_family
+from pneumonia.models.config_checks import check_family
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
 EXPERIMENTS = sorted(

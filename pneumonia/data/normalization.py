@@ -9,6 +9,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.system.arrays import Ints, Pixels
 
 LEVELS: Final = 256
+NO_COUNTS: Final[Ints] = np.zeros(LEVELS, dtype=np.int64)  # for methods that fit nothing
 FITTED: Final = ("minmax", "zscore", "robust")  # to all training images
 IMAGENET_MEAN: Final = (0.485 + 0.456 + 0.406) / 3  # of the three channels, as fractions of the full range
 IMAGENET_STD: Final = (0.229 + 0.224 + 0.225) / 3

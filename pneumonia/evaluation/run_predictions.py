@@ -105,10 +105,8 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
         raise SplitError(
             f"The data hold no image of the subset '{options.subset}' (they hold {counts}). Use another split."
         )
-    classifier = run.load_model().to("cuda" if torch.cuda.is_available() else "cpu")
-    trained_tta = classifier.options.tta
-    classifier.options = replace(classifier.options, tta=options.tta or trained_tta)
-    tta_changed = classifier.options.tta != trained_tta
+    classifier = run.load_model(options.tta).to("cuda" if torch.cuda.is_available() else "cpu")
+    tta_changed = classifier.options.tta != run.config.tta
     table = predict_subset(classifier, data, options.subset)
     own_data, why_no_own_data = (data, "") if is_own else _own_data(run, trained_split, options, cache)
     validation, why_uncalibrated = _validation(run, classifier, own_data, why_no_own_data, tta_changed)

@@ -38,7 +38,7 @@ INTENDED_USE: Final = (
 def preprocessing(options: ClassifierOptions) -> Preprocessing:
     """Describe how an image file becomes the input of the graph."""
     fields = {"size": options.image_size, "resize": options.resize, "decoder": DECODER, "channels": options.channels}
-    return Preprocessing.model_validate({**fields, "normalisation": options.scaling, "tta": options.tta})
+    return Preprocessing.model_validate({**fields, "normalisation": asdict(options.fitted), "tta": options.tta})
 
 
 def decision_rules(

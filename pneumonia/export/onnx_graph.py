@@ -99,8 +99,8 @@ def _strip(model: Any) -> None:
 
 
 def _options(classifier: Classifier) -> str:
-    options = {**classifier.model_config, "tta": classifier.options.tta}
-    return ", ".join(f"{key}={value}" for key, value in options.items() if key != "_target_")
+    options = {key: value for key, value in classifier.hparams.items() if key not in {"_target_", "options"}}
+    return ", ".join(f"{key}={value}" for key, value in {**options, "tta": classifier.options.tta}.items())
 
 
 def _reason(error: BaseException) -> str:

@@ -1,51 +1,51 @@
-"""Base class of all model families: losses, metrics, averaged weights, checkpoints. A family adds its network."""
+"""The LightningModule of all families. A family subclasses ``Classifier`` once, builds its network, and stops there."""
 
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self, cast
+from typing import Any, ClassVar, Self
 
 import torch
 from lightning import LightningModule
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel
-from torchmetrics import MetricCollection
 
 from pneumonia.data.dataset import Batch
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.metrics.epoch_metrics import build_epoch_metrics, compute_epoch_metrics, cross_entropy
 from pneumonia.models.components.batch_norm import check_single_images, has_batch_norm
+from pneumonia.models.components.channels_last import channels_last_is_safe
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
-from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, remeasure
+from pneumonia.models.components.training_loss import TrainingLoss
+from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, update_batch_norm
 from pneumonia.models.optimization import advance_schedules, build_optimizer, build_schedule, optimizer_steps
-from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions, check_datamodule
-from pneumonia.models.signature_checks import constructor_node
+from pneumonia.models.options import ClassifierOptions, Options, Plain, check_datamodule, fit_options
 from pneumonia.tasks import TASKS, Task
-
-CHECKPOINT_KEY: Final = "pneumonia"
-
-
-def _silent(text: str) -> None:
-    """Ignore a progress message."""
 
 
 class Classifier(LightningModule):
     """Chest X-ray classifier around a network that returns one logit per class.
 
-    Families subclass this once and set ``network``; those that are not trained by optimizer steps also declare how.
+    A family subclasses it once and sets ``network``. A family that does not learn by optimizer steps also sets its
+    ``training_rule``. Keyword arguments of a family's constructor are the keys of its file in ``conf/model``; they must be plain
+    values, since checkpoints keep them as hyperparameters.
+
+    Args:
+        options: The options that all families share, or their plain values, as a checkpoint has them. ``None`` for the defaults
+            with the first task of the family.
 
     Attributes:
-        tasks: Supported tasks.
-        training_rule: Description of the training, where it is not by optimizer steps; printed at the start.
-        unsupported_options: Config keys that the family does not use; other than neutral values are refused.
-        default_monitor: The metric that compares epochs, unless ``monitor`` is set.
-        full_batch: Whether one training batch is the whole training split.
-        caveat: A warning about outputs that are not probabilities.
-        note: A message about the network, printed at the start.
-        converged: Whether the optimum is reached, which ends the training.
+        tasks: The tasks that the family supports.
+        training_rule: How the family learns, if not by optimizer steps; printed when a run starts.
+        unsupported_options: Config keys without effect on the family; a run that sets one is refused.
+        default_monitor: The metric that compares epochs, unless ``monitor`` names another.
+        full_batch: Whether one training batch is the whole training subset.
+        caveat: A warning about the probabilities, for families that have none.
+        note: A message about the network, printed when a run starts.
+        converged: Whether the family has found its optimum, which ends the training.
+        status: The progress of a long training step, for a progress bar.
     """
 
     tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
@@ -56,157 +56,143 @@ class Classifier(LightningModule):
     caveat: ClassVar[str] = ""
     note: str = ""
     converged: bool = False
+    status: str = ""
     network: nn.Module
-    _keywords: dict[str, Any]
 
-    def __new__(cls, *arguments: Any, **keywords: Any) -> Self:
-        """Keep the keyword arguments of the family, with which a checkpoint is rebuilt."""
-        classifier = super().__new__(cls)
-        classifier._keywords = keywords
-        return classifier
-
-    def __init__(self, options: ClassifierOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(self, options: Options = None) -> None:
         super().__init__()
-        if options.task not in self.tasks:
+        if options is None:
+            options = ClassifierOptions(task=self.tasks[0])
+        self.options = options if isinstance(options, ClassifierOptions) else ClassifierOptions.from_plain(options)
+        self.task: Task = TASKS[self.options.task]
+        if self.options.task not in self.tasks:
             raise ConfigError(
-                f"task={options.task} has {len(TASKS[options.task].classes)} classes, and {type(self).__name__} tells only two "
-                f"apart. Use task={self.tasks[0]}, or another model."
+                f"task={self.options.task} has {len(self.task.classes)} classes, and {type(self).__name__} separates two. Use "
+                f"task={self.tasks[0]}, or another model."
             )
-        self.options = options
-        self.task: Task = TASKS[options.task]
-        self.model_config: dict[str, Any] = {}
-        self.own_targets: Collection[str] = ()  # see pneumonia.config.targets
         self.averaged: AveragedModel | None = None
-        self._epoch: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, answers and labels of each batch so far
-        self._evaluated: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each evaluated batch
-        self._widened: dict[str, Tensor] = {}  # during validation, the weights of 16 bits as float32
-        self.report: Callable[[str], None] = _silent  # reports the progress of a long training step
+        self._training_batches: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # summed loss, predictions and labels of each batch
+        self._evaluation_batches: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
+        self._float32: dict[str, Tensor] = {}  # during evaluation, the weights of 16 bits as float32
         self.train_metrics = build_epoch_metrics(self.task, auroc=False)
-        self.val_metrics, self.test_metrics = build_epoch_metrics(self.task), build_epoch_metrics(self.task)
-        weights = None if options.class_weights is None else torch.tensor(options.class_weights)
-        self.criterion = nn.CrossEntropyLoss(weight=weights, label_smoothing=options.label_smoothing)
+        self.evaluation_metrics = build_epoch_metrics(self.task)
+        self.save_hyperparameters(ignore="options")  # the keyword arguments of the family
+        self.hparams.update({key: _plain(value) for key, value in self.hparams.items()})
+        self.hparams["_target_"] = self.options.family or f"{type(self).__module__}.{type(self).__qualname__}"
+        self._use(self.options)
+
+    def _use(self, options: ClassifierOptions) -> None:
+        self.options = options
+        self.hparams["options"] = options.to_plain()
+        weights = torch.tensor(options.class_weights) if isinstance(options.class_weights, list) else None
+        self.criterion = TrainingLoss(weight=weights, label_smoothing=options.label_smoothing)
 
     @classmethod
-    def as_restored(cls, model: dict[str, Any]) -> dict[str, Any]:
-        """Return the config node that rebuilds a checkpoint of the family before its weights are loaded."""
+    def identity(cls, model: Plain) -> Plain:
+        """Return what of a config node can change a result: files by their content, not by their path."""
         return model
 
-    @classmethod
-    def identity(cls, model: dict[str, Any]) -> dict[str, Any]:
-        """Return the part of the config node that affects results: files by their content, not their path."""
-        return model
+    def setup(self, stage: str) -> None:
+        """Compare the data module with the options, and fit those that are fitted on the training subset."""
+        datamodule = getattr(self.trainer, "datamodule", None)
+        check_datamodule(self.options, datamodule)
+        if stage == "fit":
+            self._use(fit_options(self.options, datamodule))
+
+    def configure_model(self) -> None:
+        """Choose the memory format of the network, and copy it where the options ask for averaged weights."""
+        if channels_last_is_safe(self.network):
+            self.network.to(memory_format=torch.channels_last)  # twice as fast on CPUs at these sizes
+        if self.averaged is None and (self.options.ema is not None or self.options.swa is not None):
+            self.averaged = averaged_copy(self.network, self.options.ema)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` for grey levels from 0 to 255 of shape ``(B, 1, H, W)``, uint8 or float.
+        """Compute logits ``(B, K)`` of grey levels from 0 to 255 ``(B, 1, H, W)``, uint8 or float.
 
-        In evaluation mode averaged weights are used where there are any, and the views of ``tta`` are averaged.
+        Evaluation uses the averaged weights where there are any, and averages over test-time augmentation.
         """
         if self.training:
-            return cast(Tensor, self.network(self.prepare(image)))
+            logits: Tensor = self.network(self.prepare(image))
+            return logits
         network = self.evaluated_network()
         return mean_of_views([network(self.prepare(view)) for view in VIEWS[self.options.tta](image)])
 
     def trained_logits(self, image: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` in a training step; with several processes, one may have no image of a batch."""
-        if len(image) or has_batch_norm(self.network):  # synchronised batch norms must not see an image that is none
+        """Compute logits ``(B, K)`` in a training step, in which a process may have no image of a shared batch."""
+        if len(image) or has_batch_norm(self.network):  # synchronised batch norms must not see a made-up image
             logits: Tensor = self(image)
             return logits
-        nothing: Tensor = self(image.new_zeros(1, *image.shape[1:]))[:0]  # few other networks take an empty batch
-        return nothing
+        empty: Tensor = self(image.new_zeros(1, *image.shape[1:]))[:0]  # few other networks take an empty batch
+        return empty
 
     def prepare(self, image: Tensor) -> Tensor:
-        """Return the input of the network ``(B, C, H, W)``: scaled, with the grey channel repeated."""
+        """Return the input of the network, ``(B, C, H, W)``: scaled, the grey channel repeated."""
         return self.scale(image).expand(-1, self.options.channels, -1, -1)
 
     def scale(self, image: Tensor) -> Tensor:
-        """Normalize grey levels as in training; part of the model, so that no caller can differ."""
-        scaling = self.options.scaling
-        shift, scale = float(scaling["shift"]), float(scaling["scale"])
-        return (image.to(next(self.network.parameters()).dtype) - shift) / scale
+        """Normalise grey levels as in training, in the same shape; part of the model, so that every caller does the same."""
+        scaling = self.options.fitted
+        return (image.to(next(self.network.parameters()).dtype) - scaling.shift) / scaling.scale
 
-    def follow_weights(self) -> None:
-        """Create the averaged copy of the network where the options ask for one."""
-        if self.averaged is None and (self.options.ema is not None or self.options.swa is not None):
-            self.averaged = averaged_copy(self.network, self.options.ema)
-
-    def configure_model(self) -> None:
-        self.follow_weights()
-
-    def setup(self, stage: str) -> None:
-        check_datamodule(self.options, getattr(self.trainer, "datamodule", None))
-
-    def parameter_groups(self) -> Iterable[Any]:
-        """Return what the optimizer trains: parameters, or groups of them with options."""
+    def parameter_groups(self) -> Any:
+        """Return what the optimizer trains: parameters, or groups of them with options of their own."""
         return self.network.parameters()
 
+    def optimizer_config(self) -> Plain:
+        """Return the config node of the optimizer."""
+        return self.options.optimizer
+
     def weight_images(self) -> dict[str, Tensor]:
-        """Return weights ``(H, W)`` to draw as images, by name; none for most families."""
+        """Return weights ``(H, W)`` that can be shown as images, by name; none for most families."""
         return {}
 
     def weight_offsets(self) -> dict[str, float]:
-        """Return the bias of each of :meth:`weight_images`."""
+        """Return what is added to the sum of weights times image, by name of :meth:`weight_images`."""
         return dict.fromkeys(self.weight_images(), 0.0)
 
     def first_averaged_epoch(self) -> int:
-        """Return the first epoch whose metrics are those of averaged weights (``swa``), else 0."""
-        if self.options.swa is None:
-            return 0
-        return first_averaged_epoch(self.options.swa, self.trainer.max_epochs or 1)
+        """Return the first epoch whose metrics are those of averaged weights, where ``swa`` averages them; else 0."""
+        swa = self.options.swa
+        return 0 if swa is None else first_averaged_epoch(swa, self.trainer.max_epochs or 1)
 
     def check_single_images(self) -> None:
-        """Raise ``ConfigError`` if batch normalization can not train on batches of one image."""
+        """Refuse training batches of one image; see :func:`pneumonia.models.components.batch_norm.check_single_images`."""
         side = self.options.image_size
-        image = self.prepare(torch.zeros(1, 1, side, side, device=self.device))
-        check_single_images(self.network, image, f"{type(self).__name__} at image_size={side}")
+        image = torch.zeros(1, self.options.channels, side, side, device=self.device)
+        check_single_images(self.network, image, type(self).__name__)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if batch_idx == 0 and int(batch["counts"].sum() if "counts" in batch else len(batch["label"])) == 1:
+        if batch_idx > 0:
+            return
+        if int(batch["counts"].sum() if "counts" in batch else len(batch["label"])) == 1:
             self.check_single_images()
-        # Dropout draws from (seed, epoch) alone, so that a resumed run draws what it would have drawn.
-        if batch_idx == 0:
-            self._epoch.clear()
-            torch.manual_seed(self.options.seed * 100_003 + self.current_epoch + self.global_rank * 1_000_003)
+        self._training_batches.clear()
+        # Dropout depends on (seed, epoch) alone, so that a resumed run repeats it.
+        torch.manual_seed(self.options.seed * 100_003 + self.current_epoch + self.global_rank * 1_000_003)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         image, label, target = batch["image"], batch["label"], batch["label"]
         if self.options.mixup > 0:
             seed = (self.options.seed, self.current_epoch, batch_idx)
             image, target = mixup(image, label, len(self.task.classes), self.options.mixup, seed)
-            label = target.argmax(dim=1)  # of a blend, the class that prevails
+            label = target.argmax(dim=1)  # the prevailing class of a blend
         logits = self.trained_logits(image)
-        if "counts" in batch:
-            return self._share_of_loss(logits, label, batch["counts"])
-        loss: Tensor = self.criterion(logits, target)
-        self.keep(self._reported(logits, target), logits, label)
-        return loss
+        if "counts" in batch:  # of a batch that several processes share
+            loss, reported = self.criterion.shared(logits, label, batch["counts"])
+            self._training_batches.append((reported, logits.detach().argmax(dim=1), label))
+            return loss * self.trainer.world_size
+        self.record(self.criterion.reported(logits, target), logits, label)
+        weighted: Tensor = self.criterion(logits, target)
+        return weighted
 
-    def _reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
-        """Return the training loss of logits as reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
-        weight = self.criterion.weight
-        options = {"reduction": reduction, "label_smoothing": self.options.label_smoothing}
-        return cross_entropy(logits.detach(), target, weight=None if weight is None else weight.float(), **options)
+    def record(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
+        """Keep the mean loss and the predictions of a batch for the metrics of the epoch; a metric a step would be slower."""
+        self._training_batches.append((loss.detach() * len(label), logits.detach().argmax(dim=1), label))
 
-    def _share_of_loss(self, logits: Tensor, label: Tensor, counts: Tensor) -> Tensor:
-        """Return this process's share of the loss of a batch; the mean over processes is the loss of the whole batch.
-
-        Torch averages gradients over processes, which is right only where all have as many images of the same weight.
-        """
-        weight = counts if self.criterion.weight is None else counts * self.criterion.weight
-        smoothing = self.options.label_smoothing
-        total = nn.functional.cross_entropy(
-            logits, label, self.criterion.weight, reduction="sum", label_smoothing=smoothing
-        )
-        share: Tensor = total / weight.sum()
-        reported = self._reported(logits, label, "sum") / weight.sum() * counts.sum()
-        self._epoch.append((reported, logits.detach().argmax(dim=1), label))
-        return share * self.trainer.world_size
-
-    def keep(self, loss: Tensor, logits: Tensor, label: Tensor) -> None:
-        """Store a training batch's loss and predictions for the metrics of the epoch, which is faster than metrics per step."""
-        self._epoch.append((loss.detach() * len(label), logits.detach().argmax(dim=1), label))
-
-    def optimizer_step(self, *arguments: Any, **settings: Any) -> None:
-        super().optimizer_step(*arguments, **settings)
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        super().optimizer_step(*arguments, **options)
         self._average_step()
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -217,95 +203,88 @@ class Classifier(LightningModule):
             self._average_epoch()
 
     def on_train_epoch_end(self) -> None:
-        losses, answers, labels = zip(*self._epoch, strict=True)
-        self._epoch.clear()
+        losses, predictions, labels = zip(*self._training_batches, strict=True)
+        self._training_batches.clear()
         label = torch.cat(labels)
-        self.train_metrics.update(torch.cat(answers), label)
-        total, images = torch.stack(losses).double().sum(), torch.tensor(len(label), device=self.device)
-        loss = self._over_processes(total) / self._over_processes(images)
-        self._log_summary("train", {"loss": float(loss), **compute_epoch_metrics(self.train_metrics, self.task)})
-        self.train_metrics.reset()
+        self.train_metrics.update(torch.cat(predictions), label)
+        loss = self._mean(torch.stack(losses), torch.tensor(len(label), device=self.device))
+        self._log_metrics("train", loss, self.train_metrics)
         advance_schedules(self.trainer, "epoch", manual=not self.automatic_optimization)
 
-    def _over_processes(self, value: Tensor) -> Tensor:
-        """Return the sum of a value over the processes."""
-        if self.trainer.world_size == 1:
-            return value
-        summed: Tensor = self.trainer.strategy.reduce(value, reduce_op="sum")
-        return summed
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        if not len(batch["label"]):
+            return  # the last batch has fewer images than there are processes
+        logits, label = self._evaluation_logits(batch["image"]), batch["label"]
+        self.evaluation_metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
+        # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
+        loss = cross_entropy(logits, label, reduction="sum")
+        self._evaluation_batches.append((loss, torch.tensor(len(label), device=self.device)))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Compute probabilities ``(B, K)``."""
+        return self._evaluation_logits(batch["image"]).softmax(dim=1)
+
+    def _evaluation_logits(self, image: Tensor) -> Tensor:
+        """Compute logits ``(B, K)`` in float32, in which a trained model predicts, however it was trained."""
+        with torch.autocast(self.device.type, enabled=False):
+            logits: Tensor = functional_call(self, self._float32, (image,)).float()
+        return logits
+
+    def on_validation_start(self) -> None:
+        # Weights of 16 bits are copied: processes no longer share the gradients of a weight whose type has changed meanwhile.
+        if self.dtype in {torch.bfloat16, torch.float16}:
+            tensors = (*self.named_parameters(), *self.named_buffers())
+            self._float32 = {name: value.detach().float() for name, value in tensors if value.is_floating_point()}
+
+    def on_validation_end(self) -> None:
+        self._float32 = {}
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation_batches.clear()
+
+    on_test_start = on_predict_start = on_validation_start
+    on_test_end = on_predict_end = on_validation_end
+    on_test_epoch_start = on_validation_epoch_start
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_evaluation("test")
+
+    def _log_evaluation(self, stage: str) -> None:
+        losses, images = (torch.stack(values) for values in zip(*self._evaluation_batches, strict=True))
+        self._log_metrics(stage, self._mean(losses, images), self.evaluation_metrics)
+
+    def _log_metrics(self, stage: str, loss: float, metrics: Any) -> None:
+        values = {"loss": loss, **compute_epoch_metrics(metrics, self.task)}
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+        with torch.inference_mode(False):  # `Trainer.test` is in it, and its tensors can't be updated in a later fit
+            metrics.reset()
+
+    def _mean(self, losses: Tensor, images: Tensor) -> float:
+        """Divide summed losses by numbers of images, over all processes; Lightning weighs processes, not images."""
+        total, count = losses.double().sum(), images.double().sum()
+        if self.trainer.world_size > 1:
+            reduce = self.trainer.strategy.reduce
+            total, count = reduce(total, reduce_op="sum"), reduce(count, reduce_op="sum")
+        return float(total / count)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.parameter_groups(), self.optimizer_config(), self.options.own_targets)
+        epochs = self.trainer.max_epochs or 1
+        steps = optimizer_steps(self.trainer, epochs, self.options.max_steps)
+        schedule = build_schedule(optimizer, self.options.scheduler, epochs, steps, self.options.own_targets)
+        if not self.automatic_optimization:
+            schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         # Lightning would step a plateau after the epoch's checkpoint, and a resumed run would miss that step.
         if not isinstance(scheduler, ReduceLROnPlateau):
             super().lr_scheduler_step(scheduler, metric)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate_batch(batch, self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate_batch(batch, self.test_metrics)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return probabilities ``(B, K)`` of a batch, in float32."""
-        with torch.autocast(self.device.type, enabled=False):
-            probabilities: Tensor = self(batch["image"]).float().softmax(dim=1)
-            return probabilities
-
-    def _evaluate_batch(self, batch: Batch, metrics: MetricCollection) -> None:
-        if not len(batch["label"]):
-            return  # the last batch has fewer images than there are processes
-        with torch.autocast(self.device.type, enabled=False):
-            logits, label = functional_call(self, self._widened, (batch["image"],)).float(), batch["label"]
-        metrics.update(logits.softmax(dim=1), label)  # probabilities, never logits
-        # Plain cross-entropy, so that runs with other class weights or smoothing can be compared.
-        loss = cross_entropy(logits, label, reduction="sum")
-        self._evaluated.append((loss, torch.tensor(len(label), device=self.device)))
-
-    def on_validation_start(self) -> None:
-        # A trained model answers in float32, however it was trained, so its epochs are compared as such. The weights of 16 bits
-        # are copied, because several processes no longer share the gradients of a weight whose type has changed meanwhile.
-        if self.dtype in {torch.bfloat16, torch.float16}:
-            tensors = (*self.named_parameters(), *self.named_buffers())
-            self._widened = {name: value.detach().float() for name, value in tensors if value.is_floating_point()}
-
-    def on_validation_end(self) -> None:
-        self._widened = {}
-
-    on_test_start, on_test_end = on_validation_start, on_validation_end
-
-    def on_validation_epoch_start(self) -> None:
-        self._evaluated.clear()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val", self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test", self.test_metrics)
-
-    def _log_evaluation(self, stage: str, metrics: MetricCollection) -> None:
-        # Lightning's own mean over processes takes a whole number of images for each.
-        total, images = (torch.stack(values).double().sum() for values in zip(*self._evaluated, strict=True))
-        loss = self._over_processes(total) / self._over_processes(images)
-        self._log_summary(stage, {"loss": float(loss), **compute_epoch_metrics(metrics, self.task)})
-        with torch.inference_mode(
-            False
-        ):  # `Trainer.test` is in inference mode, and its tensors can not be updated in a later fit
-            metrics.reset()
-
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.parameter_groups(), self.options.optimizer, self.own_targets)
-        epochs = self.trainer.max_epochs or 1
-        steps = optimizer_steps(self.trainer, epochs, self.options.max_steps)
-        schedule = build_schedule(optimizer, self.options.scheduler, epochs, steps, self.own_targets)
-        if not self.automatic_optimization:
-            schedule.pop("monitor", None)  # Lightning warns that it will not step a plateau; we do
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        model = self.model_config or constructor_node(type(self), self._keywords)
-        checkpoint[CHECKPOINT_KEY] = {"model": model, "options": asdict(self.options)}
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # the whole of a run's checkpoint is checked
@@ -316,7 +295,7 @@ class Classifier(LightningModule):
         Raises:
             CheckpointError: The file is missing, damaged, or of another family.
         """
-        from pneumonia.models.factory import load_classifier
+        from pneumonia.models.checkpoints import load_classifier
 
         target = f"{cls.__module__}.{cls.__qualname__}"
         classifier = load_classifier(Path(checkpoint_path), own=(target,))
@@ -326,25 +305,28 @@ class Classifier(LightningModule):
             )
         return classifier if map_location is None else classifier.to(map_location)
 
-    def _average_step(self) -> None:
-        """Update the moving average of the weights after a step."""
-        if self.averaged is not None and self.options.ema is not None:
-            self.averaged.update_parameters(self.network)
-
     def evaluated_network(self) -> nn.Module:
-        """Return the network used in evaluation: the averaged one where there is one."""
+        """Return the network that predicts in evaluation: the averaged one where there is one."""
         if self.averaged is None or not int(self.averaged.n_averaged):
             return self.network
         network: nn.Module = self.averaged.module
         return network
 
+    def _average_step(self) -> None:
+        """Update the moving average after a step."""
+        if self.averaged is not None and self.options.ema is not None:
+            self.averaged.update_parameters(self.network)
+
     def _average_epoch(self) -> None:
-        """Update the stochastic weight average after each of the last epochs."""
+        """Add the weights at the end of an epoch to the average of stochastic weight averaging."""
         if self.averaged is None or self.current_epoch < self.first_averaged_epoch():
             return
         self.averaged.update_parameters(self.network)
         loader = self.trainer.datamodule.loader("train", self.options.seed, self.current_epoch)  # type: ignore[attr-defined]
-        remeasure(self.averaged, self.network, (self.prepare(batch["image"].to(self.device)) for batch in loader))
+        images = (self.prepare(batch["image"].to(self.device)) for batch in loader)
+        update_batch_norm(self.averaged, self.network, images)
 
-    def _log_summary(self, stage: str, values: dict[str, float]) -> None:
-        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+def _plain(value: Any) -> Any:
+    """Turn what ``hydra.utils.instantiate`` passes into what a checkpoint can hold."""
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

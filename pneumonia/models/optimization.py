@@ -1,7 +1,7 @@
 """Build optimizers and learning-rate schedules from config nodes that name them with ``_target_``."""
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib import import_module
 from inspect import Parameter, isfunction, signature
 from typing import Any, Final
@@ -20,7 +20,7 @@ PLATEAU_MONITOR: Final = "val/loss"
 Schedule = dict[str, Any]  # what LightningModule.configure_optimizers returns as "lr_scheduler"
 
 
-def build_optimizer(parameters: Iterable[Any], config: dict[str, Any], own: Collection[str] = ()) -> Optimizer:
+def build_optimizer(parameters: Iterable[Any], config: Mapping[str, object], own: Collection[str] = ()) -> Optimizer:
     """Build the optimizer of a config node: ``_target_`` names its class, the other keys are its arguments.
 
     Args:
@@ -32,7 +32,7 @@ def build_optimizer(parameters: Iterable[Any], config: dict[str, Any], own: Coll
         TargetError: ``_target_`` is not an optimizer, or may not be imported.
         ConfigError: The optimizer does not take an argument.
     """
-    arguments = dict(config)
+    arguments: Any = dict(config)
     target = target_of(arguments, "optimizer")
     del arguments["_target_"]
     check_allowed(target, "optimizer._target_", PACKAGES, own)
@@ -83,7 +83,7 @@ def _is_number(value: Any) -> bool:
 
 
 def build_schedule(
-    optimizer: Optimizer, config: dict[str, Any], epochs: int, steps: int, own: Collection[str] = ()
+    optimizer: Optimizer, config: Mapping[str, object], epochs: int, steps: int, own: Collection[str] = ()
 ) -> Schedule:
     """Build the schedule of a config node: ``_target_`` names its factory, the other keys are its arguments.
 
@@ -98,7 +98,7 @@ def build_schedule(
         TargetError: ``_target_`` is not a schedule, or may not be imported.
         ConfigError: The schedule does not take an argument.
     """
-    arguments = dict(config)
+    arguments: Any = dict(config)
     target = target_of(arguments, "scheduler")
     del arguments["_target_"]
     check_allowed(target, "scheduler._target_", (SCHEDULERS,), own)

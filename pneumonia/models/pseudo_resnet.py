@@ -3,8 +3,8 @@
 from torch import Tensor, nn
 
 from pneumonia.models.base import Classifier
-from pneumonia.models.components.activations import activation
-from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
+from pneumonia.models.components.activations import build_activation
+from pneumonia.models.options import Options
 
 DOUBLINGS = 3
 
@@ -20,14 +20,14 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
             nn.BatchNorm2d(outputs),
-            activation(name),
+            build_activation(name),
             nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-        self.activation = activation(name)
+        self.activation = build_activation(name)
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.activation(self.body(image) + self.shortcut(image))
@@ -51,7 +51,7 @@ class ResidualNetwork(nn.Module):
         layers: list[nn.Module] = [
             nn.Conv2d(channels, width, 3, 2, 1, bias=False),
             nn.BatchNorm2d(width),
-            activation(name),
+            build_activation(name),
         ]
         inputs = width
         for stage in range(1 + DOUBLINGS):
@@ -66,7 +66,7 @@ class ResidualNetwork(nn.Module):
         )
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``(B, K)`` of images ``(B, C, H, W)``."""
+        """Logits ``(B, K)`` of images ``(B, C, H, W)``."""
         logits: Tensor = self.head(self.features(image))
         return logits
 
@@ -76,7 +76,7 @@ class PseudoResNet(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions = DEFAULT_OPTIONS,
+        options: Options = None,
         *,
         width: int = 32,
         depth: int = 1,
@@ -84,4 +84,5 @@ class PseudoResNet(Classifier):
         activation: str = "relu",
     ) -> None:
         super().__init__(options)
-        self.network = ResidualNetwork(options.channels, len(self.task.classes), width, depth, dropout, activation)
+        classes = len(self.task.classes)
+        self.network = ResidualNetwork(self.options.channels, classes, width, depth, dropout, activation)

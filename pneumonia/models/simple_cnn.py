@@ -4,8 +4,8 @@ from torch import nn
 
 from pneumonia.errors import ConfigError
 from pneumonia.models.base import Classifier
-from pneumonia.models.components.activations import activation as activation_of
-from pneumonia.models.options import DEFAULT_OPTIONS, ClassifierOptions
+from pneumonia.models.components.activations import build_activation
+from pneumonia.models.options import Options
 
 
 class SimpleCNN(Classifier):
@@ -16,7 +16,7 @@ class SimpleCNN(Classifier):
 
     def __init__(
         self,
-        options: ClassifierOptions = DEFAULT_OPTIONS,
+        options: Options = None,
         *,
         width: int = 32,
         dense: int = 64,
@@ -24,23 +24,23 @@ class SimpleCNN(Classifier):
         activation: str = "relu",
     ) -> None:
         super().__init__(options)
-        side = options.image_size // 2 // 2
+        side = self.options.image_size // 2 // 2
         if side < 1:
             raise ConfigError(
-                f"image_size={options.image_size} is too small for two poolings: SimpleCNN needs 4 or more."
+                f"image_size={self.options.image_size} is too small for two poolings: SimpleCNN needs 4 or more."
             )
         if not 1 <= dense <= 65536:
             raise ConfigError(f"model.dense={dense} is out of range: it must be a number of neurons from 1 to 65536.")
         self.network = nn.Sequential(
-            nn.Conv2d(options.channels, width, 3, padding=1),
-            activation_of(activation),
+            nn.Conv2d(self.options.channels, width, 3, padding=1),
+            build_activation(activation),
             nn.MaxPool2d(2),
             nn.Conv2d(width, 2 * width, 3, padding=1),
-            activation_of(activation),
+            build_activation(activation),
             nn.MaxPool2d(2),
             nn.Flatten(),
             nn.Linear(2 * width * side**2, dense),
-            activation_of(activation),
+            build_activation(activation),
             nn.Dropout(dropout),
             nn.Linear(dense, len(self.task.classes)),
         )

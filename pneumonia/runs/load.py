@@ -1,7 +1,7 @@
 """Load a finished run: its result, metrics, split, model and predictions."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
-from pneumonia.config.convert import to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.images.limits import UnreadableImageError
 from pneumonia.errors import RunError, broken_images
@@ -62,17 +61,20 @@ class FinishedRun:
         sha256 = self.result.data.split_sha256
         return as_trained(read_split(self.folder, self.result), sha256, self.folder.split(sha256))
 
-    def load_model(self) -> "Classifier":
+    def load_model(self, tta: str | None = None) -> "Classifier":
         """Load the best checkpoint, in evaluation mode, on the CPU.
+
+        Args:
+            tta: Test-time augmentation to use instead of that of the training.
 
         Raises:
             CheckpointError: It is missing, damaged, or of another run.
             TargetError: It names a class that is not allowed.
         """
-        from pneumonia.models.factory import check_checkpoint, load_classifier  # imports torch
+        from pneumonia.models.checkpoints import check_checkpoint, load_classifier  # imports torch
 
-        classifier = load_classifier(self.folder.best, self.task.name)
-        check_checkpoint(classifier, to_plain(self.config), self.folder.best)
+        classifier = load_classifier(self.folder.best, self.task.name, tta=tta)
+        check_checkpoint(classifier, self.config if tta is None else replace(self.config, tta=tta), self.folder.best)
         return classifier
 
     def validation_predictions(self) -> pd.DataFrame:

@@ -88,7 +88,7 @@ def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTab
             say("Stopped at the first failure, because fail_fast=true.")
 
 
-def _dry_run(jobs: list[Job], launcher: "Launcher", state: SweepState, on_end: Callable[[Job], None]) -> list[Job]:
+def _dry_run(jobs: list[Job], launcher: "Launcher", state: SweepState, on_end: Callable[[Job], object]) -> list[Job]:
     """Try two batches of each distinct configuration that has no finished epoch; return the jobs of those that work."""
     by_configuration = _grouped(jobs, _configuration)
     failed: set[str] = set()
@@ -116,9 +116,9 @@ def _check_jobs(jobs: list[Job]) -> None:
     Raises:
         PneumoniaError: The error of the first job, if no job is valid.
     """
-    from pneumonia.training.prepare import check_settings
+    from pneumonia.training.prepare import checked_classifier
 
-    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: check_settings(job.config))
+    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: checked_classifier(job.config))
 
 
 def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
@@ -134,7 +134,7 @@ def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
     _raise_if_all_fail(_grouped(jobs, lambda job: digest([asdict(job.config.data), job.config.image_size])), load)
 
 
-def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], None]) -> None:
+def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], object]) -> None:
     """Check the first job of each group; jobs that fail while others don't report their error when they run."""
     errors: list[PneumoniaError] = []
     for group in groups.values():

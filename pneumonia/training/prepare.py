@@ -13,7 +13,8 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError, some
 from pneumonia.models.base import Classifier
-from pneumonia.models.factory import build_classifier, check_family, check_processes, options_from_config, own_targets
+from pneumonia.models.config_checks import check_family, check_processes
+from pneumonia.models.factory import build_classifier, options_from_config, own_targets
 from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
@@ -44,34 +45,34 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     reset_peak_memory()
-    check_settings(config)
+    classifier = checked_classifier(config)
     data = build_datamodule(config, data_cache)
     data.prepare_data()
     data.setup("fit")
     _check_limits(config, data)
     check_monitor(config, data)
-    classifier = build_classifier(to_plain(config.model), options_from_config(config, data), own_targets(config))
-    if device_of(config.trainer).type == "cuda":  # what its convolutions are fastest with; not safe for all on CPUs
-        classifier.network.to(memory_format=torch.channels_last)
     return PreparedRun(classifier, data)
 
 
-def check_settings(config: TrainConfig) -> None:
-    """Refuse options that the family, optimizer, schedule or logger does not support, before data are read.
+def checked_classifier(config: TrainConfig) -> Classifier:
+    """Build the classifier of a config, before any data are read.
 
     Raises:
-        PneumoniaError: With the setting and what to do.
+        PneumoniaError: The family, optimizer, schedule or logger does not support an option; with what to do.
     """
     check_tracking(to_plain(config.logger))
     check_device(config.trainer)
     check_family(config)
-    own = own_targets(config)
-    classifier = build_classifier(to_plain(config.model), options_from_config(config), own)
+    classifier = build_classifier(to_plain(config.model), options_from_config(config))
     check_processes(classifier, config)
     if config.batch_size == 1 and not classifier.full_batch:
         classifier.check_single_images()
-    optimizer = build_optimizer(classifier.parameter_groups(), to_plain(config.optimizer), own)
-    build_schedule(optimizer, to_plain(config.scheduler), 1, 1, own)
+    own = own_targets(config)
+    optimizer = build_optimizer(classifier.parameter_groups(), classifier.optimizer_config(), own)
+    build_schedule(optimizer, classifier.options.scheduler, 1, 1, own)
+    if device_of(config.trainer).type == "cuda":  # its convolutions are fastest with it; not safe for all on CPUs
+        classifier.network.to(memory_format=torch.channels_last)
+    return classifier
 
 
 def check_monitor(config: TrainConfig, data: XRayDataModule) -> None:

@@ -5,11 +5,32 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import CONSOLE, format_value, say
 from pneumonia.training.throughput import Throughput
+
+
+class _Status(ProgressColumn):
+    """The progress of a long training step, as its module has it now."""
+
+    def __init__(self, module: LightningModule) -> None:
+        super().__init__()
+        self.module = module
+
+    def render(self, task: Task) -> Text:
+        return Text(self.module.status if isinstance(self.module, Classifier) else "")
 
 
 class EpochProgress(Checkpoint):
@@ -37,13 +58,12 @@ class EpochProgress(Checkpoint):
             MofNCompleteColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
+            _Status(pl_module),
         )
         self._progress = Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
         total = int(trainer.num_training_batches)
         self._task = self._progress.add_task(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", total=total)
         self._progress.start()
-        if isinstance(pl_module, Classifier):
-            pl_module.report = self._describe
         self._images, self._train_s = self.throughput.totals.images, self.throughput.totals.train_s
 
     def on_train_batch_end(
@@ -70,11 +90,6 @@ class EpochProgress(Checkpoint):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._close()
-
-    def _describe(self, text: str) -> None:
-        if self._progress is not None and self._task is not None:
-            description = str(self._progress.tasks[self._task].description).partition(", ")[0]
-            self._progress.update(self._task, description=f"{description}, {text}")
 
     def _close(self) -> None:
         if self._progress is not None:

@@ -24,11 +24,8 @@ from pneumonia.errors import DivergenceError, Interrupted, RunError
 from pneumonia.metrics.classification import confusion_matrix, nan_to_none
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.models.base import Classifier
-from pneumonia.models.factory import (
-    family_of,
-    load_classifier,
-    own_targets,
-)
+from pneumonia.models.checkpoints import load_classifier
+from pneumonia.models.factory import family_of, own_targets
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.identity import run_identity, versions
 from pneumonia.runs.predictions import predict_subset, table_metrics

@@ -193,12 +193,12 @@ def test_a_time_limit_ends_the_command_as_an_interruption(monkeypatch, capsys, c
     ],
 )
 def test_an_override_that_means_something_is_accepted(word, monkeypatch, tmp_path):
-    from pneumonia.training.prepare import check_settings
+    from pneumonia.training.prepare import checked_classifier
 
     trained = []
 
     def check_alone(config, **_):
-        check_settings(config)
+        checked_classifier(config)
         trained.append(config)
         return SimpleNamespace(metrics={"val": {"loss": 1.0}})
 

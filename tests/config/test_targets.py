@@ -13,8 +13,8 @@ import torch
 from pneumonia.cli import main
 from pneumonia.config.targets import ALLOW
 from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, TargetError
-from pneumonia.models.base import CHECKPOINT_KEY
-from pneumonia.models.factory import build_classifier, family_of, load_classifier
+from pneumonia.models.checkpoints import HYPERPARAMETERS, load_classifier
+from pneumonia.models.factory import build_classifier, family_of
 from pneumonia.models.optimization import build_optimizer
 from pneumonia.models.options import ClassifierOptions
 
@@ -90,7 +90,7 @@ def foreign(finished, tmp_path):
         shutil.copytree(finished, run)
         path = run / "checkpoints" / "best.ckpt"
         saved = torch.load(path, weights_only=True)
-        saved[CHECKPOINT_KEY]["model"] |= {"_target_": target, **more}
+        saved[HYPERPARAMETERS] |= {"_target_": target, **more}
         torch.save(saved, path)
         result = json.loads((run / "result.json").read_text())
         for node in (result["model"], result["config"]["model"]):
@@ -193,21 +193,21 @@ def test_a_setting_that_is_no_list_of_names_is_refused(value, monkeypatch):
         family_of({"_target_": "os.system"})
 
 
-@pytest.mark.parametrize("key", ["_partial_", "_args_", "_recursive_", "_convert_", "options"])
+@pytest.mark.parametrize("key", ["_partial_", "_args_", "_recursive_", "_convert_"])
 def test_other_keys_of_hydra_are_no_settings(key, foreign):
     run = foreign("pneumonia.models.pseudo_resnet.PseudoResNet", **{key: {"_target_": "os.getcwd"}})
-    with pytest.raises(ConfigError, match=rf"model\.{key} is no setting"):
+    with pytest.raises(ConfigError, match=rf"model\.{key} is not an option"):
         load_classifier(run / "checkpoints" / "best.ckpt")
 
 
 def test_the_optimizer_of_a_checkpoint_is_not_imported(finished, own_package, tmp_path):
     path = tmp_path / "best.ckpt"
     saved = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
-    saved[CHECKPOINT_KEY]["options"]["optimizer"] = {"_target_": "own_optimizers.Steady", "lr": 0.1}
+    saved[HYPERPARAMETERS]["options"]["optimizer"] = {"_target_": "own_optimizers.Steady", "lr": 0.1}
     torch.save(saved, path)
     classifier = load_classifier(path)
     with pytest.raises(TargetError, match="was not imported"):
-        build_optimizer(classifier.parameters(), classifier.options.optimizer, classifier.own_targets)
+        build_optimizer(classifier.parameters(), classifier.options.optimizer, classifier.options.own_targets)
     assert "own_optimizers" not in sys.modules
 
 
@@ -223,12 +223,13 @@ def test_the_optimizer_of_a_checkpoint_is_not_imported(finished, own_package, tm
             ("scaling", {"method": "minus_one_one", "shift": 0.0}),
         ),
         ("scaling", {"method": "minus_one_one", "shift": 0.0, "scale": 0.0}),
+        *(("scaling", "zscore"), ("class_weights", "balanced")),
     ],
 )
 def test_a_checkpoint_with_an_impossible_setting_is_refused(name, value, finished, tmp_path):
     path = tmp_path / "best.ckpt"
     saved = torch.load(finished / "checkpoints" / "best.ckpt", weights_only=True)
-    saved[CHECKPOINT_KEY]["options"][name] = value
+    saved[HYPERPARAMETERS]["options"][name] = value
     torch.save(saved, path)
     with pytest.raises(CheckpointError, match=f"holds a value that no run writes: {name}[=.]"):
         load_classifier(path)

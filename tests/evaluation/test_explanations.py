@@ -12,7 +12,8 @@ from pneumonia.data.images.decode import decode
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.explanations import contributions
 from pneumonia.export.predict import predict_files
-from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.checkpoints import load_classifier
+from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
 from pneumonia.models.weight_images import HIGH, LOW, diverging, weights_picture
 from pneumonia.training.train import train

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from pneumonia.cli import main
 from pneumonia.config.keys import conf_dir
+from pneumonia.data.normalization import Scaling
 from pneumonia.errors import BundleError, ConfigError, ParityError, RunError, StorageError
 from pneumonia.export.bundle_folder import check_folder
 from pneumonia.export.contract import ARCHIVE, CONTRACT, MODEL, OOD_DETECTOR
@@ -100,9 +101,7 @@ def test_contract_describes_the_run(bundle, finished):
 )
 def test_graph_equals_the_network_for_any_number_of_images(family, tta, ema):
     node = OmegaConf.to_container(OmegaConf.load(conf_dir() / "model" / f"{family}.yaml")) | TINY.get(family, {})
-    setup = ClassifierOptions(
-        task="pneumonia", image_size=33, tta=tta, ema=ema, scaling={"method": "zscore", "shift": 101.0, "scale": 47.0}
-    )
+    setup = ClassifierOptions(task="pneumonia", image_size=33, tta=tta, ema=ema, scaling=Scaling("zscore", 101.0, 47.0))
     classifier = build_classifier(node, setup).eval()
     torch.manual_seed(1)
     with torch.no_grad():

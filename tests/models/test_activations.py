@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia.errors import ConfigError
-from pneumonia.models.components.activations import ACTIVATIONS, activation
+from pneumonia.models.components.activations import ACTIVATIONS, build_activation
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554805, 1.6732632423543772  # Klambauer et al. (2017)
 FORMULAS = {
@@ -34,7 +34,7 @@ def test_there_are_the_studys_twelve():
 @pytest.mark.parametrize("name", FORMULAS)
 @given(x=st.floats(-20, 20))
 def test_an_activation_has_the_values_of_its_formula(name, x):
-    value = float(activation(name).double()(torch.tensor([x], dtype=torch.float64)).detach())
+    value = float(build_activation(name).double()(torch.tensor([x], dtype=torch.float64)).detach())
     assert value == pytest.approx(
         FORMULAS[name](x), rel=1e-5, abs=1e-9
     )  # torch holds PReLU's 0.25 and SELU's numbers in float
@@ -42,14 +42,14 @@ def test_an_activation_has_the_values_of_its_formula(name, x):
 
 def test_softmax_sums_to_one_over_channels():
     x = torch.randn(2, 5, 3, 3)
-    share = activation("softmax")(x)
+    share = build_activation("softmax")(x)
     assert share.sum(dim=1).flatten().tolist() == pytest.approx([1.0] * 18)
     assert torch.allclose(share, x.exp() / x.exp().sum(dim=1, keepdim=True))
 
 
-def test_the_binary_step_passes_gradients_straight_through_between_minus_one_and_one():
+def test_the_binary_step_has_a_straight_through_gradient():
     x = torch.tensor([-3.0, -0.5, 0.0, 0.5, 3.0], requires_grad=True)
-    step = activation("binary_step")(x)
+    step = build_activation("binary_step")(x)
     step.sum().backward()
     assert step.tolist() == [0, 0, 0, 1, 1]
     assert x.grad.tolist() == [0, 1, 1, 1, 0]
@@ -57,4 +57,4 @@ def test_the_binary_step_passes_gradients_straight_through_between_minus_one_and
 
 def test_an_unknown_activation_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match=r"model.activation=leakyrelu is not known.*Did you mean 'leaky_relu'"):
-        activation("leakyrelu")
+        build_activation("leakyrelu")

@@ -11,7 +11,8 @@ from torch.nn import Dropout
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError
-from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.checkpoints import load_classifier
+from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
 from pneumonia.tasks import LABELS
 
@@ -56,7 +57,7 @@ def data():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_weights_from_a_file_give_on_grey_what_they_gave_on_the_grey_image_in_three_colours(
+def test_colour_weights_folded_to_grey_give_the_same_logits(
     name, suffix, colour_weights
 ):
     network, folder = colour_weights[name]
@@ -70,7 +71,7 @@ def test_weights_from_a_file_give_on_grey_what_they_gave_on_the_grey_image_in_th
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_network_trains_and_its_checkpoint_is_restored_without_the_weights_file(name, colour_weights, data, tmp_path):
+def test_a_checkpoint_is_restored_without_the_weights_file(name, colour_weights, data, tmp_path):
     _, folder = colour_weights[name]
     copy = tmp_path / "weights.safetensors"
     copy.write_bytes((folder / f"{name}.safetensors").read_bytes())
@@ -96,7 +97,7 @@ def _values(network):
     return {key: value.detach().clone() for key, value in network.named_parameters()}
 
 
-def test_a_head_that_learns_alone_leaves_the_body_and_its_batch_norms_as_they_were(data):
+def test_frozen_stages_and_their_batch_norms_do_not_change(data):
     classifier = build_classifier(_node(frozen_epochs=None), _setup())
     before, measured = _values(classifier.network), classifier.network.bn1.running_mean.clone()
     quick_fit(classifier, data, 2)
@@ -224,7 +225,7 @@ def test_a_file_of_weights_counts_by_its_content(colour_weights, tmp_path):
 @pytest.mark.parametrize(
     ("words", "setup", "error", "message"),
     [
-        ({"name": "densnet121"}, {}, ConfigError, r"no network of timm .* Did you mean 'densenet121'"),
+        ({"name": "densnet121"}, {}, ConfigError, r"not a network of timm .* Did you mean 'densenet121'"),
         (
             {"name": "vit_tiny_patch16_224"},
             {"image_size": 75},
@@ -237,7 +238,7 @@ def test_a_file_of_weights_counts_by_its_content(colour_weights, tmp_path):
         ({"head_lr": 0}, {}, ConfigError, "model.head_lr=0 is out of range"),
         ({"drop_path": 1.0}, {}, ConfigError, "model.drop_path=1.0 is out of range"),
         ({"frozen_epochs": -1}, {}, ConfigError, "model.frozen_epochs=-1 is out of range"),
-        ({"unfreeze_every": 2}, {}, ConfigError, "model.unfreeze_every=2 unfreezes what"),
+        ({"unfreeze_every": 2}, {}, ConfigError, "model.unfreeze_every=2 unfreezes nothing"),
     ],
 )
 def test_bad_settings_are_refused(words, setup, error, message):
@@ -268,7 +269,7 @@ def test_weights_of_another_network_or_of_no_network_are_refused(colour_weights,
     [
         (lambda key, value: None if key == "bn1.weight" else value, "1 tensors are missing, for example bn1.weight"),
         (lambda key, value: value * float("nan") if value.is_floating_point() else value, "hold NaN or infinity"),
-        (lambda key, value: value * 0, "every tensor holds one number throughout"),
+        (lambda key, value: value * 0, "every tensor is constant"),
     ],
 )
 def test_weights_with_gaps_or_without_numbers_are_refused(change, message, colour_weights, tmp_path):
@@ -283,7 +284,7 @@ def test_an_empty_file_and_two_places_of_weights_are_refused(tmp_path):
     (tmp_path / "empty.pt").touch()
     with pytest.raises(CheckpointError, match="can't be read"):
         build_classifier(_node(weights=str(tmp_path / "empty.pt")), _setup())
-    with pytest.raises(ConfigError, match="two places of weights"):
+    with pytest.raises(ConfigError, match="two sources of weights"):
         build_classifier(_node(weights=str(tmp_path / "empty.pt"), pretrained=True), _setup())
 
 
@@ -293,13 +294,13 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
             return (print, ("run",))
 
     torch.save({"state_dict": Hostile()}, tmp_path / "hostile.pth")
-    with pytest.raises(CheckpointError, match="what is in it is not executed"):
+    with pytest.raises(CheckpointError, match="its content is not executed"):
         build_classifier(_node(weights=str(tmp_path / "hostile.pth")), _setup())
 
 
-def test_weights_that_can_not_be_fetched_are_an_error_and_not_a_start_from_nothing(monkeypatch, tmp_path):
+def test_weights_that_can_not_be_downloaded_are_an_error(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"could not be fetched.*say model.weights=FILE"):
+    with pytest.raises(ConfigError, match=r"could not be downloaded.*use model.weights=FILE"):
         build_classifier(_node(pretrained=True), _setup())

@@ -15,13 +15,14 @@ from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.decoded_images import load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.errors import CheckpointError, ConfigError, TargetError
+from pneumonia.models.checkpoints import load_classifier
 from pneumonia.models.components.activations import ACTIVATIONS
 from pneumonia.models.components.batch_norm import has_batch_norm
-from pneumonia.models.factory import build_classifier, family_of, load_classifier
+from pneumonia.models.factory import build_classifier, family_of
 from pneumonia.models.options import ClassifierOptions
 from pneumonia.models.pseudo_resnet import ResidualNetwork
 from pneumonia.tasks import TASKS
-from pneumonia.training.prepare import check_settings
+from pneumonia.training.prepare import checked_classifier
 from pneumonia.training.train import train
 
 FAMILIES = sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml"))
@@ -121,10 +122,10 @@ def test_one_image_a_batch_trains_or_is_refused_by_name(family, compose):
         with pytest.raises(ConfigError, match=r"A training batch has one image.* Use batch_size=2"):
             quick_fit(classifier, data, 1)
         with pytest.raises(ConfigError, match=r"A training batch has one image"):
-            check_settings(config)
+            checked_classifier(config)
     else:
         quick_fit(classifier, data, 1)
-        check_settings(config)
+        checked_classifier(config)
 
 
 def test_a_training_set_of_one_image_is_refused_by_name(compose):
@@ -134,10 +135,10 @@ def test_a_training_set_of_one_image_is_refused_by_name(compose):
 
 
 def test_one_image_a_batch_trains_on_maps_of_several_pixels(compose):
-    check_settings(compose("batch_size=1", "image_size=32"))
-    check_settings(compose("batch_size=1", "model=backbone", "model.frozen_epochs=null"))
+    checked_classifier(compose("batch_size=1", "image_size=32"))
+    checked_classifier(compose("batch_size=1", "model=backbone", "model.frozen_epochs=null"))
     with pytest.raises(ConfigError, match="A training batch has one image"):
-        check_settings(compose("batch_size=1", "model=backbone", "model.frozen_epochs=1"))
+        checked_classifier(compose("batch_size=1", "model=backbone", "model.frozen_epochs=1"))
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
@@ -160,7 +161,7 @@ def test_a_family_trains_at_other_precisions(family, precision, compose, two_bat
     assert np.isfinite(float(trainer.callback_metrics["val/loss"]))
 
 
-def test_the_training_loss_weighs_and_smooths_and_the_validation_loss_does_not(compose):
+def test_weights_and_smoothing_are_in_the_training_loss_alone(compose):
     config = compose()
     weighted = build_classifier(
         to_plain(config.model), ClassifierOptions("subtype", class_weights=[1.0, 2.0, 3.0], label_smoothing=0.1)
@@ -181,7 +182,7 @@ def test_the_networks_channels_double_at_each_of_three_stages():
 
 
 @pytest.mark.parametrize("width", [8, 16])
-def test_batches_of_changing_size_train_at_widths_that_torch_can_and_can_not_lay_out_fast(width, compose):
+def test_batches_of_changing_size_train_at_every_width(width, compose):
     # Widths that are no multiple of 16 corrupt memory in torch 2.15's channels-last backward pass; see models/base.py.
     classifier = build_classifier(
         {**to_plain(compose().model), "width": width}, ClassifierOptions("subtype", image_size=32)

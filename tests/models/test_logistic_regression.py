@@ -9,7 +9,8 @@ from sklearn.metrics import log_loss
 
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import ConfigError
-from pneumonia.models.factory import build_classifier, check_family
+from pneumonia.models.config_checks import check_family
+from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
 from pneumonia.tasks import LABELS
 from pneumonia.training.train import train
@@ -103,7 +104,7 @@ def test_without_a_penalty_the_loss_is_that_of_scikit_learn(features):
     assert loss == pytest.approx(log_loss(noisy, reference.predict_proba(inputs)), rel=1e-3)
 
 
-def test_it_stops_when_it_is_solved_and_says_when_it_is_not(features, capsys):
+def test_it_stops_when_solved_and_warns_when_not(features, capsys):
     solved, _ = _solve(features, C=0.01)
     assert solved.trainer.current_epoch < 10
     assert "has not converged" not in capsys.readouterr().err
@@ -111,7 +112,7 @@ def test_it_stops_when_it_is_solved_and_says_when_it_is_not(features, capsys):
     assert "has not converged in model.max_iter=3 steps" in capsys.readouterr().err
 
 
-def test_steps_are_shared_out_among_epochs_without_a_difference_to_the_optimum(features):
+def test_the_number_of_epochs_does_not_change_the_optimum(features):
     one, _ = _solve(features, C=0.1, tolerance=1e-6, epochs=1)
     many, _ = _solve(features, C=0.1, tolerance=1e-6, epochs=2000)
     assert _relative(one.linear.weight.detach().numpy(), many.linear.weight.detach().numpy()) < 1e-3
@@ -124,8 +125,8 @@ def test_steps_are_shared_out_among_epochs_without_a_difference_to_the_optimum(f
         ({"C": -1}, "model.C=-1 is out of range"),
         ({"penalty": "l3"}, "model.penalty=l3 is not known"),
         ({"solver": "lbfg"}, "Did you mean 'lbfgs'"),
-        ({"solver": "lbfgs", "penalty": "l1"}, r"solver=lbfgs can't do model.penalty=l1.*Say model.solver=proximal"),
-        ({"solver": "lbfgs", "penalty": "elasticnet"}, "can't do model.penalty=elasticnet"),
+        ({"solver": "lbfgs", "penalty": "l1"}, r"solver=lbfgs can't minimise model.penalty=l1.*Use model.solver=proximal"),
+        ({"solver": "lbfgs", "penalty": "elasticnet"}, "can't minimise model.penalty=elasticnet"),
         ({"l1_ratio": 1.5}, "model.l1_ratio=1.5"),
         ({"max_iter": 0}, "model.max_iter=0"),
         ({"tolerance": 0}, "model.tolerance=0"),
@@ -137,24 +138,24 @@ def test_bad_settings_are_refused(words, message):
 
 
 @pytest.mark.parametrize("word", ["augmentation=normal", "ema=0.9", "swa=0.5", "trainer.limit_train_batches=0.5"])
-def test_settings_that_it_would_not_heed_are_refused(word, compose):
+def test_options_without_effect_are_refused(word, compose):
     with pytest.raises(ConfigError, match="has no effect on LogisticRegression"):
         check_family(compose("model=logistic_regression", word))
 
 
 def test_a_training_split_that_changes_is_refused(compose):
-    with pytest.raises(ConfigError, match=r"split=rotating changes the training split.*Use split=kfold"):
+    with pytest.raises(ConfigError, match=r"split=rotating changes the training subset.*Use split=kfold"):
         check_family(compose("model=logistic_regression", "split=rotating"))
 
 
-def test_a_run_keeps_the_optimum_even_where_an_epoch_before_it_validates_better(compose, tmp_path):
+def test_the_optimum_is_kept_not_the_best_validation(compose, tmp_path):
     result = train(compose("model=logistic_regression", "model.C=1e3", "max_epochs=5", runs_dir=tmp_path))
     assert result.best_epoch == result.epochs
     assert result.metrics["val"]["loss"] > 2 * result.metrics["train"]["loss"]
 
 
-def test_images_are_worked_on_a_few_at_a_time_with_the_same_result(features, monkeypatch):
+def test_blocks_of_images_give_the_same_result(features, monkeypatch):
     whole, _ = _solve(features, C=0.1, tolerance=1e-6)
-    monkeypatch.setattr("pneumonia.models.logistic_regression.NUMBERS_AT_ONCE", 7 * SIDE**2)
+    monkeypatch.setattr("pneumonia.models.logistic_regression.BLOCK", 7 * SIDE**2)
     few, _ = _solve(features, C=0.1, tolerance=1e-6)
     assert torch.allclose(whole.linear.weight, few.linear.weight, atol=1e-4)

@@ -6,11 +6,13 @@ import torch
 from builders import few_images, quick_fit
 
 from pneumonia.data.dataset import BatchSampler
+from pneumonia.data.normalization import Scaling
 from pneumonia.errors import ConfigError
-from pneumonia.models.factory import build_classifier, check_family
+from pneumonia.models.config_checks import check_family
+from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
 
-DYADIC = {"method": "minmax", "shift": 0.0, "scale": 256.0}  # every sum of such inputs is exact in float32
+DYADIC = Scaling("minmax", 0.0, 256.0)  # every sum of such inputs is exact in float32
 NODE = {"_target_": "pneumonia.models.perceptron.Perceptron"}
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.25}
 
@@ -80,7 +82,7 @@ def _logic(truth):
 
 def _learnt(node, truth, epochs, **setup):
     pixels, names = _logic(truth)
-    minmax = {"method": "minmax", "shift": 0.0, "scale": 255.0}
+    minmax = Scaling("minmax", 0.0, 255.0)
     classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=2, scaling=minmax, **setup))
     data = few_images(pixels, names)
     quick_fit(classifier, data, epochs)
@@ -114,9 +116,9 @@ def test_its_probabilities_do_not_depend_on_the_scale_of_the_weights():
     assert (classifier(image).argmax(dim=1) == answers).all()
 
 
-def test_it_is_refused_three_classes():
+def test_three_classes_are_refused():
     with pytest.raises(
-        ConfigError, match=r"task=subtype has 3 classes, and Perceptron tells only two apart. Use task=pneu"
+        ConfigError, match=r"task=subtype has 3 classes, and Perceptron separates two. Use task=pneu"
     ):
         build_classifier(NODE, ClassifierOptions("subtype"))
 
@@ -124,8 +126,8 @@ def test_it_is_refused_three_classes():
 @pytest.mark.parametrize(
     "word", ["mixup=0.2", "trainer.gradient_clip_val=1", "label_smoothing=0.1", "class_weights=balanced"]
 )
-def test_settings_that_it_would_not_heed_are_refused(word, compose):
+def test_options_without_effect_are_refused(word, compose):
     config = compose("model=perceptron", "task=pneumonia", word)
     key = word.partition("=")[0]
-    with pytest.raises(ConfigError, match=f"{key}=.* has no effect on Perceptron, which learns by Rosenblatt"):
+    with pytest.raises(ConfigError, match=f"{key}=.* has no effect on Perceptron: it learns by Rosenblatt"):
         check_family(config)

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pneumonia.models.checkpoints import load_classifier
 from pneumonia.models.components.mixup import mixup
 from pneumonia.models.components.test_time_augmentation import VIEWS, mean_of_views
 from pneumonia.models.components.weight_averaging import averaged_copy, decay_at, first_averaged_epoch
-from pneumonia.models.factory import build_classifier, load_classifier
+from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
 
 MLP = {"_target_": "pneumonia.models.mlp.MLP", "hidden": [3], "activation": "tanh"}
@@ -26,7 +27,7 @@ def data():
 
 
 @given(alpha=st.floats(0.05, 10), seed=st.integers(0, 1000), count=st.integers(1, 9))
-def test_mixup_targets_sum_to_one_and_images_and_targets_are_blended_alike(alpha, seed, count):
+def test_mixup_blends_images_and_targets_alike(alpha, seed, count):
     label = torch.arange(count) % 3
     image = nn.functional.one_hot(label, 3).float().reshape(count, 1, 1, 3)  # an image that is its own target
     blend, target = mixup(image, label, 3, alpha, (seed, 0, 0))
@@ -44,7 +45,7 @@ def test_mixup_shares_are_drawn_from_the_beta_distribution():
     assert shares.var() == pytest.approx(1 / (4 * (2 * 0.4 + 1)), rel=0.1)  # of Beta(0.4, 0.4)
 
 
-def test_mixup_is_in_the_training_loss_and_not_in_the_validation_loss(data):
+def test_mixup_changes_the_training_loss_alone(data):
     classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, mixup=5.0))
     plain = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD))
     losses = []
@@ -72,7 +73,7 @@ def test_the_moving_average_has_the_values_of_its_closed_form():
     assert decay_at(1000, 0.8) == 0.8
 
 
-def test_a_run_with_a_moving_average_evaluates_it_and_keeps_training_the_weights(data, tmp_path):
+def test_a_moving_average_is_evaluated_and_not_trained(data, tmp_path):
     classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, ema=0.9))
     followed = averaged_copy(classifier.network, 0.9)
     steps = []
@@ -95,7 +96,7 @@ def test_a_run_with_a_moving_average_evaluates_it_and_keeps_training_the_weights
     assert torch.equal(load_classifier(tmp_path / "model.ckpt")(batch["image"]), answer)
 
 
-def test_stochastic_weight_averaging_is_the_mean_of_the_last_epochs_with_batch_norm_measured_anew(data):
+def test_swa_averages_the_last_epochs_and_updates_batch_norm(data):
     classifier = build_classifier(RESNET, ClassifierOptions("pneumonia", image_size=8, optimizer=SGD, swa=0.5))
     weights = []
     plain = classifier.on_train_batch_end

@@ -12,7 +12,7 @@ from pneumonia.config.compose import hydra_session
 from pneumonia.config.convert import to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError, LayoutError
-from pneumonia.models.factory import check_family
+from pneumonia.models.config_checks import check_family
 from pneumonia.sweep.plan import make_plan, make_search
 from pneumonia.sweep.sweep_files import find_sweep, question, sweep_names
 

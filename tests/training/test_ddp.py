@@ -15,10 +15,10 @@ import torch
 
 from pneumonia.data.dataset import BatchSampler
 from pneumonia.errors import ConfigError
-from pneumonia.models.factory import load_classifier
+from pneumonia.models.checkpoints import load_classifier
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import read_result
-from pneumonia.training.prepare import check_settings
+from pneumonia.training.prepare import checked_classifier
 from pneumonia.training.train import train
 
 WORDS = (
@@ -80,7 +80,7 @@ def pair(compose, cache_dir, phantoms, tmp_path_factory):
     return _folder(one), _folder(two), done.stderr
 
 
-def test_neither_part_is_shared_evenly_and_a_last_batch_of_one_is_merged(pair):
+def test_subsets_of_odd_size_are_shared_between_processes(pair):
     one, two, _ = pair
     assert read_result(one).data.train % 69 == 1
     steps = read_result(one).data.train // 69 * 2
@@ -150,7 +150,7 @@ def test_no_advice_of_lightnings_comes_through(pair):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_parent_ends_all_processes_and_the_run_can_go_on(number, cache_dir, tmp_path):
+def test_a_signal_ends_all_processes_and_the_run_resumes(number, cache_dir, tmp_path):
     words = ["max_epochs=400", "model=simple_cnn", "model.width=16", "data.phantom.patients=66"]
     process = _started(cache_dir, tmp_path, *words)
     for _ in range(1200):
@@ -226,7 +226,7 @@ def test_processes_share_each_batch_without_loss_or_repetition(world):
 )
 def test_what_several_processes_can_not_do_is_refused(words, said, compose, tmp_path):
     with pytest.raises(ConfigError, match=said):
-        check_settings(compose("trainer=ddp", "trainer.accelerator=cpu", *words, runs_dir=tmp_path, small=False))
+        checked_classifier(compose("trainer=ddp", "trainer.accelerator=cpu", *words, runs_dir=tmp_path, small=False))
 
 
 def test_reduced_precision_of_two_processes_has_one_loss(cache_dir, tmp_path):

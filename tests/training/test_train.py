@@ -44,7 +44,7 @@ from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.run_predictions import EvaluateOptions
 from pneumonia.export.predict import predict_files
 from pneumonia.models.base import Classifier
-from pneumonia.models.factory import load_classifier
+from pneumonia.models.checkpoints import load_classifier
 from pneumonia.report.collect import gather
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.identity import run_identity
@@ -122,7 +122,7 @@ def test_early_stopping_follows_the_monitor(compose, tmp_path):
     assert train(compose(*words, runs_dir=tmp_path)).epochs == 2  # an accuracy never gains a whole 1
 
 
-def test_the_rate_of_each_epoch_is_the_one_it_was_trained_at(compose, tmp_path):
+def test_the_logged_rate_is_that_of_the_epoch(compose, tmp_path):
     words = ["scheduler=exponential", "scheduler.rate=0.5", "optimizer.lr=1e-3", "max_epochs=3"]
     result = train(compose(*words, runs_dir=tmp_path))
     rates = pd.read_csv(_folder(result, tmp_path).metrics)["lr"]
@@ -142,7 +142,7 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
         [*ROTATING, "split.every=2", "normalisation=zscore", "trainer.accumulate_grad_batches=2"],
     ],
 )
-def test_a_run_cut_in_every_epoch_ends_as_an_undisturbed_one_to_the_last_digit(words, compose, tmp_path):
+def test_a_run_interrupted_in_every_epoch_ends_the_same(words, compose, tmp_path):
     words = [*words, "augmentation=clinical", "max_epochs=3", "early_stopping.patience=5"]
     whole = train(compose(*words, runs_dir=tmp_path / "whole"))
     for epoch in range(3):
@@ -176,7 +176,7 @@ def test_unfreezing_cut_in_every_epoch_ends_as_uncut(options, compose, tmp_path)
     assert one.predictions("val").read_bytes() == other.predictions("val").read_bytes()
 
 
-def test_a_process_killed_by_sigkill_goes_on_and_a_finished_run_trains_nothing(compose, cache_dir, tmp_path):
+def test_a_killed_run_resumes_and_a_finished_one_is_skipped(compose, cache_dir, tmp_path):
     words = [
         "max_epochs=60",
         "data.phantom.patients=60",
@@ -253,7 +253,7 @@ def _clock(monkeypatch, of_batch: float = 1.0):
 
 
 @pytest.mark.parametrize("options", [[], ["scheduler=one_cycle", "trainer.accumulate_grad_batches=2", "ema=0.9"]])
-def test_a_time_limit_leaves_a_run_that_resumes_to_the_same_end(options, compose, tmp_path, monkeypatch):
+def test_a_run_resumed_after_a_time_limit_ends_the_same(options, compose, tmp_path, monkeypatch):
     options = [*TINY, "max_epochs=4", *options]
     uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
     _clock(monkeypatch)
@@ -446,13 +446,13 @@ def test_a_run_folder_without_a_checkpoint_or_result_is_refused(tmp_path):
         load_finished_run(tmp_path)
 
 
-def test_a_runs_folder_that_can_not_be_written_is_named_before_the_work(compose, tmp_path):
+def test_an_unwritable_runs_folder_is_refused_first(compose, tmp_path):
     (tmp_path / "runs").write_bytes(b"")
     with pytest.raises(StorageError, match=r"Can't write .*runs_dir=DIR"):
         train(compose(runs_dir=tmp_path / "runs"))
 
 
-def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_result(compose, tmp_path):
+def test_a_run_killed_before_its_result_only_writes_it(compose, tmp_path):
     result = train(compose(runs_dir=tmp_path))
     folder = _folder(result, tmp_path)
     folder.result.unlink()
@@ -462,7 +462,7 @@ def test_a_run_killed_between_its_last_epoch_and_its_result_only_writes_the_resu
     assert folder.last.stat().st_mtime_ns == before
 
 
-def test_data_without_one_class_are_refused_by_the_task_that_needs_it(compose, phantoms, tmp_path):
+def test_data_without_a_class_of_the_task_are_refused(compose, phantoms, tmp_path):
     root = tmp_path / "data"
     for path in phantoms.rglob("*.jpeg"):
         if "virus" not in path.name:
@@ -726,16 +726,14 @@ def test_cross_validation_is_one_run_a_fold_with_one_test_subset(compose, tmp_pa
 
 
 @pytest.mark.parametrize("method", ["minus_one_one", "minmax", "zscore", "robust"])
-def test_a_normalisation_is_fitted_on_the_training_part_kept_in_the_checkpoint_and_used_by_predict(
-    method, compose, tmp_path, phantoms
-):
+def test_a_normalisation_is_fitted_on_training_images_and_used_by_predict(method, compose, tmp_path, phantoms):
     config = compose(f"normalisation={method}", "max_epochs=1", runs_dir=tmp_path)
     folder = _folder(train(config), tmp_path)
     scaling = load_classifier(folder.best).options.scaling
     images = load_images(config.data, config.image_size, Path(config.cache_dir))
     split = pd.read_parquet(next(folder.path.glob("split-*.parquet")))
     rows = images.rows[(split["subset"] == "train").to_numpy()]
-    assert scaling == vars(fit_scaling(method, histogram(images.pixels, rows)))
+    assert scaling == fit_scaling(method, histogram(images.pixels, rows))
     # `predict` decodes the file anew and must arrive at what validation saw.
     predictions = pd.read_parquet(folder.predictions("val"))
     for row in predictions.head(3).itertuples():
@@ -752,7 +750,7 @@ def test_a_learning_curve_trains_on_less_and_validates_on_the_same(compose, tmp_
     assert names[0] == names[1]
 
 
-def test_a_given_split_that_leaks_is_refused_unless_it_is_named_leaky(compose, phantoms, tmp_path):
+def test_a_leaky_split_file_is_refused_unless_named_so(compose, phantoms, tmp_path):
     root = tmp_path / "data"
     for path in phantoms.rglob("*.jpeg"):
         target = root / ("val" if path.stem.endswith("1") else "train") / path.parent.name / path.name
@@ -785,7 +783,7 @@ def test_a_run_whose_weights_run_away_says_so(compose, tmp_path, capsys):
     assert re.search(r"The training loss of epoch \d is (nan|inf): the training diverges", capsys.readouterr().err)
 
 
-def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose, tmp_path):
+def test_a_finished_run_without_checkpoint_names_the_remedy(compose, tmp_path):
     config = compose("max_epochs=1", "image_size=16", "model.width=16", runs_dir=tmp_path)
     best = _folder(train(config), tmp_path).best
     best.write_bytes(best.read_bytes()[:3000])
@@ -796,7 +794,7 @@ def test_a_finished_run_without_its_checkpoint_says_how_to_make_it_anew(compose,
         train(config)
 
 
-def test_runs_that_begin_at_once_do_not_take_their_folder_for_unwritable(tmp_path):
+def test_concurrent_runs_find_their_folder_writable(tmp_path):
     """Each looks whether it may write there, and none must stumble over another's look."""
 
     def look(_: int) -> None:

@@ -104,7 +104,7 @@ def test_without_samples_no_x_ray_is_sent(compose, tmp_path):
     assert not list(tmp_path.rglob("media/images/val"))
 
 
-def test_a_run_that_was_cut_goes_on_as_the_same_run_and_a_failed_one_shows_as_failed(compose, tmp_path, monkeypatch):
+def test_a_resumed_run_is_one_run_and_a_failed_one_failed(compose, tmp_path, monkeypatch):
     plain = Throughput.on_train_batch_end
 
     def die(self, trainer, module, outputs, batch, index):
@@ -125,7 +125,7 @@ def test_a_run_that_was_cut_goes_on_as_the_same_run_and_a_failed_one_shows_as_fa
     assert epochs == [1, 2, 3], "none missing, none twice"
 
 
-def test_the_jobs_of_a_sweep_are_runs_of_one_group_that_never_mix(cache_dir, tmp_path):
+def test_the_jobs_of_a_sweep_are_one_group(cache_dir, tmp_path):
     words = [
         f"runs_dir={tmp_path}",
         f"cache_dir={cache_dir}",
@@ -273,7 +273,7 @@ def test_a_mode_of_the_environment_that_cannot_work_is_refused(mode, word, messa
     assert not list(tmp_path.glob("*/*"))
 
 
-def test_the_environment_takes_the_place_of_packaged_values_and_is_not_contradicted_silently(
+def test_environment_variables_replace_packaged_values(
     compose, tmp_path, monkeypatch, capfd
 ):
     said = {
@@ -298,7 +298,7 @@ def test_the_environment_takes_the_place_of_packaged_values_and_is_not_contradic
     assert f"W&B: offline, in {segment}" in output
 
 
-def test_each_trial_of_an_agent_is_a_run_with_its_id_even_of_a_finished_run(compose, tmp_path, monkeypatch):
+def test_each_trial_of_an_agent_has_its_own_run_id(compose, tmp_path, monkeypatch):
     config = compose(*SMALL, runs_dir=tmp_path)
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep123")
     stamps = []

@@ -14,9 +14,9 @@ class Activation:
     """One activation function.
 
     Attributes:
-        build: Makes a new module.
+        build: Builds a module.
         formula: ``f(x)`` in plain text.
-        source: Who described it.
+        source: Its reference.
         by_element: Whether each output depends on one input alone; softmax does not.
     """
 
@@ -27,16 +27,16 @@ class Activation:
 
 
 class BinaryStep(nn.Module):
-    """1 above zero, else 0, with the gradient of ``clamp(x, -1, 1)`` (straight-through estimator).
+    """1 above zero, else 0, with the gradient of ``clamp(x, -1, 1)``, since the true one is zero everywhere.
 
     Source: Bengio et al. (2013), Estimating or propagating gradients through stochastic neurons (the straight-through
-    estimator); Hubara et al. (2016), Binarized neural networks (cut off beyond 1).
+    estimator); Hubara et al. (2016), Binarized neural networks (zero beyond 1).
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return zeros and ones in the shape of ``x``."""
         surrogate = x.clamp(-1, 1)
-        return (x > 0).to(x.dtype) + (surrogate - surrogate.detach())  # the bracket is exactly 0, with a gradient
+        return (x > 0).to(x.dtype) + (surrogate - surrogate.detach())  # the difference is exactly 0, with a gradient
 
 
 ACTIVATIONS: Final[dict[str, Activation]] = {
@@ -61,8 +61,8 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
 }
 
 
-def activation(name: str) -> nn.Module:
-    """Create the module of an activation.
+def build_activation(name: str) -> nn.Module:
+    """Build a module of the named activation.
 
     Raises:
         ConfigError: The name is not known.

@@ -1,4 +1,4 @@
-"""Mixup: train on convex combinations of two images and their targets."""
+"""Mixup: train on blends of two images, with blended targets."""
 
 import numpy as np
 import torch
@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 def mixup(image: Tensor, label: Tensor, classes: int, alpha: float, seed: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mix each image with another of its batch, with one weight drawn from Beta(alpha, alpha).
+    """Blend each image with another of its batch, all in one proportion that is drawn from Beta(alpha, alpha).
 
     Args:
         image: ``(B, 1, H, W)``, any number type.
-        label: ``(B,)`` class numbers.
+        label: ``(B,)`` class indices.
         classes: K.
-        alpha: Above 0; the smaller, the nearer the blends are to one of the two images.
-        seed: What the proportion and the partners are drawn from, so that a resumed run draws them again.
+        alpha: Above 0; the smaller, the nearer are the blends to one of the two images.
+        seed: Of the proportion and the partners.
 
     Returns:
         The blends, float, and their targets ``(B, K)``, which sum to one.

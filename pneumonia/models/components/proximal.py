@@ -1,4 +1,4 @@
-"""Accelerated proximal gradient descent for objectives with an l1 term."""
+"""Accelerated proximal gradient descent, for objectives with an l1 norm."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class ProximalGradient(Optimizer):
-    """FISTA with restarts for ``f(weight, bias) + l1 |weight|_1``, f smooth and convex; the bias is not penalised.
+    """FISTA with restarts for ``f(weight, bias) + l1 |weight|_1``, where f is smooth and convex; the bias is not penalised.
 
     Args:
         weight: Penalised.
@@ -21,7 +21,7 @@ class ProximalGradient(Optimizer):
         tolerance: Ends a call when no entry of the proximal gradient mapping, ``(y - prox(y - lr * grad)) / lr``, is larger.
 
     Attributes:
-        slope: That largest entry, as it was last seen.
+        gradient: The largest entry in the last iteration.
 
     Source: Beck and Teboulle (2009), A fast iterative shrinkage-thresholding algorithm; restarts: O'Donoghue and Candès (2015),
     Adaptive restart for accelerated gradient schemes.
@@ -31,11 +31,11 @@ class ProximalGradient(Optimizer):
         self, weight: nn.Parameter, bias: nn.Parameter, *, lr: float, l1: float, max_iter: int, tolerance: float
     ) -> None:
         super().__init__([weight, bias], {"lr": lr, "l1": l1, "max_iter": max_iter, "tolerance": tolerance})
-        self.slope = math.inf
+        self.gradient = math.inf
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any]) -> None:  # type: ignore[override]
-        """Do one iteration; the parameters become the iterate, and the state holds its extrapolation.
+        """Iterate; the parameters are the last iterate, and the state holds the extrapolation from it.
 
         Args:
             closure: Sets the gradients of f at the parameters.
@@ -44,28 +44,28 @@ class ProximalGradient(Optimizer):
         parameters: list[nn.Parameter] = group["params"]
         rate, limits = group["lr"], (group["lr"] * group["l1"], 0.0)  # weight, bias
         for parameter in parameters:
-            held = self.state[parameter]
-            held.setdefault("ahead", parameter.detach().clone())
-            held.setdefault("momentum", 1.0)
+            state = self.state[parameter]
+            state.setdefault("ahead", parameter.detach().clone())
+            state.setdefault("momentum", 1.0)
         for _ in range(group["max_iter"]):
             old = [parameter.detach().clone() for parameter in parameters]
             for parameter in parameters:
                 parameter.copy_(self.state[parameter]["ahead"])
             closure()
-            against, self.slope = 0.0, 0.0
+            against, self.gradient = 0.0, 0.0
             for parameter, before, limit in zip(parameters, old, limits, strict=True):
                 ahead = self.state[parameter]["ahead"]
                 parameter.copy_(nn.functional.softshrink(ahead - rate * parameter.grad, limit))
                 against += float(((ahead - parameter) * (parameter - before)).sum())
-                self.slope = max(self.slope, float((ahead - parameter).abs().max()) / rate)
+                self.gradient = max(self.gradient, float((ahead - parameter).abs().max()) / rate)
             for parameter, before in zip(parameters, old, strict=True):
-                self._look_ahead(parameter, before, restart=against > 0)
-            if self.slope <= group["tolerance"]:
+                self._extrapolate(parameter, before, restart=against > 0)
+            if self.gradient <= group["tolerance"]:
                 return
 
-    def _look_ahead(self, parameter: nn.Parameter, before: Tensor, *, restart: bool) -> None:
-        held = self.state[parameter]
-        momentum = 1.0 if restart else held["momentum"]
+    def _extrapolate(self, parameter: nn.Parameter, before: Tensor, *, restart: bool) -> None:
+        state = self.state[parameter]
+        momentum = 1.0 if restart else state["momentum"]
         following = (1 + math.sqrt(1 + 4 * momentum**2)) / 2
-        held["ahead"] = parameter + (0.0 if restart else (momentum - 1) / following) * (parameter - before)
-        held["momentum"] = following
+        state["ahead"] = parameter + (0.0 if restart else (momentum - 1) / following) * (parameter - before)
+        state["momentum"] = following

@@ -1,4 +1,4 @@
-"""Test-time augmentation: average the probabilities of several views of an image."""
+"""Test-time augmentation: average the probabilities of several views of an X-ray."""
 
 from collections.abc import Callable
 from typing import Final
@@ -6,36 +6,34 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+SHIFT: Final = 32  # views are shifted by this fraction of the side
 
-def views_none(image: Tensor) -> list[Tensor]:
+
+def identity(image: Tensor) -> list[Tensor]:
     """Return the image alone."""
     return [image]
 
 
-def views_flip(image: Tensor) -> list[Tensor]:
-    """Return the image and its mirror image; for models trained with flips."""
+def flip(image: Tensor) -> list[Tensor]:
+    """Return the image and its mirror image; for models that were trained with flips."""
     return [image, image.flip(-1)]
 
 
-def views_shift(image: Tensor) -> list[Tensor]:
-    """Return the image, and shifted by 1/32 of its side (at least a pixel) in each direction, with repeated border."""
-    step = max(1, image.shape[-1] // 32)
+def shift(image: Tensor) -> list[Tensor]:
+    """Return the image, and shifted by 1/32 of its side (at least a pixel) in each direction, the border repeated."""
+    step = max(1, image.shape[-1] // SHIFT)
     height, width = image.shape[-2:]
-    wide = nn.functional.pad(image.float(), (step,) * 4, mode="replicate")
-    places = [(step, step), (0, step), (2 * step, step), (step, 0), (step, 2 * step)]
-    return [wide[..., y : y + height, x : x + width] for y, x in places]
+    padded = nn.functional.pad(image.float(), (step,) * 4, mode="replicate")
+    offsets = [(step, step), (0, step), (2 * step, step), (step, 0), (step, 2 * step)]
+    return [padded[..., y : y + height, x : x + width] for y, x in offsets]
 
 
-VIEWS: Final[dict[str, Callable[[Tensor], list[Tensor]]]] = {
-    "none": views_none,
-    "flip": views_flip,
-    "shift": views_shift,
-}
+VIEWS: Final[dict[str, Callable[[Tensor], list[Tensor]]]] = {"none": identity, "flip": flip, "shift": shift}
 
 
 def mean_of_views(logits: list[Tensor]) -> Tensor:
-    """Return the logarithm of the mean softmax of several logits ``(B, K)``."""
+    """Return logits whose softmax is the mean of the softmaxes of several logits ``(B, K)``."""
     if len(logits) == 1:
         return logits[0]
-    shares = torch.stack([view.float().log_softmax(dim=1) for view in logits])
-    return shares.logsumexp(dim=0) - torch.log(torch.tensor(float(len(logits))))
+    log_probability = torch.stack([view.float().log_softmax(dim=1) for view in logits])
+    return log_probability.logsumexp(dim=0) - torch.log(torch.tensor(float(len(logits))))
