@@ -52,8 +52,8 @@ def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None
     announce_loading()
     from pneumonia.training.loggers.wandb_push import push_run
 
-    account = {"project": project, "entity": entity, "mode": "offline" if offline else "online"}
-    written = [files for folder in folders if (files := push_run(folder, account)) is not None]
+    mode = "offline" if offline else "online"
+    written = [files for folder in folders if (files := push_run(folder, project, entity, mode)) is not None]
     rest = f"{len(folders) - len(written)} had nothing new."
     if not offline:
         say(f"Sent {len(written)} of {len(folders)} runs; {rest}")

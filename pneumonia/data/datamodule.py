@@ -244,14 +244,14 @@ class XRayDataModule(LightningDataModule):
             batch["image"] = augment_batch(batch["image"][:, 0], key, self.augmentation)[:, None]
         return batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         """Return the epoch that a resumed training starts with."""
         if self.trainer is None:
             return {"epoch": 0}
         started: int = self.trainer.fit_loop.epoch_progress.current.started  # type: ignore[attr-defined]
         return {"epoch": started if self.trainer.is_last_batch else max(started - 1, 0)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         self._resumed_epoch = int(state_dict["epoch"])
 
     def loader(self, subset: str, seed: int | None = None, epoch: int = 0, fitting: bool = False) -> DataLoader[Batch]:

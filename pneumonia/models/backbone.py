@@ -3,8 +3,9 @@
 import hashlib
 import logging
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import timm
 import torch
@@ -19,6 +20,7 @@ from pneumonia.models.options import Options, Plain
 from pneumonia.system.console import say
 
 KEYS: Final = {"drop_path_rate": "drop_path", "drop_rate": "dropout", "img_size": "image_size"}  # of timm's arguments
+Create: TypeAlias = partial[nn.Module]  # of timm's network, with the arguments of ours
 _announced: set[str] = set()  # networks whose download was announced
 
 
@@ -62,19 +64,21 @@ class Backbone(Classifier):
         self.hparams.update(pretrained=False, weights=None)  # a checkpoint has the weights
         self.frozen_epochs, self.unfreeze_every = frozen_epochs, unfreeze_every
         self.layer_decay, self.head_lr = layer_decay, head_lr
-        arguments: dict[str, Any] = {"num_classes": len(self.task.classes), "in_chans": self.options.channels}
-        arguments |= {"drop_rate": dropout} if dropout else {}
-        arguments |= {"drop_path_rate": drop_path} if drop_path else {}
+        create = partial(timm.create_model, name, num_classes=len(self.task.classes), in_chans=self.options.channels)
+        if dropout:
+            create = partial(create, drop_rate=dropout)
+        if drop_path:
+            create = partial(create, drop_path_rate=drop_path)
         if _config(name).fixed_input_size:
-            arguments["img_size"] = self.options.image_size
+            create = partial(create, img_size=self.options.image_size)
         rng = torch.get_rng_state()
-        self.network = _create(name, arguments, self.options.image_size)
+        self.network = _create(name, create, self.options.image_size)
         self._check_image_size(name)
         if weights is not None or pretrained:
             torch.set_rng_state(rng)  # layers without weights are then initialised again to the same values
             state = None if weights is None else read_weights(Path(weights))
             source = f"The weights of {name}" if weights is None else f"model.weights={weights}"
-            self._load(name, arguments, state, source)
+            self._load(name, create, state, source)
             taken = sum(value.ndim > 0 for value in self.network.state_dict().values())
             self.note = f"Starts from {weights or 'the weights of ' + name}, {taken} tensors; the head is initialised"
         self.stages = self._stages(name)
@@ -159,7 +163,7 @@ class Backbone(Classifier):
             ) from error
         self.network.train()
 
-    def _load(self, name: str, arguments: dict[str, Any], state: dict[str, Tensor] | None, source: str) -> None:
+    def _load(self, name: str, create: Create, state: dict[str, Tensor] | None, source: str) -> None:
         logging.getLogger("timm").setLevel(logging.ERROR)  # it lists every unused key; check_loaded finds missing ones
         if state is None and name not in _announced:
             _announced.add(name)
@@ -167,7 +171,7 @@ class Backbone(Classifier):
         before = {key: value.clone() for key, value in self.network.state_dict().items()}
         overlay = None if state is None else {"state_dict": state}
         try:
-            self.network = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **arguments)
+            self.network = create(pretrained=True, pretrained_cfg_overlay=overlay)
         except (RuntimeError, KeyError, ValueError) as error:
             raise CheckpointError(
                 f"{source}: these are not the weights of model.name={name} ({str(error).strip()[:200]} ...). Name the network "
@@ -200,11 +204,13 @@ def _config(name: str) -> Any:
     return timm.get_pretrained_cfg(name)
 
 
-def _create(name: str, arguments: dict[str, Any], image_size: int) -> nn.Module:
+def _create(name: str, create: Create, image_size: int) -> nn.Module:
     try:
-        network: nn.Module = timm.create_model(name, **arguments)
+        network = create()
     except TypeError as error:
-        key = next((key for argument, key in KEYS.items() if argument in arguments and argument in str(error)), None)
+        key = next(
+            (key for argument, key in KEYS.items() if argument in create.keywords and argument in str(error)), None
+        )
         why = f"{name} has no option model.{key}" if key else f"model.name={name} can't be built"
         raise ConfigError(f"{why} ({error}). Leave it at its default.") from error
     except (RuntimeError, AssertionError, ValueError) as error:

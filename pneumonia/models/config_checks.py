@@ -1,7 +1,7 @@
 """Refuse configs with options that have no effect on their family, or that several processes can't train."""
 
 from operator import attrgetter
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -14,7 +14,7 @@ from pneumonia.models.components.batch_norm import has_batch_norm
 from pneumonia.models.factory import family_of, own_targets
 from pneumonia.system.parallel import available_cores
 
-NEUTRAL: Final[dict[str, Any]] = {
+NEUTRAL: Final[dict[str, float | str | None]] = {
     "mixup": 0.0,
     "label_smoothing": 0.0,
     "class_weights": "none",

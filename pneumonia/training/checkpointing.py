@@ -41,10 +41,10 @@ class EpochCheckpoint(ModelCheckpoint):
     def _should_skip_saving_checkpoint(self, trainer: Trainer) -> bool:
         return trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
         vars(self).update(state_dict)
 
 
@@ -79,7 +79,7 @@ class BestCheckpoint(EpochCheckpoint):
         self.best = math.nan
         self.best_epoch = 0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return {"best": self.best, "best_epoch": self.best_epoch}
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:

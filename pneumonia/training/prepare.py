@@ -60,7 +60,7 @@ def checked_classifier(config: TrainConfig) -> Classifier:
     Raises:
         PneumoniaError: The family, optimizer, schedule or logger does not support an option; with what to do.
     """
-    check_tracking(to_plain(config.logger))
+    check_tracking(config.logger)
     check_device(config.trainer)
     check_family(config)
     classifier = build_classifier(to_plain(config.model), options_from_config(config))

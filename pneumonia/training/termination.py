@@ -36,14 +36,14 @@ class Termination(Checkpoint):
         self.stopped = self.out_of_steps = self.lost = False
         self.diverged = 0
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         quiet()  # in each process of a distributed training, before Lightning starts there
         vars(self).update(state)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, int]:
         return {name: getattr(self, name) for name in ("stopped", "out_of_steps", "diverged", "lost")}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         vars(self).update(state_dict)
 
     @property

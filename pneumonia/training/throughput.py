@@ -48,7 +48,7 @@ class Throughput(Callback):
         self._epoch_started = 0.0
         self._epoch_images = 0  # of this process
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, float]:
         return asdict(self.totals)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def train(
                 )
             what = "is finished" if done.completed else done.shortened
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
-            mirror_finished(folder, to_plain(config), label, done)
+            mirror_finished(folder, config, label, done)
             return done
         if config.force:
             folder.clear()
@@ -99,7 +99,7 @@ def train(
         folder.begin(config)
         with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
             run.data.split.to_parquet(part, index=False)
-        with followed(folder, to_plain(config), label) as mirror:
+        with followed(folder, config, label) as mirror:
             if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
             record = _fit(config, run.classifier, run.data, folder, mirror, callbacks)

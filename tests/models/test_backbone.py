@@ -57,9 +57,7 @@ def data():
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-def test_colour_weights_folded_to_grey_give_the_same_logits(
-    name, suffix, colour_weights
-):
+def test_colour_weights_folded_to_grey_give_the_same_logits(name, suffix, colour_weights):
     network, folder = colour_weights[name]
     classifier = build_classifier(_node(name, weights=str(folder / f"{name}.{suffix}")), _setup(image_size=224)).eval()
     image = torch.randn(2, 1, 224, 224)

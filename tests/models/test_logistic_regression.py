@@ -125,7 +125,10 @@ def test_the_number_of_epochs_does_not_change_the_optimum(features):
         ({"C": -1}, "model.C=-1 is out of range"),
         ({"penalty": "l3"}, "model.penalty=l3 is not known"),
         ({"solver": "lbfg"}, "Did you mean 'lbfgs'"),
-        ({"solver": "lbfgs", "penalty": "l1"}, r"solver=lbfgs can't minimise model.penalty=l1.*Use model.solver=proximal"),
+        (
+            {"solver": "lbfgs", "penalty": "l1"},
+            r"solver=lbfgs can't minimise model.penalty=l1.*Use model.solver=proximal",
+        ),
         ({"solver": "lbfgs", "penalty": "elasticnet"}, "can't minimise model.penalty=elasticnet"),
         ({"l1_ratio": 1.5}, "model.l1_ratio=1.5"),
         ({"max_iter": 0}, "model.max_iter=0"),

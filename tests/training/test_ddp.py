@@ -214,10 +214,10 @@ def test_processes_share_each_batch_without_loss_or_repetition(world):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["model=simple_cnn", "trainer.devices=100"], "are more processes than the"),
+        (["model=simple_cnn", "trainer.devices=100"], "needs more cores than the"),
         (["model=pseudo_resnet"], "batch normalisation of PseudoResNet on CPUs"),
-        (["model=perceptron", "task=pneumonia"], "no use to Perceptron"),
-        (["model=logistic_regression", "task=pneumonia"], "no use to LogisticRegression"),
+        (["model=perceptron", "task=pneumonia"], "does not help Perceptron"),
+        (["model=logistic_regression", "task=pneumonia"], "does not help LogisticRegression"),
         (["model=simple_cnn", "mixup=0.2"], r"mixup=0\.2"),
         (["model=simple_cnn", "logger=wandb", "logger.mode=offline"], "logger=wandb"),
         (["model=simple_cnn", "trainer=default", "trainer.devices=2"], "trainer.strategy=auto is for one"),

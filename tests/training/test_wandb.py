@@ -273,9 +273,7 @@ def test_a_mode_of_the_environment_that_cannot_work_is_refused(mode, word, messa
     assert not list(tmp_path.glob("*/*"))
 
 
-def test_environment_variables_replace_packaged_values(
-    compose, tmp_path, monkeypatch, capfd
-):
+def test_environment_variables_replace_packaged_values(compose, tmp_path, monkeypatch, capfd):
     said = {
         "PROJECT": "xrays",
         "ENTITY": "team",

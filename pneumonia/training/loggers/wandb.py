@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,14 +13,18 @@ from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
 from rich.markup import escape
 
+from pneumonia.config.choices import WandbConfig
+from pneumonia.config.convert import to_plain
 from pneumonia.config.keys import conf_dir
+from pneumonia.config.schema import LoggerConfig, TrainConfig
 from pneumonia.errors import ConfigError, TimeLimitReached
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say, warn
-from pneumonia.system.files import read_json, write_json
+from pneumonia.system.files import read_json
 from pneumonia.training.loggers.wandb_account import MODES, has_key, mode_of, server
 from pneumonia.training.loggers.wandb_charts import Samples, curves, weight_picture
+from pneumonia.training.loggers.wandb_record import Sent, WandbRecord
 
 TIMEOUT_S: Final = 20  # for W&B to answer, before the run is kept offline
 INTERRUPTED: Final = 130
@@ -31,12 +36,12 @@ _refused: set[str] = set()  # servers that this process need not wait for again
 class Mirror:
     """One run as one W&B run.
 
-    What was sent is counted in ``wandb.json`` of the run folder, beside the id, so that a resumed run goes on in the same place
+    What was sent is counted in ``wandb.json`` of the run folder, beside the id, so that a resumed run continues in the same place
     and nothing is sent twice.
 
     Args:
         folder: The run.
-        logger: The ``logger`` node.
+        logger: Where and how to send it.
         config: Of the run.
         label: What tells it from the other runs of its group.
         keep_offline: Whether to write files where W&B can't be reached.
@@ -45,34 +50,28 @@ class Mirror:
     def __init__(
         self,
         folder: RunFolder,
-        logger: dict[str, Any],
-        config: dict[str, Any],
+        logger: WandbConfig,
+        config: TrainConfig,
         label: str = "",
         keep_offline: bool = True,
     ) -> None:
         self.folder = folder
         self.logger = logger
-        self.note: dict[str, Any] = read_json(folder.wandb)
+        self.record = WandbRecord.read(folder)
         given = _given_id(folder)
-        if given and given != self.note.get("id"):
-            self.note = {"id": given}  # nothing was sent to that one
-        self.note.setdefault("id", secrets.token_hex(6))
-        self.note.pop("trouble", None)
+        if given and given != self.record.id:
+            self.record = WandbRecord(given)  # nothing was sent to that one
+        self.record.id = self.record.id or secrets.token_hex(6)
+        self.record.trouble = None
         self.run: Any = None
         self.files: Path | None = None
-        self.online = mode_of(logger["mode"]) == "online" and not (keep_offline and server() in _refused)
+        self.online = mode_of(logger.mode) == "online" and not (keep_offline and server() in _refused)
         self._open(config, label, keep_offline)
 
     @property
-    def place(self) -> str:
-        """Return ``online`` or ``offline``, counted apart: offline files are not on the server."""
-        return "online" if self.online else "offline"
-
-    @property
-    def sent(self) -> dict[str, Any]:
-        """Return what has been sent: rows of metrics, and whether the result was."""
-        known: dict[str, Any] = self.note.setdefault(self.place, {"rows": 0, "result": False})
-        return known
+    def sent(self) -> Sent:
+        """What has been sent."""
+        return self.record.sent(online=self.online)
 
     def epochs(self) -> None:
         """Send the epochs that were not sent before."""
@@ -98,38 +97,41 @@ class Mirror:
             run, self.run = self.run, None
             self._safely(lambda: run.finish(exit_code=code), run)
 
-    def _open(self, config: dict[str, Any], label: str, keep_offline: bool) -> None:
+    def _open(self, config: TrainConfig, label: str, keep_offline: bool) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")  # what must be known we say ourselves
         import wandb
 
-        family = str(config["model"]["_target_"]).rpartition(".")[2]
-        tags = [*self.logger["tags"], config["task"], config["split"]["method"], config["data"]["source"]]
-        words: dict[str, Any] = {
-            "project": self._or_environment("project", "WANDB_PROJECT"),
-            "entity": self._or_environment("entity", "WANDB_ENTITY"),
-            "group": self._or_environment("group", "WANDB_RUN_GROUP") or config["name"],
-            "job_type": os.environ.get("WANDB_JOB_TYPE") or family,
-            "tags": [*tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
-            "name": os.environ.get("WANDB_NAME") or label or f"{config['name']}-{self.folder.path.name[:6]}",
-            "id": self.note["id"],
-            "resume": "allow",
-            "dir": os.environ.get("WANDB_DIR") or str(self.folder.path),
-            "config": config,
-            "settings": wandb.Settings(
-                console="off", silent=True, save_code=False, disable_code=True, disable_git=True, init_timeout=TIMEOUT_S
-            ),
-        }
+        tags = [*self.logger.tags, config.task, config.split.method, config.data.source]
+        settings = wandb.Settings(
+            console="off", silent=True, save_code=False, disable_code=True, disable_git=True, init_timeout=TIMEOUT_S
+        )
+        start = partial(
+            wandb.init,
+            project=self._or_environment("project", "WANDB_PROJECT"),
+            entity=self._or_environment("entity", "WANDB_ENTITY"),
+            group=self._or_environment("group", "WANDB_RUN_GROUP") or config.name,
+            job_type=os.environ.get("WANDB_JOB_TYPE") or config.model._target_.rpartition(".")[2],
+            tags=[*tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
+            name=os.environ.get("WANDB_NAME") or label or f"{config.name}-{self.folder.path.name[:6]}",
+            id=self.record.id,
+            resume="allow",
+            dir=os.environ.get("WANDB_DIR") or str(self.folder.path),
+            config=to_plain(config),
+            settings=settings,
+        )
         if self.online:
             try:
-                self.run = wandb.init(**words, mode="online")
+                self.run = start(mode="online")
             except Exception as error:  # no route, a wrong key, an answer that is none
-                later = " The run goes on, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
+                later = (
+                    " The run continues, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
+                )
                 self._trouble(f"W&B can't be reached or refuses us ({_short(error)}).{later}")
                 self.online = not keep_offline
                 _refused.add(server())
-                words["id"] += "-offline"  # wandb's service goes on holding the id with which it failed
+                start = partial(start, id=f"{self.record.id}-offline")  # wandb's service still holds the id that failed
         if self.run is None and not self.online:
-            self._safely(lambda: setattr(self, "run", wandb.init(**words, mode="offline")), self)
+            self._safely(lambda: setattr(self, "run", start(mode="offline")), self)
         if self.run is None:
             return
         self.run.define_metric("epoch")
@@ -137,11 +139,11 @@ class Mirror:
         self.files = Path(self.run.dir).parent
         where = self.run.url if self.online else f"offline, in {self.files}"
         say(f"W&B: {escape(str(where))}")
-        write_json(self.folder.wandb, self.note)
+        self.record.write(self.folder)
 
     def _or_environment(self, key: str, variable: str) -> str | None:
         """Return the value of the config, or of the environment where the config has its default."""
-        own: str | None = self.logger[key]
+        own: str | None = getattr(self.logger, key)
         said = os.environ.get(variable)
         if not said or said == own:
             return own
@@ -153,20 +155,20 @@ class Mirror:
     def _epochs(self) -> None:
         rows = read_metrics(self.folder)
         progress = read_json(self.folder.progress)
-        for row in rows[self.sent["rows"] :]:
+        for row in rows[self.sent.rows :]:
             epoch = int(row["epoch"])
-            values: dict[str, Any] = {key: float(value) for key, value in row.items() if value not in {"", "nan"}}
+            values: dict[str, object] = {key: float(value) for key, value in row.items() if value not in {"", "nan"}}
             values["epoch"] = epoch
             if progress.get("epochs") == epoch:
                 values |= {key: progress[key] for key in ("images_per_s", "peak_memory_mib") if progress.get(key)}
             if self.folder.weight_picture(epoch).is_file():
                 values["weights"] = weight_picture(self.folder.weight_picture(epoch))
             self.run.log(values, step=epoch)
-        self.sent["rows"] = len(rows)
-        write_json(self.folder.wandb, self.note)
+        self.sent.rows = len(rows)
+        self.record.write(self.folder)
 
     def _result(self, result: RunResult, samples: Samples | None) -> None:
-        if self.sent["result"]:
+        if self.sent.result:
             return
         self._epochs()
         predictions = self.folder.predictions("val")
@@ -180,17 +182,17 @@ class Mirror:
             "leaky": bool(result.data.leaks),
         }
         self.run.summary.update({**best, **cost, **about})
-        if self.logger["artifact"]:
+        if self.logger.artifact:
             self.run.log_model(str(self.folder.best), name=f"{result.name}-{result.run_id}")
-        self.sent["result"] = True
-        write_json(self.folder.wandb, self.note)
+        self.sent.result = True
+        self.record.write(self.folder)
 
     def _trouble(self, text: str) -> None:
         """Warn once, and record it for sweeps."""
         _once(text)
-        self.note["trouble"] = text
+        self.record.trouble = text
         with suppress(OSError):
-            write_json(self.folder.wandb, self.note)
+            self.record.write(self.folder)
 
     def _safely(self, work: Callable[[], Any], run: Any = None) -> None:
         """Call a function; after a failure warn once and continue without W&B."""
@@ -201,7 +203,7 @@ class Mirror:
         except Exception as error:
             self.run = None
             self._trouble(
-                f"W&B failed ({_short(error)}); the run goes on without it. `pneumonia track push` can send it later."
+                f"W&B failed ({_short(error)}); the run continues without it. `pneumonia track push` can send it later."
             )
 
 
@@ -216,13 +218,13 @@ class Follower(Checkpoint):
 
 
 @contextmanager
-def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[Mirror | None]:
+def followed(folder: RunFolder, config: TrainConfig, label: str) -> Iterator[Mirror | None]:
     """Mirror the run of a block if the config asks for it, and close it with the true status."""
-    logger = config["logger"]
-    if logger["kind"] != "wandb":
+    logger = config.logger
+    if not isinstance(logger, WandbConfig):
         yield None
         return
-    if mode_of(logger["mode"]) == "disabled":
+    if mode_of(logger.mode) == "disabled":
         say("W&B: off, as WANDB_MODE=disabled in the environment says")
         yield None
         return
@@ -238,13 +240,13 @@ def followed(folder: RunFolder, config: dict[str, Any], label: str) -> Iterator[
         mirror.close(code)  # or the next run of this process would log into this one
 
 
-def mirror_finished(folder: RunFolder, config: dict[str, Any], label: str, result: RunResult) -> None:
+def mirror_finished(folder: RunFolder, config: TrainConfig, label: str, result: RunResult) -> None:
     """Send a finished run to the W&B run that a sweep agent has opened for it.
 
     An agent that proposes the same values again has a trial without metrics otherwise.
     """
     given = _given_id(folder)
-    if not given or config["logger"]["kind"] != "wandb" or read_json(folder.wandb).get("id") == given:
+    if not given or config.logger.kind != "wandb" or WandbRecord.read(folder).id == given:
         return
     with followed(folder, config, label) as mirror:
         if mirror is not None:
@@ -261,15 +263,15 @@ def _given_id(folder: RunFolder) -> str:
     return given
 
 
-def check_tracking(logger: dict[str, Any]) -> None:
+def check_tracking(logger: LoggerConfig) -> None:
     """Refuse logger options that W&B does not support, before training.
 
     Raises:
         ConfigError: wandb is not installed, or online is asked for without a key.
     """
-    if logger["kind"] != "wandb":
+    if not isinstance(logger, WandbConfig):
         return
-    mode = mode_of(logger["mode"])
+    mode = mode_of(logger.mode)
     if mode == "disabled":
         return
     said = os.environ.get("WANDB_MODE")
@@ -282,7 +284,7 @@ def check_tracking(logger: dict[str, Any]) -> None:
             "logger=wandb needs wandb: pip install 'pneumonia[wandb]'. logger=csv does without."
         ) from error
     if mode == "online" and not has_key():
-        why = "logger.mode=online" if logger["mode"] == "online" else f"WANDB_MODE={said}"
+        why = "logger.mode=online" if logger.mode == "online" else f"WANDB_MODE={said}"
         raise ConfigError(
             f"{why} needs a key of W&B, and none is known. Set WANDB_API_KEY or call `wandb login`; or say "
             "logger.mode=offline and push the run later."

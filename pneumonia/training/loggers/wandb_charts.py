@@ -24,7 +24,7 @@ class Samples:
     count: int
 
 
-def curves(predictions: Path, classes: list[str], samples: Samples | None = None) -> dict[str, Any]:
+def curves(predictions: Path, classes: list[str], samples: Samples | None = None) -> dict[str, object]:
     """Build W&B charts of predictions: confusion matrix, ROC, precision-recall curve, and sample images."""
     import wandb
 
@@ -33,7 +33,7 @@ def curves(predictions: Path, classes: list[str], samples: Samples | None = None
     number = {name: index for index, name in enumerate(classes)}
     truth = np.array(table["label"].map(number), dtype=np.int64)
     said = probability.argmax(axis=1)
-    drawn: dict[str, Any] = {
+    drawn: dict[str, object] = {
         "val/confusion": wandb.plot.confusion_matrix(y_true=truth.tolist(), preds=said.tolist(), class_names=classes)
     }
     if len(np.unique(truth)) > 1:

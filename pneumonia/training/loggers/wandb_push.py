@@ -1,25 +1,29 @@
 """Upload run folders to W&B after training, whatever logger they had."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
-from pneumonia.config.convert import to_plain
-from pneumonia.errors import TransferError
+from pneumonia.config.choices import WandbConfig
+from pneumonia.config.convert import from_plain
+from pneumonia.config.schema import TrainConfig
+from pneumonia.errors import ConfigError, TransferError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.listing import job_failure, job_label
 from pneumonia.runs.result import read_result
-from pneumonia.system.files import read_json
 from pneumonia.training.loggers.wandb import INTERRUPTED, Mirror
+from pneumonia.training.loggers.wandb_record import Sent, WandbRecord
 
 
-def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
+def push_run(folder: RunFolder, project: str, entity: str | None, mode: str) -> Path | None:
     """Upload what was not sent of a finished, debug or interrupted run.
 
     Args:
         folder: The run, trained with any logger.
-        logger: ``project``, ``entity`` and ``mode``.
+        project: Of W&B.
+        entity: Of W&B; ``None`` for the user's default.
+        mode: ``online`` or ``offline``.
 
     Returns:
         The folder of W&B's files, which with ``mode=offline`` are all that was made; ``None`` where nothing is new.
@@ -28,12 +32,14 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
         TransferError: W&B refuses or can't be reached.
     """
     result = read_result(folder)
-    note = read_json(folder.wandb).get("online" if logger["mode"] == "online" else "offline", {})
-    if note.get("rows", 0) == len(read_metrics(folder)) and bool(note.get("result")) == (result is not None):
+    if WandbRecord.read(folder).sent(online=mode == "online") == Sent(len(read_metrics(folder)), result is not None):
         return None
-    config: Any = to_plain(result.config) if result else OmegaConf.to_container(OmegaConf.load(folder.config))
-    own = config["logger"] if config["logger"]["kind"] == "wandb" else {"group": None, "tags": [], "artifact": False}
-    mirror = Mirror(folder, {**own, **logger}, config, job_label(folder), keep_offline=False)
+    config = result.config if result else _config(folder)
+    if isinstance(config.logger, WandbConfig):
+        logger = replace(config.logger, project=project, entity=entity, mode=mode)
+    else:
+        logger = WandbConfig(project=project, entity=entity, mode=mode, group=None, tags=[], samples=0, artifact=False)
+    mirror = Mirror(folder, logger, config, job_label(folder), keep_offline=False)
     broken = job_failure(folder)
     try:
         mirror.epochs()
@@ -49,3 +55,16 @@ def push_run(folder: RunFolder, logger: dict[str, Any]) -> Path | None:
             f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
         )
     return mirror.files
+
+
+def _config(folder: RunFolder) -> TrainConfig:
+    """Read the config of a run that has no result.
+
+    Raises:
+        ConfigError: The file is damaged, or of another version.
+    """
+    try:
+        plain = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{folder.config} is damaged. Train the run again, and push it then.") from error
+    return from_plain(plain)
