@@ -42,9 +42,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 def start() -> None:
     """A fresh process that imports what an audit needs."""
-    subprocess.run(
-        [sys.executable, "-c", "import pneumonia.report.audit_page, pneumonia.data.splits.files"], check=True
-    )
+    subprocess.run([sys.executable, "-c", "import pneumonia.report.audit_page, pneumonia.data.splits.files"], check=True)
 
 
 def one_round(root: Path, cache_dir: Path) -> tuple[dict[str, float], dict[str, Any]]:
@@ -88,9 +86,7 @@ def main() -> None:
     rows = [(stage, f"{median:.2f}") for stage, median in medians.items()]
     whole = ("start and imports", "manifest", "pixels", "audit, all of these", "page")
     rows.append(("the command", f"{sum(medians[stage] for stage in whole):.2f}"))
-    table(
-        f"{found['images']} images, {available_cores()} cores, medians of {options.rounds}", ("stage", "seconds"), rows
-    )
+    table(f"{found['images']} images, {available_cores()} cores, medians of {options.rounds}", ("stage", "seconds"), rows)
     result = {
         "images": found["images"],
         "cores": available_cores(),

@@ -23,9 +23,7 @@ from pneumonia.system.parallel import available_cores
 
 BATCH: Final = 50
 NORMAL: Final = replace(AugmentationConfig(), flip=0.5, rotate_deg=10.0, brightness=0.1, contrast=0.1)
-CLOSE: Final = (
-    100.0  # grey levels over the root of the images, of means and standard deviations of a pixel: chance gives half
-)
+CLOSE: Final = 100.0  # grey levels over the root of the images, of means and standard deviations of a pixel: chance gives half
 
 
 def rows(world: World) -> list[Row]:
@@ -73,9 +71,7 @@ class OneByOne(Dataset[torch.Tensor]):
 
 def baseline(pixels: NDArray[np.uint8]) -> DataLoader[torch.Tensor]:
     """As one would write it by hand."""
-    return DataLoader(
-        OneByOne(pixels), batch_size=BATCH, shuffle=True, num_workers=available_cores(), persistent_workers=True
-    )
+    return DataLoader(OneByOne(pixels), batch_size=BATCH, shuffle=True, num_workers=available_cores(), persistent_workers=True)
 
 
 def limit(pixels: NDArray[np.uint8]) -> Callable[[], None]:
@@ -83,9 +79,7 @@ def limit(pixels: NDArray[np.uint8]) -> Callable[[], None]:
     images = torch.from_numpy(pixels)[:, None]
     turn = torch.tensor(10.0).deg2rad()
     theta = torch.tensor([[turn.cos(), -turn.sin(), 0], [turn.sin(), turn.cos(), 0]])
-    grid = torch.nn.functional.affine_grid(theta[None], [1, 1, SIDE, SIDE], align_corners=False).expand(
-        BATCH, -1, -1, -1
-    )
+    grid = torch.nn.functional.affine_grid(theta[None], [1, 1, SIDE, SIDE], align_corners=False).expand(BATCH, -1, -1, -1)
 
     def work() -> None:
         for start in range(0, len(images), BATCH):

@@ -94,9 +94,7 @@ def guard(world: World, data: XRayDataModule) -> str:
     full = {name: torch.tensor(images.pixels[row]) for name, row in zip(names, images.rows, strict=True)}
     decoded = error(tree, full)
     if resized > 1e-3 or decoded > LARGEST_ERROR:
-        raise Differs(
-            f"images differ from ours by {resized:.3f} (resized) and {decoded:.2f} (decoded) grey levels on average"
-        )
+        raise Differs(f"images differ from ours by {resized:.3f} (resized) and {decoded:.2f} (decoded) grey levels on average")
     return f"the pixels of the resized files; PIL's decode and resize differs by {decoded:.2f} grey levels on average"
 
 

@@ -133,9 +133,7 @@ def _data(xrays: Path | None) -> tuple[str, ...]:
 
 def _options() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None, help="a folder of X-rays"
-    )
+    parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None, help="a folder of X-rays")
     parser.add_argument("--out", type=Path, help="where to write the figures; docs/results/gpu-check-DEVICE.json")
     parser.add_argument("--dry-run", action="store_true", help="try the check itself on the CPU")
     options = parser.parse_args()

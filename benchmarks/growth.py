@@ -68,9 +68,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--base", type=int, default=1300, help="images that are repeated")
-    parser.add_argument(
-        "--only", default="images,size,jobs,workers", help="measure these, and keep the file's other figures"
-    )
+    parser.add_argument("--only", default="images,size,jobs,workers", help="measure these, and keep the file's other figures")
     parser.add_argument("--point", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.point:
@@ -130,11 +128,7 @@ def _repeated(source: Path, tree: Path, count: int, times: int) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for copy in range(times):
             # A person of its own for each copy, or all copies would be one patient's.
-            who = (
-                f"person{100_000 * copy + number}"
-                if "person" in path.name
-                else f"IM-{100_000 * copy + number:07d}-0001"
-            )
+            who = f"person{100_000 * copy + number}" if "person" in path.name else f"IM-{100_000 * copy + number:07d}-0001"
             kind = next((word for word in ("bacteria", "virus") if word in path.name), "")
             name = f"{who}_{kind}_{number}{path.suffix}" if kind else f"{who}{path.suffix}"
             (folder / name).symlink_to(path.resolve())

@@ -66,9 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--xrays", type=Path, default=os.environ.get("PNEUMONIA_XRAYS") or None)
     parser.add_argument("--out", type=Path, default=Path("docs/results/prices.json"))
-    parser.add_argument(
-        "--rates", type=Path, help="an earlier file, whose measured rates are taken in place of new ones"
-    )
+    parser.add_argument("--rates", type=Path, help="an earlier file, whose measured rates are taken in place of new ones")
     parser.add_argument("--only", help="sweeps, with commas between them")
     options = parser.parse_args()
     if options.xrays is None or not Path(options.xrays).is_dir():

@@ -56,9 +56,7 @@ class Client:
             RuntimeError: The status is not 200.
         """
         start = time.perf_counter()
-        head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(
-            raw
-        )
+        head = b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(raw)
         self._socket.sendall(head + raw)
         got = b""
         while HEADER_END not in got:

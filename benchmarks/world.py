@@ -75,9 +75,7 @@ class World:
         """All images, decoded."""
         return load_images(self.config, side, self.cache_dir)
 
-    def data(
-        self, side: int = SIDE, batch_size: int = 50, augmentation: AugmentationConfig | None = None
-    ) -> XRayDataModule:
+    def data(self, side: int = SIDE, batch_size: int = 50, augmentation: AugmentationConfig | None = None) -> XRayDataModule:
         """Batches of the study's split."""
         images = self.images(side)
         split = make_split(images.manifest, SplitConfig("random", leaky=True))

@@ -48,13 +48,9 @@ def up(clients: dict[str, Any], options: argparse.Namespace) -> str:
     """
     archive = options.bundle / "model.tar.gz"
     if not archive.is_file():
-        raise BundleError(
-            f"{options.bundle} holds no model.tar.gz. `pneumonia export RUN --out {options.bundle}` makes one."
-        )
+        raise BundleError(f"{options.bundle} holds no model.tar.gz. `pneumonia export RUN --out {options.bundle}` makes one.")
     if options.memory_mb not in MEMORY_MB:
-        raise ConfigError(
-            f"--memory-mb {options.memory_mb}: serverless endpoints have {', '.join(map(str, MEMORY_MB))} MB."
-        )
+        raise ConfigError(f"--memory-mb {options.memory_mb}: serverless endpoints have {', '.join(map(str, MEMORY_MB))} MB.")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     key = f"{options.prefix.strip('/')}/{digest[:12]}/model.tar.gz"
     settings = f"{digest} {options.image} {options.memory_mb} {options.max_concurrency}"
@@ -145,9 +141,7 @@ def _wait(sagemaker: Any, name: str) -> str:
             raise TransferError(f"The endpoint {name} is {status}: {reason}")
         print(f"{name}: {status}", file=sys.stderr, flush=True)
         time.sleep(POLL_S)
-    raise TransferError(
-        f"The endpoint {name} is not in service after {TIMEOUT_S:.0f} s; see `aws sagemaker describe-endpoint`."
-    )
+    raise TransferError(f"The endpoint {name} is not in service after {TIMEOUT_S:.0f} s; see `aws sagemaker describe-endpoint`.")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,9 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     make, ask, remove = (verbs.add_parser(verb) for verb in ("up", "call", "down"))
     make.add_argument("bundle", type=Path, help="a folder that `pneumonia export` wrote")
     make.add_argument("--image", required=True, help="of the target `serve`, in ECR")
-    make.add_argument(
-        "--role", required=True, help="ARN that SageMaker takes on: it may read the bucket and pull the image"
-    )
+    make.add_argument("--role", required=True, help="ARN that SageMaker takes on: it may read the bucket and pull the image")
     make.add_argument("--bucket", required=True)
     make.add_argument("--prefix", default="pneumonia")
     make.add_argument("--memory-mb", type=int, default=2048)
@@ -187,9 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{named.__name__}: AWS refuses: {error}", file=sys.stderr)
         return 2
     except BotoCoreError as error:  # no region, no credentials, no network
-        print(
-            f"AccessError: {error} Set AWS_REGION and credentials, for example with `aws configure`.", file=sys.stderr
-        )
+        print(f"AccessError: {error} Set AWS_REGION and credentials, for example with `aws configure`.", file=sys.stderr)
         return 2
     return 0
 

@@ -103,9 +103,7 @@ def architecture(path: Path) -> None:
 
     def arrow(start: tuple[float, float], end: tuple[float, float], text: str = "", above: float = 0.3) -> None:
         axis.annotate("", end, start, arrowprops={"arrowstyle": "-|>", "color": "#33576F", "lw": 1.2})
-        axis.text(
-            (start[0] + end[0]) / 2, start[1] + above, text, ha="center", va="bottom", fontsize=8, color="#444444"
-        )
+        axis.text((start[0] + end[0]) / 2, start[1] + above, text, ha="center", va="bottom", fontsize=8, color="#444444")
 
     places = [1.5 + 4.2 * number for number in range(len(upper))]
     for number, name in enumerate(upper):

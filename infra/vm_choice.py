@@ -71,9 +71,7 @@ def settle(mine: Workspace, given: dict[str, str]) -> dict[str, Any]:
         credentials_missing(),
         None if project else "no project that pays: project=ID, or export GOOGLE_CLOUD_PROJECT=ID",
         None if key else "no SSH key, the only way into the VM: ssh-keygen -t ed25519, or ssh_key=FILE.pub",
-        None
-        if address
-        else "this machine's address is unknown, and only it may reach the VM: caller_cidr=203.0.113.4/32",
+        None if address else "this machine's address is unknown, and only it may reach the VM: caller_cidr=203.0.113.4/32",
     ]
     if found := [line for line in missing if line]:
         raise VmError("Nothing was made. Missing:\n" + "\n".join(f"  - {line}" for line in found))

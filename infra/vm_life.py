@@ -19,9 +19,7 @@ def up(mine: Workspace, arguments: Sequence[str]) -> int:
     """Create the VM in the first zone that has the GPU, or start the existing one."""
     dry = "--dry-run" in arguments
     defaults = json.loads(STUDY.read_text())
-    choice = settle(
-        mine, read_settings([argument for argument in arguments if argument != "--dry-run"], [*defaults, *OWN])
-    )
+    choice = settle(mine, read_settings([argument for argument in arguments if argument != "--dry-run"], [*defaults, *OWN]))
     check_choice(choice)
     say(describe(mine, choice))
     if dry:
@@ -165,9 +163,7 @@ def down(mine: Workspace, arguments: Sequence[str]) -> int:
             return 0
         if missing := credentials_missing():
             raise VmError(f"Nothing was removed: {missing}\nStill recorded: {', '.join(there.addresses)}", MAY_RUN)
-        say(
-            f"Removes {mine.name} with its disk; runs that were neither pulled nor backed up go with it. {so_far(mine, there)}"
-        )
+        say(f"Removes {mine.name} with its disk; runs that were neither pulled nor backed up go with it. {so_far(mine, there)}")
         remove(terraform, "Not all was removed.")
         say(f"{mine.name} is gone; nothing of it runs or costs money.")
         return 0
@@ -177,9 +173,7 @@ def cost(mine: Workspace, arguments: Sequence[str]) -> int:
     """Print what the VM has cost at most."""
     read_settings(arguments, [])
     if Terraform(mine, Interruptions()).nothing_recorded():
-        say(
-            f"No VM of {mine.user} is recorded here. One as `make vm-up` makes it: {price(json.loads(STUDY.read_text()))}."
-        )
+        say(f"No VM of {mine.user} is recorded here. One as `make vm-up` makes it: {price(json.loads(STUDY.read_text()))}.")
         return 0
     say(so_far(mine, look(mine)))
     say("The bill is at https://console.cloud.google.com/billing, by the labels owner and budget.")

@@ -62,9 +62,7 @@ class Machine:
         """
         done = subprocess.run(self.command(command), input=stdin, capture_output=True, text=True, check=False)
         if done.returncode == UNREACHABLE:
-            raise VmError(
-                f"The VM {self.workspace.name} does not answer at {self.address}: {done.stderr.strip()[-300:]}\n{GONE}"
-            )
+            raise VmError(f"The VM {self.workspace.name} does not answer at {self.address}: {done.stderr.strip()[-300:]}\n{GONE}")
         return done
 
     def wait(self) -> None:
@@ -113,11 +111,7 @@ def sweep_arguments(name: str, overrides: Sequence[str], spot: bool) -> list[str
     if any(re.search(r"[\x00-\x1f]", argument) for argument in arguments):
         raise VmError("An override has a line break or control character in it, and the VM reads one argument a line.")
     if not any(argument.startswith("backup.place=") for argument in arguments):
-        why = (
-            "a spot VM can be taken away at any moment, and its runs with it"
-            if spot
-            else "the runs go when the VM goes"
-        )
+        why = "a spot VM can be taken away at any moment, and its runs with it" if spot else "the runs go when the VM goes"
         say(
             f"Warning: no backup.place among the overrides, and {why}. With ARGS='backup.place=CONTAINER/PREFIX' they are pushed "
             "to Azure Blob Storage every few minutes, and a new VM resumes from there."
@@ -133,10 +127,7 @@ def start_sweep(machine: Machine, arguments: Sequence[str]) -> None:
     """
     text = "".join(f"{argument}\n" for argument in arguments)
     there = machine.run(f"sudo cat {SWEEP_FILE}").stdout
-    if (
-        machine.run(f"systemctl is-active --quiet {UNIT} || test $(systemctl is-active {UNIT}) = activating").returncode
-        == 0
-    ):
+    if machine.run(f"systemctl is-active --quiet {UNIT} || test $(systemctl is-active {UNIT}) = activating").returncode == 0:
         if there == text:
             say("That sweep is at work there already. `make vm-logs` follows its log.")
             return
@@ -161,9 +152,7 @@ def start_sweep(machine: Machine, arguments: Sequence[str]) -> None:
 def logs(machine: Machine) -> int:
     """Show what the sweep prints until Ctrl-C."""
     say("The sweep's log; Ctrl-C ends this view, not the sweep.")
-    code = subprocess.run(
-        machine.command(f"sudo journalctl -n 200 -fu {UNIT}", tty=sys.stdout.isatty()), check=False
-    ).returncode
+    code = subprocess.run(machine.command(f"sudo journalctl -n 200 -fu {UNIT}", tty=sys.stdout.isatty()), check=False).returncode
     if code == UNREACHABLE:
         raise VmError(f"The VM does not answer (any more). {GONE}")
     return 0

@@ -23,9 +23,7 @@ def setup(machine: Machine, arguments: dict[str, str]) -> None:
         VmError: Nothing to install, no Ansible, or the playbook failed.
     """
     own = REPOSITORY / ".venv-infra" / "bin" / "ansible-playbook"
-    playbook = os.environ.get("PNEUMONIA_VM_ANSIBLE") or (
-        str(own) if own.is_file() else shutil.which("ansible-playbook")
-    )
+    playbook = os.environ.get("PNEUMONIA_VM_ANSIBLE") or (str(own) if own.is_file() else shutil.which("ansible-playbook"))
     if playbook is None:
         raise VmError(
             "ansible-playbook is missing, which sets the VM up: `make .venv-infra/.ready`, or `make vm-setup`, which does it."
@@ -37,8 +35,7 @@ def setup(machine: Machine, arguments: dict[str, str]) -> None:
         "idle_minutes": _minutes(arguments.get("idle_minutes") or str(choice.get("idle_minutes", 30))),
         "self_stop": _yes("self_stop", arguments.get("self_stop", "true")),
         "expect_gpu": has_gpu,  # a VM that is paid for its GPU and shows none is an error
-        "install_driver": has_gpu
-        and str(choice.get("image", "ubuntu")).startswith("ubuntu"),  # Ubuntu's images have none
+        "install_driver": has_gpu and str(choice.get("image", "ubuntu")).startswith("ubuntu"),  # Ubuntu's images have none
     }
     if "git" in arguments:
         extra["pneumonia_git"] = arguments["git"]
@@ -47,9 +44,7 @@ def setup(machine: Machine, arguments: dict[str, str]) -> None:
         if not wheel.is_file():
             raise VmError(f"There is no wheel {wheel}. `make build` makes one, or name git=URL@REF.")
         extra["pneumonia_wheel"] = str(wheel.resolve())
-    say(
-        f"Sets up {machine.workspace.name} at {machine.address}; ten minutes the first time, at the price that vm-up printed."
-    )
+    say(f"Sets up {machine.workspace.name} at {machine.address}; ten minutes the first time, at the price that vm-up printed.")
     machine.wait()
     machine.workspace.inventory.write_text(
         f"[vm]\n{machine.workspace.name} ansible_host={machine.address} ansible_user=ubuntu "
@@ -67,9 +62,7 @@ def setup(machine: Machine, arguments: dict[str, str]) -> None:
     environment = os.environ | ({"ANSIBLE_CONFIG": str(config)} if config.is_file() else {})
     code = subprocess.run(called, cwd=REPOSITORY, env=environment, check=False).returncode
     if code == 4:  # what Ansible returns for a host that it can't reach
-        raise VmError(
-            f"The VM went away in mid-setup. {GONE} Then `make vm-setup` resumes; completed steps are not repeated."
-        )
+        raise VmError(f"The VM went away in mid-setup. {GONE} Then `make vm-setup` resumes; completed steps are not repeated.")
     if code:
         raise VmError(
             f"The setup broke (ansible-playbook, exit code {code}; its reason is above). The VM still runs and costs money: "

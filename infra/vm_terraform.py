@@ -161,8 +161,7 @@ class Terraform:
             _, message = trouble(text)
             raise VmError(
                 f"Terraform could not initialise, so nothing was changed. Its message: {message}\n"
-                "It fetches Google's provider once; a mirror or proxy is named in ~/.terraformrc. Its output: "
-                + str(self.log)
+                "It fetches Google's provider once; a mirror or proxy is named in ~/.terraformrc. Its output: " + str(self.log)
             )
 
     def recorded(self) -> Recorded:
@@ -197,9 +196,7 @@ class Terraform:
 
     def apply(self, *arguments: str) -> tuple[int, str]:
         """Create what is missing; return exit code and output."""
-        return self._run(
-            "apply", "-auto-approve", LOCK_TIMEOUT, f"-var-file={self.workspace.choice_file}", *arguments, show=True
-        )
+        return self._run("apply", "-auto-approve", LOCK_TIMEOUT, f"-var-file={self.workspace.choice_file}", *arguments, show=True)
 
     def destroy(self) -> tuple[int, str]:
         """Remove all that the state holds; return exit code and output."""

@@ -22,9 +22,7 @@ READ_HERE = {"JPEG", "MPO", "PNG", "BMP", "DIB", "TIFF", "DICOM"}
 # Headers of formats that Pillow opens and does not write; each as far as its reader looks before it believes it.
 HEADERS = {
     "BUFR": b"BUFR",
-    "CUR": b"\0\0\2\0\1\0"
-    + struct.pack("<BBBBHHII", SIDE, SIDE, 0, 0, 1, 1, 200, 22)
-    + struct.pack("<Iii", 40, SIDE, 2 * SIDE),
+    "CUR": b"\0\0\2\0\1\0" + struct.pack("<BBBBHHII", SIDE, SIDE, 0, 0, 1, 1, 200, 22) + struct.pack("<Iii", 40, SIDE, 2 * SIDE),
     "DCX": struct.pack("<III", 0x3ADE68B1, 12, 0) + b"\x0a\x05\x01\x08" + bytes(60),
     "DDS": b"DDS "
     + struct.pack("<7I44x", 124, 0x1007, 64, 64, 256, 0, 0)
@@ -43,9 +41,7 @@ HEADERS = {
             b"END",
         )
     ).ljust(2880),
-    "FLI": struct.pack("<IHHHHHHI", 2000, 0xAF12, 3, SIDE, SIDE, 8, 3, 70)
-    + bytes(108)
-    + struct.pack("<IHH", 300, 0xF1FA, 1),
+    "FLI": struct.pack("<IHHHHHHI", 2000, 0xAF12, 3, SIDE, SIDE, 8, 3, 70) + bytes(108) + struct.pack("<IHH", 300, 0xF1FA, 1),
     "FTEX": b"FTEX" + struct.pack("<I2I2I4I", 0x40001, SIDE, SIDE, 1, 1, 0, 48, 300, 0),
     "GBR": struct.pack(">5I", 28, 2, SIDE, SIDE, 1) + b"GIMP" + struct.pack(">I", 10),
     "GRIB": b"GRIB\0\0\0\1",
@@ -134,9 +130,7 @@ def _costly() -> Iterator[tuple[str, bytes]]:
     yield "TIFF", struct.pack("<2sHIH", b"II", 42, 8, 1) + struct.pack("<HHII", 273, 4, 2**28, 8) + bytes(1000)
     yield (
         "BMP",
-        b"BM"
-        + struct.pack("<IIIIiiHHIIIIII", 200, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 8, 1, 0, 0, 0, 0, 0)
-        + bytes(146),
+        b"BM" + struct.pack("<IIIIiiHHIIIIII", 200, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 8, 1, 0, 0, 0, 0, 0) + bytes(146),
     )
 
 
@@ -178,9 +172,7 @@ def _damaged(raw: bytes, chance: random.Random, bases: list[tuple[str, bytes]]) 
         if kind == 0:
             del data[place:]
         elif kind == 1:
-            data[place : place + 4] = struct.pack(
-                chance.choice("<>") + "I", chance.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**16))
-            )
+            data[place : place + 4] = struct.pack(chance.choice("<>") + "I", chance.choice((0, 1, 2**31 - 1, 2**32 - 1, 2**16)))
         elif kind == 2:
             data[place:place] = data[place : place + chance.randint(1, 64)] * chance.randint(1, 20)
         elif kind == 3:

@@ -120,9 +120,7 @@ def test_weight_averaging_without_a_data_module_is_refused(small, tmp_path):
     _, module, _ = small
     model = MLP(ClassifierOptions(image_size=16, swa=0.5), hidden=[4])
     with pytest.raises(ConfigError, match="needs a data module"):
-        Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET).fit(
-            model, module.train_dataloader(), module.val_dataloader()
-        )
+        Trainer(max_epochs=2, default_root_dir=tmp_path, **QUIET).fit(model, module.train_dataloader(), module.val_dataloader())
 
 
 @pytest.mark.parametrize(

@@ -170,9 +170,7 @@ def _data(root: Path, cache_dir: Path) -> Finding:
             False,
             f"{len(broken)} files are not images: {some(broken, 3)}. `pneumonia data import {root}` lists them with reasons.",
         )
-    counts = ", ".join(
-        f"{label} {labels[label]}" for label in in_class_order(label for label, count in labels.items() if count)
-    )
+    counts = ", ".join(f"{label} {labels[label]}" for label in in_class_order(label for label, count in labels.items() if count))
     return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
 
 

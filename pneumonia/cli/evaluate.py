@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 @click.option("--ensemble", is_flag=True, help="Evaluate the mean probabilities of the runs, into runs/ensembles.")
 @click.option("--tta", type=click.Choice(TTA), help="Test-time augmentation.  [default: that of the training]")
 @click.option("--data", metavar="DIR", type=PATH, help="Other X-rays than the run's own.")
-@click.option(
-    "--on-bad-image", type=click.Choice(ON_BAD_IMAGE), help="With --data: stop, or leave out.  [default: error]"
-)
+@click.option("--on-bad-image", type=click.Choice(ON_BAD_IMAGE), help="With --data: stop, or leave out.  [default: error]")
 @click.option("--gallery/--no-gallery", default=None, help="Error gallery.  [default: for one run or ensemble]")
 @click.option("--force", is_flag=True, help="Evaluate runs again that are evaluated.")
 @cache_dir
@@ -163,9 +161,7 @@ def _members(places: list[Path]) -> list["FinishedRun"]:
             load_finished_run(place)  # a named run must be finished; of a folder the finished runs are used
     opened = [(folder, read_result(folder)) for folder in find_runs(places)]
     members = [FinishedRun(folder, result) for folder, result in opened if result is not None and result.completed]
-    _warn_of_unfinished(
-        [folder.path for folder, result in opened if result is None or not result.completed], "no member"
-    )
+    _warn_of_unfinished([folder.path for folder, result in opened if result is None or not result.completed], "no member")
     check_members(members)
     return members
 

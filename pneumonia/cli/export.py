@@ -26,13 +26,9 @@ ALLOWED_FALSE_ALARMS = 0.01
 )
 @click.option("--licence", metavar="TEXT", help="Terms of the weights, for the contract.")
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
-@click.option(
-    "--data", metavar="DIR", type=PATH, help="Where the images of the run are now.  [default: as in training]"
-)
+@click.option("--data", metavar="DIR", type=PATH, help="Where the images of the run are now.  [default: as in training]")
 @cache_dir
-def command(
-    run: Path, out: Path, coverage: float, licence: str | None, force: bool, data: Path | None, cache_dir: Path
-) -> None:
+def command(run: Path, out: Path, coverage: float, licence: str | None, force: bool, data: Path | None, cache_dir: Path) -> None:
     """Export RUN as a bundle that predicts without torch. Not a medical device.
 
     A bundle is an ONNX graph that takes grey levels, an out-of-distribution detector, contract.json with everything that serving

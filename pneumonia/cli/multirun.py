@@ -130,10 +130,7 @@ class _Watched(Launcher):
         if not job_overrides:
             raise ConfigError(f"{self._empty()} has no value, so there is no job to run. Give at least one value.")
         records = Path(str(self.config.hydra.sweep.dir)) / self.multirun.token
-        jobs = {
-            number: " ".join(filter_overrides(overrides))
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
-        }
+        jobs = {number: " ".join(filter_overrides(overrides)) for number, overrides in enumerate(job_overrides, initial_job_idx)}
         basic = str(self.config.hydra.sweeper.get("_target_", "")).endswith(BASIC)
         returns: Sequence[JobReturn] = []
         lost: Exception | None = None
@@ -267,9 +264,7 @@ def _end_running(records: Path, jobs: dict[int, str]) -> list[str]:
         record = JobRecord.read(records, number)
         if record.state == "running" and number not in here:
             place = f"{record.host} (process {record.pid}, job id {record.job_id})"
-            sentences.append(
-                f"Job {number} still runs on {place}: end it there or with your scheduler, for example scancel."
-            )
+            sentences.append(f"Job {number} still runs on {place}: end it there or with your scheduler, for example scancel.")
     return sentences
 
 

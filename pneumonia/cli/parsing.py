@@ -38,9 +38,7 @@ class Verb(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         takes_overrides = any(one.name == "overrides" for one in self.params)
-        takes_value = {
-            name for one in self.params if isinstance(one, click.Option) and not one.is_flag for name in one.opts
-        }
+        takes_value = {name for one in self.params if isinstance(one, click.Option) and not one.is_flag for name in one.opts}
         for before, argument in pairwise(["", *args]):
             override = OVERRIDE.fullmatch(argument)
             if not override or takes_overrides or before in takes_value or Path(argument).exists():
@@ -58,9 +56,7 @@ class Verb(click.Command):
         option = next((f"--{name}" for name in names if f"--{name}" in options), None)
         if option is not None:
             remedy = f"Use {option}." if options[option].is_flag else f"Use {option} {value}."
-        elif any(
-            isinstance(one, click.Argument) and str(one.name).rstrip("s") == key.rstrip("s") for one in self.params
-        ):
+        elif any(isinstance(one, click.Argument) and str(one.name).rstrip("s") == key.rstrip("s") for one in self.params):
             remedy = f"Leave {key}= out: `{ctx.command_path} {value}`."
         else:
             known = [name for name in options if name.startswith("--")]
@@ -121,14 +117,10 @@ class VerbGroup(click.Group):
         command: click.Command = getattr(module, "command", None) or HydraVerb(cmd_name, module.run)
         return command
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.verbs and not ctx.resilient_parsing and not args[0].startswith("-"):
             known = ", ".join(self.verbs)
-            raise ConfigError(
-                f"`{ctx.command_path}` has no verb '{args[0]}': use {known}.{nearest(args[0], self.verbs)}"
-            )
+            raise ConfigError(f"`{ctx.command_path}` has no verb '{args[0]}': use {known}.{nearest(args[0], self.verbs)}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

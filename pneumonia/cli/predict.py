@@ -83,9 +83,7 @@ def check_csv(path: Path, images: list[Path]) -> None:
     if not path.exists():
         return
     if not path.is_file():
-        raise ConfigError(
-            f"--csv {path} is not a regular file, and would be replaced by one. --json prints to standard output."
-        )
+        raise ConfigError(f"--csv {path} is not a regular file, and would be replaced by one. --json prints to standard output.")
     if any(path.samefile(image) for image in images if image.exists()):
         raise ConfigError(f"--csv {path} is one of the images, and would be overwritten. Name another file.")
     with path.open("rb") as file:

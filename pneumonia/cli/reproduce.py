@@ -41,9 +41,7 @@ def run(arguments: list[str]) -> int:
                 raise ConfigError(f"{key} has no value. Set {key}=..., or leave it out.")
             own[key] = value
         elif not found:
-            raise ConfigError(
-                f"{argument} is not key=value. Use preset=..., out=..., or an override of `pneumonia sweep`."
-            )
+            raise ConfigError(f"{argument} is not key=value. Use preset=..., out=..., or an override of `pneumonia sweep`.")
         else:
             overrides.append(argument)
     from pneumonia.sweep.reproduce import read_preset, reproduce

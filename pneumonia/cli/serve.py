@@ -75,9 +75,7 @@ def command(
     try:
         from pneumonia.serving.server import ServerOptions, serve
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'."
-        ) from error
+        raise ConfigError(f"{error.name} is not installed, and the service needs it: pip install 'pneumonia[serve]'.") from error
     return serve(folder, ServerOptions(host, port, token, tls_cert, tls_key, page), service_limits)
 
 
@@ -109,9 +107,7 @@ def read_token(path: Path | None, environ: Mapping[str, str]) -> str | None:
     except UnicodeDecodeError:
         token = " "
     except OSError as error:
-        raise ConfigError(
-            f"{where} can't be read ({error.strerror}), and without it the service would be open."
-        ) from error
+        raise ConfigError(f"{where} can't be read ({error.strerror}), and without it the service would be open.") from error
     if len(token) < MIN_TOKEN or not all("!" <= letter <= "~" for letter in token):
         raise ConfigError(
             f"{where} holds no valid token: {MIN_TOKEN} or more ASCII letters, digits or signs without spaces; a shorter one "

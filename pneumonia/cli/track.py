@@ -41,9 +41,7 @@ def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None
         raise RunError(f"There is no run in {', '.join(map(str, runs))}: a run folder holds a config.yaml.")
     mode = os.environ.get("WANDB_MODE", "")
     if MODES.get(mode, "online") == "disabled" or (not offline and MODES.get(mode, "online") != "online"):
-        raise AccessError(
-            f"WANDB_MODE={mode} in the environment, so nothing was sent. Unset it, or use --offline with offline."
-        )
+        raise AccessError(f"WANDB_MODE={mode} in the environment, so nothing was sent. Unset it, or use --offline with offline.")
     if not offline and not has_key():
         raise AccessError(
             "No key of W&B is known, so nothing was sent. Set WANDB_API_KEY or run `wandb login`; --offline only writes the "

@@ -80,9 +80,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
         arguments = ["--hydra-help"]
     for argument in arguments:
         if not argument.partition("=")[0].strip("+~ "):
-            raise ConfigError(
-                f"{argument!r} names no key; overrides are key=value. `pneumonia train --help` lists them."
-            )
+            raise ConfigError(f"{argument!r} names no key; overrides are key=value. `pneumonia train --help` lists them.")
     register_schema()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them
     refused: list[PneumoniaError] = []

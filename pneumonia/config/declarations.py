@@ -129,9 +129,7 @@ def is_type(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Sequence):
-        return (
-            isinstance(value, Sequence) and not isinstance(value, str) and all(is_type(one, inner[0]) for one in value)
-        )
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(is_type(one, inner[0]) for one in value)
     return isinstance(value, origin or hint)
 
 

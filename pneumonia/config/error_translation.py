@@ -141,12 +141,8 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
     ),
     (r"full_key: (\S+)", _wrong_type),
 )
-NO_KEYS: Final = (
-    "so no keys can be set in it here. Set them in a config file; values for a multirun are overrides: -m seed=1,2."
-)
-PATTERNS_OF_BUILTINS: Final[
-    tuple[tuple[str, Message], ...]
-] = (  # how OmegaConf fails to set keys in a node that is null
+NO_KEYS: Final = "so no keys can be set in it here. Set them in a config file; values for a multirun are overrides: -m seed=1,2."
+PATTERNS_OF_BUILTINS: Final[tuple[tuple[str, Message], ...]] = (  # how OmegaConf fails to set keys in a node that is null
     (r"full_key: (\S+).*reference_type=", f"{{0}} is null, {NO_KEYS}"),
     (r"reference_type=|Unexpected type for root", f"The key above one of the overrides is null, {NO_KEYS}"),
     (

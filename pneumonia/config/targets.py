@@ -66,9 +66,7 @@ def allowed_names() -> tuple[str, ...]:
     names = tuple(name.strip() for name in os.environ.get(ALLOW, "").split(",") if name.strip())
     for name in names:
         if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"{ALLOW}: {name!r} is not a dotted name of a module or a class, such as my_package.nets."
-            )
+            raise ConfigError(f"{ALLOW}: {name!r} is not a dotted name of a module or a class, such as my_package.nets.")
     return names
 
 
@@ -89,9 +87,7 @@ def imported(target: str) -> Any:
         raise ImportError(f"module '{module}' has no name '{name}'") from None
 
 
-def check_class(
-    found: Any, target: str, base: type[T], packages: Sequence[str], own: Collection[str] = ()
-) -> type[T] | None:
+def check_class(found: Any, target: str, base: type[T], packages: Sequence[str], own: Collection[str] = ()) -> type[T] | None:
     """Return the class if it is a proper subclass of ``base``, else ``None``.
 
     Modules also hold what they import, so the class must be defined in an allowed package, or be allowed itself; see

@@ -42,9 +42,7 @@ def check_together(config: TrainConfig) -> None:
             f"ema={config.ema} and swa={config.swa} are two averages of the same weights. Set ema=null or swa=null."
         )
     if split.rules.folded and split.fold >= split.k and not split.file:
-        raise ConfigError(
-            f"split.fold={split.fold} does not exist with split.k={split.k}: folds count from 0 to {split.k - 1}."
-        )
+        raise ConfigError(f"split.fold={split.fold} does not exist with split.k={split.k}: folds count from 0 to {split.k - 1}.")
     if split.rules.rotates and split.fraction < 1:
         raise ConfigError(
             f"split.fraction={split.fraction} does not go with split={split.method}, whose training split changes. "
@@ -79,9 +77,7 @@ def check_group_keys(config: DictConfig, group: str, choice: str, folders: Itera
         ConfigError: With the key and what to do.
     """
     if OmegaConf.is_missing(config, group):
-        raise ConfigError(
-            f"{group} has no value, and a run needs one. Choose one of the files in conf/{group}: {group}=NAME."
-        )
+        raise ConfigError(f"{group} has no value, and a run needs one. Choose one of the files in conf/{group}: {group}=NAME.")
     keys = {str(key) for key in config[group]}
     known = _keys_of_file(group, choice, list(folders))
     for key in sorted(known - keys):
@@ -109,9 +105,7 @@ def check_keys(plain: Any, known: list[str], prefix: str = "") -> None:
     for name, value in plain.items():
         key = f"{prefix}{name}"
         if key not in known:
-            raise ConfigError(
-                f"{key} is not a config key, and would change nothing.{why_not(key) or nearest_key(key, known)}"
-            )
+            raise ConfigError(f"{key} is not a config key, and would change nothing.{why_not(key) or nearest_key(key, known)}")
         if isinstance(value, dict) and any(one.startswith(f"{key}.") for one in known):
             check_keys(value, known, f"{key}.")
 

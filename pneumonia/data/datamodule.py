@@ -268,9 +268,7 @@ class XRayDataModule(LightningDataModule):
         """
         positions, world = self.positions(subset, epoch), self._place()[1] if fitting else 1
         if not len(positions):
-            raise SplitError(
-                f"The subset '{subset}' holds no image, so there is nothing to measure. Use data that have one."
-            )
+            raise SplitError(f"The subset '{subset}' holds no image, so there is nothing to measure. Use data that have one.")
         if len(positions) < world:
             raise SplitError(
                 f"Subset '{subset}' has {len(positions)} images for trainer.devices={world}, and each process needs one. Use "

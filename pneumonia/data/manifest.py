@@ -41,9 +41,7 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
     if root.suffix == ".parquet":
         return read_manifest(root)
     found = recognise(root.resolve(), cache_dir, labels).images
-    state = [
-        [str(item.path), item.label, item.patient_id, item.source_split, *_file_state(item.path)] for item in found
-    ]
+    state = [[str(item.path), item.label, item.patient_id, item.source_split, *_file_state(item.path)] for item in found]
     key = digest([VERSION, state])[:16]
     path = cache_dir / "manifests" / key / "manifest.parquet"
 
@@ -82,9 +80,7 @@ def read_manifest(path: Path) -> pd.DataFrame:
     try:
         manifest = pd.read_parquet(path)
     except Exception as error:
-        raise ManifestError(
-            f"{path} is not a manifest: it is no parquet file ({error}). Import the data again."
-        ) from error
+        raise ManifestError(f"{path} is not a manifest: it is no parquet file ({error}). Import the data again.") from error
     missing = [name for name in COLUMNS if name not in manifest]
     if missing:
         raise ManifestError(

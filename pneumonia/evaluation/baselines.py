@@ -12,9 +12,7 @@ from pneumonia.metrics.predictions import PROBABILITY_PREFIX
 from pneumonia.system.files import digest
 
 
-def evaluate_baselines(
-    predictions: RunPredictions, table: pd.DataFrame, subset: str, cache: EvaluationCache
-) -> Baselines:
+def evaluate_baselines(predictions: RunPredictions, table: pd.DataFrame, subset: str, cache: EvaluationCache) -> Baselines:
     """Fit baselines on the run's own training images, and compare a model, with its predictions in ``table``, with them."""
     own, data, task = predictions.own_data, predictions.data, predictions.run.task
     if own is None:

@@ -33,9 +33,7 @@ NO_EXPLANATION: Final = (
 )
 
 
-def draw_gallery(
-    table: pd.DataFrame, images: DecodedImages, classifiers: Sequence[Classifier], task: Task
-) -> ErrorGallery:
+def draw_gallery(table: pd.DataFrame, images: DecodedImages, classifiers: Sequence[Classifier], task: Task) -> ErrorGallery:
     """Draw the error gallery of predictions; the heat maps of several classifiers are averaged."""
     chosen = choose_images(table, task)
     rows = sorted({row for _, row in chosen})
@@ -47,9 +45,7 @@ def draw_gallery(
     return ErrorGallery([_gallery_image(group, table.iloc[row], pictures[row]) for group, row in chosen], explanation)
 
 
-def _explain(
-    classifiers: Sequence[Classifier], pixels: Pixels, predicted: Ints, task: Task
-) -> tuple[list[Pixels | None], str]:
+def _explain(classifiers: Sequence[Classifier], pixels: Pixels, predicted: Ints, task: Task) -> tuple[list[Pixels | None], str]:
     """Draw the right halves in the way that the family allows, and say what they show."""
     try:
         for classifier in classifiers:
@@ -82,6 +78,4 @@ def _jpeg(left: Pixels, right: Pixels | None) -> bytes:
 def _gallery_image(group: str, row: pd.Series, picture: bytes) -> GalleryImage:
     predicted = str(row["predicted"])
     probability = float(row[f"{PROBABILITY_PREFIX}{predicted}"])
-    return GalleryImage(
-        group, str(row["image_id"]), str(row["patient_id"]), str(row["label"]), predicted, probability, picture
-    )
+    return GalleryImage(group, str(row["image_id"]), str(row["patient_id"]), str(row["label"]), predicted, probability, picture)

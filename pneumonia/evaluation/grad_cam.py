@@ -40,9 +40,7 @@ def heat_maps(classifier: Classifier, pixels: Pixels, classes: Ints) -> Floats32
         method = LayerGradCam(network, last_feature_map(classifier, pixels.shape[1:]))
         maps = []
         for start in range(0, len(pixels), BATCH_SIZE):
-            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH_SIZE]))[:, None].to(
-                classifier.device
-            )
+            batch = torch.from_numpy(np.ascontiguousarray(pixels[start : start + BATCH_SIZE]))[:, None].to(classifier.device)
             image = classifier.prepare(batch).detach().clone()
             target = torch.from_numpy(classes[start : start + BATCH_SIZE]).to(classifier.device)
             heat = method.attribute(image, target, relu_attributions=True)

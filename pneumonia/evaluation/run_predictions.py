@@ -102,9 +102,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
     data = XRayDataModule.from_images(images, split, run.task, batch_size=BATCH_SIZE)
     if not len(data.positions(options.subset)):
         counts = ", ".join(f"{subset} {count}" for subset, count in split["subset"].value_counts().items())
-        raise SplitError(
-            f"The data hold no image of the subset '{options.subset}' (they hold {counts}). Use another split."
-        )
+        raise SplitError(f"The data hold no image of the subset '{options.subset}' (they hold {counts}). Use another split.")
     classifier = run.load_model(options.tta).to("cuda" if torch.cuda.is_available() else "cpu")
     tta_changed = classifier.options.tta != run.config.tta
     table = predict_subset(classifier, data, options.subset)
@@ -164,6 +162,4 @@ def _validation(
 def _split_by_folders(images: DecodedImages, subset: str) -> pd.DataFrame:
     """Divide other data by their folders; without such folders all images belong to ``subset``."""
     source = images.manifest["source_split"]
-    return pd.DataFrame(
-        {"image_id": images.manifest["image_id"], "subset": source.where(source != "", subset), "fold": -1}
-    )
+    return pd.DataFrame({"image_id": images.manifest["image_id"], "subset": source.where(source != "", subset), "fold": -1})

@@ -19,9 +19,7 @@ def check_folder(out: Path, force: bool) -> None:
         BundleError: It holds something that must not be overwritten, or is no name of a new folder.
     """
     if not out.name or out.resolve() == Path.cwd().resolve():
-        raise BundleError(
-            f"--out {out} can't be replaced by a bundle. Name a folder of its own, for example --out bundle."
-        )
+        raise BundleError(f"--out {out} can't be replaced by a bundle. Name a folder of its own, for example --out bundle.")
     if not os.path.lexists(out):
         return
     if not out.is_dir() or out.is_symlink():

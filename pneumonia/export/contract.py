@@ -298,9 +298,7 @@ class Contract(Section):
     intended_use: Text
     warnings: Texts
     limitations: Annotated[Texts, Field(min_length=1)]
-    caveat: Annotated[
-        str, StringConstraints(max_length=MAX_TEXT), AfterValidator(lambda text: text and _check_text(text))
-    ]
+    caveat: Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(lambda text: text and _check_text(text))]
     files: Annotated[dict[FileName, Sha256], Field(min_length=2)]
     onnx: OnnxInfo
     versions: dict[Word, Text]
@@ -313,9 +311,7 @@ class Contract(Section):
         if self.classes != task.classes:
             raise ValueError(f"classes={self.classes} should be {task.classes}, those of task={task.name}")
         if positive != task.questions:
-            raise ValueError(
-                f"operating_points={positive} should be {task.questions}, the questions of task={task.name}"
-            )
+            raise ValueError(f"operating_points={positive} should be {task.questions}, the questions of task={task.name}")
         if images != self.data.val:
             raise ValueError(f"parity.images={images} should be data.val={self.data.val}")
         if self.calibration.images != images and (self.calibration.images or self.calibration.temperature is not None):

@@ -127,9 +127,7 @@ def metric_info(run: FinishedRun) -> MetricInfo:
     return MetricInfo.model_validate({"val": run.result.metrics["val"], "test": test})
 
 
-def limitations(
-    result: RunResult, warnings: Sequence[str], detector: OodDetectorInfo, abstention: Abstention
-) -> tuple[str, ...]:
+def limitations(result: RunResult, warnings: Sequence[str], detector: OodDetectorInfo, abstention: Abstention) -> tuple[str, ...]:
     """Return warnings and measured limitations, for the contract and the page; the warnings first."""
     data, accuracy = result.data, result.metrics["val"]["accuracy"]
     sentences = [

@@ -234,9 +234,7 @@ def _build_contract(
             versions={name: version(name) for name in EXPORTED_WITH},
         )
     except ValidationError as error:
-        raise BundleError(
-            f"The run can't be exported, since its contract would be invalid: {first_problem(error)}."
-        ) from error
+        raise BundleError(f"The run can't be exported, since its contract would be invalid: {first_problem(error)}.") from error
 
 
 def _expected(inputs: _Inputs) -> tuple[list[Path], Floats, Floats]:

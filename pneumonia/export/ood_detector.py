@@ -84,9 +84,7 @@ def _read_prototypes(raw: bytes) -> Floats32:
     np.lib.format.read_magic(array)
     shape, by_column, kind = np.lib.format.read_array_header_1_0(array)
     if len(shape) != 2 or not 1 <= shape[0] <= PROTOTYPES or shape[1] != SIDE * SIDE or kind != np.float32 or by_column:
-        raise ValueError(
-            f"its prototypes are {shape} of {kind} instead of (1 to {PROTOTYPES}, {SIDE * SIDE}) of float32"
-        )
+        raise ValueError(f"its prototypes are {shape} of {kind} instead of (1 to {PROTOTYPES}, {SIDE * SIDE}) of float32")
     values = np.frombuffer(array.read(), np.float32)
     if values.size != shape[0] * shape[1]:
         raise ValueError(f"it holds {values.size} numbers, and its header says {shape}")

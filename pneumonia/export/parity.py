@@ -23,9 +23,7 @@ def unmeasured(images: int) -> Parity:
     return Parity.model_validate({"passed": False, "images": images, "tolerance": TOLERANCE, **differences, **changes})
 
 
-def measure_parity(
-    bundle: Bundle, files: Sequence[Path], trained: Floats, recorded: Floats, exact: bool = True
-) -> Parity:
+def measure_parity(bundle: Bundle, files: Sequence[Path], trained: Floats, recorded: Floats, exact: bool = True) -> Parity:
     """Measure the differences of a bundle's predictions from others.
 
     Args:
@@ -36,9 +34,7 @@ def measure_parity(
         exact: Whether the run was trained on a CPU in 32 bits or more. A GPU or half precision rounds differently, and its
             recorded probabilities have to agree within ``COARSE`` only.
     """
-    predictions = [
-        bundle.predict(path.read_bytes()) for path in track(files, len(files), "Comparing with the trained model")
-    ]
+    predictions = [bundle.predict(path.read_bytes()) for path in track(files, len(files), "Comparing with the trained model")]
     raw = np.array([list(one.raw.values()) for one in predictions])
     calibrated = np.array([list(one.probabilities.values()) for one in predictions])
     pairs = ((raw, trained), (calibrated, bundle.calibrate(trained)), (raw, recorded))

@@ -58,9 +58,7 @@ def predict_files(model: Path, images: list[Path], explain: Path | None = None) 
         yield from _predict_with_run(model, images, explain)
         return
     if explain is not None:
-        raise ConfigError(
-            f"{model} is a bundle, and --explain needs the network itself. Name the run that it was exported from."
-        )
+        raise ConfigError(f"{model} is a bundle, and --explain needs the network itself. Name the run that it was exported from.")
     from pneumonia.export.runtime import Bundle
 
     bundle = Bundle.load(model)

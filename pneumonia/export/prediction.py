@@ -19,15 +19,11 @@ class Prediction(BaseModel):
         description="The most probable class; null where `abstained` or `out_of_distribution`", examples=["BACTERIA"]
     )
     probabilities: dict[str, float] = Field(description="By class; calibrated where `calibrated` is true")
-    raw: dict[str, float] = Field(
-        description="By class, uncalibrated, as the network and `pneumonia evaluate` give them"
-    )
+    raw: dict[str, float] = Field(description="By class, uncalibrated, as the network and `pneumonia evaluate` give them")
     calibrated: bool = Field(description="Whether the bundle has a temperature")
     temperature: float | None = Field(description="The divisor of the logits")
     confidence: float = Field(description="The highest of `probabilities`")
-    abstained: bool = Field(
-        description="`confidence` is below the threshold of the contract: a person must read the image"
-    )
+    abstained: bool = Field(description="`confidence` is below the threshold of the contract: a person must read the image")
     out_of_distribution: bool = Field(
         description="The image does not look like the X-rays of the training: no probability means anything"
     )
@@ -115,7 +111,5 @@ def decide(
     decisions: dict[str, bool | None] = {}
     for point in points:
         score = 1 - by_class[NORMAL] if point.positive == UNKNOWN_KIND else by_class[point.positive]
-        decisions[point.positive] = (
-            None if point.threshold is None else score >= point.threshold - rounding(calibration)
-        )
+        decisions[point.positive] = None if point.threshold is None else score >= point.threshold - rounding(calibration)
     return decisions

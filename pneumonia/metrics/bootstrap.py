@@ -261,15 +261,10 @@ def paired_bootstrap(
     """Test every metric of two models, each ``(N, K)``, on the same images; see :func:`paired_difference`."""
     one, other = (resampled_metrics([each], label, patient, task, seed) for each in (first, second))
     differing, metrics = differing_patients([first], [second], patient), metrics_of(task)
-    return {
-        name: paired_difference(one[name], other[name], differing if metrics[name].compute else None) for name in one
-    }
+    return {name: paired_difference(one[name], other[name], differing if metrics[name].compute else None) for name in one}
 
 
 def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: Objects) -> int:
     """Count patients with an image that two configurations, each of some trainings ``(N, K)``, predict differently."""
-    votes = [
-        np.mean([np.eye(one.shape[1])[one.argmax(axis=1)] for one in trainings], axis=0)
-        for trainings in (first, second)
-    ]
+    votes = [np.mean([np.eye(one.shape[1])[one.argmax(axis=1)] for one in trainings], axis=0) for trainings in (first, second)]
     return len(pd.unique(pd.Series(patient[(votes[0] != votes[1]).any(axis=1)])))

@@ -67,9 +67,7 @@ def fit_temperature(probability: Floats, label: Ints) -> Temperature:
     if not len(label):
         return Temperature(None, "there is no image to fit it on")
     if (probability.argmax(axis=1) == label).all():
-        return Temperature(
-            None, "every image to fit it on is predicted correctly, so that no finite temperature is best"
-        )
+        return Temperature(None, "every image to fit it on is predicted correctly, so that no finite temperature is best")
     if (probability.max(axis=1) > 1 - 1e-12).all():
         return Temperature(None, "all probabilities are 0 or 1, which no temperature changes")
     rows = np.arange(len(label))
@@ -109,9 +107,7 @@ def calibration_metrics(probability: Floats, label: Ints) -> CalibrationMetrics:
     observed = np.bincount(bins, weights=correct, minlength=BINS)
     truth = np.eye(probability.shape[1])[label]
     reliability = [
-        ReliabilityBin(
-            k / BINS, (k + 1) / BINS, int(counts[k]), float(stated[k] / counts[k]), float(observed[k] / counts[k])
-        )
+        ReliabilityBin(k / BINS, (k + 1) / BINS, int(counts[k]), float(stated[k] / counts[k]), float(observed[k] / counts[k]))
         for k in map(int, np.flatnonzero(counts))
     ]
     ece = float(np.abs(stated - observed).sum() / len(label))

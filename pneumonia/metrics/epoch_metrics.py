@@ -37,9 +37,7 @@ def build_epoch_metrics(task: Task, *, auroc: bool = True) -> MetricCollection:
         auroc: Also compute the AUROC, which stores every prediction of the epoch.
     """
     classes = len(task.classes)
-    metrics: dict[str, Metric | MetricCollection] = {
-        "confusion": MulticlassConfusionMatrix(classes, validate_args=False)
-    }
+    metrics: dict[str, Metric | MetricCollection] = {"confusion": MulticlassConfusionMatrix(classes, validate_args=False)}
     if auroc:
         metrics["auroc"] = MulticlassAUROC(classes, average="macro", validate_args=False)
     return MetricCollection(metrics, compute_groups=False)

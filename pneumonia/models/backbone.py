@@ -53,9 +53,7 @@ class Backbone(Classifier):
         super().__init__(options)
         _check(drop_path, frozen_epochs, unfreeze_every, layer_decay, head_lr)
         if pretrained and weights is not None:
-            raise ConfigError(
-                f"model.pretrained=true and model.weights={weights} are two sources of weights. Leave one out."
-            )
+            raise ConfigError(f"model.pretrained=true and model.weights={weights} are two sources of weights. Leave one out.")
         if name not in timm.list_models() and name not in timm.list_pretrained():
             raise ConfigError(
                 f"model.name={name} is not a network of timm {timm.__version__}.{nearest(name, timm.list_models())} "
@@ -208,9 +206,7 @@ def _create(name: str, create: Create, image_size: int) -> nn.Module:
     try:
         network = create()
     except TypeError as error:
-        key = next(
-            (key for argument, key in KEYS.items() if argument in create.keywords and argument in str(error)), None
-        )
+        key = next((key for argument, key in KEYS.items() if argument in create.keywords and argument in str(error)), None)
         why = f"{name} has no option model.{key}" if key else f"model.name={name} can't be built"
         raise ConfigError(f"{why} ({error}). Leave it at its default.") from error
     except (RuntimeError, AssertionError, ValueError) as error:

@@ -71,9 +71,7 @@ class Classifier(LightningModule):
                 f"task={self.tasks[0]}, or another model."
             )
         self.averaged: AveragedModel | None = None
-        self._training_batches: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # summed loss, predictions and labels of each batch
+        self._training_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, predictions and labels of each batch
         self._evaluation_batches: list[tuple[Tensor, Tensor]] = []  # summed loss and images of each batch
         self._float32: dict[str, Tensor] = {}  # during evaluation, the weights of 16 bits as float32
         self.train_metrics = build_epoch_metrics(self.task, auroc=False)

@@ -22,9 +22,7 @@ SHARED: Final = (  # options that a run's config has too
 )
 
 
-def load_classifier(
-    path: Path, task: str | None = None, own: Collection[str] = (), tta: str | None = None
-) -> Classifier:
+def load_classifier(path: Path, task: str | None = None, own: Collection[str] = (), tta: str | None = None) -> Classifier:
     """Load a classifier in evaluation mode, on the CPU.
 
     Args:

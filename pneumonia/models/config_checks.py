@@ -53,8 +53,7 @@ def check_family(config: TrainConfig) -> None:
             wrong, option, neutral = value != NEUTRAL[key], f"{key}={value}", f"{key}={shown(NEUTRAL[key])}"
         if wrong:
             raise ConfigError(
-                f"{option} has no effect on {family.__name__}: it learns {family.training_rule}. Use {neutral}, or another "
-                "model."
+                f"{option} has no effect on {family.__name__}: it learns {family.training_rule}. Use {neutral}, or another model."
             )
 
 

@@ -261,9 +261,7 @@ def _check(C: float, penalty: str, l1_ratio: float, solver: str, max_iter: int, 
             raise ConfigError(f"model.{name}={value} is out of range: it must be {wanted}.")
     for name, chosen, known in (("penalty", penalty, PENALTIES), ("solver", solver, SOLVERS)):
         if chosen not in known:
-            raise ConfigError(
-                f"model.{name}={chosen} is not known; choose one of {', '.join(known)}.{nearest(chosen, known)}"
-            )
+            raise ConfigError(f"model.{name}={chosen} is not known; choose one of {', '.join(known)}.{nearest(chosen, known)}")
     if penalty not in SOLVERS[solver]:
         raise ConfigError(
             f"model.solver={solver} can't minimise model.penalty={penalty}, which is not smooth at zero. Use "

@@ -63,9 +63,7 @@ def _check_type(name: str, value: Any, parameter: Parameter | None) -> None:
         ConfigError: With the key, the value and what it must be.
     """
     default = None if parameter is None else parameter.default
-    switch = isinstance(default, bool) or (
-        default is None and parameter is not None and "bool" in str(parameter.annotation)
-    )
+    switch = isinstance(default, bool) or (default is None and parameter is not None and "bool" in str(parameter.annotation))
     wanted = ""
     if switch and not isinstance(value, bool) and not (value is None and default is None):
         wanted = "true or false"

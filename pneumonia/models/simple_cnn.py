@@ -26,9 +26,7 @@ class SimpleCNN(Classifier):
         super().__init__(options)
         side = self.options.image_size // 2 // 2
         if side < 1:
-            raise ConfigError(
-                f"image_size={self.options.image_size} is too small for two poolings: SimpleCNN needs 4 or more."
-            )
+            raise ConfigError(f"image_size={self.options.image_size} is too small for two poolings: SimpleCNN needs 4 or more.")
         if not 1 <= dense <= 65536:
             raise ConfigError(f"model.dense={dense} is out of range: it must be a number of neurons from 1 to 65536.")
         self.network = nn.Sequential(

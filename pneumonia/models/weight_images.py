@@ -52,9 +52,7 @@ def tile_page(tiles: Sequence[Tile], title: str, legend: str, columns: int = COL
     across, rows = min(columns, len(tiles)), -(-len(tiles) // columns)
     top = 2 * (GAP + TEXT)
     text_width = int(max(bold.getlength(title), font.getlength(legend))) + 2 * GAP
-    page = Image.new(
-        "RGB", (max(across * (width + GAP) + GAP, text_width), top + rows * (height + TEXT + 2 * GAP)), PAPER
-    )
+    page = Image.new("RGB", (max(across * (width + GAP) + GAP, text_width), top + rows * (height + TEXT + 2 * GAP)), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((GAP, GAP // 2), title, INK, bold)
     draw.text((GAP, GAP // 2 + TEXT + 4), legend, INK, font)

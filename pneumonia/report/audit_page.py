@@ -108,10 +108,7 @@ def _copies(found: Audit, manifest: pd.DataFrame, pixels: Pixels) -> list[Block]
             (pair.first, pair.first_subset, pair.first_label),
             (pair.second, pair.second_subset, pair.second_label),
         )
-        pictures = [
-            _picture(pixels[position[name]], name, f"{name} ({', '.join(filter(None, about))})")
-            for name, *about in ends
-        ]
+        pictures = [_picture(pixels[position[name]], name, f"{name} ({', '.join(filter(None, about))})") for name, *about in ends]
         tiles.append(Tile(pictures, _nearness(pair)))
     blocks: list[Block] = [Heading("Copies"), Text(text), Gallery(tiles)]
     if total > SHOWN_PAIRS:
@@ -126,9 +123,7 @@ def _nearness(pair: Pair) -> str:
         "subsets": (pair.first_subset, pair.second_subset),
         "patients": (pair.first_patient, pair.second_patient),
     }
-    different = [
-        f"two {what}: **{one or 'none'} / {other or 'none'}**" for what, (one, other) in pairs.items() if one != other
-    ]
+    different = [f"two {what}: **{one or 'none'} / {other or 'none'}**" for what, (one, other) in pairs.items() if one != other]
     return "; ".join(["identical" if pair.kind == "exact" else f"{pair.bits} bits apart", *different])
 
 

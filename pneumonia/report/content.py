@@ -21,9 +21,7 @@ LIMITS = "Not a medical device. Nothing here was tested on patients."
 def report(found: Gathered, comparisons: Sequence[Comparison], title: str, command: str) -> Document:
     """Return the whole report; ``command`` is the one that writes it."""
     runs = sum(entry.members == 1 for entry in found.entries)
-    subtitle = (
-        f"{count(runs, 'finished run')}, {count(len(comparisons), 'comparison')}, {date.today().isoformat()}. {LIMITS}"
-    )
+    subtitle = f"{count(runs, 'finished run')}, {count(len(comparisons), 'comparison')}, {date.today().isoformat()}. {LIMITS}"
     blocks: list[Block] = [
         Heading("In short"),
         *_phantoms(found),
@@ -128,9 +126,7 @@ def _evaluated_in_part(comparisons: Sequence[Comparison]) -> list[str]:
 
 def _why_apart(comparisons: Sequence[Comparison]) -> str:
     names = ("task", "images or labels", "split", "the subset on which they were measured")
-    values = zip(
-        *((one.task, (one.manifest, one.other_data), one.split, one.subset) for one in comparisons), strict=True
-    )
+    values = zip(*((one.task, (one.manifest, one.other_data), one.split, one.subset) for one in comparisons), strict=True)
     apart = [name for name, found in zip(names, values, strict=True) if len(set(found)) > 1]
     return ", ".join(apart) or "the images of that subset"
 

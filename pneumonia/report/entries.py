@@ -186,9 +186,7 @@ def _with_others(entry: Entry, found: Mapping[tuple[str, str], Evaluated], train
     return replace(entry, others=tuple(made))
 
 
-def _evaluated(
-    folder: RunFolder, result: RunResult, run_ids: list[str], again: str
-) -> dict[tuple[str, str], Evaluated]:
+def _evaluated(folder: RunFolder, result: RunResult, run_ids: list[str], again: str) -> dict[tuple[str, str], Evaluated]:
     """Read predictions and evaluations by data and TTA, each by subset."""
     evaluated: dict[tuple[str, str], Evaluated] = {}
     for (data, subset, tta), path in folder.evaluations().items():

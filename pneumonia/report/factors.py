@@ -86,9 +86,7 @@ def _losses(entry: Entry) -> list[float]:
 def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bounded]], order: Sequence[str]) -> Table:
     metrics = ("loss", "accuracy", "f1_macro", "auroc")
     key = _factor_key(groups)
-    study = {
-        column: values for column, values in load_study().factors.get(key, {}).items() if column.startswith("loss_")
-    }
+    study = {column: values for column, values in load_study().factors.get(key, {}).items() if column.startswith("loss_")}
     rows = []
     for label in order:
         group = groups[label]
@@ -108,9 +106,7 @@ def _results(name: str, groups: dict[str, Group], found: dict[str, dict[str, Bou
 
 def _costs(name: str, groups: dict[str, Group]) -> Table:
     key = _factor_key(groups)
-    study = {
-        column: values for column, values in load_study().factors.get(key, {}).items() if not column.startswith("loss_")
-    }
+    study = {column: values for column, values in load_study().factors.get(key, {}).items() if not column.startswith("loss_")}
     titles = {"peak_memory_mib": "study, VRAM MiB", "batches_per_s": "study, batches/s"}
     rows = []
     for label, group in groups.items():

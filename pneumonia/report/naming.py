@@ -21,14 +21,8 @@ def labels_of(entries: Sequence[Entry], common: Sequence[str] = ()) -> list[str]
     several = len({entry.family for entry in entries}) > 1
     labels = []
     for entry in entries:
-        differences = [
-            _difference(key, value) for key, value in entry.differs.items() if key in varying or entry.joined
-        ]
-        named = (
-            not several
-            or entry.joined
-            or any(key in varying for key in ("experiment", "model") if key in entry.differs)
-        )
+        differences = [_difference(key, value) for key, value in entry.differs.items() if key in varying or entry.joined]
+        named = not several or entry.joined or any(key in varying for key in ("experiment", "model") if key in entry.differs)
         label = " ".join(differences if named or not differences else [entry.family, *differences])
         labels.append(label or f"{entry.family} ({entry.sweep})")
     for number, entry in enumerate(entries):

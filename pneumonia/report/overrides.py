@@ -26,9 +26,7 @@ IDENTIFYING_KEY: Final = {
     "scheduler": "_target_",
 }
 IRRELEVANT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast", "dry_run", "logger", "launcher")
-UNQUOTED: Final = re.compile(
-    r"[A-Za-z_/.][\w/.-]*", re.ASCII
-)  # read as text without quotes, unless it is one of RESERVED
+UNQUOTED: Final = re.compile(r"[A-Za-z_/.][\w/.-]*", re.ASCII)  # read as text without quotes, unless it is one of RESERVED
 RESERVED: Final = {"null", "true", "false", "nan", "inf"}
 Overrides = dict[str, str]
 Described = tuple[TrainConfig, Overrides]  # a config and the overrides for it
@@ -85,11 +83,7 @@ def train_commands(configs: Sequence[TrainConfig]) -> list[str]:
     lines: list[str] = []
     for group in alike.values():
         joined = _joined(group)
-        lines += (
-            [joined]
-            if joined
-            else [_line({key: [value] for key, value in overrides.items()}) for _, overrides in group]
-        )
+        lines += [joined] if joined else [_line({key: [value] for key, value in overrides.items()}) for _, overrides in group]
     return lines
 
 
@@ -116,9 +110,7 @@ def _product(known: Sequence[Overrides]) -> dict[str, list[str]] | None:
 
 def _line(values: Mapping[str, Sequence[str]]) -> str:
     several = any(len(one) > 1 for one in values.values())
-    overrides = [
-        f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)
-    ]
+    overrides = [f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)]
     return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *overrides])
 
 
@@ -165,9 +157,7 @@ def _choice(group: str, own: Mapping[str, object], default: str) -> str | None:
 def _train_file() -> tuple[dict[str, str], dict[str, object]]:
     """Return the choices of conf/train.yaml by group, and its own dotted keys."""
     settings = _load(conf_dir() / "train.yaml")
-    defaults = {
-        key: choice for item in settings.pop("defaults") if isinstance(item, dict) for key, choice in item.items()
-    }
+    defaults = {key: choice for item in settings.pop("defaults") if isinstance(item, dict) for key, choice in item.items()}
     return defaults, dotted({key: value for key, value in settings.items() if key != "hydra"})
 
 

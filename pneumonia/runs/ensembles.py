@@ -92,9 +92,7 @@ def write_ensemble(folder: RunFolder, runs: Sequence[FinishedRun]) -> None:
     """Write ``ensemble.json``, which describes the members and their data."""
     task, data = runs[0].task, runs[0].result.data
     members = [
-        Member(
-            str(run.folder.path), run.result.run_id, run.result.seed, run.config.split.fold, run.config.model._target_
-        )
+        Member(str(run.folder.path), run.result.run_id, run.result.seed, run.config.split.fold, run.config.model._target_)
         for run in runs
     ]
     about = {"task": task.name, "classes": list(task.classes), "members": [asdict(one) for one in members]}

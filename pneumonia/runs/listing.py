@@ -82,9 +82,7 @@ def read_sweep(folder: Path) -> SweepPlan | None:
 
 def read_job(folder: Path, job: PlannedJob) -> tuple[StartedJob | None, Failure | None]:
     """Read the start and the failure of a job from the folder of its sweep; ``None`` without one."""
-    return _read(StartedJob, folder / "jobs" / f"{job.key}.json"), _read(
-        Failure, folder / "jobs" / f"{job.key}.broken.json"
-    )
+    return _read(StartedJob, folder / "jobs" / f"{job.key}.json"), _read(Failure, folder / "jobs" / f"{job.key}.broken.json")
 
 
 def job_label(folder: RunFolder) -> str:

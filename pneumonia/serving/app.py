@@ -21,9 +21,7 @@ from pneumonia.serving.request_parsing import JPEG, JSON
 from pneumonia.serving.routes import add_routes
 from pneumonia.serving.telemetry import PAGE, Metrics
 
-ABOUT: Final = (
-    "Classifies chest X-rays with a bundle. **Not a medical device**; no output may be used to decide about a person."
-)
+ABOUT: Final = "Classifies chest X-rays with a bundle. **Not a medical device**; no output may be used to decide about a person."
 REMEDIES: Final = {404: "The paths are listed at /docs.", 405: "The methods of each path are listed at /docs."}
 
 
@@ -42,9 +40,7 @@ class Service:
         self.pool = InferencePool(bundle, limits)
         self.metrics = Metrics(contract.bundle_version, contract.model.version)
         app = self._app(page)
-        names = {
-            route.path: PAGE if route.name == PAGE else route.path for route in app.routes if isinstance(route, Route)
-        }
+        names = {route.path: PAGE if route.name == PAGE else route.path for route in app.routes if isinstance(route, Route)}
         self.asgi = Middleware(app, limits, self.metrics, token, names)
 
     @asynccontextmanager

@@ -21,8 +21,7 @@ CHALLENGES: Final = (  # programs use the first, browsers the second
     (b"www-authenticate", b'Basic realm="pneumonia: any name, the token as password", charset="UTF-8"'),
 )
 COMMON: Final = (
-    "default-src 'none'; script-src 'self'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
+    "default-src 'none'; script-src 'self'; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'; "
 )
 POLICY: Final = (COMMON + "style-src 'self'; img-src 'self' data: blob:").encode()
 DOCS: Final = "/docs"

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.server import ServerState
 
-BAD_HTTP: Final = Problem(
-    400, "The request is not HTTP/1.1, or its headers are too long.", "Send valid HTTP.", close=True
-)
+BAD_HTTP: Final = Problem(400, "The request is not HTTP/1.1, or its headers are too long.", "Send valid HTTP.", close=True)
 HEADERS_LATE: Final = Problem(408, "The headers of the request did not arrive in time.", "Send it again.", close=True)
 HANG_UP: Final = getattr(select, "POLLRDHUP", 0)  # of Linux; elsewhere the time limit ends such a request
 POLL_S: Final = 0.25  # between two looks at a connection that is not read

@@ -203,9 +203,7 @@ def _check_headers(exchange: Exchange) -> None:
     if repeated is not None:
         raise Problem(400, f"The request has more than one header {repeated.decode()}.", "Send one.", close=True)
     if b"transfer-encoding" in names and b"content-length" in names:
-        raise Problem(
-            400, "The request has both Content-Length and Transfer-Encoding.", "Send one of them.", close=True
-        )
+        raise Problem(400, "The request has both Content-Length and Transfer-Encoding.", "Send one of them.", close=True)
 
 
 def _credentials(header: bytes) -> bytes | None:

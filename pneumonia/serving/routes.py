@@ -105,9 +105,7 @@ def add_routes(app: FastAPI, pool: InferencePool, metrics: Metrics) -> None:
         start = time.perf_counter()
         kind = _media_type(request)
         if kind == JSON:
-            raise Problem(
-                415, f"Content-Type {JSON} is not supported here.", "Send the bytes of one JPEG, PNG or DICOM file."
-            )
+            raise Problem(415, f"Content-Type {JSON} is not supported here.", "Send the bytes of one JPEG, PNG or DICOM file.")
         found = await pool.explain(await request.body(), kind)
         request.scope[LOG_FIELDS] |= {"images": 1}
         return TimedExplanation(**found.model_dump(), ms=_ms_since(start))

@@ -66,9 +66,7 @@ def log_to(stream: TextIO) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # of libraries
     LOGGER.setLevel(logging.INFO)
-    logging.getLogger("uvicorn.error").setLevel(
-        logging.ERROR
-    )  # its warnings are about requests, which have a line already
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # its warnings are about requests, which have a line already
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a failure to write to the stream must not be reported in that stream
     sys.excepthook = lambda kind, error, trace: LOGGER.critical("crashed", exc_info=(kind, error, trace))
@@ -116,9 +114,7 @@ class Metrics:
     def __init__(self, bundle_version: str, model_version: str) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # memory, CPU and open files, on Linux
-        self.requests = Counter(
-            "pneumonia_requests", "Requests by route and status", ["route", "status"], registry=registry
-        )
+        self.requests = Counter("pneumonia_requests", "Requests by route and status", ["route", "status"], registry=registry)
         self.seconds = Histogram(
             "pneumonia_request_seconds",
             "Seconds from the headers of a request to the end of its response",

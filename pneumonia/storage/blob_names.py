@@ -46,9 +46,7 @@ def check_uploads(names: Iterable[str], prefix: str) -> None:
     bad = _refused(every)
     bad += [f"'{name[:40]}...' (longer than 1,024)" for name in every if len(prefix + name) > LONGEST_BLOB]
     if bad:
-        raise BlobError(
-            f"{len(bad)} files have names that can't be blobs: {some(bad, 5)}. Nothing was uploaded. Rename them."
-        )
+        raise BlobError(f"{len(bad)} files have names that can't be blobs: {some(bad, 5)}. Nothing was uploaded. Rename them.")
 
 
 def unsafe(name: str) -> str:

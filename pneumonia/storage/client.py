@@ -48,9 +48,7 @@ T = TypeVar("T")
 CONTAINER: Final = re.compile(r"\$(root|web|logs)|(?=.{3,63}$)[a-z0-9](?:-?[a-z0-9])+")
 ACCOUNT_NAME: Final = re.compile(r"[a-z0-9]{3,24}")
 URL: Final = re.compile(r"https?://[^/\s]+(/[^/\s]+)?/?")  # the emulator has the account in the path
-SECRETS: Final = re.compile(
-    r"((?:sig|AccountKey|SharedAccessSignature)=)[^&;\s]+|[A-Za-z0-9+/%_-]{40,}=*", re.IGNORECASE
-)
+SECRETS: Final = re.compile(r"((?:sig|AccountKey|SharedAccessSignature)=)[^&;\s]+|[A-Za-z0-9+/%_-]{40,}=*", re.IGNORECASE)
 REMEDIES: Final = {
     "AuthorizationPermissionMismatch": "the token or account lacks the right (to write, perhaps).",
     "AuthorizationFailure": "the key is wrong, the token or account lacks the right, or the firewall blocks you.",
@@ -88,9 +86,7 @@ class Place:
             ConfigError: Not a valid container name or prefix, or it contains a token.
         """
         if "sig=" in text:
-            raise ConfigError(
-                f"The place contains a token, which is not shown here. Set {SAS} to it, and use CONTAINER/PREFIX."
-            )
+            raise ConfigError(f"The place contains a token, which is not shown here. Set {SAS} to it, and use CONTAINER/PREFIX.")
         container, _, prefix = text.strip("/").partition("/")
         if not CONTAINER.fullmatch(container):
             raise ConfigError(

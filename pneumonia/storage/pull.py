@@ -74,9 +74,7 @@ def warn_of_foreign_files(folder: Path) -> None:
         and path.relative_to(folder).as_posix() not in known
     ]
     if strangers:
-        warn(
-            f"{len(strangers)} files in {folder} did not come from the container and are read too: {some(strangers, 3)}"
-        )
+        warn(f"{len(strangers)} files in {folder} did not come from the container and are read too: {some(strangers, 3)}")
 
 
 def _written(folder: Path) -> int:
@@ -112,9 +110,7 @@ def _ours(place: Place, folder: Path) -> dict[str, Entry]:
         )
     refused = set(links_outside(folder, list(entries)))
     return {
-        name: entry
-        for name, entry in entries.items()
-        if name not in refused and not unsafe(name) and (folder / name).is_file()
+        name: entry for name, entry in entries.items() if name not in refused and not unsafe(name) and (folder / name).is_file()
     }
 
 
@@ -149,9 +145,7 @@ def _check_room(folder: Path, needed: int) -> None:
         )
 
 
-def _fetch_all(
-    container: ContainerClient, place: Place, folder: Path, blobs: list[Blob], journal: Journal, workers: int
-) -> None:
+def _fetch_all(container: ContainerClient, place: Place, folder: Path, blobs: list[Blob], journal: Journal, workers: int) -> None:
     if not blobs:
         return
     (folder / PARTS).mkdir()

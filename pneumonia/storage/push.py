@@ -104,9 +104,7 @@ def _upload(container: ContainerClient, place: Place, name: str, path: Path, the
     size, digest = before.st_size, file_hash(path, "md5")
     if there is not None and (there.size, there.md5) == (size, digest):
         return -1
-    settings = ContentSettings(
-        mimetypes.guess_type(name)[0] or "application/octet-stream", content_md5=bytearray.fromhex(digest)
-    )
+    settings = ContentSettings(mimetypes.guess_type(name)[0] or "application/octet-stream", content_md5=bytearray.fromhex(digest))
     upload = partial(container.upload_blob, overwrite=False)
     if there is not None:  # only over the listed version
         condition = MatchConditions.IfNotModified

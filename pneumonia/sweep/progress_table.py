@@ -40,9 +40,7 @@ class ProgressTable:
         results: Write ``results.csv``.
     """
 
-    def __init__(
-        self, jobs: list[Job], state: SweepState, all_jobs: list[Job] | None = None, *, results: bool = True
-    ) -> None:
+    def __init__(self, jobs: list[Job], state: SweepState, all_jobs: list[Job] | None = None, *, results: bool = True) -> None:
         self.jobs = jobs
         self.all_jobs = all_jobs
         self.state = state

@@ -44,9 +44,7 @@ def read_preset(name: str) -> Preset:
     return Preset(name, **yaml.safe_load((conf_dir() / "reproduce" / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
-def reproduce(
-    preset: Preset, overrides: Sequence[str], runs_dir: Path, out: Path, run: Callable[[Sequence[str]], int]
-) -> int:
+def reproduce(preset: Preset, overrides: Sequence[str], runs_dir: Path, out: Path, run: Callable[[Sequence[str]], int]) -> int:
     """Run the unfinished steps of a preset.
 
     Args:

@@ -159,8 +159,7 @@ def _checked_axes(plan: Search) -> list[Axis]:
     kind = plan.common.launcher.kind
     if kind != "local":
         raise ConfigError(
-            f"launcher={kind} does not work with a search, because each trial learns from the earlier ones. "
-            "Set launcher=local."
+            f"launcher={kind} does not work with a search, because each trial learns from the earlier ones. Set launcher=local."
         )
     if plan.common.monitor not in {None, *MONITORS}:
         raise ConfigError(f"monitor={plan.common.monitor} can't be searched for.")

@@ -37,16 +37,12 @@ def axis_of(override: Override) -> Axis:
     key, value, text = override.get_key_element(), override.value(), str(override.input_line)
     unknown = sorted(value.tags - {"log"}) if isinstance(value, IntervalSweep) else sorted(getattr(value, "tags", ()))
     if unknown:
-        raise ConfigError(
-            f"{text}: tag({unknown[0]}, ...) is not known. The only tag is tag(log, interval(low, high))."
-        )
+        raise ConfigError(f"{text}: tag({unknown[0]}, ...) is not known. The only tag is tag(log, interval(low, high)).")
     if isinstance(value, IntervalSweep):
         log = "log" in value.tags
         low, high = value.start, value.end
         if low is None or high is None or not low < high:
-            raise ConfigError(
-                f"{text}: the low end of a range must be below its high end, and {low} is not below {high}."
-            )
+            raise ConfigError(f"{text}: the low end of a range must be below its high end, and {low} is not below {high}.")
         if log and low <= 0:
             raise ConfigError(f"{text}: a logarithmic range must start above 0, not at {low}.")
         if isinstance(low, int) and isinstance(high, int):

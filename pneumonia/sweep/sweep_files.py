@@ -102,14 +102,10 @@ def _swept(loaded: Any, path: Path) -> dict[str, str]:
     for key in ("hydra", "sweeper", "params"):
         node = node.get(key) or {}
         if not isinstance(node, dict):
-            raise ConfigError(
-                f"{path}: {key} under hydra is not a mapping. Write `seed: 0,1,2` below hydra.sweeper.params."
-            )
+            raise ConfigError(f"{path}: {key} under hydra is not a mapping. Write `seed: 0,1,2` below hydra.sweeper.params.")
     for key, value in node.items():
         if str(key).lstrip("+~").startswith(("hydra", "sweep")):
-            raise ConfigError(
-                f"{path} sweeps over {key}: a sweep over sweeps would lose the inner one. Use keys of a run."
-            )
+            raise ConfigError(f"{path} sweeps over {key}: a sweep over sweeps would lose the inner one. Use keys of a run.")
         if isinstance(value, dict) or value is None:
             raise ConfigError(f"{path} gives {key} no values. Write them with commas between them: `{key}: a,b,c`.")
     return {str(key): str(value) for key, value in node.items()}

@@ -40,9 +40,7 @@ def build(plan: Plan, project: str, entity: str) -> Any:
     swept = dict.fromkeys(CONFIG_KEY.get(key, key) for key in plan.axes)
     columns = [*map(reports.Config, swept), *map(reports.SummaryMetric, best[:3])]
     sections = {
-        "By epoch": [
-            reports.LinePlot(title=name, x=reports.Metric("epoch"), y=[reports.Metric(name)]) for name in CURVES
-        ],
+        "By epoch": [reports.LinePlot(title=name, x=reports.Metric("epoch"), y=[reports.Metric(name)]) for name in CURVES],
         "Best epoch": [reports.BarPlot(title=name, metrics=[reports.Metric(name)]) for name in best],
         "Swept values and metrics": [
             reports.ParallelCoordinatesPlot(

@@ -80,9 +80,7 @@ def device() -> tuple[bool, str]:
         return False, _why_not(torch.__version__, torch.version.cuda)
     cores, threads = available_cores(), torch.get_num_threads()
     if threads > cores:
-        return False, (
-            f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}."
-        )
+        return False, (f"torch uses {threads} threads on {cores} cores, which can be very slow. Set OMP_NUM_THREADS={cores}.")
     return True, f"no GPU; CPU with {cores} cores, {threads} threads, torch {torch.__version__}"
 
 
@@ -93,11 +91,7 @@ def _why_not(version: str, built_for: str | None) -> str:
             f"there is a GPU, but torch {version} is built for CPUs alone. Run `make setup` in a fresh folder, or install torch "
             "with CUDA."
         )
-    done = (
-        subprocess.run(["nvidia-smi"], capture_output=True, text=True, errors="replace", check=False)
-        if _answers()
-        else None
-    )
+    done = subprocess.run(["nvidia-smi"], capture_output=True, text=True, errors="replace", check=False) if _answers() else None
     found = re.search(r"CUDA Version: *([\d.]+)", done.stdout) if done else None
     if found and tuple(map(int, found[1].split("."))) < tuple(map(int, built_for.split("."))):
         return (

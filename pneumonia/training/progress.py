@@ -66,9 +66,7 @@ class EpochProgress(Checkpoint):
         self._progress.start()
         self._images, self._train_s = self.throughput.totals.images, self.throughput.totals.train_s
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
 
@@ -78,9 +76,7 @@ class EpochProgress(Checkpoint):
             return
         names = {"train loss": "train/loss", "val loss": "val/loss", "accuracy": "val/accuracy", "f1": "val/f1_macro"}
         values = {title: float(trainer.callback_metrics.get(name, math.nan)) for title, name in names.items()}
-        shown = "  ".join(
-            f"{title} {format_value(value if math.isfinite(value) else None)}" for title, value in values.items()
-        )
+        shown = "  ".join(f"{title} {format_value(value if math.isfinite(value) else None)}" for title, value in values.items())
         totals = self.throughput.totals
         rate = (totals.images - self._images) / max(totals.train_s - self._train_s, 1e-9)
         say(f"epoch {trainer.current_epoch + 1:>3}/{trainer.max_epochs}  {shown}  {rate:5.0f} images/s")

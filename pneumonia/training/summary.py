@@ -23,9 +23,7 @@ def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, 
     table(f"Split {config.split.method}, images by class", ("subset", *classes, "all"), rows)
     seen = data.images.manifest.iloc[data.positions("train")]
     if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)):
-        say(
-            "These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder"
-        )
+        say("These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder")
     split = config.split
     if split.rules.folded:
         turns = f"; every {split.every} epochs the next one does" if data.rotate_every else ""
@@ -39,9 +37,7 @@ def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, 
     if classifier.training_rule:
         say(f"{type(classifier).__name__} learns {classifier.training_rule}")
     if getattr(config.model, "activation", None) == "binary_step":
-        say(
-            "The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)"
-        )
+        say("The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)")
     batches = "the whole subset at once" if classifier.full_batch else f"batches of {config.batch_size}"
     say(f"Training {folder.path.name}: {config.max_epochs} epochs, {batches}")
 
@@ -52,10 +48,7 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     classes = result.confusion.classes
     apart = {class_metric(name, label) for name in ("recall", "precision") for label in classes}
     names = [name for name in {**validated, **trained} if name not in apart]
-    rows = [
-        (name, *(format_value(values[name]) if name in values else "" for values in (trained, validated)))
-        for name in names
-    ]
+    rows = [(name, *(format_value(values[name]) if name in values else "" for values in (trained, validated))) for name in names]
     family = f"{result.family} {getattr(result.config.model, 'name', '')}".strip()
     title = f"{family}, best epoch {result.best_epoch} of {result.epochs}"
     table(title, ("metric", "train", "val"), rows)

@@ -51,18 +51,14 @@ class Termination(Checkpoint):
         """Whether no further epoch may be trained, although ``max_epochs`` is not reached."""
         return self.stopped or self.out_of_steps or self.lost
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step == self.max_steps:
             trainer.should_stop = True  # within an epoch Lightning then validates, so that the part of it has metrics
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stoppers = [callback for callback in trainer.early_stopping_callbacks if isinstance(callback, EarlyStopping)]
         converged = isinstance(pl_module, Classifier) and pl_module.converged
-        self.stopped = converged or any(
-            stopper.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for stopper in stoppers
-        )
+        self.stopped = converged or any(stopper.stopping_reason is not EarlyStoppingReason.NOT_STOPPED for stopper in stoppers)
         last = trainer.current_epoch + 1 == trainer.max_epochs and trainer.is_last_batch
         self.out_of_steps = trainer.global_step == self.max_steps and not (self.stopped or last)
         self._check_divergence(trainer, pl_module, last)

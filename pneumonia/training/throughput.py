@@ -58,9 +58,7 @@ class Throughput(Callback):
         if batch_idx == 0:
             self._epoch_started = time.perf_counter()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._epoch_images += len(batch["label"])
         self.totals.batches += 1
 

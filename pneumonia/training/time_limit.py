@@ -32,9 +32,7 @@ class TimeLimit(Callback):
         self.limit_s = max_time_s(max_time)
         self._started = time.monotonic()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.world_size == 1 and self._is_over():
             raise time_limit_reached(self.max_time, self.folder, trainer.max_epochs)
 

@@ -30,9 +30,7 @@ pneumonia completion fish | source
 function ask; string join -- ' ' (complete -C $argv[1] | string split -f 1 \\t); true; end
 """
 SCRIPTS = {
-    name: pytest.param(
-        name, script, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed")
-    )
+    name: pytest.param(name, script, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed"))
     for name, script in (("bash", BASH), ("zsh", ZSH), ("fish", FISH))
 }
 LINES = {

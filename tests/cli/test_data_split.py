@@ -94,9 +94,7 @@ def test_classes_stand_in_the_order_of_the_task(phantoms, cache_dir, tmp_path, m
         (["/no/such/folder"], "does not exist"),
     ],
 )
-def test_bad_arguments_are_refused_and_write_nothing(
-    arguments, message, phantoms, cache_dir, tmp_path, monkeypatch, capsys
-):
+def test_bad_arguments_are_refused_and_write_nothing(arguments, message, phantoms, cache_dir, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PNEUMONIA_CACHE", str(cache_dir))
     code, out, err = _run([phantoms if word == "DATA" else word for word in arguments], monkeypatch, capsys)

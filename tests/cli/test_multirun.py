@@ -39,9 +39,7 @@ class Troubled(Classifier):
 '''
 INSTALLED = {one.__name__ for one in Plugins.instance().discover(Launcher)}
 LAUNCHERS = [
-    pytest.param(
-        name, marks=pytest.mark.skipif(plugin not in INSTALLED, reason=f"{plugin} is not installed (the extra `dev`)")
-    )
+    pytest.param(name, marks=pytest.mark.skipif(plugin not in INSTALLED, reason=f"{plugin} is not installed (the extra `dev`)"))
     for name, plugin in (("basic", "BasicLauncher"), ("joblib", "JoblibLauncher"), ("submitit_local", "LocalLauncher"))
 ]
 
@@ -142,9 +140,7 @@ def test_later_batches_run_after_a_failure(small, tmp_path):
     assert _train(tmp_path, [*small, *overrides, "batch_size=16"]).returncode == 0
 
 
-@pytest.mark.parametrize(
-    "word", ["experiment=glob(x*)", "seed=range(0,0)", "model=glob(*,exclude=*)", "seed=range(3,1)"]
-)
+@pytest.mark.parametrize("word", ["experiment=glob(x*)", "seed=range(0,0)", "model=glob(*,exclude=*)", "seed=range(3,1)"])
 def test_a_multirun_without_a_job_is_refused(word, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=re.escape(word) + " has no value, so there is no job to run"):

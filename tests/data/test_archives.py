@@ -286,9 +286,7 @@ def test_file_where_the_cache_should_be_is_named(tmp_path):
 def test_damaged_archive_is_unpacked_or_refused_and_nothing_else(kind, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("archive")
     make = {"x.zip": make_zip, "x.npz": lambda path, _: medmnist(path)}.get(kind, make_tar)
-    archive = make(
-        folder / kind, {"NORMAL/a.png": b"picture" * 40, "b/c.png": b"x", "d/": b""} if kind != "x.tar" else FILES
-    )
+    archive = make(folder / kind, {"NORMAL/a.png": b"picture" * 40, "b/c.png": b"x", "d/": b""} if kind != "x.tar" else FILES)
     raw = bytearray(archive.read_bytes())
     for _ in range(data.draw(st.integers(1, 6))):
         place = data.draw(st.integers(0, len(raw) - 1))

@@ -116,9 +116,7 @@ def test_pairs_agree_with_a_brute_force_search_by_another_library(tree, cache_di
     found = copies(manifest, manifest["source_split"].to_numpy(dtype=object))
     hashes = [imagehash.phash(Image.open(path).convert("L"), hash_size=16) for path in manifest["path"]]
     names = manifest["image_id"].tolist()
-    theirs = {
-        (names[a], names[b]) for a in range(len(names)) for b in range(a + 1, len(names)) if hashes[a] - hashes[b] <= 24
-    }
+    theirs = {(names[a], names[b]) for a in range(len(names)) for b in range(a + 1, len(names)) if hashes[a] - hashes[b] <= 24}
     assert set(zip(found["first"], found["second"], strict=True)) == theirs
     assert len(theirs) == 6
 
@@ -206,11 +204,7 @@ def _table(**columns):
     return pd.DataFrame({**plain, **columns}, index=range(count))
 
 
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 5), st.sampled_from(["train", "val", "test", "unused", ""])), min_size=1, max_size=14
-    )
-)
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["train", "val", "test", "unused", ""])), min_size=1, max_size=14))
 def test_leaks_equal_a_search_over_all_pairs(rows):
     group, subset = np.array([row[0] for row in rows]), np.array([row[1] for row in rows], dtype=object)
     manifest = _table(patient_id=[f"p{number}" for number in group])
@@ -241,8 +235,7 @@ def test_leaks_share_is_what_splitting_says_of_it(data):
     subset = split["subset"].to_numpy(dtype=object)
     group = pd.factorize(manifest["patient_id"])[0]
     found = {
-        tuple(leak.subsets): leak
-        for leak in leaks(manifest, subset, split["fold"].to_numpy(), group, copies(manifest, subset))
+        tuple(leak.subsets): leak for leak in leaks(manifest, subset, split["fold"].to_numpy(), group, copies(manifest, subset))
     }
     for theirs in find_leaks(manifest, split, group):
         assert found["train", theirs.subset].images[theirs.subset] == theirs.images
@@ -366,9 +359,7 @@ def test_page_counts_the_pairs_that_it_does_not_show(data):
     assert found.duplicates.exact_pairs == 66
     assert "The 40 most serious of 66 pairs; all are in pairs.csv." in audit_page(found, changed, pixels, "data")
     fewer = replace(found, pairs=found.pairs[:50])
-    assert "The 40 most serious of 66 pairs; the 50 most serious are in pairs.csv." in audit_page(
-        fewer, changed, pixels, "data"
-    )
+    assert "The 40 most serious of 66 pairs; the 50 most serious are in pairs.csv." in audit_page(fewer, changed, pixels, "data")
 
 
 def test_remarks_explain_the_scores(data):
@@ -379,9 +370,7 @@ def test_remarks_explain_the_scores(data):
     table = manifest.copy()
     table.loc[table["label"] == "NORMAL", "width"] = 900
     shortcut = remarks(audit(table, pixels))
-    assert any(
-        re.search(r"files predict the class.*normal or pneumonia: accuracy 1\.000 against", text) for text in shortcut
-    )
+    assert any(re.search(r"files predict the class.*normal or pneumonia: accuracy 1\.000 against", text) for text in shortcut)
     conflict = manifest.copy()
     normal, virus = (int(np.flatnonzero(conflict["label"] == label)[0]) for label in ("NORMAL", "VIRUS"))
     conflict.loc[virus, ["sha256", "phash"]] = conflict.loc[normal, ["sha256", "phash"]].to_list()
@@ -468,10 +457,6 @@ def test_random_split_of_real_data_leaks_four_in_ten_images(real_xrays, tmp_path
     found = json.loads(out)
     assert found["patients"] == 3669
     assert found["duplicates"]["exact_groups"] == 24
-    shares = {
-        leak["subsets"][1]: leak["share"][leak["subsets"][1]]
-        for leak in found["leaks"]
-        if leak["subsets"][0] == "train"
-    }
+    shares = {leak["subsets"][1]: leak["share"][leak["subsets"][1]] for leak in found["leaks"] if leak["subsets"][0] == "train"}
     assert all(0.33 < share < 0.47 for share in shares.values())
     assert sorted(shares) == ["test", "val"]

@@ -146,9 +146,7 @@ def test_groups_are_never_on_both_sides_of_a_fold():
     group = np.repeat(np.arange(80), 5)
     label = np.array(["a", "b"])[rng.integers(0, 2, 80)][group]
     face = rng.normal(size=(80, 30))[group] + 0.01 * rng.normal(size=(400, 30))
-    assert cross_validated(face, label, np.arange(400), forest).accuracy > 0.95, (
-        "by image, patients are learnt by heart"
-    )
+    assert cross_validated(face, label, np.arange(400), forest).accuracy > 0.95, "by image, patients are learnt by heart"
     assert cross_validated(face, label, group, forest).accuracy < 0.65
 
 

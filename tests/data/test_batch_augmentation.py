@@ -66,9 +66,7 @@ def _affine(image, u, strengths):
     angle = _within(u[ANGLE], strengths.rotate_deg)
     centre = geometric.center((height, width))
     matrix = geometric.create_affine_transformation_matrix(shift, {"x": 0, "y": 0}, scale, angle, centre)
-    return geometric.warp_affine(image[..., None], matrix, cv2.INTER_LINEAR, 0, cv2.BORDER_CONSTANT, image.shape)[
-        ..., 0
-    ]
+    return geometric.warp_affine(image[..., None], matrix, cv2.INTER_LINEAR, 0, cv2.BORDER_CONSTANT, image.shape)[..., 0]
 
 
 def _jitter(image, u, strengths):
@@ -111,9 +109,7 @@ def test_same_draws_give_the_images_of_albumentations(strengths, reference, imag
 @pytest.mark.parametrize("strengths", [STUDY, HIGH, CLINICAL])
 def test_draws_are_spread_as_those_of_albumentations(strengths, images):
     one = np.repeat(images[:1], 600, axis=0)
-    ours, theirs = (
-        Augmenter(strengths, kind)(one, 0, 0, np.arange(600)).astype(float) for kind in ("batch", "albumentations")
-    )
+    ours, theirs = (Augmenter(strengths, kind)(one, 0, 0, np.arange(600)).astype(float) for kind in ("batch", "albumentations"))
     chance = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / 600) + 0.1
     apart = (ours.mean(axis=0) - theirs.mean(axis=0)) / chance
     assert np.abs(apart).max() < 6
@@ -135,10 +131,7 @@ def test_steps_draw_independently_of_each_other(kind):
     out = Augmenter(strengths, kind)(np.repeat(image, 2000, axis=0), 0, 0, np.arange(2000)).astype(float)
     level = np.median(out[:, 8:16, 8:16], axis=(1, 2))
     bright = out > 1.2 * level[:, None, None]
-    x, y = (
-        np.average(np.indices((24, 24))[axis][None] + np.zeros_like(out), axis=(1, 2), weights=bright)
-        for axis in (1, 0)
-    )
+    x, y = (np.average(np.indices((24, 24))[axis][None] + np.zeros_like(out), axis=(1, 2), weights=bright) for axis in (1, 0))
     flipped = x > 11.5
     shift = x - np.where(flipped, 19.5, 3.5)
     table = np.corrcoef(np.stack((flipped, level, shift, y))) - np.eye(4)
@@ -166,9 +159,7 @@ def test_generator_is_splitmix64():
 
 
 def test_draws_are_uniform_and_independent():
-    tables = [
-        uniforms(image_keys(seed, epoch, np.arange(20_000)), 0, COLUMNS) for seed, epoch in ((0, 0), (0, 1), (1, 0))
-    ]
+    tables = [uniforms(image_keys(seed, epoch, np.arange(20_000)), 0, COLUMNS) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     numbers = torch.cat(tables, dim=1).double()
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -201,6 +192,4 @@ def test_changes_on_the_device_are_those_of_the_loader(kind, cache_dir, phantoms
     at_once = list(data.loader("train", 5))
     data.on_device = kind == "batch"  # as where there is a GPU
     later = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
-    assert all(
-        torch.equal(a["image"], b["image"]) and a.keys() == b.keys() for a, b in zip(at_once, later, strict=True)
-    )
+    assert all(torch.equal(a["image"], b["image"]) and a.keys() == b.keys() for a, b in zip(at_once, later, strict=True))

@@ -214,9 +214,7 @@ def test_damaged_cache_file_is_decoded_again_with_a_warning(suffix, how, damage,
 
 
 def test_cache_of_other_images_is_not_used(tmp_path, capsys):
-    ours, theirs = (
-        load_manifest(_tree(tmp_path / name, count), tmp_path / "cache") for name, count in (("x", 3), ("y", 4))
-    )
+    ours, theirs = (load_manifest(_tree(tmp_path / name, count), tmp_path / "cache") for name, count in (("x", 3), ("y", 4)))
     caches = [load_cache(manifest, 24, "stretch", tmp_path / "cache").pixels for manifest in (ours, theirs)]
     names = [Path(pixels.filename).stem for pixels in caches]
     before = np.array(caches[0])

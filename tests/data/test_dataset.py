@@ -18,9 +18,7 @@ def module(cache_dir, phantoms):
     split = make_split(images.manifest, SplitConfig())
 
     def make(workers: int = 0, augmentation: AugmentationConfig = CLINICAL, seed: int = 5) -> XRayDataModule:
-        return XRayDataModule.from_images(
-            images, split, batch_size=16, augmentation=augmentation, seed=seed, num_workers=workers
-        )
+        return XRayDataModule.from_images(images, split, batch_size=16, augmentation=augmentation, seed=seed, num_workers=workers)
 
     return make
 
@@ -91,10 +89,7 @@ def test_each_strength_does_what_its_name_says():
     assert 107 < means.max() <= 111
     left = np.zeros((400, 8, 8), dtype=np.uint8)
     left[:, :, 0] = 255
-    flipped = (
-        augment_images(build_pipeline(AugmentationConfig(flip=0.5)), left, image_seeds(0, 0, np.arange(400)))[:, 0, -1]
-        > 0
-    )
+    flipped = augment_images(build_pipeline(AugmentationConfig(flip=0.5)), left, image_seeds(0, 0, np.arange(400)))[:, 0, -1] > 0
     assert 0.4 < flipped.mean() < 0.6
     noise = augment_images(build_pipeline(AugmentationConfig(noise=0.02)), grey, seeds).std(axis=(1, 2))
     assert noise.max() <= 0.02 * 255 * 1.2

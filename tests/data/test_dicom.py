@@ -371,9 +371,7 @@ def _grouped(undefined_length: bool) -> bytes:
 
 
 def _bare_compressed() -> bytes:
-    whole = pydicom.dcmread(
-        io.BytesIO(dicom(np.zeros((64, 64), dtype=np.uint8), JPEGBaseline8Bit, PixelData=_jpeg(64)))
-    )
+    whole = pydicom.dcmread(io.BytesIO(dicom(np.zeros((64, 64), dtype=np.uint8), JPEGBaseline8Bit, PixelData=_jpeg(64))))
     bare = Dataset()
     bare.update(whole)
     out = io.BytesIO()
@@ -385,9 +383,7 @@ SMALL = np.zeros((64, 64), dtype=np.uint8)
 BROKEN = {
     "no pixels": (dicom(SMALL, PixelData=None), "without pixels"),
     "colour": (
-        dicom(
-            SMALL, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, PixelData=bytes(3 * 4096)
-        ),
+        dicom(SMALL, SamplesPerPixel=3, PhotometricInterpretation="RGB", PlanarConfiguration=0, PixelData=bytes(3 * 4096)),
         r"colour or unknown DICOM \(RGB\)",
     ),
     "palette": (dicom(SMALL, PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR"),
@@ -480,9 +476,7 @@ def test_header_of_countless_elements_is_refused_in_little_memory(inside):
         many = struct.pack("<HHL", 0xFFFE, 0xE000, len(many)) + many
         many = struct.pack("<HH2sxxL", 0x0028, 0x3010, b"SQ", len(many)) + many
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        UnreadableImageError, match=r"its header has far more elements|VOILUTSequence has far more bytes"
-    ):
+    with pytest.raises(UnreadableImageError, match=r"its header has far more elements|VOILUTSequence has far more bytes"):
         grey(raw[:place] + many + raw[place:])
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400 * 2**10
 

@@ -281,9 +281,7 @@ def test_wrong_bytes_from_kaggle_are_deleted(kaggle, tmp_path):
 def test_refused_kaggle_login_has_a_remedy_and_hides_the_key(status, kaggle, tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLE_API_TOKEN", SECRET)
     kaggle.routes["/v1/datasets.DatasetApiService/GetDataset"] = (status, {}, b"{}")
-    with pytest.raises(
-        AccessError, match=rf"Kaggle refuses access to {KAGGLE} \({status}\).*kaggle.com/settings"
-    ) as caught:
+    with pytest.raises(AccessError, match=rf"Kaggle refuses access to {KAGGLE} \({status}\).*kaggle.com/settings") as caught:
         fetch("kaggle", tmp_path / "cache")
     assert SECRET not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -334,9 +332,7 @@ def from_hub(url: str, cache: Path, repo: str = REPO, **environment: str) -> sub
     )
     command = [sys.executable, "-c", code, str(cache), repo]
     settings = {"HF_ENDPOINT": url, "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1", **environment}
-    return subprocess.run(
-        command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120, check=False
-    )
+    return subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_hugging_face_images_are_fetched_by_its_client(hub, tmp_path):
@@ -354,9 +350,7 @@ def test_hugging_face_images_are_fetched_by_its_client(hub, tmp_path):
     assert not (folder / "README.md").exists()
     hub.asked.clear()
     assert from_hub(hub.url, tmp_path / "cache").returncode == 0
-    assert not [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path], (
-        "nothing is fetched twice"
-    )
+    assert not [path for method, path, _ in hub.asked if method == "GET" and "/resolve/" in path], "nothing is fetched twice"
 
 
 def test_hugging_face_file_with_wrong_bytes_is_deleted(hub, tmp_path):
@@ -381,10 +375,7 @@ def test_incomplete_hugging_face_copy_is_refused(hub, tmp_path):
     hub.routes[f"/api/datasets/{REPO}/tree/{SHA}"] = (400, {}, b"{}")
     done = from_hub(hub.url, tmp_path / "cache")
     assert done.returncode == 2
-    assert (
-        "1 of 4 files from Hugging Face differ from its listing: train/NORMAL/IM-0001-0001.png is missing"
-        in done.stdout
-    )
+    assert "1 of 4 files from Hugging Face differ from its listing: train/NORMAL/IM-0001-0001.png is missing" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -436,7 +427,5 @@ def test_without_any_network_each_host_says_so_soon(tmp_path):
 def test_missing_client_has_a_remedy(host, tmp_path, monkeypatch):
     for name in ("kagglehub", "huggingface_hub", "medmnist"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    with pytest.raises(
-        ConfigError, match=r'--from needs the package .* Install it with: pip install "pneumonia\[download\]"'
-    ):
+    with pytest.raises(ConfigError, match=r'--from needs the package .* Install it with: pip install "pneumonia\[download\]"'):
         fetch(host, tmp_path)

@@ -102,9 +102,7 @@ def test_every_format_that_pillow_opens_is_among_the_damaged_files():
 @pytest.mark.parametrize("kind", sorted({kind for kind, _ in sound_images()} - READ_HERE))
 def test_formats_that_are_not_read_here_are_refused_by_name(kind):
     for raw in (raw for name, raw in sound_images() if name == kind):
-        with pytest.raises(
-            UnreadableImageError, match=r"^not an image that is read here \(JPEG, PNG, BMP, TIFF or DICOM"
-        ):
+        with pytest.raises(UnreadableImageError, match=r"^not an image that is read here \(JPEG, PNG, BMP, TIFF or DICOM"):
             decode(raw, 32)
 
 
@@ -238,9 +236,7 @@ def test_too_large_file_is_refused_by_its_size_on_disk(tmp_path):
     with path.open("wb") as file:
         file.truncate(5 * 2**30)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(
-        UnreadableImageError, match=rf"5,368,709,120 bytes are more than the {MAX_FILE_BYTES:,} that are read"
-    ):
+    with pytest.raises(UnreadableImageError, match=rf"5,368,709,120 bytes are more than the {MAX_FILE_BYTES:,} that are read"):
         read_image_file(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**15
 

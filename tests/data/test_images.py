@@ -72,9 +72,7 @@ def test_area_means_over_partial_pixels_are_exact(extent):
 
     def overlap(edge: float, count: int) -> np.ndarray:
         edges = np.linspace(0, edge, 8)
-        cells = [
-            np.clip(np.minimum(b, i + 1) - np.maximum(a, i), 0, 1) for a, b in pairwise(edges) for i in range(count)
-        ]
+        cells = [np.clip(np.minimum(b, i + 1) - np.maximum(a, i), 0, 1) for a, b in pairwise(edges) for i in range(count)]
         return np.reshape(cells, (7, count)) / (edge / 7)
 
     wanted = overlap(extent[0], 20) @ pixels @ overlap(extent[1], 30).T
@@ -122,9 +120,7 @@ def _png_header(width: int, height: int) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
 
 
 BROKEN = {

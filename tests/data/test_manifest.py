@@ -116,7 +116,5 @@ def test_columns_are_those_that_other_programs_read(manifest):
 
 def test_different_phantoms_are_not_taken_for_copies(manifest):
     pairs = near_pairs(manifest["phash"])
-    same_patient = (
-        manifest["patient_id"].to_numpy()[pairs["first"]] == manifest["patient_id"].to_numpy()[pairs["second"]]
-    )
+    same_patient = manifest["patient_id"].to_numpy()[pairs["first"]] == manifest["patient_id"].to_numpy()[pairs["second"]]
     assert same_patient.all()

@@ -36,10 +36,7 @@ def test_every_pixel_and_label_survives(side, tmp_path):
 def test_trailing_axis_and_flat_labels_give_equal_data(tmp_path):
     plain = medmnist(tmp_path / "plain.npz")
     with np.load(plain) as arrays:
-        other = {
-            name: value[..., None] if "images" in name else value.ravel().astype(np.int64)
-            for name, value in arrays.items()
-        }
+        other = {name: value[..., None] if "images" in name else value.ravel().astype(np.int64) for name, value in arrays.items()}
     np.savez(tmp_path / "other.npz", **other)
     one, two = unpack_medmnist(plain, tmp_path / "cache"), unpack_medmnist(tmp_path / "other.npz", tmp_path / "cache")
     for subset in ("train", "val", "test"):

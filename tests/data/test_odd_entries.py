@@ -297,19 +297,13 @@ def test_longest_name_that_a_disk_takes_is_imported(run, tmp_path):
 
 
 def _bytes(kind: str, number: int) -> bytes:
-    return (
-        dicom(np.full((16, 16), number, np.uint8)) if kind == "dicom" else png(number)[: 40 if kind == "cut" else None]
-    )
+    return dicom(np.full((16, 16), number, np.uint8)) if kind == "dicom" else png(number)[: 40 if kind == "cut" else None]
 
 
 ENTRY = st.tuples(
-    st.sampled_from(
-        ["file", "cut", "dicom", "text", "pipe", "loop", "dangling", "device", "folder", "up", "huge", "raw"]
-    ),
+    st.sampled_from(["file", "cut", "dicom", "text", "pipe", "loop", "dangling", "device", "folder", "up", "huge", "raw"]),
     st.sampled_from(["", "train", "train/NORMAL", "NORMAL", "PNEUMONIA", "x/y", "__MACOSX"]),
-    st.sampled_from(
-        ["IM-0001-0001", "person1_virus_1", "VIRUS-1-1", "a", "\x1b[2J", "é", "e\u0301", "a\nb", "x" * 200, "-"]
-    ),
+    st.sampled_from(["IM-0001-0001", "person1_virus_1", "VIRUS-1-1", "a", "\x1b[2J", "é", "e\u0301", "a\nb", "x" * 200, "-"]),
     st.sampled_from([*sorted(IMAGE_SUFFIXES), ".dcm", "", ".csv", ".npz", ".parquet", ".zip"]),
 )
 

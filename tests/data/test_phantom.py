@@ -51,8 +51,6 @@ def test_linear_model_stays_clearly_below_the_convolutional_one(compose, cache_d
     images = load_images(DataConfig(phantom=PhantomConfig()), 75, cache_dir)
     subset = make_split(images.manifest, SplitConfig())["subset"].to_numpy()
     pixels = np.asarray(images.pixels).reshape(len(images.pixels), -1) / 255
-    linear = LogisticRegression(C=0.01, max_iter=500).fit(
-        pixels[subset == "train"], images.manifest["label"][subset == "train"]
-    )
+    linear = LogisticRegression(C=0.01, max_iter=500).fit(pixels[subset == "train"], images.manifest["label"][subset == "train"])
     score = linear.score(pixels[subset == "val"], images.manifest["label"][subset == "val"])
     assert train(config).metrics["val"]["accuracy"] > score + 0.1

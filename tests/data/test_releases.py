@@ -34,9 +34,7 @@ def _tree(root: Path, names) -> Path:
 @pytest.mark.parametrize("above", ["", "chest_xray", "a/chest_xray"])
 def test_kaggle_layout_is_read_however_deep_it_is_nested(above, tmp_path):
     _tree(tmp_path / above, KAGGLE)
-    _tree(
-        tmp_path / above, [".DS_Store", "train/.DS_Store", "train/NORMAL/.DS_Store", "train/NORMAL/._IM-0115-0001.jpeg"]
-    )
+    _tree(tmp_path / above, [".DS_Store", "train/.DS_Store", "train/NORMAL/.DS_Store", "train/NORMAL/._IM-0115-0001.jpeg"])
     _tree(tmp_path / "__MACOSX", ["train/NORMAL/._IM-0001-0001.jpeg"])
     found = {f"{item.source_split}/{item.path.parent.name}/{item.path.name}": item for item in find(tmp_path)}
     assert {name: (item.label, item.patient_id) for name, item in found.items()} == KAGGLE
@@ -142,9 +140,7 @@ def test_both_ways_of_naming_side_by_side_are_called_mixed(tmp_path):
         ("images/{name}", {""}),
     ],
 )
-@pytest.mark.parametrize(
-    "subset_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")]
-)
+@pytest.mark.parametrize("subset_names", [("train", "val", "test"), ("Train", "validation", "TEST"), ("train", "valid", "test")])
 def test_every_folder_layout_gives_the_same_images(layout, subsets, subset_names, tmp_path):
     for number, name in enumerate(KAGGLE):
         kind = KAGGLE[name][0]
@@ -162,9 +158,7 @@ def test_every_folder_layout_gives_the_same_images(layout, subsets, subset_names
     assert {item.source_split for item in found} == subsets
 
 
-@pytest.mark.parametrize(
-    "name", ["train/BACTERIA/person1_virus_1.jpeg", "VIRUS/BACTERIA-10-0001.jpeg", "Normal/VIRUS-1-1.png"]
-)
+@pytest.mark.parametrize("name", ["train/BACTERIA/person1_virus_1.jpeg", "VIRUS/BACTERIA-10-0001.jpeg", "Normal/VIRUS-1-1.png"])
 def test_class_folder_that_contradicts_the_name_is_refused(name, tmp_path):
     with pytest.raises(LabelError, match=f"contradicts their names, for example {name}"):
         find(_tree(tmp_path, [name, "NORMAL/IM-0001-0001.jpeg"]))
@@ -192,9 +186,7 @@ def test_folder_that_links_back_to_itself_is_walked_once(tmp_path):
 def test_broken_link_is_refused(tmp_path):
     root = _tree(tmp_path / "root", KAGGLE)
     (root / "train" / "NORMAL" / "more").symlink_to(tmp_path / "gone")
-    with pytest.raises(
-        LayoutError, match=r"1 entry of .*:\n  train/NORMAL/more: leads nowhere \(No such file or directory\)"
-    ):
+    with pytest.raises(LayoutError, match=r"1 entry of .*:\n  train/NORMAL/more: leads nowhere \(No such file or directory\)"):
         find(root)
 
 
@@ -229,9 +221,7 @@ def test_archive_that_leads_elsewhere_is_refused_by_name(tmp_path):
         recognise(archive, tmp_path / "cache")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"), [("x.txt", "is a file that can't be read as data"), ("x.npz", "no .npz file")]
-)
+@pytest.mark.parametrize(("name", "message"), [("x.txt", "is a file that can't be read as data"), ("x.npz", "no .npz file")])
 def test_file_that_is_no_data_is_refused(name, message, tmp_path):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises((LayoutError, ArchiveError), match=message):

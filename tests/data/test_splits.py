@@ -170,9 +170,7 @@ RARE = _of_sizes(NORMAL=[1] * 40, VIRUS=[1] * 40, BACTERIA=[1] * 3)
 def _patients(manifest: pd.DataFrame, split: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Return the number of patients of each class in each subset."""
     table = manifest.assign(subset=split["subset"].to_numpy())
-    return {
-        str(label): rows.groupby("subset")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")
-    }
+    return {str(label): rows.groupby("subset")["patient_id"].nunique().to_dict() for label, rows in table.groupby("label")}
 
 
 def test_rare_class_costs_the_shares_of_the_others_nothing():
@@ -227,9 +225,7 @@ def test_shares_of_each_class_are_met_to_one_patient(data):
         assert images["train"] > 0
         if len(counts) >= 3:
             largest = sorted(counts)[-2]  # of the patients that may be dealt to val or test
-            assert all(
-                abs(images[subset] - len(inside) / 10) <= max(largest, 0.15 * len(inside)) for subset in ("val", "test")
-            )
+            assert all(abs(images[subset] - len(inside) / 10) <= max(largest, 0.15 * len(inside)) for subset in ("val", "test"))
             assert images["val"] > 0
             assert images["test"] > 0
 

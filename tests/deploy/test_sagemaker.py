@@ -84,9 +84,7 @@ def _made(stubs, serving):
         stub.add_response("describe_endpoint", serving, {"EndpointName": "xray"})
     else:
         stub.add_client_error("describe_endpoint", **MISSING)
-    stubs["s3"].add_response(
-        "put_object", {}, {"Bucket": "models", "Key": Keep("key"), "Body": ANY, "ContentType": ANY}
-    )
+    stubs["s3"].add_response("put_object", {}, {"Bucket": "models", "Key": Keep("key"), "Body": ANY, "ContentType": ANY})
     stub.add_client_error("describe_model", **MISSING)
     container = {"Image": IMAGE, "ModelDataUrl": Keep("url")}
     arn = "arn:aws:sagemaker:eu-west-1:123456789012:model/xray"
@@ -130,9 +128,7 @@ def test_deploying_the_same_bundle_twice_changes_nothing(sagemaker, stubs, optio
 
 def test_another_bundle_updates_the_endpoint_and_a_failure_says_why(sagemaker, stubs, options):
     _made(stubs, _described("InService", "xray-older"))
-    stubs["sagemaker"].add_response(
-        "describe_endpoint", _described("Failed", FailureReason="The image has no such tag.")
-    )
+    stubs["sagemaker"].add_response("describe_endpoint", _described("Failed", FailureReason="The image has no such tag."))
     with pytest.raises(TransferError, match=r"xray is Failed: The image has no such tag\."):
         sagemaker.up(stubs["clients"], options)
 

@@ -21,9 +21,7 @@ def test_probabilities_are_the_mean_of_the_members(seeds, values_of, options):
     evaluation = evaluate_ensemble(seeds[:2], options())
     folder = RunFolder(evaluation.path.parent.parent)
     assert folder.path.parent == seeds[0].parent.parent / "ensembles"
-    first, second, mean = (
-        pd.read_parquet(RunFolder(path).evaluation("test", "parquet")) for path in (*seeds[:2], folder.path)
-    )
+    first, second, mean = (pd.read_parquet(RunFolder(path).evaluation("test", "parquet")) for path in (*seeds[:2], folder.path))
     columns = [f"prob_{name}" for name in TASK.classes]
     expected = (first[columns].to_numpy() + second[columns].to_numpy()) / 2
     assert mean[columns].to_numpy() == pytest.approx(expected, abs=1e-6)

@@ -45,9 +45,7 @@ def _by_formula(classifier, pixels, target):
     hook.remove()
     slopes = torch.autograd.grad(logits[torch.arange(len(pixels)), torch.from_numpy(target)].sum(), maps[0])[0]
     heat = (slopes.mean(dim=(2, 3), keepdim=True) * maps[0]).sum(dim=1, keepdim=True).relu()
-    wide = (
-        nn.functional.interpolate(heat, pixels.shape[1:], mode="bilinear", align_corners=False)[:, 0].detach().numpy()
-    )
+    wide = nn.functional.interpolate(heat, pixels.shape[1:], mode="bilinear", align_corners=False)[:, 0].detach().numpy()
     most = wide.max(axis=(1, 2), keepdims=True)
     return np.divide(wide, most, out=np.zeros_like(wide), where=most > 0)
 

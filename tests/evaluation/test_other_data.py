@@ -94,9 +94,7 @@ def test_baselines_are_fitted_on_the_own_images(run, other, values_of):
     ],
     ids=["missing", "changed"],
 )
-def test_missing_own_images_are_the_reason_for_no_baselines(
-    spoil, reason, compose, phantoms, other, values_of, tmp_path
-):
+def test_missing_own_images_are_the_reason_for_no_baselines(spoil, reason, compose, phantoms, other, values_of, tmp_path):
     root = Path(shutil.copytree(phantoms, tmp_path / "own"))
     overrides = ("data=folder", f"data.root={root}", "max_epochs=1", "split=official")
     run = tmp_path / "runs" / "train" / train(compose(*overrides, runs_dir=tmp_path / "runs")).run_id

@@ -23,9 +23,7 @@ def bundle(bundle_dir: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def evaluated(
-    finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, Any], pd.DataFrame]:
+def evaluated(finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], pd.DataFrame]:
     """The report and the predictions of ``pneumonia evaluate`` on the validation split."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
     report = evaluate(run, EvaluateOptions("val", cache_dir=cache_dir)).values

@@ -59,10 +59,7 @@ FIELD_CASES: list[tuple[Place, object, str]] = [
     (("preprocessing", "tta"), ["none"], "preprocessing.tta="),
     (("calibration", "temperature"), 0, r"calibration.temperature=0: .*0\.02"),
     (("calibration", "temperature"), 51, "calibration.temperature=51: .*50"),
-    *(
-        (("calibration", "temperature"), value, "calibration.temperature=")
-        for value in (-1, 1e999, 1e-9, "1", True, HUGE)
-    ),
+    *((("calibration", "temperature"), value, "calibration.temperature=") for value in (-1, 1e999, 1e-9, "1", True, HUGE)),
     (("calibration", "temperature"), None, "calibration: temperature should be given"),
     (("calibration", "reason"), "none", "calibration: temperature should be given without a reason"),
     (("calibration", "images"), 10**6, "calibration.images=1000000 should be parity.images"),
@@ -130,9 +127,7 @@ FIELD_CASES: list[tuple[Place, object, str]] = [
 def _with_digest(plain: dict) -> dict:
     """The contract with a valid digest, computed as an attacker would, without our code."""
     kept = {key: value for key, value in plain.items() if key != "digest"}
-    return plain | {
-        "digest": hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    }
+    return plain | {"digest": hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()}
 
 
 def _put(plain: dict, place: Place, value: object) -> dict:
@@ -208,9 +203,7 @@ JSON = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=20)
-    | st.sampled_from(
-        [0, -1, 1, 2, 0.5, 1.5, INF, -INF, HUGE, "", "evil", "NORMAL", "PNEUMONIA", "a" * 64, "\ud800", "\x00"]
-    ),
+    | st.sampled_from([0, -1, 1, 2, 0.5, 1.5, INF, -INF, HUGE, "", "evil", "NORMAL", "PNEUMONIA", "a" * 64, "\ud800", "\x00"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
     max_leaves=6,
 )
@@ -362,10 +355,7 @@ def test_invalid_detector_is_refused(name, bundle_dir, tmp_path, monkeypatch):
 
 def test_valid_detector_is_loaded(bundle_dir, tmp_path):
     raw = OodDetector(_unit(PROTOTYPES), 0.5).to_bytes()
-    assert (
-        len(Bundle.load(_with_file(bundle_dir, tmp_path, OOD_DETECTOR, raw, PROTOTYPES)).ood_detector.prototypes)
-        == PROTOTYPES
-    )
+    assert len(Bundle.load(_with_file(bundle_dir, tmp_path, OOD_DETECTOR, raw, PROTOTYPES)).ood_detector.prototypes) == PROTOTYPES
 
 
 def _changed_model(bundle_dir: Path, change) -> bytes:

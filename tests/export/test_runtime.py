@@ -141,9 +141,7 @@ def test_validation_files_have_the_promised_sensitivity_and_coverage(bundle, eva
     _, table = evaluated
     contract = bundle.contract
     predictions = [bundle.predict(path.read_bytes()) for path in val_files]
-    assert np.mean([not prediction.abstained for prediction in predictions]) == pytest.approx(
-        contract.abstention.coverage
-    )
+    assert np.mean([not prediction.abstained for prediction in predictions]) == pytest.approx(contract.abstention.coverage)
     for name in ("PNEUMONIA", "VIRUS", "BACTERIA"):
         truth = table["label"] != "NORMAL" if name == "PNEUMONIA" else table["label"] == name
         found = [
@@ -254,9 +252,7 @@ def test_opset_of_any_bytes_raises_nothing(raw):
     assert opset_of(raw) is None or isinstance(opset_of(raw), int)
 
 
-@pytest.mark.parametrize(
-    ("raw", "reason"), [(b"", "empty file"), (b"\xff\xd8\xff", "not an image"), (b"x" * 99, "not an image")]
-)
+@pytest.mark.parametrize(("raw", "reason"), [(b"", "empty file"), (b"\xff\xd8\xff", "not an image"), (b"x" * 99, "not an image")])
 def test_bytes_of_no_image_are_refused_with_the_reason(raw, reason, bundle):
     with pytest.raises(UnreadableImageError, match=reason):
         bundle.predict(raw)

@@ -35,9 +35,7 @@ class Caller:
             f'cd {self.behaviour}\nif [ -f stuck ]; then echo "Error: googleapi: Error 500: backend error"; exit 1; fi\n'
             'if [ -f slow_removal ]; then touch removing; sleep 1; fi\necho "removed $1" >> log\n'
         )
-        kept = {
-            k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "CLOUDSDK_", "PNEUMONIA_", "AZURE_"))
-        }
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("GOOGLE_", "CLOUDSDK_", "PNEUMONIA_", "AZURE_"))}
         self.environment = kept | {
             "HOME": str(home),
             "PATH": f"{self.tools}:{os.environ['PATH']}",

@@ -7,9 +7,7 @@ UNAVAILABLE = """Error: A n1-standard-2 VM instance with 1 nvidia-tesla-t4 accel
 us-central1-b zone. Alternatively, you can try your request again with a different VM hardware configuration."""
 NO_GPU_HERE = """Error: Error creating instance: googleapi: Error 404: The resource
 'projects/xray-study-12/zones/us-central1-b/acceleratorTypes/nvidia-tesla-t4' was not found, notFound"""
-QUOTA = (
-    "Error: Error waiting for instance to create: Quota 'NVIDIA_T4_GPUS' exceeded.  Limit: 0.0 in region us-central1."
-)
+QUOTA = "Error: Error waiting for instance to create: Quota 'NVIDIA_T4_GPUS' exceeded.  Limit: 0.0 in region us-central1."
 QUOTA_GLOBAL = """Error: Error creating instance: googleapi: Error 403: Quota 'GPUS_ALL_REGIONS' exceeded.  Limit: 0.0
 globally., quotaExceeded"""
 REFUSED = """Error: Error creating Network: Post "https://compute.googleapis.com/compute/v1/projects/x/global/networks":

@@ -110,9 +110,7 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("connections", "minutes", "called"), [("", 10, "poweroff\n"), ("0 0 10.0.0.2:22 1.2.3.4:5\n", 100, "")]
-)
+@pytest.mark.parametrize(("connections", "minutes", "called"), [("", 10, "poweroff\n"), ("0 0 10.0.0.2:22 1.2.3.4:5\n", 100, "")])
 def test_unprepared_vm_stops_itself_unless_in_use(tmp_path, connections, minutes, called):
     (tmp_path / "connections").write_text(connections)
     (tmp_path / "called").touch()

@@ -168,9 +168,7 @@ def test_failed_removal_names_the_commands_to_run(caller):
     caller.say("stuck")
     code, text = caller.call("down")
     assert code == 3
-    assert (
-        "Still recorded, and perhaps running and costing money: terraform_data.machine, terraform_data.network" in text
-    )
+    assert "Still recorded, and perhaps running and costing money: terraform_data.machine, terraform_data.network" in text
     assert "gcloud compute instances delete pneumonia-ada --zone us-central1-a --project xray-study-12" in text
     caller.unsay("stuck")
     assert caller.call("down")[0] == 0
@@ -361,9 +359,7 @@ def test_sweep_is_written_word_by_word_and_started(vm):
     assert code == 0, text
     assert (vm.home / "sweep.args").read_text() == "optimizer\ndata.root=my xrays\nseed=0,1\nbackup.place=c/p\n"
     assert "Warning" not in text
-    assert any(
-        "systemctl start --no-block pneumonia-sweep" in line for line in (vm.home / "ssh.log").read_text().splitlines()
-    )
+    assert any("systemctl start --no-block pneumonia-sweep" in line for line in (vm.home / "ssh.log").read_text().splitlines())
 
 
 def test_spot_vm_without_backup_is_warned_of(vm):
@@ -441,9 +437,7 @@ def test_interrupted_pull_never_replaces_a_whole_file(vm):
     assert (vm.home / "runs" / "best.ckpt").read_text() == "old"
 
 
-@pytest.mark.parametrize(
-    "verb", [["sweep", "optimizer", "backup.place=c/p"], ["pull"], ["logs"], ["setup", "wheel=/bin/true"]]
-)
+@pytest.mark.parametrize("verb", [["sweep", "optimizer", "backup.place=c/p"], ["pull"], ["logs"], ["setup", "wheel=/bin/true"]])
 def test_vm_that_has_vanished_is_said_to_be_gone(vm, verb):
     vm.tool("ansible-playbook", "exit 0")
     (vm.home / "gone").touch()

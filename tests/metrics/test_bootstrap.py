@@ -78,9 +78,7 @@ def test_paired_test_agrees_with_t_test():
 def test_better_model_is_found():
     (first, _), label, patient = simulate(150, np.random.default_rng(1), skill=1.6)
     guess = np.full_like(first, 1 / 3)
-    there, back = (
-        paired_bootstrap(a, b, label, patient, TASK)["accuracy"] for a, b in ((first, guess), (guess, first))
-    )
+    there, back = (paired_bootstrap(a, b, label, patient, TASK)["accuracy"] for a, b in ((first, guess), (guess, first)))
     assert there.p < 1e-6
     assert there.low > 0
     assert (back.value, back.low, back.high) == pytest.approx((-there.value, -there.high, -there.low))
@@ -91,16 +89,11 @@ def test_variation_between_trainings_widens_the_interval():
     once = resampled_metrics([predicted], label, patient, TASK)["accuracy"]
     spread = ResampledMetric(once.values[0] + np.array([-0.05, 0.0, 0.05]), once.resampled, once.patients)
     equal = ResampledMetric(np.repeat(once.values, 3), once.resampled, once.patients)
-    width = {
-        name: np.subtract(*estimate(one, "accuracy")[:0:-1]) for name, one in (("spread", spread), ("equal", equal))
-    }
+    width = {name: np.subtract(*estimate(one, "accuracy")[:0:-1]) for name, one in (("spread", spread), ("equal", equal))}
     assert width["equal"] == pytest.approx(np.subtract(*estimate(once, "accuracy")[:0:-1]), rel=1e-9)
     assert width["spread"] > 1.5 * width["equal"]
     rival = resampled_metrics([other], label, patient, TASK)["accuracy"]
-    assert (
-        paired_difference(spread, rival).p > paired_difference(equal, rival).p
-        or paired_difference(equal, rival).p > 0.9
-    )
+    assert paired_difference(spread, rival).p > paired_difference(equal, rival).p or paired_difference(equal, rival).p > 0.9
 
 
 def test_interval_over_trainings_is_students():
@@ -123,6 +116,4 @@ def test_single_patient_has_no_interval():
     predicted, label = np.random.default_rng(0).dirichlet([1, 1, 1], 9), np.arange(9) % 3
     found = bootstrap_intervals(predicted, label, np.full(9, "a", dtype=object), TASK)
     assert all(np.isnan(bounds).all() for bounds in found.values())
-    assert np.isnan(
-        paired_bootstrap(predicted, predicted[::-1], label, np.full(9, "a", dtype=object), TASK)["accuracy"].p
-    )
+    assert np.isnan(paired_bootstrap(predicted, predicted[::-1], label, np.full(9, "a", dtype=object), TASK)["accuracy"].p)

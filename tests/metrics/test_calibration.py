@@ -85,9 +85,7 @@ def test_metrics_at_a_threshold():
     positive = np.array([True, True, True, False, False, False])
     found = metrics_at_threshold(score, positive, 0.7, np.arange(6).astype(object))
     values = {name: entry.value for name, entry in found.items()}
-    assert values == pytest.approx(
-        {"sensitivity": 2 / 3, "specificity": 2 / 3, "ppv": 2 / 3, "npv": 2 / 3, "flagged": 1 / 2}
-    )
+    assert values == pytest.approx({"sensitivity": 2 / 3, "specificity": 2 / 3, "ppv": 2 / 3, "npv": 2 / 3, "flagged": 1 / 2})
     nothing = metrics_at_threshold(score, positive, 2.0, np.arange(6).astype(object))
     assert nothing["ppv"] == Estimate(None, None, None)
 

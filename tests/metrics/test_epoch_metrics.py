@@ -35,9 +35,7 @@ def _reference(probability, label, task):
     many = probability.shape[1] > 2
     score = probability if many else probability[:, 1]
     values = {
-        "loss": sk.log_loss(
-            label, probability.astype(np.float64) / probability.sum(axis=1, keepdims=True, dtype=np.float64)
-        ),
+        "loss": sk.log_loss(label, probability.astype(np.float64) / probability.sum(axis=1, keepdims=True, dtype=np.float64)),
         "accuracy": sk.accuracy_score(label, predicted),
         "f1_macro": sk.f1_score(label, predicted, average="macro"),
         "recall_macro": sk.recall_score(label, predicted, average="macro"),
@@ -85,9 +83,7 @@ def test_undefined_metric_is_null():
     }
     probability, label = _draw("pneumonia")
     values = nan_to_none(
-        metrics_of_predictions(
-            torch.from_numpy(probability[label == 1]), torch.from_numpy(label[label == 1]), TASKS["pneumonia"]
-        )
+        metrics_of_predictions(torch.from_numpy(probability[label == 1]), torch.from_numpy(label[label == 1]), TASKS["pneumonia"])
     )
     assert {name for name, value in values.items() if value is None} >= {"fpr", "specificity", "auroc"}
     assert values["fnr"] is not None
@@ -115,9 +111,7 @@ def test_weighted_metrics_equal_those_of_images_repeated_as_often(task):
     for row in range(5):
         times = weight[row].astype(int)
         reference = _reference(np.repeat(probability, times, axis=0), np.repeat(label, times), task)
-        reference["loss"] = -np.log(
-            np.repeat(probability, times, axis=0)[np.arange(times.sum()), np.repeat(label, times)]
-        ).mean()
+        reference["loss"] = -np.log(np.repeat(probability, times, axis=0)[np.arange(times.sum()), np.repeat(label, times)]).mean()
         assert {name: values[row] for name, values in ours.items()} == pytest.approx(reference, abs=1e-6)
 
 
@@ -126,9 +120,7 @@ def test_intervals_widen_when_images_of_one_patient_agree():
     alone = bootstrap_intervals(probability.astype(float), label, np.arange(200).astype(object), TASKS["subtype"])
     six = np.repeat(np.arange(200), 6)
     together = bootstrap_intervals(probability[six].astype(float), label[six], six.astype(object), TASKS["subtype"])
-    naive = bootstrap_intervals(
-        probability[six].astype(float), label[six], np.arange(1200).astype(object), TASKS["subtype"]
-    )
+    naive = bootstrap_intervals(probability[six].astype(float), label[six], np.arange(1200).astype(object), TASKS["subtype"])
     width = {name: high - low for name, (low, high) in alone.items()}
     for name, (low, high) in together.items():
         assert high - low == pytest.approx(width[name], rel=0.15)
@@ -137,9 +129,7 @@ def test_intervals_widen_when_images_of_one_patient_agree():
 
 def test_an_accuracy_interval_is_near_the_closed_form():
     probability, label = _draw("subtype", 500)
-    low, high = bootstrap_intervals(probability.astype(float), label, np.arange(500).astype(object), TASKS["subtype"])[
-        "accuracy"
-    ]
+    low, high = bootstrap_intervals(probability.astype(float), label, np.arange(500).astype(object), TASKS["subtype"])["accuracy"]
     share = float((probability.argmax(axis=1) == label).mean())
     half = 1.96 * math.sqrt(share * (1 - share) / 500)
     assert (low, high) == pytest.approx((share - half, share + half), abs=0.008)
@@ -172,9 +162,7 @@ def test_loss_of_logits_is_the_loss_of_their_probabilities(scale):
         assert loss == pytest.approx(sk.log_loss(label, logits.double().softmax(dim=1).numpy()), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options", [{"weight": torch.tensor([1.0, 2.0, 3.0])}, {"label_smoothing": 0.1}, {"reduction": "sum"}]
-)
+@pytest.mark.parametrize("options", [{"weight": torch.tensor([1.0, 2.0, 3.0])}, {"label_smoothing": 0.1}, {"reduction": "sum"}])
 def test_reported_loss_weighs_and_smooths_as_torch_does(options):
     logits = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     blend = torch.rand(50, 3).softmax(dim=1)

@@ -35,9 +35,7 @@ def test_there_are_the_studys_twelve():
 @given(x=st.floats(-20, 20))
 def test_an_activation_has_the_values_of_its_formula(name, x):
     value = float(build_activation(name).double()(torch.tensor([x], dtype=torch.float64)).detach())
-    assert value == pytest.approx(
-        FORMULAS[name](x), rel=1e-5, abs=1e-9
-    )  # torch holds PReLU's 0.25 and SELU's numbers in float
+    assert value == pytest.approx(FORMULAS[name](x), rel=1e-5, abs=1e-9)  # torch holds PReLU's 0.25 and SELU's numbers in float
 
 
 def test_softmax_sums_to_one_over_channels():

@@ -47,9 +47,7 @@ def _cases() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_family_returns_one_logit_per_class(family, task, channels, compose):
     config = compose(f"model={family}", f"task={task}", f"channels={channels}")
-    classifier = build_classifier(
-        to_plain(config.model), ClassifierOptions(task, channels=channels, image_size=32)
-    ).eval()
+    classifier = build_classifier(to_plain(config.model), ClassifierOptions(task, channels=channels, image_size=32)).eval()
     assert classifier(torch.zeros(4, 1, 32, 32)).shape == (4, len(TASKS[task].classes))
 
 
@@ -99,9 +97,7 @@ def test_last_batch_of_one_image_trains(family, every, compose):
     node, side = _single(family, compose)
     pixels = np.random.default_rng(0).integers(0, 256, (9, side, side)).astype(np.uint8)
     data = few_images(pixels, ["NORMAL", "VIRUS", "BACTERIA"] * 3, batch_size=4)
-    classifier = build_classifier(
-        node, ClassifierOptions("pneumonia", image_size=side, mixup=0.0 if _own_rule(node) else 0.2)
-    )
+    classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=side, mixup=0.0 if _own_rule(node) else 0.2))
     trainer = quick_fit(classifier, data, 2, accumulate_grad_batches=1 if _own_rule(node) else every)
     assert trainer.num_training_batches == (1 if classifier.full_batch else 2)
     assert np.isfinite(float(trainer.callback_metrics["train/loss"]))
@@ -184,9 +180,7 @@ def test_the_networks_channels_double_at_each_of_three_stages():
 @pytest.mark.parametrize("width", [8, 16])
 def test_batches_of_changing_size_train_at_every_width(width, compose):
     # Widths that are no multiple of 16 corrupt memory in torch 2.15's channels-last backward pass; see models/base.py.
-    classifier = build_classifier(
-        {**to_plain(compose().model), "width": width}, ClassifierOptions("subtype", image_size=32)
-    )
+    classifier = build_classifier({**to_plain(compose().model), "width": width}, ClassifierOptions("subtype", image_size=32))
     for size in (32, 32, 27, 5, 32, 9):
         loss = classifier.criterion(classifier(torch.randn(size, 1, 32, 32)), torch.randint(0, 3, (size,)))
         loss.backward()

@@ -25,9 +25,7 @@ def features():
     import cv2
 
     names = [LABELS[n % 3] for n in range(150)]
-    pixels = np.stack(
-        [cv2.resize(draw(name, n, 0), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for n, name in enumerate(names)]
-    )
+    pixels = np.stack([cv2.resize(draw(name, n, 0), (SIDE, SIDE), interpolation=cv2.INTER_AREA) for n, name in enumerate(names)])
     label = np.array([LABELS.index(name) for name in names])
     return pixels, names, label, (pixels.reshape(len(pixels), -1).astype(np.float64) - 127.5) / 127.5
 

@@ -29,9 +29,7 @@ def checkout(tmp_path_factory) -> Path:
 
 def _run(checkout: Path, *words: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(checkout), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(
-        [sys.executable, *words], cwd=checkout, capture_output=True, text=True, check=False, env=environment
-    )
+    return subprocess.run([sys.executable, *words], cwd=checkout, capture_output=True, text=True, check=False, env=environment)
 
 
 def test_training_and_sweeps_find_a_new_family(checkout, cache_dir, phantoms, tmp_path):

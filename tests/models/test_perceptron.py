@@ -121,9 +121,7 @@ def test_three_classes_are_refused():
         build_classifier(NODE, ClassifierOptions("subtype"))
 
 
-@pytest.mark.parametrize(
-    "word", ["mixup=0.2", "trainer.gradient_clip_val=1", "label_smoothing=0.1", "class_weights=balanced"]
-)
+@pytest.mark.parametrize("word", ["mixup=0.2", "trainer.gradient_clip_val=1", "label_smoothing=0.1", "class_weights=balanced"])
 def test_options_without_effect_are_refused(word, compose):
     config = compose("model=perceptron", "task=pneumonia", word)
     key = word.partition("=")[0]

@@ -233,9 +233,7 @@ def run_killed_sweep(folder: Path, kills: int = 3) -> None:
                     process.wait()
         wanted = -signal.SIGKILL if number <= kills else 0
         if code != wanted:
-            raise RuntimeError(
-                f"Call {number} of the sweep ended with {code}, not {wanted}.\n{log.read_text()[-4000:]}"
-            )
+            raise RuntimeError(f"Call {number} of the sweep ended with {code}, not {wanted}.\n{log.read_text()[-4000:]}")
 
 
 def _wait(folder: Path, jobs: int, process: "subprocess.Popen[bytes]") -> None:

@@ -58,9 +58,7 @@ def sweep_now(shared):
 
 def _check(name, found, same_machine):
     if not same_machine and name not in RECORDED["portable"]:
-        pytest.skip(
-            f"{name} depends on how a processor rounds: compared on the kind of machine that recorded. {RECORD_ANEW}"
-        )
+        pytest.skip(f"{name} depends on how a processor rounds: compared on the kind of machine that recorded. {RECORD_ANEW}")
     lines = differences(VALUES[name], found, 0.0 if same_machine else TOLERANCE)
     how = "exactly" if same_machine else f"within {TOLERANCE}, since this machine is not the one that recorded"
     more = f"\nand {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""

@@ -28,9 +28,7 @@ from pneumonia.tasks import TASKS
 MakeRun = Callable[..., RunFolder]
 
 
-def table_of(
-    predicted: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str, prefix: str = "i"
-) -> pd.DataFrame:
+def table_of(predicted: np.ndarray, label: np.ndarray, patient: np.ndarray, task: str, prefix: str = "i") -> pd.DataFrame:
     """A table of predictions."""
     classes = TASKS[task].classes
     probability = predicted.astype(np.float32)
@@ -71,9 +69,7 @@ def make_run(compose: Any) -> MakeRun:
                 (_,), label, patient = simulate(patients, np.random.default_rng(100 + number), models=1)
                 rng = np.random.default_rng([seed, number, int(1000 * skill)])
                 label = label if len(task.classes) == 3 else (label > 0).astype(int)
-                odds = np.exp(
-                    2 * skill * np.eye(len(task.classes))[label] + rng.normal(0, 1.3, (len(label), len(task.classes)))
-                )
+                odds = np.exp(2 * skill * np.eye(len(task.classes))[label] + rng.normal(0, 1.3, (len(label), len(task.classes))))
                 tables[which] = table_of(odds / odds.sum(axis=1, keepdims=True), label, patient, task.name, which[0])
         run_id = digest([config, manifest, skill])[:12]
         folder = RunFolder(runs / name / run_id)
@@ -175,9 +171,7 @@ def evaluate_again() -> Callable[..., None]:
 
 def _note_job(folder: Path, run_id: str, differs: dict[str, str]) -> None:
     path = folder / "sweep.json"
-    plan = (
-        json.loads(path.read_text()) if path.exists() else {"sweep": folder.name, "question": "Which one?", "jobs": []}
-    )
+    plan = json.loads(path.read_text()) if path.exists() else {"sweep": folder.name, "question": "Which one?", "jobs": []}
     key = f"job{len(plan['jobs'])}"
     plan["jobs"].append({"key": key, "differs": differs, "config": {}})
     write_json(path, plan)

@@ -116,9 +116,7 @@ def test_unfinished_and_failed_runs_are_left_out(make_run, tmp_path):
     plan["jobs"] += [{"key": "failed", "differs": {"optimizer.lr": "9"}, "config": {}}]
     plan["jobs"] += [{"key": "never", "differs": {"optimizer.lr": "8"}, "config": {}}]
     (tmp_path / "s" / "sweep.json").write_text(json.dumps(plan))
-    (tmp_path / "s" / "jobs" / "failed.broken.json").write_text(
-        json.dumps({"state": "failed", "reason": "out of memory"})
-    )
+    (tmp_path / "s" / "jobs" / "failed.broken.json").write_text(json.dumps({"state": "failed", "reason": "out of memory"}))
     found = gather([tmp_path])
     assert [entry.folder.path for entry in found.entries] == [good.path]
     reasons = dict(found.left_out)
@@ -207,8 +205,7 @@ def test_nothing_finished_is_refused(make_run, tmp_path):
 def test_other_data_are_a_separate_comparison(make_run, evaluate_again, tmp_path):
     leak = Leak("test", 40, 160, "p1")
     runs = [
-        make_run(tmp_path, "s", f"optimizer.lr={rate}", leaks=(leak,), differs={"optimizer.lr": rate})
-        for rate in ("0.1", "0.2")
+        make_run(tmp_path, "s", f"optimizer.lr={rate}", leaks=(leak,), differs={"optimizer.lr": rate}) for rate in ("0.1", "0.2")
     ]
     for number, run in enumerate(runs):
         table = pd.read_parquet(run.evaluation("test", "parquet"))

@@ -17,9 +17,7 @@ def _drawn():
         "curves": lambda: figures.curves({"a": [[0.9, NAN, 0.5], [0.8]], "b": [[]]}, "epoch", "loss"),
         "one epoch": lambda: figures.curves({"a": [[0.9]]}, "epoch", "loss"),
         "nothing": lambda: figures.curves({}, "epoch", "loss"),
-        "intervals": lambda: figures.intervals(
-            ["a", "b", "c"], [0.5, NAN, 1.0], [0.4, NAN, None], [0.6, None, NAN], "F1"
-        ),
+        "intervals": lambda: figures.intervals(["a", "b", "c"], [0.5, NAN, 1.0], [0.4, NAN, None], [0.6, None, NAN], "F1"),
         "pairs of curves": lambda: figures.roc_and_precision_recall(
             {"X": ([0, 1], [0, 1], (0.5, 0.5))}, {"X": ([0, 1], [1, 0.5], None)}, {"X": 0.5}
         ),

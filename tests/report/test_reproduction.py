@@ -52,9 +52,7 @@ def _matters(config):
     return identity(config), config.data, config.split.file, config.name, config.usd_per_hour
 
 
-@pytest.mark.parametrize(
-    "overrides", [*([f"experiment={name}"] for name in EXPERIMENTS), *OVERRIDES], ids=lambda one: one[0]
-)
+@pytest.mark.parametrize("overrides", [*([f"experiment={name}"] for name in EXPERIMENTS), *OVERRIDES], ids=lambda one: one[0])
 def test_config_is_recomposed_from_its_overrides(overrides, compose):
     config = compose(*overrides, small=False)
     (again,) = _overrides_of(train_commands([config])[0])
@@ -131,9 +129,7 @@ def test_custom_model_file_has_no_overrides(make_run, tmp_path):
     run.result.write_text(json.dumps(result))
     entries = gather([tmp_path]).entries
     assert overrides_from_config(entries[0].config) is None
-    assert training(entries) == [
-        f"# {run.path}: composed from config files of your own; its config.yaml has every setting"
-    ]
+    assert training(entries) == [f"# {run.path}: composed from config files of your own; its config.yaml has every setting"]
 
 
 def test_evaluation_commands_repeat_the_evaluations(make_run, make_ensemble, evaluate_again, tmp_path):

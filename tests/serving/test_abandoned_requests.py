@@ -210,9 +210,7 @@ def test_abandoned_requests_do_not_keep_the_service_busy(bundle_dir):
 
 
 def test_requests_past_their_time_limit_end(bundle_dir):
-    with serving(
-        bundle_dir, "--no-page", "--request-megapixels", "2000", "--answer-s", "0.5", "--workers", "1"
-    ) as process:
+    with serving(bundle_dir, "--no-page", "--request-megapixels", "2000", "--answer-s", "0.5", "--workers", "1") as process:
         response = post(process.url, images(60, 5000), JSON)
         assert response.status_code == 503
         assert "within 0.5 s" in response.json()["reason"]

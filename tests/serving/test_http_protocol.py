@@ -100,9 +100,7 @@ def test_json_gives_an_object_or_a_list(client, files, bundle):
 
 def test_content_type_may_have_parameters_and_aliases(client, files):
     assert post(client, files["image/jpeg"], "Image/JPG; charset=binary").status_code == 200
-    assert (
-        post(client, b'{"image": "%s"}' % text(xray()).encode(), "application/json; charset=utf-8").status_code == 200
-    )
+    assert post(client, b'{"image": "%s"}' % text(xray()).encode(), "application/json; charset=utf-8").status_code == 200
 
 
 BAD = {
@@ -264,9 +262,7 @@ def test_bodies_are_limited_on_every_route_and_method(method, path, client_of, m
 
 def test_compressed_body_is_refused(client):
     body = {"content-type": "image/jpeg", "content-encoding": "gzip"}
-    assert_problem(
-        client.post("/invocations", content=gzip.compress(xray()), headers=body), 415, "Content-Encoding 'gzip'"
-    )
+    assert_problem(client.post("/invocations", content=gzip.compress(xray()), headers=body), 415, "Content-Encoding 'gzip'")
 
 
 def test_every_route_but_ping_requires_the_token(client_of):
@@ -370,9 +366,7 @@ def test_explanation_shows_the_image_and_the_occlusion_map(kind, client, files, 
     body = response.json()
     probabilities = bundle.predict(raw).probabilities
     assert body["explained_class"] == max(probabilities, key=probabilities.get)
-    image, heat = (
-        cv2.imdecode(np.frombuffer(base64.b64decode(body[name]), np.uint8), -1) for name in ("image", "heat_map")
-    )
+    image, heat = (cv2.imdecode(np.frombuffer(base64.b64decode(body[name]), np.uint8), -1) for name in ("image", "heat_map"))
     header = read_header(raw)
     assert max(image.shape) == 512
     assert image.shape[1] / image.shape[0] == pytest.approx(header.width / header.height, rel=0.01)

@@ -85,9 +85,7 @@ def page(running, browser, requested, console):
 
 def choose(page, name: str, raw: bytes) -> None:
     """Choose a file, in place of the last one."""
-    page.get_by_label("Drop a file here").set_input_files(
-        {"name": name, "mimeType": "application/octet-stream", "buffer": raw}
-    )
+    page.get_by_label("Drop a file here").set_input_files({"name": name, "mimeType": "application/octet-stream", "buffer": raw})
 
 
 def look(page, name: str) -> None:
@@ -348,7 +346,5 @@ def test_page_has_no_inline_code_or_style(paged):
     html = paged.get("/").text + paged.get("/docs").text
     assert "style=" not in html
     assert "<style" not in html
-    assert " on" not in "".join(
-        tag.partition(">")[0] for tag in html.split("<") if tag.startswith(("input", "button", "body"))
-    )
+    assert " on" not in "".join(tag.partition(">")[0] for tag in html.split("<") if tag.startswith(("input", "button", "body")))
     assert html.count("<script") == html.count("<script src=")

@@ -103,9 +103,7 @@ def test_too_large_body_is_refused_before_it_is_read(kind, process):
 
 def test_chunked_body_is_counted_as_it_arrives(process):
     connection = process.connect()
-    connection.sendall(
-        b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
-    )
+    connection.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n")
     for _ in range(20):
         connection.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
     connection.sendall(b"0\r\n\r\n")
@@ -191,9 +189,7 @@ def test_logs_describe_requests_and_no_content(bundle_dir, tmp_path):
 
 def test_tls_with_own_certificate(bundle_dir, certificate):
     pem, key = certificate
-    with serving(
-        bundle_dir, "--tls-cert", str(pem), "--tls-key", str(key), "--no-page", PNEUMONIA_TOKEN=TOKEN
-    ) as process:
+    with serving(bundle_dir, "--tls-cert", str(pem), "--tls-key", str(key), "--no-page", PNEUMONIA_TOKEN=TOKEN) as process:
         assert process.url.startswith("https://")
         headers = {"content-type": "image/jpeg", "authorization": f"Bearer {TOKEN}"}
         response = httpx.post(f"{process.url}/invocations", content=xray(), headers=headers, verify=trusting(pem))
@@ -255,9 +251,7 @@ def test_address_in_use_is_named(bundle_dir):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         options = ["serve", str(bundle_dir), "--port", str(port), "--no-page"]
-        done = subprocess.run(
-            [sys.executable, "-m", "pneumonia", *options], capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-m", "pneumonia", *options], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f"{ServiceError.__name__}: Can't listen on 127.0.0.1 port {port}" in done.stderr
 

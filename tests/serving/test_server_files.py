@@ -173,9 +173,7 @@ def test_no_request_reads_a_file_of_the_server(data, service, named):
     method = data.draw(st.sampled_from(METHODS))
     base = data.draw(st.sampled_from([*ROUTES, *FORMER]))
     path = data.draw(st.sampled_from([base, base + name, f"{base}/{name}", name, f"{base}?path={name}&file={name}"]))
-    kind = data.draw(
-        st.sampled_from(["application/json", "image/jpeg", "application/dicom", "multipart/form-data", ""])
-    )
+    kind = data.draw(st.sampled_from(["application/json", "image/jpeg", "application/dicom", "multipart/form-data", ""]))
     value = data.draw(bodies(name))
     body = data.draw(st.sampled_from([json.dumps(value).encode(), name.encode(), b""]))
     check_response(method, path, *call(service, method, path, body, kind))

@@ -115,9 +115,7 @@ def test_sweep_after_sigterm_resumes_elsewhere_with_the_same_table(place, tmp_pa
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
     for run, result in done.items():
         assert (second.runs / run / "result.json").read_bytes() == result, "a finished run was trained again"
-    kept = "".join(
-        path.read_text() for path in second.runs.rglob("*") if path.suffix in {".json", ".yaml", ".csv", ".log"}
-    )
+    kept = "".join(path.read_text() for path in second.runs.rglob("*") if path.suffix in {".json", ".yaml", ".csv", ".log"})
     assert "AccountKey" not in kept
 
 
@@ -148,16 +146,12 @@ def test_full_disk_fails_one_job_and_backs_up_the_rest(place, tmp_path, cache_di
     )
     command = [sys.executable, "-m", "pneumonia", "sweep", *arguments]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    subprocess.run(
-        ["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=env, check=True, timeout=240
-    )
+    subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", first.folder, *command], env=env, check=True, timeout=240)
     output = (first.folder / "output").read_text()
     assert (first.folder / "code").read_text().split() == ["1", "0"], output + (first.folder / "again").read_text()
     assert "the disk is full. Free some space" in output
     assert f"Backed up to {place}/seeds" in output
-    assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), (
-        "with more space the same command resumes"
-    )
+    assert "1 done, 1 failed; 1 to do" in (first.folder / "again").read_text(), "with more space the same command resumes"
     output = second.end("sweep", *SWEEP, f"backup.place={place}")
     assert "2 runs resume here, 2 of them finished" in output
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
@@ -196,9 +190,7 @@ def _run(folder: Path, epochs: int, finished: bool = False, prefix: str = "") ->
     run.metrics.write_text("epoch\n" + "".join(f"{epoch}\n" for epoch in range(epochs)))
     run.best.write_text(f"{prefix}{epochs}")
     run.last.write_text(f"{prefix}{epochs}")
-    run.result.write_text(f'{{"status": "completed", "of": "{prefix}{epochs}"}}') if finished else run.result.unlink(
-        True
-    )
+    run.result.write_text(f'{{"status": "completed", "of": "{prefix}{epochs}"}}') if finished else run.result.unlink(True)
     return run
 
 
@@ -271,9 +263,7 @@ def test_interrupted_push_leaves_a_resumable_backup(place, tmp_path, monkeypatch
     _push(tmp_path / "two" / "s", place)
     run = RunFolder(tmp_path / "two" / "s" / "r")
     assert not run.result.exists()
-    assert int(run.best.read_text()) >= int(run.last.read_text()), (
-        "the last epoch speaks of a best one that is not there"
-    )
+    assert int(run.best.read_text()) >= int(run.last.read_text()), "the last epoch speaks of a best one that is not there"
 
 
 def test_snapshot_of_a_running_job_can_be_resumed(tmp_path):

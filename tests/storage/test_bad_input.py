@@ -33,9 +33,7 @@ def put(service: BlobServiceClient, container: str, files: dict[str, bytes], **s
     client = service.get_container_client(container)
     for name, content in files.items():
         checksum = bytearray(hashlib.md5(content).digest())
-        client.upload_blob(
-            name, content, overwrite=True, content_settings=ContentSettings(content_md5=checksum, **settings)
-        )
+        client.upload_blob(name, content, overwrite=True, content_settings=ContentSettings(content_md5=checksum, **settings))
 
 
 def held(folder: Path) -> dict[str, bytes]:
@@ -141,9 +139,7 @@ def test_blob_that_goes_between_listing_and_reading_is_named(service, container,
     assert held(tmp_path) == {}
 
 
-def test_brackets_in_names_are_no_markup(
-    service, container, through_proxy, proxy: Proxy, tmp_path, capsys, monkeypatch
-):
+def test_brackets_in_names_are_no_markup(service, container, through_proxy, proxy: Proxy, tmp_path, capsys, monkeypatch):
     from pneumonia.cli import run
 
     put(service, container, {"[red]/x[/].jpeg": b"x"})
@@ -311,9 +307,7 @@ def test_file_whose_name_azure_would_change_is_refused(service, container, tmp_p
 
 def test_links_and_temporary_files_stay_here_and_links_are_said(service, container, tmp_path, capsys):
     write(tmp_path / "elsewhere", {"secret.txt": b"x"})
-    folder = write(
-        tmp_path / "new", {"a.txt": b"x", "b.txt.part": b"half", ".c.part": b"half", "run.lock": b"", "lock": b""}
-    )
+    folder = write(tmp_path / "new", {"a.txt": b"x", "b.txt.part": b"half", ".c.part": b"half", "run.lock": b"", "lock": b""})
     (folder / "NORMAL").symlink_to(tmp_path / "elsewhere")
     assert push(service, folder, Place.parse(container)).listed == 1
     assert [blob.name for blob in service.get_container_client(container).list_blobs()] == ["a.txt"]
@@ -428,9 +422,7 @@ def test_command_shows_no_secret_whatever_fails(secret, service, container, azur
     for port, name in [(azurite, "AccessError"), (1, "TransferError")]:
         arguments = ["data", "pull", container, str(tmp_path), "--account-url", f"http://127.0.0.1:{port}/{ACCOUNT}"]
         code = "import pneumonia.storage.client as a; a.PAUSES_S = (0.01,); from pneumonia.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=environ, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, "-c", code, *arguments], env=environ, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
         assert name in done.stderr
         for hidden in (wrong, expired.rpartition("sig=")[2], "Traceback"):

@@ -112,8 +112,6 @@ def test_failure_of_the_default_credential_is_named(address, certificate, tmp_pa
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate[0]))
     for name in ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(
-        "AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential"
-    )  # the whole chain would look for a VM's service
+    monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "EnvironmentCredential")  # the whole chain would look for a VM's service
     with pytest.raises(AccessError, match=r"az login"):
         pull(connect(address, environ={}), Place.parse("secure"), tmp_path / "mirror")

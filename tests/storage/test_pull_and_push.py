@@ -333,9 +333,7 @@ def test_every_kind_of_credential_opens_the_container(service, container, azurit
         ]
     ):
         address = None if "AZURE_STORAGE_CONNECTION_STRING" in environ else url
-        assert pull(connect(address, environ=environ), Place.parse(container), tmp_path / str(number)).moved == len(
-            FILES
-        )
+        assert pull(connect(address, environ=environ), Place.parse(container), tmp_path / str(number)).moved == len(FILES)
 
 
 def test_refusals_are_named_and_show_no_secret(service, container, azurite, tmp_path):

@@ -116,9 +116,7 @@ def test_glob_and_deletion_change_swept_values():
     assert {job.config.seed for job in plan.jobs} == {0}
 
 
-@pytest.mark.parametrize(
-    "beside", ["seed/a.yaml", "max_epochs/1.yaml", "data/folder.yaml", "train.yaml", "model/mlp.yaml"]
-)
+@pytest.mark.parametrize("beside", ["seed/a.yaml", "max_epochs/1.yaml", "data/folder.yaml", "train.yaml", "model/mlp.yaml"])
 def test_files_beside_a_sweep_file_are_ignored(beside, tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(OWN)
     overrides = ["max_epochs=1", "model=mlp", "data=folder", f"data.root={tmp_path}"]
@@ -139,9 +137,7 @@ def test_sweep_file_may_be_named_train_and_extend_others(tmp_path):
 
 def test_single_value_of_a_swept_key_stays_in_labels():
     plan = make_plan("optimizer", ["seed=7"])
-    assert [job.label for job in plan.jobs] == [
-        f"optimizer={name} seed=7" for name in ("sgd", "adam", "rmsprop", "adagrad")
-    ]
+    assert [job.label for job in plan.jobs] == [f"optimizer={name} seed=7" for name in ("sgd", "adam", "rmsprop", "adagrad")]
     assert {job.config.seed for job in plan.jobs} == {7}
     found = make_search("search", ["batch_size=50"])
     assert found.common.batch_size == 50

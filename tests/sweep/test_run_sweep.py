@@ -76,12 +76,8 @@ def test_failed_killed_and_timed_out_jobs_leave_others_alone(launcher, workplace
     code, output = workplace.call(*overrides, TROUBLE="over")
     assert code == 0, output
     assert set(_results(workplace)["state"]) == {"done"}
-    assert {path: stamp for path, stamp in _stamps(workplace).items() if path in stamps} == stamps, (
-        "finished jobs run once"
-    )
-    assert "interrupted after epoch 1" in "".join(
-        path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log")
-    )
+    assert {path: stamp for path, stamp in _stamps(workplace).items() if path in stamps} == stamps, "finished jobs run once"
+    assert "interrupted after epoch 1" in "".join(path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log"))
 
 
 def test_local_jobs_survive_a_failure_unless_fail_fast(workplace, capsys):
@@ -191,9 +187,7 @@ def test_results_table_has_metrics_and_cost(workplace):
 
 def test_folder_refuses_another_sweep_but_accepts_an_extension(workplace):
     assert run([workplace.sweep("fine"), *workplace.overrides]) == 0
-    with pytest.raises(
-        RunError, match=r"sweep of other jobs: 1 of its 1 .*max_epochs was 3 and is 2 now.*name=trouble_2"
-    ):
+    with pytest.raises(RunError, match=r"sweep of other jobs: 1 of its 1 .*max_epochs was 3 and is 2 now.*name=trouble_2"):
         run([workplace.sweep("fine"), *workplace.overrides, "max_epochs=2"])
     stamps = _stamps(workplace)
     assert run([workplace.sweep("fine,well"), *workplace.overrides]) == 0

@@ -48,9 +48,7 @@ def space(workplace):
 
 
 def _study(workplace):
-    return optuna.load_study(
-        study_name="small", storage=f"sqlite:///{workplace.folder / 'runs' / 'small' / 'study.db'}"
-    )
+    return optuna.load_study(study_name="small", storage=f"sqlite:///{workplace.folder / 'runs' / 'small' / 'study.db'}")
 
 
 def _trials(workplace):
@@ -137,9 +135,7 @@ def test_optuna_has_the_values_of_the_runs(space, workplace, capsys):
 def test_best_trial_of_an_own_family_is_trained_again(workplace, capsys):
     path = workplace.folder / "small.yaml"
     path.write_text(
-        SPACE.replace("override model: mlp", "override model: troubled").replace(
-            'model.hidden: "[4],[16]"', "seed: 0,1"
-        )
+        SPACE.replace("override model: mlp", "override model: troubled").replace('model.hidden: "[4],[16]"', "seed: 0,1")
     )
     assert run([str(path), *workplace.overrides, "search.prune=false", "search.trials=2"]) == 0
     command = shlex.split(re.search(r"Train the best again: pneumonia train (.*)", capsys.readouterr().err)[1])
@@ -152,9 +148,7 @@ def test_best_trial_of_an_own_family_is_trained_again(workplace, capsys):
 def test_killed_search_resumes_to_the_same_trials(space, workplace):
     code, output = workplace.call(space, "name=whole")
     assert code == 0, output
-    whole = optuna.load_study(
-        study_name="whole", storage=f"sqlite:///{workplace.folder / 'runs' / 'whole' / 'study.db'}"
-    ).trials
+    whole = optuna.load_study(study_name="whole", storage=f"sqlite:///{workplace.folder / 'runs' / 'whole' / 'study.db'}").trials
     process = workplace.start(space, "name=small")
     deadline = time.monotonic() + 120
     results = workplace.folder / "runs" / "small"

@@ -102,9 +102,7 @@ def test_clock_behind_the_program_is_reported(monkeypatch):
     from pneumonia.cli import doctor
 
     assert doctor._clock()[0]
-    monkeypatch.setattr(
-        doctor, "time", SimpleNamespace(time=lambda: 1e9, strftime=lambda *_: "2001", gmtime=lambda _: 0)
-    )
+    monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: 1e9, strftime=lambda *_: "2001", gmtime=lambda _: 0))
     good, text = doctor._clock()
     assert not good
     assert "before this program was installed" in text
@@ -143,9 +141,7 @@ def test_without_a_gpu_what_needs_one_is_refused(monkeypatch):
             check_device(words)
 
 
-@pytest.mark.parametrize(
-    ("capability", "precision"), [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")]
-)
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed")])
 def test_mixed_means_what_the_card_computes_with(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert precision_on(torch.device("cuda"), "mixed") == precision

@@ -40,9 +40,7 @@ def rising_loss(monkeypatch):
 
 def _fit(data, epochs, node=MLP, **options):
     classifier = build_classifier(node, ClassifierOptions("pneumonia", image_size=8))
-    return quick_fit(
-        classifier, data, epochs, limit_val_batches=1.0, enable_checkpointing=True, default_root_dir=None, **options
-    )
+    return quick_fit(classifier, data, epochs, limit_val_batches=1.0, enable_checkpointing=True, default_root_dir=None, **options)
 
 
 def test_last_checkpoint_follows_every_epoch(data, rising_loss, tmp_path):

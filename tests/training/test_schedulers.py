@@ -31,9 +31,7 @@ def _optimizer(name: str = "SGD", **more):
 def test_schedule_by_epoch_equals_its_formula(name):
     settings, formula = FORMULAS[name]
     optimizer = _optimizer()
-    schedule = build_schedule(
-        optimizer, {"_target_": f"pneumonia.training.schedulers.{name}", **settings}, EPOCHS, STEPS
-    )
+    schedule = build_schedule(optimizer, {"_target_": f"pneumonia.training.schedulers.{name}", **settings}, EPOCHS, STEPS)
     assert schedule["interval"] == "epoch"
     for epoch in range(EPOCHS):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(formula(epoch), rel=1e-12)
@@ -60,9 +58,7 @@ def test_plateau_equals_its_definition():
 
 def test_one_cycle_equals_two_half_cosines():
     optimizer = _optimizer("SGD", momentum=0.9)
-    schedule = build_schedule(
-        optimizer, {"_target_": "pneumonia.training.schedulers.one_cycle", "warmup": 0.3}, EPOCHS, STEPS
-    )
+    schedule = build_schedule(optimizer, {"_target_": "pneumonia.training.schedulers.one_cycle", "warmup": 0.3}, EPOCHS, STEPS)
     top = 0.3 * STEPS - 1
     for step in range(STEPS):
         if step <= top:
@@ -81,9 +77,7 @@ def test_one_cycle_equals_two_half_cosines():
 )
 def test_one_cycle_reaches_lr_with_every_optimizer(name, more):
     optimizer = _optimizer(name, **more)
-    schedule = build_schedule(
-        optimizer, {"_target_": "pneumonia.training.schedulers.one_cycle", "warmup": 0.3}, EPOCHS, STEPS
-    )
+    schedule = build_schedule(optimizer, {"_target_": "pneumonia.training.schedulers.one_cycle", "warmup": 0.3}, EPOCHS, STEPS)
     assert schedule["interval"] == "step"
     rates = []
     for step in range(STEPS):
@@ -115,9 +109,7 @@ def _fitted(data, epochs, **options):
     """A trainer after its last step, and the rate of each step."""
     noted = _Rates()
     optimizer = {"_target_": "torch.optim.SGD", "lr": LR, "momentum": 0.9}
-    classifier = build_classifier(
-        MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=optimizer, scheduler=ONE_CYCLE)
-    )
+    classifier = build_classifier(MLP, ClassifierOptions("pneumonia", image_size=8, optimizer=optimizer, scheduler=ONE_CYCLE))
     return quick_fit(classifier, data, epochs, callbacks=[noted], **options), noted.rates
 
 

@@ -66,17 +66,13 @@ def test_a_finished_run_holds_every_promised_file(finished):
     promised = "name run_id task classes model seed config data epochs best_epoch metrics cost versions".split()
     assert set(promised) <= set(result)
     assert {"loss", "accuracy", "f1_macro", "recall_macro", "auroc"} <= set(result["metrics"]["val"])
-    assert {"device", "precision", "fit_s", "images_per_s", "batches_per_s", "peak_memory_mib", "usd"} == set(
-        result["cost"]
-    )
+    assert {"device", "precision", "fit_s", "images_per_s", "batches_per_s", "peak_memory_mib", "usd"} == set(result["cost"])
     assert yaml.safe_load((finished / "config.yaml").read_text()) == result["config"]
     assert len(pd.read_csv(finished / "metrics.csv")) == result["epochs"] == 2
     predictions = pd.read_parquet(finished / "predictions" / "val.parquet")
     assert len(predictions) == result["data"]["val"]
     assert predictions.filter(like="prob_").sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
-    assert (predictions["label"] == predictions["predicted"]).mean() == pytest.approx(
-        result["metrics"]["val"]["accuracy"]
-    )
+    assert (predictions["label"] == predictions["predicted"]).mean() == pytest.approx(result["metrics"]["val"]["accuracy"])
     split = pd.read_parquet(next(finished.glob("split-*.parquet")))
     assert list(split.columns) == ["image_id", "subset", "fold"]
     assert not list(finished.rglob("*.part"))
@@ -95,9 +91,7 @@ def test_the_result_is_the_metrics_of_the_best_epoch(finished):
 
 def test_the_line_of_an_epoch_holds_the_figures_of_that_epoch(compose, tmp_path, capsys):
     result = train(compose("max_epochs=3", "image_size=16", "model.width=16", runs_dir=tmp_path))
-    lines = re.findall(
-        r"epoch +\d+/3  train loss (\S+)  val loss (\S+)  accuracy (\S+)  f1 (\S+)", capsys.readouterr().err
-    )
+    lines = re.findall(r"epoch +\d+/3  train loss (\S+)  val loss (\S+)  accuracy (\S+)  f1 (\S+)", capsys.readouterr().err)
     history = pd.read_csv(_folder(result, tmp_path).metrics)
     columns = ["train/loss", "val/loss", "val/accuracy", "val/f1_macro"]
     assert np.array(lines, dtype=float) == pytest.approx(history[columns].to_numpy(), abs=1e-4)
@@ -204,16 +198,12 @@ def test_a_killed_run_resumes_and_a_finished_one_is_skipped(compose, cache_dir, 
     cut = next(tmp_path.glob("*/*/metrics.csv"))
     assert 0 < len(pd.read_csv(cut)) < 60
     assert not list(tmp_path.rglob("result.json"))
-    again = subprocess.run(
-        [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment
-    )
+    again = subprocess.run([*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment)
     assert again.returncode == 0, again.stderr
     assert "interrupted after epoch" in again.stderr
     assert len(pd.read_csv(cut)) == 60
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
-    third = subprocess.run(
-        [*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment
-    )
+    third = subprocess.run([*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment)
     assert "This run is finished; nothing was trained." in third.stderr
     assert before == {path: path.stat().st_mtime_ns for path in before}
     whole = train(compose("max_epochs=60", "scheduler=cosine", runs_dir=tmp_path / "whole"))
@@ -258,9 +248,7 @@ def test_a_run_resumed_after_a_time_limit_ends_the_same(options, compose, tmp_pa
     uncut = train(compose(*options, runs_dir=tmp_path / "uncut"))
     _clock(monkeypatch)
     for limit, epochs in (("00:00:00:02", 0), ("00:00:00:10", 1), ("00:00:00:10", 2)):
-        with pytest.raises(
-            TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*Rerun the command"
-        ):
+        with pytest.raises(TimeLimitReached, match=rf"max_time={limit} was over after {epochs} of 4 epochs.*Rerun the command"):
             train(compose(*options, f"trainer.max_time={limit}", runs_dir=tmp_path / "cut"))
         assert not list(tmp_path.glob("cut/*/*/result.json"))
         (folder,) = tmp_path.glob("cut/*/*/config.yaml")
@@ -500,9 +488,7 @@ def test_training_that_never_is_finite_says_that_it_diverged(options, compose, t
     extreme = ["optimizer=sgd", "optimizer.lr=1000", "optimizer.momentum=0.99", "scheduler=none", "max_epochs=4"]
     config = compose(*TINY, *linear, *extreme, "batch_size=1", *options, runs_dir=tmp_path)
     for _ in range(2):
-        with pytest.raises(
-            DivergenceError, match=r"diverged in epoch 1.*Lower optimizer.lr \(1000.*clip the gradient"
-        ) as found:
+        with pytest.raises(DivergenceError, match=r"diverged in epoch 1.*Lower optimizer.lr \(1000.*clip the gradient") as found:
             train(config)
         assert found.value.exit_code == 2
         assert "force" not in str(found.value)
@@ -629,9 +615,7 @@ def test_a_monitor_undefined_on_a_later_fold_is_refused(compose, cache_dir):
     config = compose("data.phantom.patients=24", "image_size=16", "monitor=val/auroc")
     images = load_images(config.data, 16, cache_dir)
     fold = np.where(images.manifest["label"] == "VIRUS", 0, np.arange(len(images.manifest)) % 2)
-    split = pd.DataFrame(
-        {"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold}
-    )
+    split = pd.DataFrame({"image_id": images.manifest["image_id"], "subset": np.where(fold, "train", "val"), "fold": fold})
     data = XRayDataModule.from_images(images, split, split_config=SplitConfig("rotating", every=2), batch_size=8)
     check_monitor(replace(config, max_epochs=2), data)
     with pytest.raises(ConfigError, match=r"monitor=val/auroc is undefined in epoch 3: .*no image of VIRUS"):

@@ -84,11 +84,7 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     assert summary["summary"]["best/val/accuracy"] == result.metrics["val"]["accuracy"]
     assert summary["summary"]["cost/usd"] == pytest.approx(result.cost.fit_s / 3600 * 0.4, abs=1e-6)
     assert _records(segment, "stats"), "the system's own figures"
-    media = [
-        path.relative_to(segment / "files" / "media").as_posix()
-        for path in segment.rglob("*.*")
-        if "media" in path.parts
-    ]
+    media = [path.relative_to(segment / "files" / "media").as_posix() for path in segment.rglob("*.*") if "media" in path.parts]
     assert sum(name.startswith("images/weights") for name in media) == 2
     assert sum(name.startswith("images/augmentation") for name in media) == 1
     assert sum(name.startswith("images/val/samples") for name in media) == min(16, result.data.val)
@@ -351,9 +347,7 @@ def test_a_server_that_refuses_is_named_once_and_training_goes_on(server, compos
     assert KEY not in output.err + output.out
     (segment,) = _segments(_only(tmp_path))
     assert _summary(segment)["state"] == "finished"
-    texts = [
-        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in {".json", ".yaml", ".csv", ".wandb"}
-    ]
+    texts = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in {".json", ".yaml", ".csv", ".wandb"}]
     assert not any(KEY.encode() in path.read_bytes() for path in texts), "the key is in no file"
     train(compose(*SMALL, "seed=1", runs_dir=tmp_path / "next"))
     assert "can't be reached" not in capfd.readouterr().err, "the next run does not ask again"

@@ -24,9 +24,7 @@ class MethodOptions(TypedDict, total=False):
 
 
 method_options: Final = options(
-    click.option(
-        "--method", metavar="grouped|official|kfold|rotating|random|given", help="How to divide.  [default: grouped]"
-    ),
+    click.option("--method", metavar="grouped|official|kfold|rotating|random|given", help="How to divide.  [default: grouped]"),
     click.option("--seed", type=int, metavar="N", help="Seed of the division.  [default: 0]"),
     click.option("--k", type=int, metavar="N", help="Number of folds.  [default: 5]"),
     click.option("--fold", type=int, metavar="N", help="Fold for validation, from 0.  [default: 0]"),

@@ -20,18 +20,14 @@ PAPER: Final = (255, 255, 255)
 INK: Final = (32, 32, 32)
 
 
-def grid(
-    rows: Sequence[Sequence[Pixels]], names: Sequence[str], title: str, columns: Sequence[str] = ()
-) -> Image.Image:
+def grid(rows: Sequence[Sequence[Pixels]], names: Sequence[str], title: str, columns: Sequence[str] = ()) -> Image.Image:
     """Draw a titled table of grey pictures ``(H, W)`` of one size, with a name before each row and column headings."""
     font, bold = ImageFont.load_default(TEXT - 2), ImageFont.load_default(TEXT)
     height, width = rows[0][0].shape
     margin = GAP * 3 + max(int(font.getlength(name)) for name in names)
     top = 2 * GAP + TEXT + (GAP + TEXT if columns else 0) + GAP
     across = max(len(row) for row in rows) * (width + GAP)
-    page = Image.new(
-        "RGB", (max(margin + across, int(bold.getlength(title)) + 4 * GAP), top + len(rows) * (height + GAP)), PAPER
-    )
+    page = Image.new("RGB", (max(margin + across, int(bold.getlength(title)) + 4 * GAP), top + len(rows) * (height + GAP)), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((2 * GAP, GAP), title, INK, bold)
     for number, heading in enumerate(columns):
@@ -70,9 +66,7 @@ def by_subset(manifest: pd.DataFrame, pixels: Pixels, subset: Objects, count: in
     return _examples(manifest, pixels, rows, count, seed, "Examples by class and subset")
 
 
-def _examples(
-    manifest: pd.DataFrame, pixels: Pixels, rows: dict[str, Ints], count: int, seed: int, title: str
-) -> Image.Image:
+def _examples(manifest: pd.DataFrame, pixels: Pixels, rows: dict[str, Ints], count: int, seed: int, title: str) -> Image.Image:
     present = {name: pixels[chosen(manifest, those, count, seed)] for name, those in rows.items() if len(those)}
     return grid([list(pictures) for pictures in present.values()], list(present), title)
 

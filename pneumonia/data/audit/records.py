@@ -131,9 +131,7 @@ class Audit:
     leaks: list[SharedGroups]
     duplicates: Duplicates
     pairs: list[Pair]  # of copies, the most serious first
-    quantities: dict[
-        str, dict[str, list[float] | None]
-    ]  # 5, 25, 50, 75 and 95% points by class; None if no image has it
+    quantities: dict[str, dict[str, list[float] | None]]  # 5, 25, 50, 75 and 95% points by class; None if no image has it
     modes: dict[str, dict[str, int]]  # files by class and colour mode
     baselines: dict[str, dict[str, TaskScore]]  # by kind of features (metadata, thumbnail) and task
     shift: list[Shift]

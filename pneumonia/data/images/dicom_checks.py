@@ -102,14 +102,10 @@ def _check_kind(data: Any) -> None:
     samples, kind = int(data.get("SamplesPerPixel", 1) or 0), str(data.get("PhotometricInterpretation", ""))
     if samples != 1 or kind not in SHAPES:
         shown = kind or "no photometric interpretation"
-        raise UnreadableImageError(
-            f"colour or unknown DICOM ({shown}), not a radiograph. Export it in grey, as MONOCHROME2"
-        )
+        raise UnreadableImageError(f"colour or unknown DICOM ({shown}), not a radiograph. Export it in grey, as MONOCHROME2")
     frames = int(data.get("NumberOfFrames", 1) or 1)
     if frames != 1:
-        raise UnreadableImageError(
-            f"{frames} frames in one DICOM file. Export the frame that is meant as a file of its own"
-        )
+        raise UnreadableImageError(f"{frames} frames in one DICOM file. Export the frame that is meant as a file of its own")
     # A sequence of undefined length is parsed already, within the limit of reads.
     lengths = {name: getattr(data.get_item(name), "length", 0) for name in SEQUENCES if name in data}
     large = [name for name, length in lengths.items() if length > MAX_SEQUENCE]
@@ -154,9 +150,7 @@ def _check_compression(data: Any) -> None:
         return
     decoder, bits = get_decoder(syntax), data.get("BitsStored")
     if not decoder.is_available:
-        raise UnreadableImageError(
-            f"compressed as {syntax.name}, and no decoder is installed: {DECODERS}, or {DECOMPRESS}"
-        )
+        raise UnreadableImageError(f"compressed as {syntax.name}, and no decoder is installed: {DECODERS}, or {DECOMPRESS}")
     if syntax == TWELVE_BIT_JPEG and bits != EIGHT_BITS and set(decoder.available_plugins) == {"pillow"}:
         raise UnreadableImageError(
             f"compressed as {syntax.name} with {bits} bits, and the installed decoder reads 8: {DECODERS}, or {DECOMPRESS}"

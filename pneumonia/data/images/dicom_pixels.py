@@ -53,9 +53,7 @@ def bit_layout(data: Any) -> Layout:
     found = {name: data.get(name) for name in names}
     absent = [name for name, value in found.items() if value is None]
     if absent:
-        raise UnreadableImageError(
-            f"its header lacks {', '.join(absent)}, so the position of a pixel's bits is not known"
-        )
+        raise UnreadableImageError(f"its header lacks {', '.join(absent)}, so the position of a pixel's bits is not known")
     allocated, stored, high, representation = map(int, found.values())
     plain = high == stored - 1 or not _decodes_to_stored(data)
     if not (1 <= stored <= high + 1 <= allocated <= 32 and representation in {0, 1} and plain):
@@ -122,9 +120,7 @@ def _words(data: Any) -> NDArray[Any]:
         low, high = int(pixels.min()), int(pixels.max())
         ends = layout.values(np.array([layout.mask >> 1, (layout.mask >> 1) + 1, 0, layout.mask]))
         if low < ends.min() or high > ends.max():
-            raise UnreadableImageError(
-                f"its compressed values from {low} to {high} do not fit BitsStored {layout.stored}"
-            )
+            raise UnreadableImageError(f"its compressed values from {low} to {high} do not fit BitsStored {layout.stored}")
     return np.asarray(pixels.view(f"{pixels.dtype.byteorder}u{pixels.dtype.itemsize}"))
 
 
@@ -142,9 +138,7 @@ def _padded(data: Any, layout: Layout, words: NDArray[Any], values: Ints, index:
     value, limit = data.get("PixelPaddingValue"), data.get("PixelPaddingRangeLimit")
     if value is None:
         if limit is not None:
-            raise UnreadableImageError(
-                "it has PixelPaddingRangeLimit without PixelPaddingValue, so padding is not known"
-            )
+            raise UnreadableImageError("it has PixelPaddingRangeLimit without PixelPaddingValue, so padding is not known")
         return np.zeros(words.shape, dtype=bool)
     whole = Layout.whole(layout.allocated, layout.signed)
     # Files often write it as an unsigned number although the pixels are signed.

@@ -110,9 +110,7 @@ def _segments(raw: bytes) -> Iterator[tuple[int, bytes]]:
             tile_end = place + tile_bytes if tile_bytes else 0
         yield marker, raw[place + 4 : place + 2 + length]
         place += 2 + length
-    raise UnreadableImageError(
-        f"its JPEG 2000 code has more than {MOST_SEGMENTS:,} segments, which takes too long to decode"
-    )
+    raise UnreadableImageError(f"its JPEG 2000 code has more than {MOST_SEGMENTS:,} segments, which takes too long to decode")
 
 
 def _check_cost(marker: int, segment: bytes) -> None:

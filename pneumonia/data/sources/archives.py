@@ -43,14 +43,10 @@ def unpack(archive: Path, cache_dir: Path) -> Path:
         StorageError: ``cache_dir`` can not be written, or is full.
     """
     write = _write_zip if archive.name.lower().endswith(".zip") else _write_tar
-    return unpack_once(
-        [archive], cache_dir, f"archive-{VERSION}", f"unpacking {archive.name}", lambda to: write(archive, to)
-    )
+    return unpack_once([archive], cache_dir, f"archive-{VERSION}", f"unpacking {archive.name}", lambda to: write(archive, to))
 
 
-def unpack_once(
-    sources: Sequence[Path], cache_dir: Path, method: str, what: str, write: Callable[[Path], None]
-) -> Path:
+def unpack_once(sources: Sequence[Path], cache_dir: Path, method: str, what: str, write: Callable[[Path], None]) -> Path:
     """Return the folder in ``cache_dir`` that ``write`` fills from files; refill it if the path, size or time of a file changed.
 
     The folder appears under its name after ``write`` succeeded. The next call removes what a killed process left, and refills
@@ -250,6 +246,4 @@ def _copy(source: IO[bytes], target: Path, size: int) -> None:
 
 
 def _refused(archive: Path, reason: str) -> ArchiveError:
-    return ArchiveError(
-        f"{archive} was not unpacked: {reason}. Nothing was written. Get the archive from its source again."
-    )
+    return ArchiveError(f"{archive} was not unpacked: {reason}. Nothing was written. Get the archive from its source again.")

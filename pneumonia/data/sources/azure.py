@@ -26,9 +26,7 @@ def load_mirror(azure: AzureConfig, cache_dir: Path) -> Path:
     named = {"train": azure.train, "val": azure.validation, "test": azure.test}
     places = {subset: Place.parse(text) for subset, text in named.items() if text is not None}
     if not places:
-        raise ConfigError(
-            "data.azure names no container: train, validation and test are all null. Name at least train."
-        )
+        raise ConfigError("data.azure names no container: train, validation and test are all null. Name at least train.")
     for subset, place in places.items():
         for other, wider in places.items():
             if subset != other and place.container == wider.container and place.prefix.startswith(wider.prefix):

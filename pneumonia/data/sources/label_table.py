@@ -130,9 +130,7 @@ def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dic
     missing, ambiguous, twice = [], [], []
     for row in rows:
         ways = product((_paths, _name, _bare_paths, _bare_name), (_exact, _slashed, _composed, _folded))
-        fits: list[Path] = next(
-            filter(None, (index(names, spelling).get(spelling(row.file)) for names, spelling in ways)), []
-        )
+        fits: list[Path] = next(filter(None, (index(names, spelling).get(spelling(row.file)) for names, spelling in ways)), [])
         if not fits:
             missing.append(f"'{row.file}' (line {row.line})")
         elif len(fits) > 1:
@@ -148,9 +146,7 @@ def match(rows: list[Row], files: Iterable[Path], top: Path, table: Path) -> dic
             f"{some(ambiguous, 3)}. Name it by its path below {top}."
         )
     if twice:
-        raise LabelError(
-            f"{table}: {len(twice)} images have more than one row, for example {some(twice, 3)}. Remove the copies."
-        )
+        raise LabelError(f"{table}: {len(twice)} images have more than one row, for example {some(twice, 3)}. Remove the copies.")
     without = [str(file.relative_to(top)) for file in found if file not in matched]
     problems = [
         f"{len(names)} of {total} {what}, for example {some(names, 3)}"
@@ -272,9 +268,7 @@ def _codes(path: Path, header: str) -> dict[str, str]:
     codes: dict[str, str] = {}
     for number, word in CODE.findall(header):
         if _normalised(word) not in LABELS:
-            raise LabelError(
-                f"{path}: the header '{header}' has {number}={word}, and '{word}' is none of {', '.join(LABELS)}."
-            )
+            raise LabelError(f"{path}: the header '{header}' has {number}={word}, and '{word}' is none of {', '.join(LABELS)}.")
         codes[number] = LABELS[_normalised(word)]
     if not codes:
         raise LabelError(f"{path}: the header '{header}' does not give the meaning of its numbers. {ADVICE}")

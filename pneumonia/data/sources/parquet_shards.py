@@ -85,9 +85,7 @@ def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
     structs = [field for field in schema if pa.types.is_struct(field.type)]
     images = [field.name for field in structs if "bytes" in {inner.name for inner in field.type}]
     if len(images) != 1 or "label" not in schema.names:
-        raise ArchiveError(
-            f"{shard} has the columns {some(schema.names)}; one column of images and 'label' are needed."
-        )
+        raise ArchiveError(f"{shard} has the columns {some(schema.names)}; one column of images and 'label' are needed.")
     described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names is None and pa.types.is_integer(schema.field("label").type):

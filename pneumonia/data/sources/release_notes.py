@@ -41,14 +41,10 @@ def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[s
     notes = []
     if labels[UNKNOWN_KIND]:
         images_are = _plural(labels[UNKNOWN_KIND], "image is", "images are")
-        notes.append(
-            f"{images_are} pneumonia of an unknown kind: train with task=pneumonia; task=subtype has no class for them."
-        )
+        notes.append(f"{images_are} pneumonia of an unknown kind: train with task=pneumonia; task=subtype has no class for them.")
     unknown = sum(patient.startswith(UNKNOWN_PATIENT) for _, patient, _ in rows)
     if unknown:
-        whose = (
-            f"{unknown} of {len(rows)} images name no patient" if unknown < len(rows) else "No image names its patient"
-        )
+        whose = f"{unknown} of {len(rows)} images name no patient" if unknown < len(rows) else "No image names its patient"
         notes.append(
             f"{whose}: each counts as a patient of its own, so a split may put one child into two subsets and scores may be "
             "optimistic."
@@ -69,9 +65,7 @@ def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[s
             "that without patients. Its test is the release's own."
         )
     if kind == "mixed":
-        notes.append(
-            "Files follow several naming schemes; `pneumonia data audit` finds X-rays that occur under two names."
-        )
+        notes.append("Files follow several naming schemes; `pneumonia data audit` finds X-rays that occur under two names.")
     return notes
 
 

@@ -72,9 +72,7 @@ def recognise(root: Path, cache_dir: Path, labels: Path | None = None) -> Releas
         StorageError: ``cache_dir`` can not be written.
     """
     if UNPRINTABLE.search(str(root.absolute())):
-        raise LayoutError(
-            f"The path {printable(root)} holds control characters, or is not UTF-8. Rename the folder or file."
-        )
+        raise LayoutError(f"The path {printable(root)} holds control characters, or is not UTF-8. Rename the folder or file.")
     if root.is_file() and is_archive(root):
         folder = unpack(root, cache_dir)
         release = recognise(folder, cache_dir, labels)
@@ -135,9 +133,7 @@ def _from_folder(root: Path, labels: Path | None) -> Release:
     release = _from_names(walk(top), root)
     if table is None:
         return release
-    unused = (
-        f"{table.name} was not used, since names and folders give all labels. Use --labels {table.name} to read it."
-    )
+    unused = f"{table.name} was not used, since names and folders give all labels. Use --labels {table.name} to read it."
     return replace(release, notes=[*release.notes, unused])
 
 
@@ -247,7 +243,5 @@ def _only_table(root: Path, top: Path | None) -> Path | None:
     tables = tables_in(root, top)
     if len(tables) > 1 and (top is None or not names_give_labels(top)):
         names = ", ".join(path.name for path in tables)
-        raise LayoutError(
-            f"{root} holds several tables ({names}), and which has the labels is not clear. Use --labels FILE."
-        )
+        raise LayoutError(f"{root} holds several tables ({names}), and which has the labels is not clear. Use --labels FILE.")
     return tables[0] if len(tables) == 1 else None

@@ -38,18 +38,14 @@ def make_split(manifest: pd.DataFrame, config: SplitConfig, group: Ints | None =
     manifest = manifest.reset_index(drop=True)
     group = groups(manifest) if group is None else group
     if config.rules.folded and not 0 <= config.fold < config.k:
-        raise ConfigError(
-            f"split.fold={config.fold} is no fold of split.k={config.k}; the folds are 0 to {config.k - 1}."
-        )
+        raise ConfigError(f"split.fold={config.fold} is no fold of split.k={config.k}; the folds are 0 to {config.k - 1}.")
     subsets, folds = METHODS[config.method](manifest, group, config)
     split = pd.DataFrame({"image_id": manifest["image_id"].to_numpy(), "subset": subsets, "fold": folds})
     if config.rules.folded:
         split = fold_view(split, config.fold)
     if config.fraction < 1:
         if config.rules.rotates:
-            raise ConfigError(
-                "split.fraction does not go with split=rotating, whose training split changes. Use split=kfold."
-            )
+            raise ConfigError("split.fraction does not go with split=rotating, whose training split changes. Use split=kfold.")
         split["subset"] = thin_training(manifest, group, split["subset"].to_numpy(dtype=object), config)
     check_split(manifest, split, config, group)
     return split
@@ -110,9 +106,7 @@ def _random(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[O
         train, rest = train_test_split(rows, train_size=size, stratify=label, random_state=config.seed)
         val, test = train_test_split(rest, test_size=len(rest) // 2, stratify=label[rest], random_state=config.seed)
     except ValueError as error:
-        raise SplitError(
-            f"split={config.method} can not divide {len(rows)} images by class: {error} Use more data."
-        ) from error
+        raise SplitError(f"split={config.method} can not divide {len(rows)} images by class: {error} Use more data.") from error
     subsets = np.empty(len(rows), dtype=object)
     for name, chosen in (("train", train), ("val", val), ("test", test)):
         subsets[chosen] = name
@@ -123,9 +117,7 @@ def _given(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[Ob
     source = manifest["source_split"].to_numpy(dtype=object)
     missing = [subset for subset in ("train", "val") if subset not in source]
     if missing:
-        raise SplitError(
-            f"split=given uses the folders of the data, and they have no folder {some(missing)}. Use split=grouped."
-        )
+        raise SplitError(f"split=given uses the folders of the data, and they have no folder {some(missing)}. Use split=grouped.")
     return source, _no_folds(manifest)
 
 
@@ -137,9 +129,7 @@ def _kfold(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[Ob
     if config.holdout == "folder":
         subsets, rest = _held_out_folder(manifest, group)
         if not (subsets == "test").any():
-            raise SplitError(
-                "split.holdout=folder needs the release's folder test; the data have none. Use 0.1 or none."
-            )
+            raise SplitError("split.holdout=folder needs the release's folder test; the data have none. Use 0.1 or none.")
     elif config.holdout == "0.1":  # the test subset of split=grouped with this seed, so that runs compare
         subsets = deal_tenths(manifest, group, ("val", "test"), config)
         rest = subsets != "test"

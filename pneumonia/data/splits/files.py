@@ -92,9 +92,7 @@ def read_split(path: Path, manifest: pd.DataFrame) -> pd.DataFrame:
         ) from error
     unknown = sorted(set(split["subset"]) - {*SUBSETS, UNUSED})
     if unknown:
-        raise ManifestError(
-            f"{path} has unknown subsets: {some(unknown)}. They must be {', '.join(SUBSETS)} or {UNUSED}."
-        )
+        raise ManifestError(f"{path} has unknown subsets: {some(unknown)}. They must be {', '.join(SUBSETS)} or {UNUSED}.")
     twice = split["image_id"][split["image_id"].duplicated()]
     ours, theirs = set(manifest["image_id"]), set(split["image_id"])
     if len(twice) or ours != theirs:

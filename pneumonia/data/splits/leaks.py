@@ -40,9 +40,7 @@ def in_subset_order(names: Iterable[object]) -> list[str]:
     return [name for name in known if name in present] + sorted(present - set(known))
 
 
-def find_leaks(
-    manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None, rotating: bool = False
-) -> list[Leak]:
+def find_leaks(manifest: pd.DataFrame, split: pd.DataFrame, group: Ints | None = None, rotating: bool = False) -> list[Leak]:
     """Find the images of val and test whose patient, or a copy of which, is in train.
 
     In a ``rotating`` split the validation fold changes during training, so that all folds train the model in the end. ``group``

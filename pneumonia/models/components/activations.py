@@ -47,9 +47,7 @@ ACTIVATIONS: Final[dict[str, Activation]] = {
     "sigmoid": Activation(nn.Sigmoid, "1 / (1 + exp(-x))", "Rumelhart, Hinton and Williams (1986)"),
     "tanh": Activation(nn.Tanh, "(exp(x) - exp(-x)) / (exp(x) + exp(-x))", "LeCun et al. (1998), Efficient BackProp"),
     "relu": Activation(lambda: nn.ReLU(inplace=True), "max(0, x)", "Nair and Hinton (2010)"),
-    "leaky_relu": Activation(
-        lambda: nn.LeakyReLU(0.01, inplace=True), "x if x > 0 else 0.01 x", "Maas, Hannun and Ng (2013)"
-    ),
+    "leaky_relu": Activation(lambda: nn.LeakyReLU(0.01, inplace=True), "x if x > 0 else 0.01 x", "Maas, Hannun and Ng (2013)"),
     "prelu": Activation(nn.PReLU, "x if x > 0 else a x, a learnt from 0.25", "He et al. (2015)"),
     "elu": Activation(nn.ELU, "x if x > 0 else exp(x) - 1", "Clevert, Unterthiner and Hochreiter (2016)"),
     "softmax": Activation(

@@ -39,9 +39,7 @@ def single_valued_norms(network: nn.Module, image: Tensor) -> list[str]:
     The network is left unchanged.
     """
     modes = {module: module.training for module in network.modules()}
-    names: dict[nn.Module, str] = {
-        module: name for name, module in network.named_modules() if isinstance(module, _BatchNorm)
-    }
+    names: dict[nn.Module, str] = {module: name for name, module in network.named_modules() if isinstance(module, _BatchNorm)}
     found: list[str] = []
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -45,9 +45,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key in NESTED:
         found = found.get(key, found) if isinstance(found, dict) else found
     if not isinstance(found, dict) or not found or not all(isinstance(value, Tensor) for value in found.values()):
-        raise CheckpointError(
-            f"model.weights={path} holds no tensors by name, as a state dict does. Save `model.state_dict()`."
-        )
+        raise CheckpointError(f"model.weights={path} holds no tensors by name, as a state dict does. Save `model.state_dict()`.")
     names = {str(key): value for key, value in found.items()}
     for prefix in WRAPPERS:
         if all(name.startswith(prefix) for name in names):
@@ -66,9 +64,7 @@ def check_weights_file(path: Path) -> Path:
     return path
 
 
-def check_weights(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: set[str], name: str, source: str
-) -> None:
+def check_weights(state: Mapping[str, Tensor], own: Mapping[str, Tensor], head: set[str], name: str, source: str) -> None:
     """Refuse weights of a similar network, which fit where the two are equal, and tensors without information.
 
     Args:
@@ -97,16 +93,12 @@ def check_weights(
     floats = {key: value for key, value in state.items() if value.is_floating_point()}
     broken = [key for key, value in floats.items() if not bool(value.isfinite().all())]
     if broken:
-        raise CheckpointError(
-            f"{source}: {len(broken)} tensors hold NaN or infinity, for example {broken[0]}. Save them again."
-        )
+        raise CheckpointError(f"{source}: {len(broken)} tensors hold NaN or infinity, for example {broken[0]}. Save them again.")
     if all(bool((value == value.flatten()[0]).all()) for value in floats.values() if value.ndim > 1 and value.numel()):
         raise CheckpointError(f"{source}: every tensor is constant, so nothing was learned. Save them again.")
 
 
-def check_loaded(
-    before: Mapping[str, Tensor], after: Mapping[str, Tensor], head: set[str], name: str, source: str
-) -> None:
+def check_loaded(before: Mapping[str, Tensor], after: Mapping[str, Tensor], head: set[str], name: str, source: str) -> None:
     """Refuse weights that left a layer as it was initialised.
 
     Args:

@@ -11,9 +11,7 @@ class TrainingLoss(nn.CrossEntropyLoss):
     def reported(self, logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
         """Compute the value that is reported; see :func:`pneumonia.metrics.epoch_metrics.cross_entropy`."""
         weight = None if self.weight is None else self.weight.float()
-        return cross_entropy(
-            logits.detach(), target, weight=weight, reduction=reduction, label_smoothing=self.label_smoothing
-        )
+        return cross_entropy(logits.detach(), target, weight=weight, reduction=reduction, label_smoothing=self.label_smoothing)
 
     def shared(self, logits: Tensor, label: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the share of this process in the loss of a batch that several processes share.
@@ -31,7 +29,5 @@ class TrainingLoss(nn.CrossEntropyLoss):
         """
         total = (counts if self.weight is None else counts * self.weight).sum()
         smoothing = self.label_smoothing
-        share = (
-            nn.functional.cross_entropy(logits, label, self.weight, reduction="sum", label_smoothing=smoothing) / total
-        )
+        share = nn.functional.cross_entropy(logits, label, self.weight, reduction="sum", label_smoothing=smoothing) / total
         return share, self.reported(logits, label, "sum") / total * counts.sum()

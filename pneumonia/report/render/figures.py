@@ -225,9 +225,7 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     total = cells.sum(axis=1, keepdims=True)
     share = np.divide(cells, total, out=np.zeros_like(cells), where=total > 0)
     figure, axis = _square(1.05 * len(classes) + 0.9, [name.lower() for name in classes], 0.85)
-    axis.imshow(
-        share, cmap=LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE]), vmin=0, vmax=1, aspect="auto"
-    )
+    axis.imshow(share, cmap=LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE]), vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(share):
         text = f"{cells[row, column]:.0f}\n{value:.0%}" if total[row] else "–"
         axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 else INK)

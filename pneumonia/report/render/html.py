@@ -18,9 +18,7 @@ def html_page(document: Document) -> str:
     """Render a document as an HTML page; text is escaped, figures and pictures lie inside it."""
     blocks = [(type(block).__name__.lower(), block) for block in document.blocks]
     contents = [
-        (number, block.text)
-        for number, block in enumerate(document.blocks)
-        if isinstance(block, Heading) and block.level == 2
+        (number, block.text) for number, block in enumerate(document.blocks) if isinstance(block, Heading) and block.level == 2
     ]
     template = _environment().get_template("document.html.j2")
     return template.render(title=document.title, subtitle=document.subtitle, blocks=blocks, contents=contents)
@@ -29,9 +27,7 @@ def html_page(document: Document) -> str:
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("pneumonia.report.render")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["wide_pt"] = WIDE_PT
     environment.filters |= {"inline": _inline, "cell": _cell, "svg": _svg, "data_uri": _data_uri}
     return environment

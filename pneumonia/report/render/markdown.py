@@ -74,9 +74,6 @@ def _table(block: Table) -> str:
 
     head = line([_inline(cell) or " " for cell in block.head])
     rule = line([":--" if column < block.words else "--:" for column in range(len(block.head))])
-    rows = [
-        line([_inline(cell).replace("|", "\\|") if "`" in cell else _inline(cell) for cell in row])
-        for row in block.rows
-    ]
+    rows = [line([_inline(cell).replace("|", "\\|") if "`" in cell else _inline(cell) for cell in row]) for row in block.rows]
     caption = f"**{_inline(block.caption)}**\n\n" if block.caption else ""
     return caption + "\n".join([head, rule, *rows])

@@ -122,9 +122,7 @@ def _table(block: Table) -> str:
     size = next((size for size, room in SIZES if sum(needed) + 2 * count <= room), SMALLEST_PT)
     breakable = str(len(block.rows) > LONG).lower()  # a short table stays on one page, under its caption
     align = ", ".join("left" if column < block.words else "right" for column in range(count))
-    head = (
-        f"table.header({', '.join(f'[#strong[{_inline(name)}]]' for name in block.head)})," if any(block.head) else ""
-    )
+    head = f"table.header({', '.join(f'[#strong[{_inline(name)}]]' for name in block.head)})," if any(block.head) else ""
     rows = ",\n".join(cell(text) for row in block.rows for text in row)
     caption = f"#strong[{_inline(block.caption)}]" if block.caption else ""
     above = f"#block(above: 1.2em, below: 0.5em, sticky: true)[{caption}]\n" if caption else ""

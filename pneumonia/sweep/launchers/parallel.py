@@ -80,9 +80,7 @@ class ParallelLauncher(Launcher):
 
     def _start(self, task: _Task, slot: int) -> _Task:
         options = replace(self.options, gpu=self.gpus[slot % len(self.gpus)] if self.gpus else None)
-        task.process = self.context.Process(
-            target=_exit_with_outcome, args=(task.job, self.state, options), daemon=True
-        )
+        task.process = self.context.Process(target=_exit_with_outcome, args=(task.job, self.state, options), daemon=True)
         task.process.start()
         if (minutes := options.timeout_min) is not None:
             task.deadline = time.monotonic() + 60 * minutes + GRACE_S

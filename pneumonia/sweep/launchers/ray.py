@@ -35,9 +35,7 @@ class RayLauncher(Launcher):
                 else:
                     start(settings.address)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise ConfigError(
-                    f"launcher.address={settings.address}: no Ray cluster answers there ({error})"
-                ) from error
+                raise ConfigError(f"launcher.address={settings.address}: no Ray cluster answers there ({error})") from error
         self.task: Any = ray.remote(num_cpus=self.threads, num_gpus=settings.gpus_per_job, max_retries=0)(run_job)
 
     def submit(self, jobs: Sequence[Job], options: JobOptions) -> list[Any]:

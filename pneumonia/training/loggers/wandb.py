@@ -123,9 +123,7 @@ class Mirror:
             try:
                 self.run = start(mode="online")
             except Exception as error:  # no route, a wrong key, an answer that is none
-                later = (
-                    " The run continues, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
-                )
+                later = " The run continues, kept offline: `pneumonia track push` sends it later." if keep_offline else ""
                 self._trouble(f"W&B can't be reached or refuses us ({_short(error)}).{later}")
                 self.online = not keep_offline
                 _refused.add(server())
@@ -280,9 +278,7 @@ def check_tracking(logger: LoggerConfig) -> None:
     try:
         import wandb  # noqa: F401
     except ImportError as error:
-        raise ConfigError(
-            "logger=wandb needs wandb: pip install 'pneumonia[wandb]'. logger=csv does without."
-        ) from error
+        raise ConfigError("logger=wandb needs wandb: pip install 'pneumonia[wandb]'. logger=csv does without.") from error
     if mode == "online" and not has_key():
         why = "logger.mode=online" if logger.mode == "online" else f"WANDB_MODE={said}"
         raise ConfigError(

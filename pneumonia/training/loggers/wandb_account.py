@@ -65,9 +65,7 @@ def without_run_id(what: str) -> Iterator[None]:
     """
     given = os.environ.pop("WANDB_RUN_ID", "")
     if given:
-        warn(
-            f"WANDB_RUN_ID={given} names one run, and {what} has several: it is not used, each run gets an id of its own."
-        )
+        warn(f"WANDB_RUN_ID={given} names one run, and {what} has several: it is not used, each run gets an id of its own.")
     try:
         yield
     finally:

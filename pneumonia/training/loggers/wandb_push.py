@@ -51,9 +51,7 @@ def push_run(folder: RunFolder, project: str, entity: str | None, mode: str) -> 
         failed = mirror.run is None
         mirror.close(0 if result else 1 if broken in {"failed", "killed"} else INTERRUPTED)
     if failed:
-        raise TransferError(
-            f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept."
-        )
+        raise TransferError(f"{folder.path} was not sent whole; the line above says why. Call it again: what was sent is kept.")
     return mirror.files
 
 
