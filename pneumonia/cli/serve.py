@@ -65,8 +65,8 @@ def command(
     """Serve predictions of BUNDLE over HTTP. Not a medical device.
 
     Routes: GET /ping, POST /invocations (JPEG, PNG, DICOM, or JSON with base64), POST /explanation, /contract, /metrics, /docs,
-    and a web page at /. On SIGTERM the requests in flight are answered first. BUNDLE is a folder of `pneumonia export`; without
-    it PNEUMONIA_BUNDLE, then /opt/ml/model (SageMaker) are used.
+    the Open Inference Protocol below /v2, and a web page at /. On SIGTERM the requests in flight are answered first. BUNDLE is a
+    folder of `pneumonia export`; without it PNEUMONIA_BUNDLE, then /opt/ml/model (SageMaker) are used.
     """
     folder = bundle_folder(bundle)
     token = read_token(token_file, os.environ)

@@ -11,10 +11,12 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
 from pneumonia import __version__
+from pneumonia.export.contract import ModelInfo
 from pneumonia.export.runtime import Bundle
 from pneumonia.serving.inference_pool import InferencePool
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.middleware import Middleware
+from pneumonia.serving.open_inference_routes import add_open_inference_routes
 from pneumonia.serving.page import EXAMPLES, HTML, Asset, docs_assets, example, page_assets
 from pneumonia.serving.problem import Problem
 from pneumonia.serving.request_parsing import JPEG, JSON
@@ -40,8 +42,7 @@ class Service:
         self.pool = InferencePool(bundle, limits)
         self.metrics = Metrics(contract.bundle_version, contract.model.version)
         app = self._app(page)
-        names = {route.path: PAGE if route.name == PAGE else route.path for route in app.routes if isinstance(route, Route)}
-        self.asgi = Middleware(app, limits, self.metrics, token, names)
+        self.asgi = Middleware(app, limits, self.metrics, token, _route_names(app, contract.model))
 
     @asynccontextmanager
     async def _lifespan(self, _: FastAPI) -> AsyncIterator[None]:
@@ -63,6 +64,7 @@ class Service:
         app.add_exception_handler(Problem, _problem)
         app.add_exception_handler(HTTPException, _http_error)
         add_routes(app, self.pool, self.metrics)
+        add_open_inference_routes(app, self.pool, self.metrics)
         assets = docs_assets()
         if page:
             assets |= page_assets(self.pool.bundle.contract, self.pool.limits)
@@ -80,6 +82,12 @@ class Service:
         return send
 
 
+def _route_names(app: FastAPI, model: ModelInfo) -> dict[str, str]:
+    """Return the names in logs and metrics of all paths of a service; the templates of paths that name the model."""
+    paths = {route.path: PAGE if route.name == PAGE else route.path for route in app.routes if isinstance(route, Route)}
+    return {path.replace("{name}", model.name).replace("{version}", model.run_id): name for path, name in paths.items()}
+
+
 def _asset(asset: Asset) -> Callable[[], Awaitable[Response]]:
     async def send() -> Response:
         return Response(asset.content, media_type=asset.media_type)
@@ -87,9 +95,10 @@ def _asset(asset: Asset) -> Callable[[], Awaitable[Response]]:
     return send
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return Response(error.body, error.status, headers=error.headers, media_type=JSON)
+    problem = error.on(request.scope["path"])
+    return Response(problem.body, problem.status, headers=problem.headers, media_type=JSON)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -69,6 +69,7 @@ class Exchange:
         """Send a problem, unless a response has started; ``more`` keeps the response, and so the connection, open."""
         if self.started:
             return
+        problem = problem.on(self.path)
         headers = problem.raw_headers() + (list(CHALLENGES) if problem.status == 401 else [])
         self.log_fields.setdefault("reason", problem.reason)
         await self.send({"type": "http.response.start", "status": problem.status, "headers": headers})

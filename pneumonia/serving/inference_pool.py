@@ -21,10 +21,11 @@ from pneumonia.export.runtime import Bundle
 from pneumonia.serving.explanation import Explanation, explanation_steps
 from pneumonia.serving.limits import Limits
 from pneumonia.serving.problem import Problem
-from pneumonia.serving.request_parsing import ParsedRequest, check_file, parse_request, unreadable
+from pneumonia.serving.request_parsing import Image, ParsedRequest, check_file, parse_request, unreadable
 from pneumonia.serving.telemetry import THREAD_PREFIX
 
 T = TypeVar("T")
+Parsed = TypeVar("Parsed", bound=ParsedRequest)
 WAIT_S_PER_MEGAPIXEL: Final = 1.0  # far more than a megapixel takes, so that small requests overtake large ones
 SLOW_BYTES: Final = 2**20  # of JPEG 2000: a megabyte of it takes longer to decode than any other image
 POLL_S: Final = 0.05
@@ -73,12 +74,20 @@ class InferencePool:
         Raises:
             Problem: With the number of the image where there are several.
         """
+        return await self.predict_parsed(partial(parse_request, body, kind, self.limits))
+
+    async def predict_parsed(self, parse: Callable[[], Parsed]) -> tuple[Parsed, list[Prediction]]:
+        """Parse a request in a thread, then predict its images.
+
+        Raises:
+            Problem: With the number of the image where there are several.
+        """
         position = QueuePosition()
-        parsed = await self.run(partial(parse_request, body, kind, self.limits), position.due)
+        parsed = await self.run(parse, position.due)
         predictions = []
-        for number, (raw, pixels) in enumerate(zip(parsed.files, parsed.pixels, strict=True)):
-            work = partial(self._predict, raw, f"images[{number}]: " if parsed.is_list else "")
-            predictions.append(await self.run(work, position.after(pixels), _is_slow(raw)))
+        for number, (image, pixels) in enumerate(zip(parsed.images, parsed.pixels, strict=True)):
+            work = partial(self._predict, image, f"images[{number}]: " if parsed.is_list else "")
+            predictions.append(await self.run(work, position.after(pixels), _is_slow(image)))
         return parsed, predictions
 
     async def explain(self, body: bytes, kind: str) -> Explanation:
@@ -133,8 +142,10 @@ class InferencePool:
             await asyncio.sleep(POLL_S)
         return self._free == self.limits.workers
 
-    def _predict(self, raw: bytes, prefix: str = "") -> Prediction:
-        return self.bundle.predict_square(_translate_errors(partial(self.bundle.decode, raw), prefix))
+    def _predict(self, image: Image, prefix: str = "") -> Prediction:
+        if isinstance(image, bytes):
+            image = _translate_errors(partial(self.bundle.decode, image), prefix)
+        return self.bundle.predict_square(image)
 
     async def _acquire(self, due: float) -> None:
         """Wait for a thread; the executor's own queue stays empty, so it keeps no body of a cancelled request."""
@@ -159,9 +170,9 @@ class InferencePool:
         self._free += 1
 
 
-def _is_slow(raw: bytes) -> bool:
+def _is_slow(raw: Image) -> bool:
     """Return whether an image file may take many seconds to decode."""
-    return len(raw) > SLOW_BYTES and is_dicom(raw) and CODE_START in raw
+    return isinstance(raw, bytes) and len(raw) > SLOW_BYTES and is_dicom(raw) and CODE_START in raw
 
 
 def _translate_errors(decode: Callable[[], T], prefix: str = "") -> T:

@@ -11,10 +11,10 @@ from typing import Final
 
 from pneumonia.serving.exchange import App, Exchange, Message, Receive, Scope, Send
 from pneumonia.serving.limits import Limits
-from pneumonia.serving.problem import LINGER_S, Problem, busy
+from pneumonia.serving.problem import LINGER_S, OPEN_INFERENCE, Problem, busy
 from pneumonia.serving.telemetry import LOGGER, OTHER, PAGE, Metrics, log_event
 
-PING: Final = "/ping"
+HEALTH: Final = {"/ping", f"{OPEN_INFERENCE}/health/live", f"{OPEN_INFERENCE}/health/ready"}  # for orchestrators: no token
 METHODS: Final = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"}
 UNIQUE: Final = (b"authorization", b"content-type", b"content-encoding", b"content-length", b"transfer-encoding")
 LINGER_BYTES: Final = 2**28
@@ -143,7 +143,7 @@ class Middleware:
         self.metrics.held.set(self._held)
 
     def _check_token(self, exchange: Exchange) -> None:
-        if self._token is None or exchange.path == PING:
+        if self._token is None or exchange.path in HEALTH:
             return
         sent = _credentials(exchange.headers.get(b"authorization", b""))
         if sent is None or not hmac.compare_digest(sent, self._token):
@@ -163,7 +163,7 @@ class Middleware:
         route = self.routes.get(exchange.path, OTHER)
         self.metrics.requests.labels(route, str(exchange.status)).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        if exchange.status == 200 and (exchange.path == PING or route == PAGE):
+        if exchange.status == 200 and (exchange.path in HEALTH or route == PAGE):
             return  # frequent and of no interest
         log_event(
             "request",

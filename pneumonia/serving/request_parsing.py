@@ -3,8 +3,12 @@
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from pneumonia.data.images.decode import read_header
 from pneumonia.data.images.dicom_files import MAGIC, MAGIC_AT, is_dicom
@@ -28,11 +32,14 @@ PADDING: Final = 64  # bytes that may follow the end of a JPEG
 FOREIGN_MAGIC: Final = (JPEG_MAGIC, PNG_MAGIC, b"GIF8", b"%PDF", b"PK\x03\x04", b"MZ", b"\x7fELF", b"<", b"#!", b"RIFF")
 
 
+Image = bytes | NDArray[np.uint8]  # an image file, or a decoded grey square (size, size)
+
+
 @dataclass(frozen=True)
 class ParsedRequest:
-    """Image files of a request, the pixels of each by its header, and whether the response is a list."""
+    """Images of a request, the pixels of each (of a file by its header), and whether the response is a list."""
 
-    files: list[bytes]
+    images: Sequence[Image]
     pixels: list[int]
     is_list: bool
 
@@ -61,6 +68,15 @@ def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
     if kind != JSON:
         return ParsedRequest([body], [check_file(body, kind, limits)], is_list=False)
     files, is_list = _from_json(body, limits)
+    return ParsedRequest(files, check_files(files, limits, is_list), is_list)
+
+
+def check_files(files: Sequence[bytes], limits: Limits, is_list: bool = True) -> list[int]:
+    """Return the pixels of each file of a request; see :func:`check_file`.
+
+    Raises:
+        Problem: With the number of the image in a list.
+    """
     pixels = []
     for number, file in enumerate(files):
         try:
@@ -68,13 +84,32 @@ def parse_request(body: bytes, kind: str, limits: Limits) -> ParsedRequest:
         except Problem as problem:
             problem.reason = f"images[{number}]: {problem.reason}" if is_list else problem.reason
             raise
-    if sum(pixels) > limits.request_pixels:
+    check_pixels(sum(pixels), limits)
+    return pixels
+
+
+def check_pixels(pixels: int, limits: Limits) -> None:
+    """Refuse a request whose images have too many pixels together.
+
+    Raises:
+        Problem: 413.
+    """
+    if pixels > limits.request_pixels:
         raise Problem(
             413,
-            f"The images of the request have {sum(pixels):,} pixels together; the limit is {limits.request_pixels:,}.",
+            f"The images of the request have {pixels:,} pixels together; the limit is {limits.request_pixels:,}.",
             "Send fewer images in a request, or smaller ones.",
         )
-    return ParsedRequest(files, pixels, is_list)
+
+
+def check_count(images: int, limits: Limits) -> None:
+    """Refuse a request of too many images.
+
+    Raises:
+        Problem: 413.
+    """
+    if images > limits.images:
+        raise Problem(413, f"{images} images in one request; the limit is {limits.images}.", "Send fewer at once.")
 
 
 def check_file(raw: bytes, kind: str | None, limits: Limits) -> int:
@@ -153,34 +188,47 @@ def _defect(raw: bytes, kind: str) -> str | None:
 
 def _from_json(body: bytes, limits: Limits) -> tuple[list[bytes], bool]:
     """Return the files, and whether they were sent as a list."""
-    if not body:
-        raise Problem(400, "The body is empty (0 bytes).", SEND_FILE)
-    try:
-        content: Any = json.loads(body, object_pairs_hook=_unique_keys)
-    except (ValueError, RecursionError) as error:
-        detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
-        raise Problem(400, f"The body is not JSON ({detail}).", SEND_JSON) from None
+    content = load_json(body, SEND_FILE, SEND_JSON)
     if not isinstance(content, dict) or len(content) != 1 or not content.keys() <= {"image", "images"}:
         raise Problem(422, "The JSON is not an object with the one key 'image' or 'images'.", SEND_JSON)
     if "image" in content:
-        return [_from_base64(content["image"], "The image")], False
+        return [from_base64(content["image"], "The image", SEND_JSON)], False
     texts = content["images"]
     if not isinstance(texts, list) or not texts:
         raise Problem(422, "'images' is not a list of at least one image.", SEND_JSON)
-    if len(texts) > limits.images:
-        raise Problem(413, f"{len(texts)} images in one request; the limit is {limits.images}.", "Send fewer at once.")
-    return [_from_base64(text, f"images[{number}]") for number, text in enumerate(texts)], True
+    check_count(len(texts), limits)
+    return [from_base64(text, f"images[{number}]", SEND_JSON) for number, text in enumerate(texts)], True
+
+
+def load_json(body: bytes, send: str, send_json: str) -> Any:
+    """Return the content of a JSON body; ``send`` is the remedy for an empty one, ``send_json`` for any other.
+
+    Raises:
+        Problem: 400 or 422.
+    """
+    if not body:
+        raise Problem(400, "The body is empty (0 bytes).", send)
+    try:
+        return json.loads(body, object_pairs_hook=_unique_keys)
+    except (ValueError, RecursionError) as error:
+        detail = "too deeply nested" if isinstance(error, RecursionError) else str(error)[:100]
+        raise Problem(400, f"The body is not JSON ({detail}).", send_json) from None
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(dict(pairs)) < len(pairs):
-        raise Problem(422, "The JSON has one key twice, so its value is ambiguous.", SEND_JSON)
+        raise Problem(422, "The JSON has one key twice, so its value is ambiguous.", "Send each key once.")
     return dict(pairs)
 
 
-def _from_base64(text: Any, name: str) -> bytes:
+def from_base64(text: object, name: str, remedy: str) -> bytes:
+    """Decode an image file of a JSON body.
+
+    Raises:
+        Problem: 422, it is no base64 or empty.
+    """
     if not isinstance(text, str):
-        raise Problem(422, f"{name} is not a string.", SEND_JSON)
+        raise Problem(422, f"{name} is not a string.", remedy)
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):  # ValueError: letters beyond ASCII
@@ -190,5 +238,5 @@ def _from_base64(text: Any, name: str) -> bytes:
             "`base64 -w0 FILE` encodes a file.",
         ) from None
     if not raw:
-        raise Problem(422, f"{name} is empty (0 bytes).", SEND_JSON)
+        raise Problem(422, f"{name} is empty (0 bytes).", remedy)
     return raw

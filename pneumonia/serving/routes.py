@@ -91,8 +91,7 @@ def add_routes(app: FastAPI, pool: InferencePool, metrics: Metrics) -> None:
         """Probabilities by class of one image (raw bytes, or `image` in JSON) or of several (`images` in JSON)."""
         start = time.perf_counter()
         parsed, predictions = await pool.predict(await request.body(), _media_type(request))
-        count_images(metrics, predictions)
-        request.scope[LOG_FIELDS] |= {"images": len(predictions), "labels": [one.label for one in predictions]}
+        record_predictions(request, metrics, predictions)
         if parsed.is_list:
             body = Predictions(predictions=predictions, **versions, ms=_ms_since(start)).model_dump_json()
         else:
@@ -121,6 +120,12 @@ def add_routes(app: FastAPI, pool: InferencePool, metrics: Metrics) -> None:
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
 
+def record_predictions(request: Request, metrics: Metrics, predictions: list[Prediction]) -> None:
+    """Add the predictions of a request to the metrics and to its log line."""
+    count_images(metrics, predictions)
+    request.scope[LOG_FIELDS] |= {"images": len(predictions), "labels": [one.label for one in predictions]}
+
+
 def count_images(metrics: Metrics, predictions: list[Prediction]) -> None:
     """Count predicted images by label; images without a label have their own."""
     for one in predictions:
@@ -131,10 +136,19 @@ def count_images(metrics: Metrics, predictions: list[Prediction]) -> None:
 def _media_type(request: Request) -> str:
     """Return the media type of a body, which must not be compressed."""
     kind = media_type(request.headers.get("content-type", ""))
+    check_uncompressed(request)
+    return kind
+
+
+def check_uncompressed(request: Request) -> None:
+    """Refuse a compressed body, whose size no limit would know.
+
+    Raises:
+        Problem: 415.
+    """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
         raise Problem(415, f"Content-Encoding {encoding[:50]!r} is not supported.", "Send the bytes uncompressed.")
-    return kind
 
 
 def _ms_since(start: float) -> float:
