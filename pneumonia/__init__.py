@@ -1,6 +1,6 @@
 """Train, compare and trust chest X-ray classifiers: normal, viral or bacterial pneumonia.
 
-    from pneumonia import XRayDataModule, build_model, compose, load_run
+    from pneumonia import XRayDataModule, build_model, compose, list_runs, load_run
 
 Names are imported on first use, so that ``import pneumonia`` imports no torch.
 """
@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from pneumonia.data.datamodule import XRayDataModule
     from pneumonia.models.factory import build_model
     from pneumonia.runs.load import load_finished_run as load_run
+    from pneumonia.runs.table import list_runs
 
 __version__ = "0.2.0"
-__all__ = ["XRayDataModule", "build_model", "compose", "load_run"]
+__all__ = ["XRayDataModule", "build_model", "compose", "list_runs", "load_run"]
 
 _HOMES = {
     "XRayDataModule": ("pneumonia.data.datamodule", "XRayDataModule"),
     "build_model": ("pneumonia.models.factory", "build_model"),
     "compose": ("pneumonia.config.compose", "compose"),
+    "list_runs": ("pneumonia.runs.table", "list_runs"),
     "load_run": ("pneumonia.runs.load", "load_finished_run"),
 }
 _ROOT = Path(__file__).resolve().parent.parent

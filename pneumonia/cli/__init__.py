@@ -15,6 +15,7 @@ from pneumonia.errors import ConfigError, PneumoniaError, masked, nearest, print
 VERBS: Final = {
     "train": "Train one run, or one for every combination of values with -m: [OVERRIDES]",
     "sweep": "Run every job of a file in sweeps/; rerun it to resume: NAME [OVERRIDES], or NAME status",
+    "runs": "List runs: what differs, state, metrics, cost: [DIR...] [--sort KEY:desc] [--where KEY=VALUE]",
     "evaluate": "Evaluate finished runs on one split, with 95% intervals: RUN... --split test",
     "predict": "Classify image files with a run or a bundle: MODEL IMAGE... [--json] [--csv FILE]",
     "report": "Compare runs and test which differences are significant: RUN... --out DIR",

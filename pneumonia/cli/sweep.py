@@ -86,7 +86,8 @@ def _search(plan: "Search", name: str) -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
-    from pneumonia.report.overrides import overrides_from_config, train_commands
+    from pneumonia.config.overrides import overrides_from_config
+    from pneumonia.report.train_commands import train_commands
     from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
     from pneumonia.sweep.sweep_files import find_sweep

@@ -31,14 +31,12 @@ def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None
     """
     from rich.markup import escape
 
-    from pneumonia.errors import AccessError, RunError
-    from pneumonia.runs.listing import find_runs
+    from pneumonia.errors import AccessError
+    from pneumonia.runs.listing import find_some_runs
     from pneumonia.system.console import announce_loading, say
     from pneumonia.training.loggers.wandb_account import MODES, has_key
 
-    folders = find_runs(list(runs))
-    if not folders:
-        raise RunError(f"There is no run in {', '.join(map(str, runs))}: a run folder holds a config.yaml.")
+    folders = find_some_runs(runs)
     mode = os.environ.get("WANDB_MODE", "")
     if MODES.get(mode, "online") == "disabled" or (not offline and MODES.get(mode, "online") != "online"):
         raise AccessError(f"WANDB_MODE={mode} in the environment, so nothing was sent. Unset it, or use --offline with offline.")

@@ -9,7 +9,7 @@ from pneumonia.report.entries import Entry, read_ensemble, read_entry
 from pneumonia.report.formatting import count
 from pneumonia.runs.ensembles import read_members
 from pneumonia.runs.folder import RunFolder, read_metrics
-from pneumonia.runs.listing import Failure, PlannedJob, find_runs, read_job, read_sweep
+from pneumonia.runs.listing import Failure, PlannedJob, find_runs, read_sweep, sweep_jobs
 from pneumonia.runs.result import RunResult, read_result
 from pneumonia.system.console import track
 
@@ -108,8 +108,7 @@ def _jobs(folder: Path, found: Gathered) -> Jobs:
     if plan is None:
         return {}
     found.questions[folder.name] = plan.question or folder.name
-    for job in plan.jobs:
-        started, failure = read_job(folder, job)
+    for job, started, failure in sweep_jobs(folder, plan):
         if started and started.run:
             jobs[started.run] = job, failure
         else:

@@ -4,10 +4,11 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from pneumonia.config.overrides import overrides_from_config
 from pneumonia.evaluation.error_gallery import gallery_file
 from pneumonia.report.entries import Entry
-from pneumonia.report.overrides import overrides_from_config, train_commands
 from pneumonia.report.render.document import Block, Code, Heading, Items, Note, Text
+from pneumonia.report.train_commands import train_commands
 
 
 def reproduction_section(entries: Sequence[Entry], command: str) -> list[Block]:

@@ -12,7 +12,7 @@ from typing import Final
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from pneumonia.config.convert import to_plain
+from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import RunError
 from pneumonia.system.files import replacing, translated_os_errors
@@ -20,6 +20,7 @@ from pneumonia.system.files import replacing, translated_os_errors
 OWN: Final = "own"  # the data on which a run was trained, in the name of an evaluation
 EVALUATION: Final = re.compile(r"(?P<data>.+)-(?P<subset>train|val|test)(?:-tta-(?P<tta>[a-z]+))?")
 HASH_DIGITS: Final = 8
+LOCK_TIMEOUT_S: Final = 0.5  # `is_locked`, which lists of runs call, holds a lock for a moment
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.path / "lock")
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=LOCK_TIMEOUT_S)
             except Timeout as error:
                 raise RunError(
                     f"Another process is training this run in {self.path}. Wait for it, or change the config."
@@ -125,6 +126,22 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+
+def read_config(folder: RunFolder) -> TrainConfig:
+    """Read ``config.yaml``.
+
+    Raises:
+        RunError: It is missing, damaged, or of another version.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # many times faster, where PyYAML was built with libyaml
+    try:
+        return from_plain(yaml.load(folder.config.read_bytes(), Loader=loader))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{folder.config} is damaged or of another version: {reason} Train the run again.") from error
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:

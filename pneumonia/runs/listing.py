@@ -1,11 +1,11 @@
 """Find run folders, and read the files of the sweep around them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pneumonia.errors import RunError
+from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.records import parse_record
 
@@ -26,6 +26,19 @@ def find_runs(places: Iterable[Path]) -> list[RunFolder]:
             if not {"wandb", "checkpoints"} & set(config.relative_to(place).parts):
                 found.setdefault(config.parent.resolve(), config.parent)
     return [RunFolder(path) for path in found.values()]
+
+
+def find_some_runs(places: Iterable[Path]) -> list[RunFolder]:
+    """Return the run folders at or below some folders.
+
+    Raises:
+        RunError: A folder is missing, or there is no run.
+    """
+    places = list(places)
+    folders = find_runs(places)
+    if not folders:
+        raise RunError(f"There is no run in {some(places)}: a run folder holds a config.yaml. `pneumonia train` makes one.")
+    return folders
 
 
 def check_places(places: Iterable[Path]) -> None:
@@ -85,6 +98,18 @@ def read_job(folder: Path, job: PlannedJob) -> tuple[StartedJob | None, Failure 
     return _read(StartedJob, folder / "jobs" / f"{job.key}.json"), _read(Failure, folder / "jobs" / f"{job.key}.broken.json")
 
 
+def sweep_jobs(folder: Path, plan: SweepPlan | None) -> Iterator[tuple[PlannedJob, StartedJob | None, Failure | None]]:
+    """Yield the jobs of a sweep with their starts and failures; see :func:`read_job`."""
+    for job in plan.jobs if plan else ():
+        yield job, *read_job(folder, job)
+
+
+def jobs_by_run(folder: Path) -> dict[str, tuple[PlannedJob, Failure | None]]:
+    """Return the jobs of a sweep, and their failures, by the name of their run folder; empty where there is no sweep."""
+    jobs = sweep_jobs(folder, read_sweep(folder))
+    return {started.run: (job, failure) for job, started, failure in jobs if started and started.run}
+
+
 def job_label(folder: RunFolder) -> str:
     """Return the overrides in which a run differs from the other jobs of its sweep; empty outside of a sweep."""
     job, _ = _job_of(folder)
@@ -100,12 +125,9 @@ def job_failure(folder: RunFolder) -> str:
 def _job_of(folder: RunFolder) -> tuple[PlannedJob | None, Failure | None]:
     """Return the job of a run in the sweep around it, and its failure."""
     sweep = folder.path.parent
-    plan = read_sweep(sweep)
-    for job in plan.jobs if plan else []:
-        started, failure = read_job(sweep, job)
-        if started and started.run == folder.path.name:
-            return job, failure
-    return None, None
+    jobs = sweep_jobs(sweep, read_sweep(sweep))
+    found = ((job, failure) for job, started, failure in jobs if started and started.run == folder.path.name)
+    return next(found, (None, None))
 
 
 def _read(kind: type[T], path: Path) -> T | None:

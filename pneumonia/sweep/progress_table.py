@@ -17,6 +17,7 @@ from pneumonia.sweep.estimate import Statuses, duration, expected_s
 from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.results_table import write_results
 from pneumonia.sweep.state import FAILED, FINISHED, OVER, PENDING, JobStatus, SweepState
+from pneumonia.system.console import fitting_table
 from pneumonia.system.files import read_json
 
 POLL_S: Final = 1.0
@@ -208,22 +209,8 @@ class ProgressTable:
         return {"job": str(number), **axes, "state": f"[{STYLES.get(status.state, 'default')}]{status.state}[/]"}
 
     def _fitting_table(self, columns: Sequence[str], rows: list[dict[str, str]], optional: Sequence[str]) -> Table:
-        """Build a table without as many of the optional columns as the terminal is too narrow for."""
-        for dropped in range(len(optional) + 1):
-            names = [name for name in ("job", *self._axes(), "state", *columns) if name not in optional[:dropped]]
-            table = Table(title=f"{self.state.folder}", title_justify="left")
-            for name in names:
-                if name in columns:
-                    width = max(len(cell) for cell in (name, *(row.get(name, "") for row in rows)))
-                    table.add_column(name, justify="right", no_wrap=True, min_width=width)
-                else:
-                    table.add_column(name, overflow="fold")
-            for row in rows:
-                table.add_row(*(row.get(name, "") for name in names))
-            wide = self.console.options.update(max_width=10_000)
-            if self.console.measure(table, options=wide).minimum <= self.console.width:
-                break
-        return table
+        names = ("job", *self._axes(), "state", *columns)
+        return fitting_table(self.console, f"{self.state.folder}", names, rows, columns, optional)
 
     def _warn_of_tracking(self, status: JobStatus) -> None:
         """Print once why W&B fails, which the job itself writes to its log alone."""

@@ -3,7 +3,9 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from time import monotonic
 from typing import Final, TypeVar
 
 from rich.console import Console
@@ -17,9 +19,22 @@ T = TypeVar("T")
 CONSOLE: Final = Console(stderr=True)  # stdout is for the result of a command
 
 
-def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """Yield items under a transient progress bar, or after one line where stderr is no terminal."""
+def track(items: Iterable[T], total: int, what: str, after_s: float = 0.0) -> Iterator[T]:
+    """Yield items under a transient progress bar, or after one line where stderr is no terminal.
+
+    Args:
+        items: To yield.
+        total: Number of items.
+        what: Description of the work.
+        after_s: Show nothing for so many seconds, so that quick work is silent.
+    """
     what = escape(printable(what))
+    items, done, start = iter(items), 0, monotonic()
+    while monotonic() - start < after_s and done < total:
+        yield from islice(items, 1)
+        done += 1
+    if after_s and done == total:
+        return
     if not CONSOLE.is_terminal:
         say(f"{what} ({total})")
         yield from items
@@ -33,7 +48,8 @@ def track(items: Iterable[T], total: int, what: str) -> Iterator[T]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=CONSOLE, transient=True) as progress:
-        yield from progress.track(items, total=total, description=what)
+        task = progress.add_task(what, total=total, completed=done)
+        yield from progress.track(items, total=total, task_id=task)
 
 
 def say(text: str) -> None:
@@ -57,6 +73,41 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in rows:
         grid.add_row(*map(printable, row))
     CONSOLE.print(grid)
+
+
+def fitting_table(
+    console: Console,
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Mapping[str, str]],
+    values: Sequence[str],
+    optional: Sequence[str],
+) -> Table:
+    """Build a table without as many of the optional columns as the terminal is too narrow for.
+
+    Args:
+        console: Where it will be printed.
+        title: Rich markup.
+        columns: Names in order.
+        rows: Cells by column, in rich markup.
+        values: Columns that are right-aligned and never folded.
+        optional: Columns that may be left out, the first of them first.
+    """
+    for dropped in range(len(optional) + 1):
+        names = [name for name in columns if name not in optional[:dropped]]
+        table = Table(title=title, title_justify="left")
+        for name in names:
+            if name in values:
+                width = max(len(cell) for cell in (name, *(row.get(name, "") for row in rows)))
+                table.add_column(name, justify="right", no_wrap=True, min_width=width)
+            else:
+                table.add_column(name, overflow="fold")
+        for row in rows:
+            table.add_row(*(row.get(name, "") for name in names))
+        wide = console.options.update(max_width=10_000)
+        if console.measure(table, options=wide).minimum <= console.width:
+            break
+    return table
 
 
 def format_value(value: float | None, digits: int = 4) -> str:

@@ -47,6 +47,11 @@ LINES = {
     "pneumonia report runs --met": {"--metric"},
     "pneumonia report runs --metric au": {"auroc"},
     "pneumonia track dash": {"dashboard"},
+    "pneumonia ru": {"runs"},
+    "pneumonia runs --so": {"--sort"},
+    "pneumonia runs --sort val/f": {"val/f1_macro"},
+    "pneumonia runs --sort optimizer.l": {"optimizer.lr"},
+    "pneumonia runs --where state=fin": {"state=finished"},
 }
 IN_SHELLS = [
     "pneumonia tr",

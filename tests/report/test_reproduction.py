@@ -10,9 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from pneumonia.config.convert import identity
 from pneumonia.config.keys import conf_dir
+from pneumonia.config.overrides import override_value, overrides_from_config
 from pneumonia.report.collect import gather
-from pneumonia.report.overrides import override_value, overrides_from_config, train_commands
 from pneumonia.report.reproduction import evaluating, training
+from pneumonia.report.train_commands import train_commands
 
 EXPERIMENTS = sorted(
     str(p.relative_to(conf_dir() / "experiment").with_suffix("")) for p in conf_dir().glob("experiment/**/*.yaml")

@@ -1,9 +1,7 @@
-"""Find the overrides of `pneumonia train` that compose a run's config, without Hydra."""
+"""Describe a config by the overrides that compose it from the packaged files, without Hydra."""
 
-import itertools
 import re
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,7 +12,6 @@ from omegaconf import OmegaConf
 from pneumonia.config.convert import dotted, to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, TrainConfig
-from pneumonia.report.entries import REPEATED
 
 GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
 SCHEMAS: Final = {"data": DataConfig, "split": SplitConfig, "augmentation": AugmentationConfig}
@@ -29,7 +26,6 @@ IRRELEVANT: Final = ("cache_dir", "num_workers", "force", "search", "fail_fast",
 UNQUOTED: Final = re.compile(r"[A-Za-z_/.][\w/.-]*", re.ASCII)  # read as text without quotes, unless it is one of RESERVED
 RESERVED: Final = {"null", "true", "false", "nan", "inf"}
 Overrides = dict[str, str]
-Described = tuple[TrainConfig, Overrides]  # a config and the overrides for it
 
 
 def overrides_from_config(config: TrainConfig) -> Overrides | None:
@@ -38,80 +34,36 @@ def overrides_from_config(config: TrainConfig) -> Overrides | None:
     Returns:
         Group choices first (``model=simple_cnn``); ``None`` for a config file of the user's own, which no override can name.
     """
-    chosen: Overrides = {}
-    changed: Overrides = {}
     plain = to_plain(config)
-    defaults, settings = _train_file()
-    for group in GROUPS:
-        own = dotted(plain[group])
-        choice = _choice(group, own, defaults[group])
-        if choice is None:
-            return None
-        if choice != defaults[group]:
-            chosen[group] = choice
-        theirs = _files(group)[choice]
-        changed |= {
-            f"{'' if key in theirs or group in SCHEMAS else '+'}{group}.{key}": override_value(value)
-            for key, value in own.items()
-            if value != theirs.get(key, ...)
-        }
-    rest = dotted({key: value for key, value in plain.items() if key not in (*GROUPS, *IRRELEVANT)})
-    changed |= {key: override_value(value) for key, value in rest.items() if value != settings.get(key, ...)}
+    choices = group_choices(plain)
+    if any(choice is None for choice in choices.values()):
+        return None
+    defaults, _ = train_file()
+    chosen = {group: choice for group, choice in choices.items() if choice is not None and choice != defaults[group]}
+    changed = {}
+    for key, value in changed_settings(plain, choices).items():
+        group, _, own = key.partition(".")
+        added = group in choices and group not in SCHEMAS and own not in _files(group)[choices[group] or ""]
+        changed[f"+{key}" if added else key] = override_value(value)
     return chosen | changed
 
 
-def train_commands(configs: Sequence[TrainConfig]) -> list[str]:
-    """Return shell commands that train these configs and no others.
-
-    One line if they are all combinations of some values; else one for each configuration with its seeds and folds.
-
-    Args:
-        configs: Configs of runs that belong together, such as those of a sweep; each has overrides.
-
-    Returns:
-        ``pneumonia train ...``, with ``-m`` for several runs.
-    """
-    in_order = sorted(configs, key=lambda config: (config.seed, config.split.fold))
-    described = [(config, overrides_from_config(config) or {}) for config in in_order]
-    whole = _joined(described)
-    if whole:
-        return [whole]
-    alike: dict[tuple[tuple[str, str], ...], list[Described]] = {}
-    for config, overrides in described:
-        kept = tuple((key, value) for key, value in overrides.items() if key not in REPEATED)
-        alike.setdefault(kept, []).append((config, overrides))
-    lines: list[str] = []
-    for group in alike.values():
-        joined = _joined(group)
-        lines += [joined] if joined else [_line({key: [value] for key, value in overrides.items()}) for _, overrides in group]
-    return lines
+def group_choices(plain: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the packaged file of each group that a config, as plain values, comes from; ``None`` for a file of one's own."""
+    defaults, _ = train_file()
+    return {group: _choice(group, dotted(plain[group]), defaults[group]) for group in GROUPS}
 
 
-def _joined(described: Sequence[Described]) -> str:
-    """Return one line for all of them; empty if every line would train others too."""
-    defaults, _ = _train_file()
-    keys = dict.fromkeys(key for _, overrides in described for key in overrides)
-    full = []
-    for config, overrides in described:
-        held = defaults | {key: override_value(value) for key, value in dotted(to_plain(config)).items()} | overrides
-        full.append({key: held[key] for key in keys if key in held})
-    values = _product(full)
-    return "" if values is None else _line(values)
-
-
-def _product(known: Sequence[Overrides]) -> dict[str, list[str]] | None:
-    """Return the values by key if the runs are all combinations of them."""
-    if not known or len({frozenset(overrides) for overrides in known}) > 1:
-        return None
-    values = {key: list(dict.fromkeys(overrides[key] for overrides in known)) for key in known[0]}
-    combined = set(itertools.product(*values.values()))
-    return values if combined == {tuple(overrides[key] for key in values) for overrides in known} else None
-
-
-def _line(values: Mapping[str, Sequence[str]]) -> str:
-    several = any(len(one) > 1 for one in values.values())
-    overrides = [f"{key}={','.join(one)}" for key, one in sorted(values.items(), key=lambda item: item[0] not in GROUPS)]
-    return shlex.join(["pneumonia", "train", *(["-m"] if several else []), *overrides])
+def changed_settings(plain: Mapping[str, Any], choices: Mapping[str, str | None]) -> dict[str, object]:
+    """Return the dotted keys that differ from the chosen files and from ``conf/train.yaml``; of a file of one's own, all keys."""
+    _, settings = train_file()
+    changed: dict[str, object] = {}
+    for group, choice in choices.items():
+        theirs = {} if choice is None else _files(group)[choice]
+        own = dotted(plain[group])
+        changed |= {f"{group}.{key}": value for key, value in own.items() if value != theirs.get(key, ...)}
+    rest = dotted({key: value for key, value in plain.items() if key not in (*GROUPS, *IRRELEVANT)})
+    return changed | {key: value for key, value in rest.items() if value != settings.get(key, ...)}
 
 
 def override_value(value: object) -> str:
@@ -154,7 +106,7 @@ def _choice(group: str, own: Mapping[str, object], default: str) -> str | None:
 
 
 @cache
-def _train_file() -> tuple[dict[str, str], dict[str, object]]:
+def train_file() -> tuple[dict[str, str], dict[str, object]]:
     """Return the choices of conf/train.yaml by group, and its own dotted keys."""
     settings = _load(conf_dir() / "train.yaml")
     defaults = {key: choice for item in settings.pop("defaults") if isinstance(item, dict) for key, choice in item.items()}
