@@ -112,13 +112,12 @@ def _print(runs: "Sequence[RunSummary]", keys: list[str], named: list[str], tota
     metrics = [key for key in monitors if any(key in run.metrics for run in runs)]
     shown = list(dict.fromkeys((*keys, *named)))
     rows = [_cells(run, shown, metrics) for run in runs]
-    values = ["epochs", "best_epoch", *metrics, "time", "USD"]
-    extras = [name for name in ("reason", "USD") if any(row[name] for row in rows)]
-    values = [name for name in values if name != "USD" or "USD" in extras]
+    prices = ["USD"] if any(row["USD"] for row in rows) else []
+    values = ["epochs", "best_epoch", *metrics, "time", *prices]
     if sys.stdout.isatty():
-        _print_fitted(rows, shown, values, "reason" in extras)
+        _print_fitted(rows, shown, values)
     else:
-        columns = ["run", *shown, "state", *values, *(["reason"] if "reason" in extras else [])]
+        columns = ["run", *shown, "state", *values, *(["reason"] if any(row["reason"] for row in rows) else [])]
         widths = {name: max(map(len, (name, *(row[name] for row in rows)))) for name in columns[:-1]}
         for row in [{name: name for name in columns}, *rows]:
             print("  ".join(row[name].ljust(widths.get(name, 0)) for name in columns).rstrip())
@@ -128,20 +127,25 @@ def _print(runs: "Sequence[RunSummary]", keys: list[str], named: list[str], tota
         say(f"{len(runs)} of {count(total, 'run')} match.")
 
 
-def _print_fitted(rows: list[dict[str, str]], keys: Sequence[str], values: Sequence[str], reasons: bool) -> None:
+def _print_fitted(rows: list[dict[str, str]], keys: Sequence[str], values: Sequence[str]) -> None:
+    """Print a table that fits the terminal, followed by the reasons of failures."""
     from rich.console import Console
     from rich.markup import escape
 
     from pneumonia.system.console import fitting_table
 
+    console, reasons = Console(), []
     marked = [{name: escape(cell) for name, cell in row.items()} for row in rows]
-    for row, plain in zip(marked, rows, strict=True):
-        row["state"] = f"[{STYLES.get(plain['state'], 'default')}]{plain['state']}[/]"
-        row["differs"] = escape(" ".join(f"{key}={plain[key]}" for key in keys if plain[key]))
-    columns = ["run", *(keys if len(keys) <= MOST_KEYS else ["differs"]), "state", *values, *(["reason"] if reasons else [])]
+    for row in marked:
+        style = STYLES.get(row["state"], "default")
+        row["differs"] = " ".join(f"{key}={row[key]}" for key in keys if row[key])
+        row["state"] = f"[{style}]{row['state']}[/]"
+        reasons += [f"{row['state']}  {row['run']}: {row['reason']}"] if row["reason"] else []
+    columns = ["run", *(keys if len(keys) <= MOST_KEYS else ["differs"]), "state", *values]
     optional = ["best_epoch", "val/accuracy", "USD", "time", "epochs"]
-    console = Console()
     console.print(fitting_table(console, "", columns, marked, values, optional))
+    for line in reasons:
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _cells(run: "RunSummary", keys: Sequence[str], metrics: Sequence[str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.errors import PneumoniaError, RunError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import RunResult, read_result
+from pneumonia.runs.summary import best_row
 from pneumonia.sweep.plan import Job
 from pneumonia.system.files import digest, is_locked, read_json, translated_os_errors, write_json
 
@@ -165,7 +166,7 @@ class SweepState:
                 found = JobStatus(state, folder, result.epochs, best, result=result, reason=reason)
                 self._finished[job.key] = _modified_ns(folder.result), found
                 return found
-        best = min(rows, key=_loss) if rows else None
+        best = best_row(rows, "val/loss")
         failure = read_json(self._file(job.key, "broken.json"))
         if is_locked(self._file(job.key, "lock")):
             progress = read_json(folder.progress) if folder is not None else {}
@@ -208,10 +209,3 @@ def _modified_ns(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return -1
-
-
-def _loss(row: dict[str, str]) -> float:
-    try:
-        return float(row["val/loss"])
-    except (KeyError, ValueError):
-        return float("inf")

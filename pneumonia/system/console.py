@@ -49,7 +49,9 @@ def track(items: Iterable[T], total: int, what: str, after_s: float = 0.0) -> It
     )
     with Progress(*columns, console=CONSOLE, transient=True) as progress:
         task = progress.add_task(what, total=total, completed=done)
-        yield from progress.track(items, total=total, task_id=task)
+        for item in items:
+            yield item
+            progress.advance(task)
 
 
 def say(text: str) -> None:

@@ -136,6 +136,8 @@ def test_a_terminal_gets_a_table_of_its_width(runs, width):
     os.close(main)
     assert process.returncode == 0
     lines = _without_styles(text.decode()).splitlines()
+    reason = lines.pop()
+    assert reason.startswith("failed  runs/a/3: result.json is damaged"), "below the table, in one line"
     assert max(map(len, lines)) <= width
     assert any("val/f1_macro" in line for line in lines)
     assert any("0.7500" in line for line in lines)
