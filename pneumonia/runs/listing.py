@@ -58,7 +58,7 @@ class Failure:
     """Why a job of a sweep failed, as :mod:`pneumonia.sweep.state` records it."""
 
     state: str
-    reason: str
+    reason: str = ""
 
 
 @dataclass(frozen=True)
