@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib.metadata import version
+from itertools import permutations
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +21,7 @@ from pneumonia.data.decoded_images import DecodedImages
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.data.splits.files import row_by_row
 from pneumonia.errors import BrokenImagesError, BundleError, ConfigError, LayoutError, ManifestError, RunError
-from pneumonia.export.bundle_folder import check_folder, replacing_folder
+from pneumonia.export.bundle_folder import BUNDLE, check_folder, replacing_folder
 from pneumonia.export.contract import (
     ARCHIVE,
     CONTRACT,
@@ -45,6 +46,7 @@ from pneumonia.export.contract_builder import (
     preprocessing,
 )
 from pneumonia.export.contract_file import contract_text, first_problem
+from pneumonia.export.huggingface import HUB, hub_files
 from pneumonia.export.onnx_graph import export_graph
 from pneumonia.export.ood_detector import OodDetector, fit_ood_detector
 from pneumonia.export.parity import check_parity, measure_parity, unmeasured
@@ -70,21 +72,42 @@ class ExportOptions:
 
     Attributes:
         run: A run folder.
-        out: The folder of the bundle.
+        out: The folder of the bundle; ``None`` where only a model repository is written.
         coverage: The fraction of validation images to predict; the bundle abstains on the others.
         licence: Terms of the weights; ``None`` where none were stated.
-        force: Whether an existing bundle may be replaced.
+        force: Whether an existing export may be replaced.
         root: The current folder of the run's images; ``None`` where they have not moved.
         cache_dir: The folder of decoded images.
+        huggingface: The folder of a repository for a model hub; ``None`` where none is written.
     """
 
     run: Path
-    out: Path
+    out: Path | None
     coverage: float = COVERAGE
     licence: str | None = None
     force: bool = False
     root: Path | None = None
     cache_dir: Path = Path("cache")
+    huggingface: Path | None = None
+
+    def check_folders(self) -> None:
+        """Refuse folders that can't be written, before any work is done.
+
+        Raises:
+            BundleError: One holds something else, or lies in the other.
+            ConfigError: None is named.
+            StorageError: One can't be written.
+        """
+        folders = [(path, kind) for path, kind in ((self.out, BUNDLE), (self.huggingface, HUB)) if path is not None]
+        if not folders:
+            raise ConfigError("No folder is named, so nothing would be written. Use --out BUNDLE, --huggingface DIR, or both.")
+        for path, kind in folders:
+            check_folder(path, self.force, kind)
+        inside = [one.resolve().is_relative_to(other.resolve()) for one, other in permutations([path for path, _ in folders], 2)]
+        if any(inside):
+            raise BundleError(f"--out {self.out} and --huggingface {self.huggingface} lie in each other. Name separate folders.")
+        for path, _ in folders:
+            check_writable(path.parent)
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ class _Inputs:
 
 
 def export(options: ExportOptions) -> Contract:
-    """Write the bundle of a run; the same run gives the same bytes.
+    """Write the bundle of a run, a repository for a model hub, or both; the same run gives the same bytes.
 
     Returns:
         The contract of the bundle.
@@ -111,12 +134,11 @@ def export(options: ExportOptions) -> Contract:
     Raises:
         RunError: The run did not finish, or its images are missing.
         ParityError: The bundle differs from the trained model; nothing is written.
-        BundleError: ``out`` can't be replaced, or ONNX has no operator for a part of the model.
+        BundleError: A folder can't be replaced, or ONNX has no operator for a part of the model.
         CheckpointError, StorageError: With a remedy.
     """
-    check_folder(options.out, options.force)
+    options.check_folders()
     check_licence(options.licence)
-    check_writable(options.out.parent)
     with threadpool_limits(1), _one_thread():  # so that sums do not depend on the number of cores
         inputs = _load_inputs(options)
         say("Writing the graph")
@@ -130,11 +152,19 @@ def export(options: ExportOptions) -> Contract:
     contract = contract.model_copy(update={"parity": parity}).with_digest()
     content: dict[str, bytes] = {name: raw for name, raw in files.items()}
     content[CONTRACT] = contract_text(contract).encode()
-    with replacing_folder(options.out) as folder:
-        for name, raw in (content | {ARCHIVE: reproducible_tar_gz(content)}).items():
+    if options.out is not None:
+        _write(options.out, content | {ARCHIVE: reproducible_tar_gz(content)})
+    if options.huggingface is not None:
+        _write(options.huggingface, content | hub_files(contract, inputs.classifier))
+    return contract
+
+
+def _write(out: Path, content: dict[str, bytes]) -> None:
+    """Write a folder atomically, and load it as a bundle before it replaces another."""
+    with replacing_folder(out) as folder:
+        for name, raw in content.items():
             (folder / name).write_bytes(raw)
         Bundle.load(folder)
-    return contract
 
 
 def check_licence(licence: str | None) -> None:

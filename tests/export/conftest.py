@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from pneumonia.evaluation.evaluate import evaluate
+from pneumonia.evaluation.result import EvaluationResult
 from pneumonia.evaluation.run_predictions import EvaluateOptions
 from pneumonia.export.contract import CONTRACT
 from pneumonia.export.contract_file import contract_text, read_contract
@@ -23,15 +24,15 @@ def bundle(bundle_dir: Path) -> Bundle:
 
 
 @pytest.fixture(scope="session")
-def evaluated(finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], pd.DataFrame]:
+def evaluated(finished: Path, cache_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[EvaluationResult, pd.DataFrame]:
     """The report and the predictions of ``pneumonia evaluate`` on the validation split."""
     run = Path(shutil.copytree(finished, tmp_path_factory.mktemp("evaluated") / "run"))
-    report = evaluate(run, EvaluateOptions("val", cache_dir=cache_dir)).values
+    report = evaluate(run, EvaluateOptions("val", cache_dir=cache_dir)).result
     return report, pd.read_parquet(run / "evaluation" / "own-val.parquet")
 
 
 @pytest.fixture(scope="session")
-def val_files(evaluated: tuple[dict[str, Any], pd.DataFrame], phantoms: Path) -> list[Path]:
+def val_files(evaluated: tuple[EvaluationResult, pd.DataFrame], phantoms: Path) -> list[Path]:
     """The validation files, in the order of the table."""
     by_name = {path.stem: path for path in phantoms.rglob("*.jpeg")}
     return [by_name[name] for name in evaluated[1]["image_id"]]

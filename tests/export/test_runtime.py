@@ -62,7 +62,7 @@ def test_thresholds_and_abstention_are_chosen_on_the_calibrated_scale(bundle, ev
     report, table = evaluated
     contract = bundle.contract
     temperature = contract.calibration.temperature
-    assert temperature == pytest.approx(report["calibration"]["temperature"], rel=1e-4)
+    assert temperature == pytest.approx(report.calibration.temperature, rel=1e-4)
     calibrated = _calibrated(evaluated, contract.classes, temperature)
     for point in contract.operating_points:
         if point.positive == "PNEUMONIA":
