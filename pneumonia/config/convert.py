@@ -64,8 +64,13 @@ def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> 
 
 
 def _identity_of(node: Any) -> dict[str, object]:
-    kept = {item.name: getattr(node, item.name) for item in fields(node) if item.metadata.get("affects_result", True)}
-    return {name: _identity_of(value) if is_dataclass(value) else value for name, value in kept.items()}
+    kept: dict[str, object] = {}
+    for item in fields(node):
+        value = getattr(node, item.name)
+        unchanged = item.metadata.get("added_later", False) and value == item.default
+        if item.metadata.get("affects_result", True) and not unchanged:
+            kept[item.name] = _identity_of(value) if is_dataclass(value) else value
+    return kept
 
 
 def _names(schema: type[Node], values: Mapping[str, Any]) -> bool:

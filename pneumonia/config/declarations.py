@@ -40,7 +40,12 @@ class Rule:
 
 
 def setting(
-    rule: Rule | None = None, *, default: Any = MISSING, default_factory: Any = MISSING, affects_result: bool = True
+    rule: Rule | None = None,
+    *,
+    default: Any = MISSING,
+    default_factory: Any = MISSING,
+    affects_result: bool = True,
+    added_later: bool = False,
 ) -> Any:
     """Declare a config field.
 
@@ -49,8 +54,9 @@ def setting(
         default: For a field that its YAML file may leave out.
         default_factory: For a node that its YAML file may leave out.
         affects_result: Whether it is part of a run's identity.
+        added_later: Whether its default is left out of the identity, so that runs from before the key keep theirs.
     """
-    metadata = {"rule": rule, "affects_result": affects_result}
+    metadata = {"rule": rule, "affects_result": affects_result, "added_later": added_later}
     return field(default=default, default_factory=default_factory, metadata=metadata)
 
 

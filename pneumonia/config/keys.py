@@ -12,7 +12,6 @@ from pneumonia.errors import nearest
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 NOT_PASSED_TO_TRAINER: Final = {
-    "overfit_batches": "use trainer.limit_train_batches=N",
     "limit_test_batches": "`pneumonia evaluate` uses the whole split",
     "limit_predict_batches": "`pneumonia predict` uses all images that it is given",
     "max_epochs": "use max_epochs=N",
@@ -21,17 +20,15 @@ NOT_PASSED_TO_TRAINER: Final = {
     "logger": "use logger=csv or logger=wandb",
     "callbacks": "the run has its own callbacks; early_stopping, ema and swa have keys of their own",
     "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray distribute the runs of a sweep",
-    "check_val_every_n_epoch": "every epoch is validated, because the best one is kept",
-    "val_check_interval": "every epoch is validated once, at its end",
+    "val_check_interval": "an epoch is validated once, at its end, where its weights are compared and kept; "
+    "trainer.check_val_every_n_epoch=N validates less often",
     "log_every_n_steps": "metrics are recorded by epoch",
-    "num_sanity_val_steps": "a sweep tries two batches first (dry_run=true)",
     "enable_checkpointing": "the best and the last checkpoint are always written",
     "enable_model_summary": "no model summary is printed",
     "default_root_dir": "use runs_dir=DIR",
     "sync_batchnorm": "it is on whenever trainer.devices is more than 1",
     "use_distributed_sampler": "the data module divides each batch itself",
     "reload_dataloaders_every_n_epochs": "split=rotating does it",
-    "profiler": "`make bench` measures",
     "inference_mode": "it has no effect on results",
     "plugins": "trainer.precision and trainer.strategy choose them",
     "barebones": "a run has to record itself",

@@ -196,15 +196,23 @@ def _is_max_time(value: Any) -> bool:
 limit = partial(setting, Rule(_is_limit, "a fraction above 0, at most 1.0, or a whole number of batches"))
 
 
+def _is_devices(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(number >= 0 for number in value) and len(set(value)) == len(value)
+    return value == "auto" if isinstance(value, str) else value == -1 or value >= 1
+
+
 @dataclass(kw_only=True)
 class TrainerConfig(Node):
     """Arguments of :class:`lightning.Trainer`."""
 
     _group_: ClassVar[str] = "trainer"
     accelerator: str = one_of("auto", "cpu", "gpu", "cuda", affects_result=False)
-    devices: int = ranged("a number of processes", at_least=1, affects_result=False)
-    strategy: str = one_of("auto", "ddp_spawn", affects_result=False)
-    precision: str = one_of("32-true", "mixed", "bf16-mixed", "16-mixed", "bf16-true", "64-true")
+    devices: int | str | list[int] = setting(
+        Rule(_is_devices, "a number of processes, auto or -1 for all GPUs, or a list of GPUs such as [0]"), affects_result=False
+    )
+    strategy: str = one_of("auto", "ddp", "ddp_spawn", affects_result=False)
+    precision: str = one_of("32-true", "mixed", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
     gradient_clip_val: float | None = ranged("a number", above=0)
     gradient_clip_algorithm: str = one_of("norm", "value")
     accumulate_grad_batches: int = ranged("a number of batches", at_least=1)
@@ -213,6 +221,12 @@ class TrainerConfig(Node):
     )
     limit_train_batches: float | int = limit()
     limit_val_batches: float | int = limit()
+    overfit_batches: float | int | None = limit(default=None, added_later=True)
+    check_val_every_n_epoch: int = ranged("a number of epochs", at_least=1, default=1, added_later=True)
+    num_sanity_val_steps: int = setting(
+        Rule(lambda steps: steps >= -1, "a number of batches, or -1 for all"), default=0, affects_result=False
+    )
+    profiler: str | None = one_of("simple", "advanced", "pytorch", default=None, affects_result=False)
     max_steps: int = setting(Rule(lambda steps: steps == -1 or steps >= 1, "a number of steps, or -1 for no limit"))
     fast_dev_run: bool | int = setting(Rule(lambda runs: runs >= 0, "true or false"))
     deterministic: bool
@@ -233,6 +247,7 @@ class TrainConfig:
         Rule(_is_folder_name, "", "name='{value}' can't name a folder under runs_dir. Use letters, digits, - and _."),
         affects_result=False,
     )
+    debug: str | None = setting(default=None, added_later=True)
     task: str = one_of(*TASKS)
     seed: int = seed()
     image_size: int = ranged("a number of pixels", at_least=8, at_most=2048)

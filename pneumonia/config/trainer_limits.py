@@ -17,7 +17,8 @@ def shortening(trainer: TrainerConfig) -> list[str]:
     limits = {key: getattr(trainer, key) for key in LIMITS}
     # 1.0 is all batches, 1 is one batch
     found = [f"trainer.{key}={value}" for key, value in limits.items() if isinstance(value, int) or value != 1]
-    return [*found, *([f"trainer.fast_dev_run={trainer.fast_dev_run}"] if trainer.fast_dev_run else [])]
+    debugging = {key: getattr(trainer, key) for key in ("overfit_batches", "fast_dev_run")}
+    return [*found, *(f"trainer.{key}={value}" for key, value in debugging.items() if value)]
 
 
 def max_time_s(max_time: str | Mapping[str, float]) -> float:

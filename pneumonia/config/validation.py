@@ -13,8 +13,8 @@ from pneumonia.errors import ConfigError, LayoutError, nearest
 
 # Arguments of Lightning's Trainer that no file of conf/trainer may set, since a run sets them itself.
 SET_BY_RUN: Final = (
-    *("max_epochs", "overfit_batches", "logger", "callbacks", "default_root_dir", "enable_checkpointing"),
-    *("enable_model_summary", "barebones", "check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps"),
+    *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_checkpointing"),
+    *("enable_model_summary", "barebones", "val_check_interval"),
     *("sync_batchnorm", "reload_dataloaders_every_n_epochs", "use_distributed_sampler", "inference_mode"),
     "model_registry",
 )
@@ -30,10 +30,16 @@ def check_together(config: TrainConfig) -> None:
     for key in SET_BY_RUN:
         if hasattr(trainer, key):
             raise ConfigError(f"trainer.{key} is set by the run itself.{why_not(f'trainer.{key}')} Leave it out.")
-    if trainer.devices > 1 and trainer.strategy == "auto":
+    every = trainer.check_val_every_n_epoch
+    if every > config.max_epochs:
         raise ConfigError(
-            f"trainer.devices={trainer.devices} is more than one, and trainer.strategy=auto is for one. "
-            f"Use trainer=ddp trainer.devices={trainer.devices}."
+            f"trainer.check_val_every_n_epoch={every} validates no epoch of max_epochs={config.max_epochs}, so none could be the "
+            f"best. Use at most {config.max_epochs}."
+        )
+    if trainer.overfit_batches is not None and trainer.limit_train_batches != 1.0:
+        raise ConfigError(
+            f"trainer.overfit_batches={trainer.overfit_batches} and trainer.limit_train_batches={trainer.limit_train_batches} "
+            "limit the same batches. Leave one out."
         )
     if config.data.source in {"folder", "medmnist"} and not config.data.root:
         raise ConfigError(f"data.root has no value, and data={config.data.source} needs one. Set data.root=PATH.")

@@ -47,6 +47,7 @@ class XRayDataModule(LightningDataModule):
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
         cache_dir: Where decoded images are kept.
         data_cache: Shares images and splits with other data modules of the process.
+        overfit: Whether every epoch has the training batches of the first, without augmentation.
 
     Raises:
         ConfigError: An argument has the wrong type or is out of range.
@@ -75,6 +76,7 @@ class XRayDataModule(LightningDataModule):
         num_workers: int = 0,
         cache_dir: Path | str = "cache",
         data_cache: RunDataCache | None = None,
+        overfit: bool = False,
     ) -> None:
         super().__init__()
         given = {"task": task, "image_size": image_size, "batch_size": batch_size, "augmenter": augmenter, "seed": seed}
@@ -85,6 +87,7 @@ class XRayDataModule(LightningDataModule):
         self.image_size, self.batch_size = image_size, batch_size
         self.augmentation, self.augmenter = augmentation or AugmentationConfig(), augmenter
         self.seed = seed
+        self.overfit = overfit
         self.num_workers = num_workers
         self.cache_dir = Path(cache_dir)
         self.data_cache = data_cache or RunDataCache()
@@ -275,13 +278,13 @@ class XRayDataModule(LightningDataModule):
                 "fewer."
             )
         size = self.evaluation_size if seed is None else self._train_size(len(positions))
-        dataset = self.dataset(positions, augmented=subset == "train", fitting=fitting)
+        dataset = self.dataset(positions, augmented=subset == "train" and not self.overfit, fitting=fitting)
         return self._loader(dataset, size, seed, epoch, fitting)
 
     def _loader(
         self, dataset: XRayDataset, size: int, seed: int | None = None, epoch: int = 0, fitting: bool = False
     ) -> DataLoader[Batch]:
-        sampler = BatchSampler(len(dataset), size, seed, *(self._place() if fitting else (0, 1)))
+        sampler = BatchSampler(len(dataset), size, seed, *(self._place() if fitting else (0, 1)), fixed=self.overfit)
         sampler.set_epoch(epoch)
         return DataLoader(
             dataset,

@@ -38,18 +38,22 @@ class BatchSampler(Sampler[BatchKey]):
         seed: ``None`` keeps the order.
         rank: Of the process, from 0; it takes every ``world``-th image of each batch, which may leave it none of the last.
         world: Processes that train together.
+        fixed: Whether every epoch has the order of the first.
     """
 
-    def __init__(self, images: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self, images: int, batch_size: int, seed: int | None, rank: int = 0, world: int = 1, *, fixed: bool = False
+    ) -> None:
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
         self.rank, self.world = rank, world
+        self.fixed = fixed
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch; Lightning calls it before each one."""
-        self.epoch = epoch
+        self.epoch = 0 if self.fixed else epoch
 
     def __iter__(self) -> Iterator[BatchKey]:
         order = np.arange(self.images)

@@ -12,6 +12,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.models.base import Classifier
 from pneumonia.models.components.batch_norm import has_batch_norm
 from pneumonia.models.factory import family_of, own_targets
+from pneumonia.system.device import process_count
 from pneumonia.system.parallel import available_cores
 
 NEUTRAL: Final[dict[str, float | str | None]] = {
@@ -23,6 +24,7 @@ NEUTRAL: Final[dict[str, float | str | None]] = {
     "trainer.gradient_clip_val": None,
     "trainer.accumulate_grad_batches": 1,
     "trainer.limit_train_batches": 1.0,
+    "trainer.overfit_batches": None,
 }
 
 
@@ -63,7 +65,7 @@ def check_processes(classifier: Classifier, config: TrainConfig) -> None:
     Raises:
         ConfigError: With the option and what to do.
     """
-    devices, frozen = config.trainer.devices, getattr(config.model, "frozen_epochs", 0)
+    devices, frozen = process_count(config.trainer), getattr(config.model, "frozen_epochs", 0)
     if devices == 1:
         return
     gpus, family, why = torch.cuda.device_count(), type(classifier).__name__, ""
@@ -85,4 +87,4 @@ def check_processes(classifier: Classifier, config: TrainConfig) -> None:
             "images alone. Use a network without it, such as model=simple_cnn"
         )
     if why:
-        raise ConfigError(f"trainer.devices={devices} {why}. Use trainer=default to train in one process.")
+        raise ConfigError(f"trainer.devices={config.trainer.devices} {why}. Use trainer=default to train in one process.")

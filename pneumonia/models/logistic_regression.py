@@ -74,6 +74,7 @@ class LogisticRegression(Classifier):
         "trainer.gradient_clip_val",
         "trainer.accumulate_grad_batches",
         "trainer.limit_train_batches",
+        "trainer.overfit_batches",
     )
     full_batch = True
     default_monitor = "train/objective"  # the last epoch has the optimum

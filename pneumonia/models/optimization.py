@@ -147,7 +147,7 @@ def advance_schedules(trainer: Trainer, interval: str, manual: bool) -> None:
     """Step plateau schedules at the end of an epoch and, with manual optimization, all schedules of an interval."""
     for config in trainer.lr_scheduler_configs:
         if isinstance(config.scheduler, ReduceLROnPlateau):
-            if interval == "epoch":
+            if interval == "epoch" and PLATEAU_MONITOR in trainer.callback_metrics:
                 config.scheduler.step(float(trainer.callback_metrics[PLATEAU_MONITOR]))
         elif config.interval == interval and manual:
             config.scheduler.step()

@@ -59,6 +59,11 @@ class RunFolder:
     def result(self) -> Path:
         return self.path / "result.json"
 
+    @property
+    def profile(self) -> Path:
+        """Reports of ``trainer.profiler``."""
+        return self.path / "profile"
+
     def split(self, sha256: str) -> Path:
         """The split on which the run was trained."""
         return self.path / f"split-{sha256[:12]}.parquet"

@@ -14,8 +14,20 @@ CPU: Final = torch.device("cpu")
 
 
 def device_of(trainer: TrainerConfig) -> torch.device:
-    """Return the device that a trainer config selects on this machine."""
-    return torch.device("cuda") if trainer.accelerator != "cpu" and torch.cuda.is_available() else CPU
+    """Return the device that a trainer config selects on this machine, the first of several."""
+    if trainer.accelerator == "cpu" or not torch.cuda.is_available():
+        return CPU
+    return torch.device("cuda", trainer.devices[0]) if isinstance(trainer.devices, list) else torch.device("cuda")
+
+
+def process_count(trainer: TrainerConfig) -> int:
+    """Return how many processes train together on this machine; ``auto`` and -1 are all GPUs, or one process without any."""
+    devices = trainer.devices
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in {"auto", -1}:
+        return torch.cuda.device_count() if device_of(trainer).type == "cuda" else 1
+    return int(devices)
 
 
 def name_of(device: torch.device) -> str:
@@ -29,9 +41,17 @@ def check_device(trainer: TrainerConfig) -> None:
     Raises:
         ConfigError: The accelerator or the precision needs a GPU.
     """
-    accelerator, precision = trainer.accelerator, trainer.precision
+    accelerator, precision, devices = trainer.accelerator, trainer.precision, trainer.devices
     if device_of(trainer).type == "cuda":
+        gpus = torch.cuda.device_count()
+        if isinstance(devices, list) and max(devices) >= gpus:
+            raise ConfigError(
+                f"trainer.devices={devices} names GPU {max(devices)}, and this machine has {gpus}, counted from 0. Use "
+                "trainer.devices=auto for all of them."
+            )
         return
+    if isinstance(devices, list):
+        raise ConfigError(f"trainer.devices={devices} names GPUs, and none is used here. Use trainer.devices=1.")
     if accelerator in {"gpu", "cuda"}:
         raise ConfigError(
             f"trainer.accelerator={accelerator} needs a GPU, and torch sees none here. `pneumonia doctor` says why; "

@@ -82,6 +82,10 @@ class BestCheckpoint(EpochCheckpoint):
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best, "best_epoch": self.best_epoch}
 
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if "val/loss" in monitor_candidates:  # an epoch that is not validated can't be the best
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Decide whether the epoch that ends is the best so far, and remember it if so."""
         module = trainer.lightning_module
@@ -103,9 +107,9 @@ def direction(monitor: str) -> Literal["min", "max"]:
 
 
 def metrics_are_finite(trainer: Trainer, monitor: str | None) -> bool:
-    """Whether the validation loss and the monitor of the epoch are finite."""
+    """Whether the validation loss and the monitor of the epoch are finite, as far as it has them."""
     values = trainer.callback_metrics
-    return all(math.isfinite(float(values[name])) for name in ("val/loss", monitor or "val/loss"))
+    return all(math.isfinite(float(values[name])) for name in ("val/loss", monitor or "val/loss") if name in values)
 
 
 def weights_are_finite(module: LightningModule) -> bool:

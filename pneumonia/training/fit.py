@@ -18,11 +18,12 @@ from pneumonia.errors import Interrupted, RunError
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.system.console import say
-from pneumonia.system.device import configure_tf32, device_of, precision_on
+from pneumonia.system.device import configure_tf32, device_of, precision_on, process_count
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.callbacks import RunCallbacks
 from pneumonia.training.checkpointing import AtomicCheckpointIO, direction
 from pneumonia.training.loggers.wandb import Follower, Mirror
+from pneumonia.training.profile import build_profiler, show_profile
 from pneumonia.training.progress import EpochProgress
 from pneumonia.training.time_limit import TimeLimit
 from pneumonia.training.weight_pictures import WeightPictures
@@ -73,9 +74,9 @@ def fit(
     resume = _resume_point(folder, record)
     if record.termination.ended:
         return record
-    trainer = build_trainer(config, callbacks)
+    trainer = build_trainer(config, callbacks, folder)
     handler = signal.getsignal(signal.SIGINT)
-    several = settings.devices > 1
+    several = process_count(settings) > 1
     try:
         with sigterm_as_interrupt() if several else nullcontext():  # of one process, Lightning takes care itself
             trainer.fit(classifier, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -87,15 +88,16 @@ def fit(
     except (ProcessExitedException, ProcessRaisedException) as error:
         last = str(error).strip().splitlines()[-1].rstrip(".")
         raise RunError(
-            f"One of the {settings.devices} processes of the training ended: {last}. The epochs before are kept in "
+            f"One of the {process_count(settings)} processes of the training ended: {last}. The epochs before are kept in "
             f"{folder.path}. Run the same command again to go on."
         ) from error
     finally:
         signal.signal(signal.SIGINT, handler)
         if several:
-            _end_children()  # they would go on, in a folder that is no longer held
+            _end_children()  # they would continue, in a folder that is no longer held
     if several:
         record.restore(folder.last)  # it was kept by another process
+    show_profile(folder)
     return record
 
 
@@ -111,26 +113,37 @@ def _end_children() -> None:
             child.join()
 
 
-def build_trainer(config: TrainConfig, callbacks: list[Any]) -> Trainer:
-    """Build the trainer of a run with some callbacks."""
+def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder | None = None) -> Trainer:
+    """Build the trainer of a run.
+
+    Args:
+        config: Of the run.
+        callbacks: Of the trainer.
+        folder: Of the run, for the report of a profiler; ``None`` for none.
+    """
     settings = config.trainer
-    device = device_of(settings)
+    device, several = device_of(settings), process_count(settings) > 1
     precision = precision_on(device, settings.precision)
     configure_tf32(device, precision)
     arguments, epochs = {**to_plain(settings), "precision": precision, "enable_progress_bar": False}, config.max_epochs
     arguments |= {"max_time": None, "max_steps": -1}  # see TimeLimit and Termination
-    if batches := int(arguments.pop("fast_dev_run")):  # with Lightning's own, no checkpoint is saved
-        arguments, epochs = {**arguments, "limit_train_batches": batches, "limit_val_batches": batches}, 1
+    # With Lightning's own fast_dev_run no checkpoint is saved, and its overfit_batches keeps the shuffling of our sampler.
+    fast_dev_run, overfit = int(arguments.pop("fast_dev_run")), arguments.pop("overfit_batches")
+    if batches := fast_dev_run or overfit:
+        arguments |= {"limit_train_batches": batches, "limit_val_batches": batches}
+    if several:
+        arguments["strategy"] = "ddp_spawn"  # other processes of Lightning's would run the whole command again
+    if device.type == "cpu" and settings.devices in {"auto", -1}:
+        arguments["devices"] = 1
     return Trainer(
-        **arguments,
-        max_epochs=epochs,
-        sync_batchnorm=settings.devices > 1,
+        **arguments | {"profiler": build_profiler(settings.profiler, folder)},
+        max_epochs=1 if fast_dev_run else epochs,
+        sync_batchnorm=several,
         logger=False,
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        num_sanity_val_steps=0,
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=int(config.split.rules.rotates),
         default_root_dir=config.runs_dir,

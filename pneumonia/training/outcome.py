@@ -111,4 +111,4 @@ def _divergence(config: TrainConfig, record: RunCallbacks) -> DivergenceError:
 def _shortened_by(config: TrainConfig, record: RunCallbacks) -> list[str]:
     """Return the overrides that shortened a training; none for a full one."""
     steps = [f"trainer.max_steps={config.trainer.max_steps}"] if record.termination.out_of_steps else []
-    return [*shortening(config.trainer), *steps]
+    return [*([f"debug={config.debug}"] if config.debug else []), *shortening(config.trainer), *steps]

@@ -108,16 +108,18 @@ def _check_limits(config: TrainConfig, data: XRayDataModule) -> None:
     """
     epochs = range(config.max_epochs if data.rotate_every else 1)
     for key, batches in zip(LIMITS, (data.train_batches, data.val_batches), strict=True):
-        limit, fewest = getattr(config.trainer, key), min(batches(epoch) for epoch in epochs)
-        if isinstance(limit, float) and int(limit * fewest) == 0:
-            raise ConfigError(
-                f"trainer.{key}={limit} of {fewest} batches leaves none. Use a whole number of batches, or a larger fraction."
-            )
+        fewest = min(batches(epoch) for epoch in epochs)
+        for name in (key, "overfit_batches"):
+            limit = getattr(config.trainer, name)
+            if isinstance(limit, float) and int(limit * fewest) == 0:
+                raise ConfigError(
+                    f"trainer.{name}={limit} of {fewest} batches leaves none. Use a number of batches, or a larger fraction."
+                )
 
 
 def _validated(trainer: TrainerConfig, batches: int, size: int) -> int:
     """Return the maximum number of validated images of an epoch, in their order."""
-    limit = int(trainer.fast_dev_run) or trainer.limit_val_batches
+    limit = int(trainer.fast_dev_run) or trainer.overfit_batches or trainer.limit_val_batches
     return (int(batches * limit) if isinstance(limit, float) else int(limit)) * size
 
 
@@ -135,4 +137,5 @@ def build_datamodule(config: TrainConfig, data_cache: RunDataCache | None = None
         num_workers=config.num_workers,
         cache_dir=config.cache_dir,
         data_cache=data_cache,
+        overfit=config.trainer.overfit_batches is not None,
     )

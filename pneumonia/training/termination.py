@@ -65,10 +65,11 @@ class Termination(Checkpoint):
 
     def _check_divergence(self, trainer: Trainer, module: LightningModule, last: bool) -> None:
         epoch, finite_weights = trainer.current_epoch + 1, weights_are_finite(module)
-        losses = {name: float(trainer.callback_metrics[f"{name}/loss"]) for name in ("train", "val")}
+        values = trainer.callback_metrics
+        losses = {name: float(values[f"{name}/loss"]) for name in ("train", "val") if f"{name}/loss" in values}
         finite = finite_weights and metrics_are_finite(trainer, self.best.monitor)
         if trainer.is_global_zero and not (finite and math.isfinite(losses["train"])):
-            subset = "val" if math.isfinite(losses["train"]) else "train"
+            subset = "val" if "val" in losses and math.isfinite(losses["train"]) else "train"
             name = {"val": "validation", "train": "training"}[subset]
             warn(
                 f"The {name} loss of epoch {epoch} is {losses[subset]}: the training diverges. Lower optimizer.lr, or clip the "

@@ -46,6 +46,7 @@ class Throughput(Callback):
         self.folder = folder
         self.totals = Totals()
         self._epoch_started = 0.0
+        self._training_since: float | None = None
         self._epoch_images = 0  # of this process
 
     def state_dict(self) -> dict[str, float]:
@@ -56,16 +57,22 @@ class Throughput(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self._epoch_started = time.perf_counter()
+            self._epoch_started = self._training_since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._epoch_images += len(batch["label"])
         self.totals.batches += 1
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.totals.train_s += time.perf_counter() - self._epoch_started
+        self._count_training()
+
+    def _count_training(self) -> None:
+        if self._training_since is not None:
+            self.totals.train_s += time.perf_counter() - self._training_since
+            self._training_since = None
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._count_training()  # of an epoch that was not validated
         images = torch.tensor(self._epoch_images, device=trainer.strategy.root_device)
         self.totals.images += int(trainer.strategy.reduce(images, reduce_op="sum"))
         self._epoch_images = 0

@@ -130,6 +130,7 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
     "words",
     [
         ["scheduler=one_cycle"],
+        ["scheduler=plateau", "trainer.check_val_every_n_epoch=2"],
         ["trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
         ["scheduler=exponential", "num_workers=1"],
         [*ROTATING, "num_workers=1"],
@@ -525,13 +526,13 @@ def test_an_overconfident_model_has_one_loss_everywhere(options, compose, tmp_pa
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
     table = pd.read_parquet(folder.predictions("val"))
-    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).values
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).result
     likelihood = np.where(table["label"] == "NORMAL", table["prob_NORMAL"], table["prob_PNEUMONIA"])
     expected = -np.log(np.maximum(likelihood.astype(float), 2**-126)).mean()
     assert expected > 1, "the case would show nothing"
     assert row["val/loss"] == pytest.approx(expected, rel=1e-5)
     assert result.metrics["val"]["loss"] == pytest.approx(expected, rel=1e-5)
-    assert report["metrics"]["loss"]["value"] == pytest.approx(expected, rel=1e-5)
+    assert report.metrics["loss"].value == pytest.approx(expected, rel=1e-5)
     assert row["train/loss"] < 88
 
 
@@ -551,10 +552,10 @@ def test_reduced_precision_has_one_loss_everywhere(options, compose, tmp_path):
     result = train(config)
     folder = _folder(result, tmp_path)
     row = pd.read_csv(folder.metrics).set_index("epoch").loc[result.best_epoch]
-    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).values
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(config.cache_dir))).result
     for name in ("loss", "accuracy", "auroc"):
         assert row[f"val/{name}"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
-        assert report["metrics"][name]["value"] == pytest.approx(result.metrics["val"][name], rel=2e-6)
+        assert report.metrics[name].value == pytest.approx(result.metrics["val"][name], rel=2e-6)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16)])
@@ -647,8 +648,8 @@ def test_rotating_folds_validate_in_turn_and_are_marked_leaky(compose, tmp_path)
     assert history["val/loss"][result.best_epoch - 1] == pytest.approx(result.metrics["val"]["loss"], abs=1e-6)
     leak = next(leak for leak in result.data.leaks if leak.subset == "val")
     assert leak.images == leak.of == result.data.val
-    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(compose().cache_dir))).values
-    assert report["trained_on"] == report["n"]
+    report = evaluate(folder.path, EvaluateOptions("val", cache_dir=Path(compose().cache_dir))).result
+    assert report.trained_on == report.n
 
 
 def test_in_each_epoch_all_folds_but_the_validating_one_train(compose, tmp_path, monkeypatch):

@@ -1,0 +1,39 @@
+"""Profile a training with Lightning's profilers; the report is printed and kept in the run folder."""
+
+from collections.abc import Callable
+from typing import Final
+
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from rich.markup import escape
+
+from pneumonia.runs.folder import RunFolder
+from pneumonia.system.console import say
+
+PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+LINES: Final = 40  # of a report that are printed
+
+
+def build_profiler(name: str | None, folder: RunFolder | None) -> Profiler | None:
+    """Build a profiler that writes its report into ``profile/`` of a run folder; ``None`` for none.
+
+    Args:
+        name: ``simple`` (time of each hook), ``advanced`` (by cProfile) or ``pytorch`` (operators; also a trace for a browser).
+        folder: Of the run; ``None`` where nothing is kept.
+    """
+    if name is None or folder is None:
+        return None
+    folder.profile.mkdir(parents=True, exist_ok=True)
+    return PROFILERS[name](dirpath=folder.profile, filename=name)
+
+
+def show_profile(folder: RunFolder) -> None:
+    """Print the beginning of each report in a run folder, and its path."""
+    for path in sorted(folder.profile.glob("*.txt")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        say(escape("\n".join(lines[:LINES])))
+        more = f" ({len(lines) - LINES} more lines)" if len(lines) > LINES else ""
+        say(escape(f"Profile: {path}{more}"))
