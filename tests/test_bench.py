@@ -112,7 +112,7 @@ def test_gpu_check_measures_what_its_json_can_keep(tmp_path):
         "image_size=16",
         "max_epochs=1",
         "data.phantom.patients=20",
-        "trainer=cpu",
+        "trainer.accelerator=cpu",
         "name=check",
     )
     found = gpu_check._train((*words, f"runs_dir={tmp_path}/runs", f"cache_dir={tmp_path}/cache"))

@@ -39,7 +39,13 @@ class Troubled(Classifier):
 '''
 INSTALLED = {one.__name__ for one in Plugins.instance().discover(Launcher)}
 LAUNCHERS = [
-    pytest.param(name, marks=pytest.mark.skipif(plugin not in INSTALLED, reason=f"{plugin} is not installed (the extra `dev`)"))
+    pytest.param(
+        name,
+        marks=[
+            pytest.mark.skipif(plugin not in INSTALLED, reason=f"{plugin} is not installed (the extra `dev`)"),
+            *([] if name == "joblib" else [pytest.mark.slow]),
+        ],
+    )
     for name, plugin in (("basic", "BasicLauncher"), ("joblib", "JoblibLauncher"), ("submitit_local", "LocalLauncher"))
 ]
 

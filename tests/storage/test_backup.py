@@ -100,6 +100,7 @@ def undisturbed(whole) -> pd.DataFrame:
     return _figures(whole)
 
 
+@pytest.mark.slow
 def test_sweep_after_sigterm_resumes_elsewhere_with_the_same_table(place, tmp_path, cache_dir, undisturbed):
     first, second = Machine(tmp_path / "first", cache_dir), Machine(tmp_path / "second", cache_dir)
     cut = first.start("sweep", *SWEEP, f"backup.place={place}")
@@ -131,6 +132,7 @@ def test_vanished_machine_loses_only_work_after_the_last_push(place, service, tm
     pd.testing.assert_frame_equal(_figures(second), undisturbed, check_exact=True)
 
 
+@pytest.mark.slow
 def test_full_disk_fails_one_job_and_backs_up_the_rest(place, tmp_path, cache_dir, whole, undisturbed):
     if subprocess.run(["unshare", "-rm", "true"], check=False).returncode:
         pytest.skip("this machine lets no one mount a small disk of their own")

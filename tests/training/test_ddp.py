@@ -115,6 +115,7 @@ def test_processes_train_a_head_alone(cache_dir, tmp_path):
     assert process.returncode == 0, output
 
 
+@pytest.mark.slow
 def test_processes_stop_together_when_time_is_over(cache_dir, tmp_path):
     words = [
         "model=simple_cnn",

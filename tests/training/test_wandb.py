@@ -140,7 +140,9 @@ def test_the_jobs_of_a_sweep_are_one_group(cache_dir, tmp_path):
         assert name == f"optimizer={kind} seed=0"
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "basic"])
+@pytest.mark.parametrize(
+    "launcher", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "basic"))]
+)
 def test_jobs_of_a_multirun_have_ids_of_their_own(launcher, cache_dir, tmp_path):
     words = [*SMALL, "logger.mode=offline", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
     done = subprocess.run(
