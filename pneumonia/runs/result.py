@@ -153,7 +153,8 @@ def read_result(folder: RunFolder) -> RunResult | None:
 def _result(found: Mapping[str, Any]) -> RunResult:
     _check_keys(found, ("task", *(item.name for item in fields(RunResult))))
     config = found["config"]
-    _check_keys(config, [item.name for item in fields(TrainConfig)], "config.")
+    later = {item.name for item in fields(TrainConfig) if item.metadata.get("added_later", False)}
+    _check_keys(config, [item.name for item in fields(TrainConfig) if item.name not in later], "config.")
     if config["task"] not in TASKS or found["task"] != config["task"]:
         raise ValueError(f"task={found['task']} and config.task={config['task']}; tasks are {some(TASKS)}")
     leaks = [Leak(leak["part"], leak["images"], leak["of"], leak["example"]) for leak in found["data"].get("leaks", ())]

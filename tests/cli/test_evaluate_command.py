@@ -97,6 +97,13 @@ def test_incomplete_result_is_refused_before_torch_is_loaded(edit, message, runs
     assert "Loading torch" not in err
 
 
+def test_a_result_from_before_a_config_key_is_read(runs, command):
+    result = json.loads((runs / "a" / "result.json").read_text())
+    del result["config"]["debug"], result["config"]["trainer"]["profiler"]
+    (runs / "a" / "result.json").write_text(json.dumps(result))
+    assert read_result(RunFolder(runs / "a")).config.debug is None
+
+
 def test_unfinished_member_of_an_ensemble_is_refused(runs, command):
     (runs / "a" / "result.json").unlink()
     code, err = command(runs / "b", runs / "a", "--ensemble")
