@@ -36,6 +36,11 @@ def check_together(config: TrainConfig) -> None:
             f"trainer.check_val_every_n_epoch={every} validates no epoch of max_epochs={config.max_epochs}, so none could be the "
             f"best. Use at most {config.max_epochs}."
         )
+    if every > 1 and config.scheduler._target_.endswith(".plateau"):
+        raise ConfigError(
+            f"scheduler=plateau follows the validation loss of every epoch, and trainer.check_val_every_n_epoch={every} leaves "
+            "epochs out. Use trainer.check_val_every_n_epoch=1, or another schedule."
+        )
     if trainer.overfit_batches is not None and trainer.limit_train_batches != 1.0:
         raise ConfigError(
             f"trainer.overfit_batches={trainer.overfit_batches} and trainer.limit_train_batches={trainer.limit_train_batches} "

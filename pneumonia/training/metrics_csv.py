@@ -34,6 +34,7 @@ class MetricsCsv(Checkpoint):
         row = {"epoch": epoch, "lr": self._lr, **metrics}
         earlier = [old for old in read_metrics(self.folder) if int(old["epoch"]) < epoch]
         with replacing(self.folder.metrics) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row), restval="", extrasaction="ignore")
+            names = list(dict.fromkeys([*(name for old in earlier for name in old), *row]))
+            writer = csv.DictWriter(file, fieldnames=names, restval="nan")  # of an epoch that was not validated
             writer.writeheader()
             writer.writerows([*earlier, row])

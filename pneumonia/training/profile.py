@@ -3,17 +3,13 @@
 from collections.abc import Callable
 from typing import Final
 
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from rich.markup import escape
 
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.console import say
 
-PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {
-    "simple": SimpleProfiler,
-    "advanced": AdvancedProfiler,
-    "pytorch": PyTorchProfiler,
-}
+PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 LINES: Final = 40  # of a report that are printed
 
 
@@ -21,7 +17,7 @@ def build_profiler(name: str | None, folder: RunFolder | None) -> Profiler | Non
     """Build a profiler that writes its report into ``profile/`` of a run folder; ``None`` for none.
 
     Args:
-        name: ``simple`` (time of each hook), ``advanced`` (by cProfile) or ``pytorch`` (operators; also a trace for a browser).
+        name: ``simple`` (time of each hook) or ``advanced`` (by cProfile).
         folder: Of the run; ``None`` where nothing is kept.
     """
     if name is None or folder is None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import logging
 
 import cv2
 import httpx
@@ -293,8 +294,10 @@ def test_limits_of_the_service_hold(client_of, model):
         _squares(tensor, 300, Limits(megapixels=0.1, request_megapixels=0.1))
 
 
-def test_metrics_and_logs_name_the_template_of_the_path(client_of, model, caplog):
+def test_metrics_and_logs_name_the_template_of_the_path(client_of, model, caplog, monkeypatch):
     client = client_of()
+    logger = logging.getLogger("pneumonia.serving")
+    monkeypatch.setattr(logger, "disabled", False)  # a test of another program's logging may have disabled it
     caplog.set_level("INFO", logger="pneumonia.serving")
     client.post(f"{model}/infer", json=of_files(xray(), xray()))
     client.post("/v2/models/unknown/infer", json={})

@@ -122,7 +122,7 @@ def test_truncated_wandb_key_is_reported_and_not_shown(monkeypatch, tmp_path, ke
 
 
 def _words(**changed):
-    return SimpleNamespace(**{"accelerator": "auto", "precision": "32-true", **changed})
+    return SimpleNamespace(**{"accelerator": "auto", "precision": "32-true", "devices": 1, **changed})
 
 
 def test_without_a_gpu_what_needs_one_is_refused(monkeypatch):

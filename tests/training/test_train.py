@@ -130,7 +130,7 @@ ROTATING = ["split=rotating", "split.k=3", "max_epochs=4", "batch_size=31"]
     "words",
     [
         ["scheduler=one_cycle"],
-        ["scheduler=plateau", "trainer.check_val_every_n_epoch=2"],
+        ["scheduler=cosine", "trainer.check_val_every_n_epoch=2"],
         ["trainer.limit_train_batches=2", "trainer.accumulate_grad_batches=2"],
         ["scheduler=exponential", "num_workers=1"],
         [*ROTATING, "num_workers=1"],
