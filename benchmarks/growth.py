@@ -25,6 +25,7 @@ from typing import Any, Final
 from benchmarks.harness import conditions, unheard
 from benchmarks.ingest import files_of
 from pneumonia.config.compose import compose
+from pneumonia.config.schema import TrainConfig
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.system.console import say
 
@@ -193,7 +194,7 @@ def _point(point: dict[str, Any]) -> dict[str, float]:
     return results
 
 
-def _data(config: dict[str, Any]) -> Any:
+def _data(config: TrainConfig) -> Any:
     from pneumonia.data.run_data_cache import RunDataCache
     from pneumonia.training.prepare import prepare_run
 

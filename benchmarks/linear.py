@@ -31,6 +31,7 @@ from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.splits.assign import make_split
 from pneumonia.models.checkpoints import load_classifier
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say
 from pneumonia.training.train import train
 
@@ -54,7 +55,7 @@ def main() -> None:
     print()
 
 
-def _run(root: Path, *words: str) -> tuple[dict[str, Any], RunFolder, float]:
+def _run(root: Path, *words: str) -> tuple[RunResult, RunFolder, float]:
     """A whole run into a new folder; its result, its folder and the seconds that its ``Trainer.fit`` took."""
     folder = tempfile.mkdtemp()
     common = ("data=folder", f"data.root={root}", "split=random", f"runs_dir={folder}", "trainer.accelerator=cpu")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from pneumonia.cli.csv_file import check_csv
 from pneumonia.cli.parsing import FOLDER, PATH, Verb
-from pneumonia.errors import ConfigError, broken_images, printable
+from pneumonia.errors import broken_images, printable
 from pneumonia.system.console import say
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ PLAIN: Final = (
 )
 GROUPS: Final = {"probabilities": "prob", "raw": "raw", "decisions": "decision"}  # a column for each name in them
 NO_LABEL: Final = "-"
-HEADER: Final = b"image,label,"  # first bytes of every table of predictions
+HEADER: Final = "image,label,"  # of every table of predictions
 
 
 @click.command(
@@ -54,7 +55,7 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
     if table is None:
         predicted = list(predict_files(model, files, explain))
     else:
-        check_csv(table, files)
+        check_csv(table, HEADER, "predictions", files)
         with replacing(table) as part:
             part.touch()  # fails before the work, not after it, where the file can't be written
             predicted = list(predict_files(model, files, explain))
@@ -68,28 +69,6 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
     if problems:
         others = "All others were predicted" if any(one.prediction for one in predicted) else "Nothing was predicted"
         raise broken_images(problems, f"{others}. Leave these images out, or repair them.")
-
-
-def check_csv(path: Path, images: list[Path]) -> None:
-    """Refuse to overwrite anything but a table of predictions.
-
-    Raises:
-        ConfigError: ``path`` is a folder, a device, one of the images or another file, or its folder does not exist.
-    """
-    if path.is_dir():
-        raise ConfigError(f"--csv {path} is a folder; name a file, for example --csv {path}/predictions.csv.")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--csv {path}: there is no folder {path.parent}. Create it, or check the path.")
-    if not path.exists():
-        return
-    if not path.is_file():
-        raise ConfigError(f"--csv {path} is not a regular file, and would be replaced by one. --json prints to standard output.")
-    if any(path.samefile(image) for image in images if image.exists()):
-        raise ConfigError(f"--csv {path} is one of the images, and would be overwritten. Name another file.")
-    with path.open("rb") as file:
-        head = file.read(len(HEADER))
-    if head not in {b"", HEADER}:
-        raise ConfigError(f"--csv {path} does not hold predictions, and is not overwritten. Name another file.")
 
 
 def _print(predicted: "list[PredictedFile]") -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.shell_completion import CompletionItem
 
+from pneumonia.cli.csv_file import check_csv
 from pneumonia.cli.parsing import PATH, Verb
 from pneumonia.config.names import MONITORS
 from pneumonia.errors import ConfigError, printable
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 STYLES: Final = {"finished": "green", "debug": "yellow", "running": "cyan", "interrupted": "yellow", "failed": "red"}
 METRICS: Final = ("val/loss", "val/accuracy", "val/f1_macro")
 TITLES: Final = {"cost.fit_s": "time", "cost.usd": "USD"}
+HEADER: Final = "run,run_id,"  # of every table of runs
 MOST_KEYS: Final = 4  # with a column each on a terminal; more share one
 
 
@@ -66,6 +68,8 @@ def command(places: tuple[Path, ...], sort: str | None, where: tuple[str, ...], 
     """
     if table == "" or (as_json and table == "-"):
         raise ConfigError("--csv takes a file, or - for stdout, where --json prints too. Name a file, or leave one out.")
+    if table not in {None, "-"}:
+        check_csv(Path(str(table)), HEADER, "runs")
     from pneumonia.runs.table import as_rows, choose, columns_of, differing_keys, read_runs
 
     runs = read_runs(places or (Path("runs"),))

@@ -18,7 +18,7 @@ from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.results_table import write_results
 from pneumonia.sweep.state import FAILED, FINISHED, OVER, PENDING, JobStatus, SweepState
 from pneumonia.system.console import fitting_table
-from pneumonia.system.files import read_json
+from pneumonia.training.loggers.wandb_record import WandbRecord
 
 POLL_S: Final = 1.0
 STYLES: Final = {
@@ -214,7 +214,7 @@ class ProgressTable:
 
     def _warn_of_tracking(self, status: JobStatus) -> None:
         """Print once why W&B fails, which the job itself writes to its log alone."""
-        trouble = "" if status.folder is None else read_json(status.folder.wandb).get("trouble")
+        trouble = "" if status.folder is None else WandbRecord.read(status.folder).trouble
         if trouble and trouble not in self._warned:
             self._warned.add(trouble)
             self._print(f"[bold yellow]Warning[/] {escape(trouble)}")

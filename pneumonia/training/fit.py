@@ -46,7 +46,7 @@ def fit(
         classifier: Of the run.
         data: Of the run, set up.
         folder: Of the run, held.
-        mirror: Sends each epoch; ``None`` for nowhere.
+        mirror: The W&B run that each epoch is sent to; ``None`` without one.
         more: Callbacks beside those of the run.
 
     Returns:

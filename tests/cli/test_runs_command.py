@@ -61,8 +61,9 @@ def test_json_holds_the_values_of_the_results(runs, capsys):
 
 def test_csv_goes_to_a_file_or_to_stdout(runs, tmp_path, capsys):
     text = _printed(capsys, str(runs), "--csv", "-")
-    assert _printed(capsys, str(runs), "--csv", str(tmp_path / "x" / "runs.csv")) == ""
-    assert (tmp_path / "x" / "runs.csv").read_text() == text
+    assert _printed(capsys, str(runs), "--csv", str(tmp_path / "runs.csv")) == ""
+    assert (tmp_path / "runs.csv").read_text() == text
+    assert _printed(capsys, str(runs), "--csv", str(tmp_path / "runs.csv")) == ""  # a table of runs may be replaced
     rows = list(csv.DictReader(io.StringIO(text)))
     history = list(csv.DictReader((runs / "a" / "3" / "metrics.csv").read_text().splitlines()))
     best = min(history, key=lambda row: float(row["val/loss"]))  # all that is left of a damaged run
@@ -100,6 +101,20 @@ def test_the_default_folder_is_runs(runs, capsys, monkeypatch):
 def test_bad_options_are_refused(runs, arguments, message):
     with pytest.raises(ConfigError, match=message):
         run(["runs", str(runs), *arguments])
+
+
+@pytest.mark.parametrize("name", ["a/1/metrics.csv", "a/1/result.json"])
+def test_a_table_overwrites_no_other_file(runs, name):
+    before = (runs / name).read_bytes()
+    with pytest.raises(ConfigError, match="does not hold runs, and is not overwritten"):
+        run(["runs", str(runs), "--csv", str(runs / name)])
+    assert (runs / name).read_bytes() == before
+
+
+def test_a_table_needs_a_folder_that_exists(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no folder .*none\. Create it"):
+        run(["runs", str(runs), "--csv", str(tmp_path / "none" / "runs.csv")])
+    assert not (tmp_path / "none").exists()
 
 
 def test_exit_code_of_a_missing_folder_is_two(tmp_path):

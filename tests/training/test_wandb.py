@@ -15,7 +15,10 @@ import pytest
 from pneumonia.cli import run as pneumonia
 from pneumonia.cli.sweep import run as sweep
 from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
+from pneumonia.runs.folder import RunFolder
 from pneumonia.training.loggers import wandb as tracking
+from pneumonia.training.loggers.wandb_push import push_run
+from pneumonia.training.loggers.wandb_record import Sent, WandbRecord
 from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import train
 
@@ -196,6 +199,25 @@ def test_a_run_without_a_result_is_pushed_with_its_true_state(broken, status, co
     assert pneumonia(["track", "push", str(run), "--offline"]) == 0
     summary = _summary(*_segments(run))
     assert (summary["exit_code"], summary["summary"]["status"]) == (code, status)
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a: 1", b"\xff\xfe", b"name: train"])
+def test_an_unfinished_run_with_a_damaged_config_is_named(content, finished, tmp_path):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / "result.json").unlink()
+    (run / "config.yaml").write_bytes(content)
+    with pytest.raises(RunError, match=r"config.yaml is damaged \("):
+        push_run(RunFolder(run), "mine", None, "offline")
+
+
+@pytest.mark.parametrize("content", ["[", "3", '{"id": 3}', '{"online": 7}', '{"online": {"rows": "many", "result": false}}'])
+def test_a_damaged_record_of_uploads_is_an_empty_one(content, tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.wandb.write_text(content)
+    assert WandbRecord.read(folder) == WandbRecord()
+    whole = WandbRecord("abc", Sent(3, True), trouble="none")
+    whole.write(folder)
+    assert WandbRecord.read(folder) == whole
 
 
 def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
@@ -408,6 +430,7 @@ def test_a_dashboard_is_built_without_a_login(name, tmp_path, capsys):
         pneumonia(["track", "dashboard", name])
 
 
+@pytest.mark.filterwarnings("ignore:Pydantic V1 style")  # of wandb_workspaces itself, as it is imported
 def test_the_panels_are_those_that_wandb_workspaces_writes_itself(tmp_path):
     import wandb_workspaces.reports.v2 as wr
     import wandb_workspaces.workspaces as ws

@@ -8,7 +8,7 @@ import yaml
 from pneumonia.config.choices import WandbConfig
 from pneumonia.config.convert import from_plain
 from pneumonia.config.schema import TrainConfig
-from pneumonia.errors import ConfigError, TransferError
+from pneumonia.errors import RunError, TransferError
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.listing import job_failure, job_label
 from pneumonia.runs.result import read_result
@@ -59,10 +59,10 @@ def _config(folder: RunFolder) -> TrainConfig:
     """Read the config of a run that has no result.
 
     Raises:
-        ConfigError: The file is damaged, or of another version.
+        RunError: The file is damaged, or of another version.
     """
     try:
-        plain = yaml.safe_load(folder.config.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{folder.config} is damaged. Train the run again, and push it then.") from error
-    return from_plain(plain)
+        return from_plain(yaml.safe_load(folder.config.read_text(encoding="utf-8")))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder.config} is damaged ({reason}). Train the run again, and push it then.") from error

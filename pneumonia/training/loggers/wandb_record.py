@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from pneumonia.runs.folder import RunFolder
-from pneumonia.system.files import read_json, write_json
+from pneumonia.system.files import write_json
+from pneumonia.system.records import parse_record
 
 
 @dataclass
@@ -34,12 +35,10 @@ class WandbRecord:
     @classmethod
     def read(cls, folder: RunFolder) -> Self:
         """Read the record of a run folder; an empty one where it is missing or damaged."""
-        found = read_json(folder.wandb)
         try:
-            sent = {place: Sent(**found.get(place, {})) for place in ("online", "offline")}
-        except TypeError:
+            return parse_record(cls, folder.wandb.read_bytes())
+        except (OSError, ValueError):
             return cls()
-        return cls(str(found.get("id", "")), trouble=found.get("trouble"), **sent)
 
     def write(self, folder: RunFolder) -> None:
         """Write the record into a run folder."""
