@@ -11,6 +11,9 @@ from pneumonia.system.console import say
 
 PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
 LINES: Final = 40  # of a report that are printed
+COLUMNS: Final = 5  # of the simple report
+WIDTH: Final = 110  # of a printed line
+NAME: Final = WIDTH - 15 * (COLUMNS - 1)  # of a hook
 
 
 def build_profiler(name: str | None, folder: RunFolder | None) -> Profiler | None:
@@ -30,6 +33,15 @@ def show_profile(folder: RunFolder) -> None:
     """Print the beginning of each report in a run folder, and its path."""
     for path in sorted(folder.profile.glob("*.txt")):
         lines = path.read_text(encoding="utf-8").splitlines()
-        say(escape("\n".join(lines[:LINES])))
+        say(escape("\n".join(map(_narrowed, lines[:LINES]))))
         more = f" ({len(lines) - LINES} more lines)" if len(lines) > LINES else ""
         say(escape(f"Profile: {path}{more}"))
+
+
+def _narrowed(line: str) -> str:
+    """Return a line of the simple report with short names; other lines are cut where a terminal would break them."""
+    cells = [cell.strip() for cell in line.split("|") if cell.strip()]
+    if len(cells) != COLUMNS:
+        return line[:WIDTH]
+    name, *values = cells
+    return f"{name[:NAME]:<{NAME}}" + "".join(f"{value:>15}" for value in values)
