@@ -6,6 +6,7 @@ from typing import Final
 
 from pneumonia.config.declarations import one_of, ranged
 from pneumonia.config.schema import (
+    CallbackConfig,
     LauncherConfig,
     LoggerConfig,
     ModelConfig,
@@ -280,6 +281,7 @@ CHOICES: Final[dict[str, tuple[type[Node], ...]]] = {
         SchedulerConfig,
     ),
     "trainer": (TrainerConfig,),
+    "callbacks": (CallbackConfig,),
     "logger": (CSVConfig, WandbConfig, LoggerConfig),
     "launcher": (LocalConfig, ParallelConfig, SlurmConfig, RayConfig, LauncherConfig),
 }

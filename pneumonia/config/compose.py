@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
-from pneumonia.config.convert import from_plain, hints_of
+from pneumonia.config.convert import from_plain, hints_of, is_mapping_of_nodes
 from pneumonia.config.error_translation import translated
 from pneumonia.config.keys import conf_dir, config_keys
 from pneumonia.config.schema import GROUPS, TrainConfig
@@ -83,7 +83,8 @@ def register_schema() -> None:
     for item in fields(TrainConfig):
         own = item.default_factory is not MISSING
         value = field(default_factory=item.default_factory) if own else field()
-        items.append((item.name, dict if item.name in GROUPS else hints[item.name], value))
+        is_open = item.name in GROUPS or is_mapping_of_nodes(hints[item.name])
+        items.append((item.name, dict if is_open else hints[item.name], value))
     ConfigStore.instance().store("schema", make_dataclass("TrainConfig", items, kw_only=True))
 
 

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from keyword import iskeyword
-from typing import Any, Final, TypeVar, get_type_hints
+from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
+from pneumonia.config.callback_classes import only_observes
 from pneumonia.config.choices import CHOICES
 from pneumonia.config.declarations import check_value, rule_of, shown
 from pneumonia.config.schema import GROUPS, Node, TargetNode, TrainConfig
@@ -30,21 +31,26 @@ def from_plain(mapping: Mapping[str, Any]) -> TrainConfig:
     return _build(TrainConfig, mapping, "")
 
 
-def group_node(group: str, values: Mapping[str, Any]) -> Node:
+def group_node(group: str, values: Mapping[str, Any], key: str = "") -> Node:
     """Build the node of a group: of the built-in class with these keys, or of a class made from the keys.
+
+    Args:
+        group: Name of the group.
+        values: Plain values of the node.
+        key: Of the node, for messages, if it is not the name of the group.
 
     Raises:
         ConfigError: A key can't be an attribute, or a value is out of range.
     """
     named = [schema for schema in CHOICES[group] if _names(schema, values)]
     schema = max(named or [CHOICES[group][-1]], key=lambda one: len(fields(one)))
-    own = tuple(key for key in values if key not in {item.name for item in fields(schema)})
-    for key in own:
-        if not key.isidentifier() or iskeyword(key):
-            raise ConfigError(f"{group}.{key} can't be the name of an argument. Use letters, digits and _.")
+    own = tuple(name for name in values if name not in {item.name for item in fields(schema)})
+    for name in own:
+        if not str(name).isidentifier() or iskeyword(name):
+            raise ConfigError(f"{key or group}.{name} can't be the name of an argument. Use letters, digits and _.")
     if own:
         schema = _extended(schema, own)  # type: ignore[arg-type] # mypy takes classes of dataclasses for unhashable
-    return _build(schema, values, f"{group}.")
+    return _build(schema, values, f"{key or group}.")
 
 
 def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> dict[str, object]:
@@ -60,6 +66,8 @@ def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> 
     kept = _identity_of(config) | {"resize": config.data.resize}
     if not config.augmentation:
         kept.pop("augmenter")
+    if callbacks := [to_plain(node) for node in config.callbacks.values() if not only_observes(node._target_)]:
+        kept["callbacks"] = callbacks
     return kept if model is None else {**kept, "model": dict(model)}
 
 
@@ -112,6 +120,11 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
         value = values[item.name]
         if item.name in GROUPS and schema is TrainConfig:
             found[item.name] = group_node(item.name, _mapping(key, value))
+        elif is_mapping_of_nodes(hint):
+            nodes = _mapping(key, value).items()
+            found[item.name] = {
+                name: group_node(item.name, _mapping(f"{key}.{name}", node), f"{key}.{name}") for name, node in nodes
+            }
         elif isinstance(hint, type) and is_dataclass(hint):
             found[item.name] = _build(hint, value, f"{key}.")
         else:
@@ -121,6 +134,11 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
     if unknown:
         raise ConfigError(f"{prefix}{unknown[0]} is not a config key.")
     return schema(**found)
+
+
+def is_mapping_of_nodes(hint: Any) -> bool:
+    """Whether an annotation is that of a group from which several files can be chosen."""
+    return get_origin(hint) is dict and issubclass(get_args(hint)[1], Node)
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

@@ -135,10 +135,7 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
         r"Missing mandatory value: (\w+)",
         "{0} has no value, and a run needs one. Choose one of the files in conf/{0}: {0}=NAME.",
     ),
-    (
-        r"Could not load '([^'/]+)/([^']+)'",
-        "{0}=[{1}] names no file of conf/{0}. Choose one by its name: {0}=NAME.",
-    ),
+    (r"Could not load '([^'/]+)/([^']+)'", _unknown_choice),  # in a list
     (r"full_key: (\S+)", _wrong_type),
 )
 NO_KEYS: Final = "so no keys can be set in it here. Set them in a config file; values for a multirun are overrides: -m seed=1,2."

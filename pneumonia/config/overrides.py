@@ -44,6 +44,7 @@ def overrides_from_config(config: TrainConfig) -> Overrides | None:
     for key, value in changed_settings(plain, choices).items():
         group, _, own = key.partition(".")
         added = group in choices and group not in SCHEMAS and own not in _files(group)[choices[group] or ""]
+        added |= group == "callbacks"
         changed[f"+{key}" if added else key] = override_value(value)
     return chosen | changed
 

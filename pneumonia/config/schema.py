@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+from pneumonia.config.callback_classes import EARLY_STOPPING, lightning_class
 from pneumonia.config.declarations import Rule, one_of, path, ranged, setting
 from pneumonia.config.names import MONITORS, NORMALISATIONS, ON_BAD_IMAGE, RESIZES, TTA
 from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
@@ -166,6 +167,13 @@ class SchedulerConfig(TargetNode):
 
 
 @dataclass(kw_only=True)
+class CallbackConfig(TargetNode):
+    """A callback of Lightning's, or of one's own, and its arguments."""
+
+    _group_: ClassVar[str] = "callbacks"
+
+
+@dataclass(kw_only=True)
 class LoggerConfig(Node):
     """Where a run is mirrored."""
 
@@ -275,6 +283,7 @@ class TrainConfig:
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     trainer: TrainerConfig
+    callbacks: dict[str, CallbackConfig] = setting(default_factory=dict, affects_result=False)  # see convert.identity
     logger: LoggerConfig = setting(affects_result=False)
     launcher: LauncherConfig = setting(affects_result=False)
     usd_per_hour: float | None = ranged("a price", at_least=0, affects_result=False)
@@ -282,3 +291,9 @@ class TrainConfig:
     search: SearchConfig = setting(affects_result=False)
     fail_fast: bool = setting(affects_result=False)
     dry_run: bool = setting(affects_result=False)
+
+    def early_stopping_keys(self) -> list[str]:
+        """Return the keys by which the training may stop before ``max_epochs``."""
+        own = ["early_stopping.patience"] if self.early_stopping.patience is not None else []
+        nodes = self.callbacks.items()
+        return own + [f"callbacks.{name}" for name, node in nodes if lightning_class(node._target_) == EARLY_STOPPING]

@@ -48,6 +48,8 @@ def check_together(config: TrainConfig) -> None:
         )
     if config.data.source in {"folder", "medmnist"} and not config.data.root:
         raise ConfigError(f"data.root has no value, and data={config.data.source} needs one. Set data.root=PATH.")
+    if len(stopping := config.early_stopping_keys()) > 1:
+        raise ConfigError(f"{' and '.join(stopping)} both stop the training early. Leave one out.")
     if config.ema is not None and config.swa is not None:
         raise ConfigError(
             f"ema={config.ema} and swa={config.swa} are two averages of the same weights. Set ema=null or swa=null."

@@ -40,11 +40,11 @@ def check_family(config: TrainConfig) -> None:
             f"split={config.split.method} changes the training subset from epoch to epoch, and {family.__name__} learns "
             f"{family.training_rule}. Use split=kfold, where each fold is a run of its own."
         )
-    swa, patience = config.swa, config.early_stopping.patience
-    if swa is not None and patience is not None:
+    swa, stopping = config.swa, config.early_stopping_keys()
+    if swa is not None and stopping:
         raise ConfigError(
-            f"swa={swa} with early_stopping.patience={patience}: the run may stop before weights are averaged. Use "
-            "early_stopping.patience=null, or ema=0.99 instead of swa."
+            f"swa={swa} with {stopping[0]}: the run may stop before weights are averaged. Leave {stopping[0]} out, or use "
+            "ema=0.99 instead of swa."
         )
     for key in family.unsupported_options:
         if key == "augmentation":

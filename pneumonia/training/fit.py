@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lightning import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pneumonia.config.convert import to_plain
@@ -68,9 +68,9 @@ def fit(
         callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=direction(monitor)))
     if settings.max_time is not None:
         callbacks.append(TimeLimit(settings.max_time, folder))
-    if settings.enable_progress_bar:
-        callbacks.append(EpochProgress(record.throughput))
     callbacks += more
+    if settings.enable_progress_bar and not _progress_bars(more):
+        callbacks.append(EpochProgress(record.throughput))
     resume = _resume_point(folder, record)
     if record.termination.ended:
         return record
@@ -125,7 +125,10 @@ def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder |
     device, several = device_of(settings), process_count(settings) > 1
     precision = precision_on(device, settings.precision)
     configure_tf32(device, precision)
-    arguments, epochs = {**to_plain(settings), "precision": precision, "enable_progress_bar": False}, config.max_epochs
+    arguments, epochs = (
+        {**to_plain(settings), "precision": precision, "enable_progress_bar": _progress_bars(callbacks)},
+        config.max_epochs,
+    )
     arguments |= {"max_time": None, "max_steps": -1}  # see TimeLimit and Termination
     # With Lightning's own fast_dev_run no checkpoint is saved, and its overfit_batches keeps the shuffling of our sampler.
     fast_dev_run, overfit = int(arguments.pop("fast_dev_run")), arguments.pop("overfit_batches")
@@ -146,8 +149,12 @@ def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder |
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=int(config.split.rules.rotates),
-        default_root_dir=config.runs_dir,
+        default_root_dir=config.runs_dir if folder is None else folder.path,
     )
+
+
+def _progress_bars(callbacks: Sequence[Any]) -> bool:
+    return any(isinstance(callback, ProgressBar) for callback in callbacks)
 
 
 def _resume_point(folder: RunFolder, record: RunCallbacks) -> Path | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning import seed_everything
+from lightning.pytorch.callbacks import Callback
 
 from pneumonia.config.convert import to_plain
 from pneumonia.config.names import CLASS_MEANS
@@ -19,16 +20,18 @@ from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
 from pneumonia.system.memory import keep_freed_memory
+from pneumonia.training.config_callbacks import build_callbacks
 from pneumonia.training.loggers.wandb import check_tracking
 from pneumonia.training.throughput import reset_peak_memory
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A classifier and its data, before the first step."""
+    """A classifier, its data and the callbacks of its config, before the first step."""
 
     classifier: Classifier
     data: XRayDataModule
+    callbacks: list[Callback]
 
 
 def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
@@ -46,12 +49,13 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     seed_everything(config.seed, verbose=False)
     reset_peak_memory()
     classifier = checked_classifier(config)
+    callbacks = build_callbacks(config, config.monitor or classifier.default_monitor)
     data = build_datamodule(config, data_cache)
     data.prepare_data()
     data.setup("fit")
     _check_limits(config, data)
     check_monitor(config, data)
-    return PreparedRun(classifier, data)
+    return PreparedRun(classifier, data, callbacks)
 
 
 def checked_classifier(config: TrainConfig) -> Classifier:

@@ -1,6 +1,8 @@
 """Show a progress bar for the batches of the running epoch, and print a line for each finished epoch."""
 
 import math
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -16,6 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from torch import Tensor
 
 from pneumonia.models.base import Classifier
 from pneumonia.system.console import CONSOLE, format_value, say
@@ -23,14 +26,29 @@ from pneumonia.training.throughput import Throughput
 
 
 class _Status(ProgressColumn):
-    """The progress of a long training step, as its module has it now."""
+    """Loss of the last batch and speed of the epoch; of a long training step, its progress as the module has it now."""
 
     def __init__(self, module: LightningModule) -> None:
         super().__init__()
         self.module = module
+        self.loss: Tensor | None = None
+        self._images = 0
+        self._rate = 0.0
+        self._started = time.perf_counter()
+
+    def count(self, loss: Tensor | None, images: int) -> None:
+        """Take in a training batch."""
+        self.loss = loss
+        self._images += images
+        self._rate = self._images / (time.perf_counter() - self._started)
 
     def render(self, task: Task) -> Text:
-        return Text(self.module.status if isinstance(self.module, Classifier) else "")
+        status = self.module.status if isinstance(self.module, Classifier) else ""
+        if status or self.loss is None:
+            return Text(status)
+        return Text(
+            f"loss {format_value(float(self.loss))}  {self._rate:.0f} images/s"
+        )  # waits for the device, ten times a second
 
 
 class EpochProgress(Checkpoint):
@@ -47,18 +65,20 @@ class EpochProgress(Checkpoint):
         self.throughput = throughput
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._status: _Status | None = None
         self._images, self._train_s = 0, 0.0  # before the running epoch
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx > 0 or not trainer.is_global_zero:
             return
+        self._status = _Status(pl_module)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            _Status(pl_module),
+            self._status,
         )
         self._progress = Progress(*columns, console=CONSOLE, transient=True, disable=not CONSOLE.is_terminal)
         total = int(trainer.num_training_batches)
@@ -67,7 +87,8 @@ class EpochProgress(Checkpoint):
         self._images, self._train_s = self.throughput.totals.images, self.throughput.totals.train_s
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self._progress is not None and self._task is not None:
+        if self._progress is not None and self._task is not None and self._status is not None:
+            self._status.count(outputs["loss"] if isinstance(outputs, Mapping) else None, len(batch["label"]))
             self._progress.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

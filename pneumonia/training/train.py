@@ -48,7 +48,7 @@ def train(
         label: What tells the run from the others of its sweep.
         data_cache: Holds what earlier runs of this process have loaded.
         opened: Called with the run folder as soon as it is known.
-        callbacks: Of Lightning's, beside ours.
+        callbacks: Of Lightning's, beside those of the run and of its config.
 
     Returns:
         What ``result.json`` holds.
@@ -85,7 +85,7 @@ def train(
         with followed(folder, config, label) as mirror:
             if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
-            record = fit(config, run.classifier, run.data, folder, mirror, callbacks)
+            record = fit(config, run.classifier, run.data, folder, mirror, [*run.callbacks, *callbacks])
             check_end(config, record, folder)
             result = build_result(config, run_id, run.data, record, folder)
             result.write(folder)

@@ -62,7 +62,7 @@ BAD = [
     ("early_stopping=3", r"early_stopping=3 has the wrong type: it holds several keys"),
     ("class_weights=[1,2,3]", r"class_weights=\[1,2,3\] has the wrong type: it must be text"),
     ("name=[1,2]", r"name=\[1,2\] has the wrong type: it must be text.*name=train"),
-    ("trainer=[a]", r"trainer=\[a\] names no file of conf/trainer"),
+    ("trainer=[a]", r"trainer=a is not known. Choose one of ddp, default, gpu"),
     ("hydra.run=3", r"hydra.run=3 has the wrong type"),
     ("runs_dir=", r"runs_dir is empty, which would mean the current folder"),
     ("cache_dir=", r"cache_dir is empty"),
