@@ -40,6 +40,7 @@ one. OVERRIDES are key=value:
   label_smoothing=0.1  trainer=default|gpu|ddp  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
   trainer.max_time=DD:HH:MM:SS  trainer.profiler=simple
   callbacks=early_stopping|model_summary|... or a list, callbacks=[early_stopping,model_summary]
+  init_from=RUN|CHECKPOINT (first weights)  ckpt_path=runs/NAME/ID/checkpoints/last.ckpt (continue a training)
   for debugging: debug=default|fdr|limit|overfit|profiler  trainer.limit_train_batches=10  trainer.max_steps=10
   backup.place=CONTAINER/PREFIX (Blob Storage)  backup.every_min=5
   experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true

@@ -283,7 +283,10 @@ class TrainConfig:
     optimizer: OptimizerConfig
     scheduler: SchedulerConfig
     trainer: TrainerConfig
-    callbacks: dict[str, CallbackConfig] = setting(default_factory=dict, affects_result=False)  # see convert.identity
+    # These three are part of the identity by what can change a result: see convert.identity and training.continuation.
+    callbacks: dict[str, CallbackConfig] = setting(default_factory=dict, affects_result=False, added_later=True)
+    ckpt_path: str | None = path(default=None, affects_result=False, added_later=True)
+    init_from: str | None = path(default=None, affects_result=False, added_later=True)
     logger: LoggerConfig = setting(affects_result=False)
     launcher: LauncherConfig = setting(affects_result=False)
     usd_per_hour: float | None = ranged("a price", at_least=0, affects_result=False)

@@ -50,6 +50,10 @@ def check_together(config: TrainConfig) -> None:
         raise ConfigError(f"data.root has no value, and data={config.data.source} needs one. Set data.root=PATH.")
     if len(stopping := config.early_stopping_keys()) > 1:
         raise ConfigError(f"{' and '.join(stopping)} both stop the training early. Leave one out.")
+    if config.init_from is not None:
+        for key, value in (("ckpt_path", config.ckpt_path), ("model.weights", getattr(config.model, "weights", None))):
+            if value is not None:
+                raise ConfigError(f"init_from={config.init_from} and {key}={value} both give the first weights. Leave one out.")
     if config.ema is not None and config.swa is not None:
         raise ConfigError(
             f"ema={config.ema} and swa={config.swa} are two averages of the same weights. Set ema=null or swa=null."

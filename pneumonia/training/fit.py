@@ -163,5 +163,5 @@ def _resume_point(folder: RunFolder, record: RunCallbacks) -> Path | None:
         return None
     epochs = record.restore(folder.last)
     if not record.termination.ended:
-        say(f"Resuming: an earlier training of this run was interrupted after epoch {epochs}.")
+        say(f"Resuming after epoch {epochs}")
     return folder.last

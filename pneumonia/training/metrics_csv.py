@@ -1,6 +1,7 @@
 """Write the metrics of each epoch to ``metrics.csv``."""
 
 import csv
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -33,8 +34,13 @@ class MetricsCsv(Checkpoint):
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         row = {"epoch": epoch, "lr": self._lr, **metrics}
         earlier = [old for old in read_metrics(self.folder) if int(old["epoch"]) < epoch]
-        with replacing(self.folder.metrics) as part, part.open("w", newline="", encoding="utf-8") as file:
-            names = list(dict.fromkeys([*(name for old in earlier for name in old), *row]))
-            writer = csv.DictWriter(file, fieldnames=names, restval="nan")  # of an epoch that was not validated
-            writer.writeheader()
-            writer.writerows([*earlier, row])
+        write_metrics(self.folder, [*earlier, row])
+
+
+def write_metrics(folder: RunFolder, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write ``metrics.csv``, one row an epoch."""
+    with replacing(folder.metrics) as part, part.open("w", newline="", encoding="utf-8") as file:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        writer = csv.DictWriter(file, fieldnames=names, restval="nan")  # of an epoch that was not validated
+        writer.writeheader()
+        writer.writerows(rows)

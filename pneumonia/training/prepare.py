@@ -16,22 +16,34 @@ from pneumonia.errors import ConfigError, some
 from pneumonia.models.base import Classifier
 from pneumonia.models.config_checks import check_family, check_processes
 from pneumonia.models.factory import build_classifier, options_from_config, own_targets
+from pneumonia.models.initial_weights import load_initial_weights
 from pneumonia.models.optimization import build_optimizer, build_schedule
 from pneumonia.system.console import quiet
 from pneumonia.system.device import check_device, device_of
 from pneumonia.system.memory import keep_freed_memory
 from pneumonia.training.config_callbacks import build_callbacks
+from pneumonia.training.continuation import Continuation, continuation_of
 from pneumonia.training.loggers.wandb import check_tracking
 from pneumonia.training.throughput import reset_peak_memory
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A classifier, its data and the callbacks of its config, before the first step."""
+    """What a run needs before its first step.
+
+    Attributes:
+        classifier: With its first weights.
+        data: Loaded.
+        callbacks: Of the config.
+        continuation: Of ``ckpt_path``.
+        initial_weights: A message about ``init_from``; empty without it.
+    """
 
     classifier: Classifier
     data: XRayDataModule
     callbacks: list[Callback]
+    continuation: Continuation | None
+    initial_weights: str
 
 
 def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
@@ -50,12 +62,15 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     reset_peak_memory()
     classifier = checked_classifier(config)
     callbacks = build_callbacks(config, config.monitor or classifier.default_monitor)
+    continuation = continuation_of(config)
+    init_from = config.init_from
+    initial = "" if init_from is None else load_initial_weights(classifier, init_from, own_targets(config))
     data = build_datamodule(config, data_cache)
     data.prepare_data()
     data.setup("fit")
     _check_limits(config, data)
     check_monitor(config, data)
-    return PreparedRun(classifier, data, callbacks)
+    return PreparedRun(classifier, data, callbacks, continuation, initial)
 
 
 def checked_classifier(config: TrainConfig) -> Classifier:

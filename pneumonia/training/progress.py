@@ -88,7 +88,7 @@ class EpochProgress(Checkpoint):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self._progress is not None and self._task is not None and self._status is not None:
-            self._status.count(outputs["loss"] if isinstance(outputs, Mapping) else None, len(batch["label"]))
+            self._status.count(outputs.get("loss") if isinstance(outputs, Mapping) else None, len(batch["label"]))
             self._progress.advance(self._task)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,17 +10,17 @@ from zipfile import is_zipfile
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from pneumonia.config.convert import identity, to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import RunError
-from pneumonia.models.factory import family_of, own_targets
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.identity import run_identity
 from pneumonia.runs.result import RunResult, read_result
+from pneumonia.system.console import say
 from pneumonia.system.files import check_writable, replacing
+from pneumonia.training.continuation import begin_with, identifying_values, shorter_run
 from pneumonia.training.fit import build_trainer, fit
 from pneumonia.training.loggers.wandb import followed, mirror_finished
 from pneumonia.training.loggers.wandb_charts import Samples
@@ -60,7 +60,7 @@ def train(
     """
     check_writable(Path(config.runs_dir))
     run = prepare_run(config, data_cache or RunDataCache())
-    run_id = run_identity(_known(config), **run.data.hashes)
+    run_id = run_identity(identifying_values(config), **run.data.hashes)
     folder = RunFolder(Path(config.runs_dir) / config.name / run_id)
     if opened is not None:
         opened(folder)
@@ -79,9 +79,15 @@ def train(
         if config.force:
             folder.clear()
         announce(config, run.classifier, run.data, folder)
+        if run.initial_weights:
+            say(run.initial_weights)
         folder.begin(config)
         with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
             run.data.split.to_parquet(part, index=False)
+        if not folder.last.exists():
+            longer = None if config.force else shorter_run(config, run.data.hashes, folder)
+            if continuation := run.continuation or longer:
+                begin_with(continuation, run.data.hashes, folder)
         with followed(folder, config, label) as mirror:
             if mirror is not None and config.augmentation:
                 mirror.picture("augmentation", _drawn(config, run.data))
@@ -123,12 +129,6 @@ def train_dry_run(config: TrainConfig, data_cache: RunDataCache) -> None:
 class _OneEpoch(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         trainer.should_stop = True
-
-
-def _known(config: TrainConfig) -> dict[str, Any]:
-    """Return the part of the config that affects the result; weight files by their content."""
-    model = to_plain(config.model)
-    return identity(config, family_of(model, own_targets(config)).identity(model))
 
 
 def _drawn(config: TrainConfig, data: XRayDataModule) -> Any:

@@ -39,7 +39,7 @@ BAD = [
     ("model=backbone model.name=123", r"model.name=123 has the wrong type"),
     ("model=mlp model.weights=x.pt", r"model.weights is not a config key of the chosen model, but of another one"),
     ("model=null", r"A group of config files needs a name, not null"),
-    ("swa=0.5 early_stopping.patience=2", r"swa=0.5 with early_stopping.patience=2: the run may stop before"),
+    ("swa=0.5 early_stopping.patience=2", r"swa=0.5 with early_stopping.patience: the run may stop before"),
     ("runs_dir=/proc/none/runs", r"StorageError: Can't write /proc/none/runs: no file or folder can be made there"),
     ("trainer.limit_train_batches=0", r"trainer.limit_train_batches=0 is out of range: it must be a fraction above 0"),
     (

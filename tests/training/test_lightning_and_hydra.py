@@ -17,6 +17,12 @@ def test_the_page_has_rows():
 
 @pytest.mark.parametrize("override", ROWS)
 def test_an_override_of_the_page_trains(override, compose, tmp_path):
+    if "RUN" in override:  # the folder of a run
+        run = train(compose("scheduler=none", "batch_size=8", runs_dir=tmp_path))
+        override = override.replace("RUN", str(tmp_path / run.name / run.run_id))
+        result = train(compose("scheduler=none", "batch_size=8", "max_epochs=3", override, runs_dir=tmp_path))
+        assert result.epochs == 3
+        return
     small = ["trainer.limit_train_batches=3"] if "batches" not in override and "debug" not in override else []
     result = train(compose(*small, "batch_size=8", override, runs_dir=tmp_path))
     assert result.epochs >= 1

@@ -1,0 +1,176 @@
+"""Continue the training of another run folder, with the result of a training from the start.
+
+A new run begins with the epochs of another one: of ``ckpt_path``, or of a finished run whose config differs in ``max_epochs``
+alone. Checkpoints, metrics and states are copied into the new folder, which then resumes as after an interruption. This is exact
+only where no epoch depends on how many follow.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copyfile
+from typing import Any, Final
+
+import torch
+
+from pneumonia.config.convert import dotted, identity, to_plain
+from pneumonia.config.schema import TrainConfig
+from pneumonia.errors import CheckpointError, ConfigError, RunError
+from pneumonia.models.factory import family_of, own_targets
+from pneumonia.models.initial_weights import initial_weights_identity
+from pneumonia.runs.folder import RunFolder, read_config, read_metrics
+from pneumonia.runs.identity import run_identity
+from pneumonia.runs.result import read_result
+from pneumonia.system.checksums import file_hash
+from pneumonia.system.console import say
+from pneumonia.system.files import is_locked, replacing
+from pneumonia.training.checkpointing import BestCheckpoint
+from pneumonia.training.metrics_csv import write_metrics
+
+SHARED_BY_ALL_LENGTHS: Final = ("constant", "step", "exponential", "plateau")  # schedules without max_epochs in them
+START: Final = ("ckpt_path", "init_from")
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """A checkpoint to continue, and its run folder."""
+
+    checkpoint: Path
+    source: RunFolder
+
+
+def identifying_values(config: TrainConfig) -> dict[str, object]:
+    """Return the part of the config that affects the result; files of weights and checkpoints by their content."""
+    model = to_plain(config.model)
+    values = identity(config, family_of(model, own_targets(config)).identity(model))
+    if config.init_from is not None:
+        values["init_from"] = initial_weights_identity(config.init_from)
+    if config.ckpt_path is not None:
+        values["ckpt_path"] = file_hash(_existing(config.ckpt_path), "sha256")
+    return values
+
+
+def continuation_of(config: TrainConfig) -> Continuation | None:
+    """Check ``ckpt_path`` before any data are read; ``None`` without one.
+
+    Raises:
+        CheckpointError: There is no such file, or not in the folder of a run.
+        ConfigError: The run of the checkpoint has other settings, or this run needs no further epoch.
+    """
+    if config.ckpt_path is None:
+        return None
+    path = _existing(config.ckpt_path)
+    source = RunFolder(path.parent.parent)
+    if not source.config.is_file():
+        raise CheckpointError(
+            f"ckpt_path={config.ckpt_path} does not lie in checkpoints/ of a run folder, so its settings and epochs are unknown, "
+            "and the training can't be continued exactly. Use init_from=FILE to start from its weights."
+        )
+    theirs, ours = (_comparable(one) for one in (read_config(source), config))
+    if differing := [key for key in {**theirs, **ours} if theirs.get(key, ...) != ours.get(key, ...)]:
+        listed = "; ".join(f"{key}={theirs.get(key)} there, {ours.get(key)} here" for key in differing[:5])
+        raise ConfigError(
+            f"ckpt_path={config.ckpt_path} is of another run, whose training can't be continued with other settings: {listed}. "
+            f"Use the same settings, or init_from={config.ckpt_path} to start from its weights."
+        )
+    epochs = int(_loaded(path)["epoch"]) + 1
+    if epochs >= config.max_epochs:
+        raise ConfigError(
+            f"ckpt_path={config.ckpt_path} has {epochs} epochs already, so max_epochs={config.max_epochs} leaves nothing to "
+            "train. Use a larger max_epochs."
+        )
+    why = _depends_on_length(config)
+    if why and read_config(source).max_epochs != config.max_epochs:
+        raise ConfigError(
+            f"ckpt_path={config.ckpt_path} was trained with max_epochs={read_config(source).max_epochs}, and this run has "
+            f"{config.max_epochs}: {why}, so the epochs so far would have been others. Use the same max_epochs, a schedule that "
+            "does not depend on it (none, step, exponential, plateau), or init_from."
+        )
+    return Continuation(path, source)
+
+
+def shorter_run(config: TrainConfig, hashes: Mapping[str, str], folder: RunFolder) -> Continuation | None:
+    """Find a finished run beside ``folder`` that differs in fewer ``max_epochs`` alone, and can be continued exactly."""
+    values = identifying_values(config)
+    for epochs in range(config.max_epochs - 1, 0, -1):
+        source = RunFolder(folder.path.with_name(run_identity({**values, "max_epochs": epochs}, **hashes)))
+        if not source.result.is_file() or not source.last.is_file() or is_locked(source.path / "lock"):
+            continue
+        result = read_result(source)
+        if result is None or not result.completed:
+            continue
+        if why := _depends_on_length(config):
+            say(
+                f"{source.path} is the same with max_epochs={epochs}; it can't be continued, because {why}. Training from "
+                "the start."
+            )
+            return None
+        return Continuation(source.last, source)
+    return None
+
+
+def begin_with(continuation: Continuation, hashes: Mapping[str, str], folder: RunFolder) -> None:
+    """Copy the epochs of another run into a new run folder.
+
+    Raises:
+        RunError: The other run was trained on another split, or lacks files of the epochs of the checkpoint.
+    """
+    path, source = continuation.checkpoint, continuation.source
+    if not source.split(hashes["split_sha256"]).is_file():
+        raise RunError(
+            f"{path} was trained on other images or another split, so its training can't be continued on these. Use the same "
+            "data and split, or init_from to start from its weights."
+        )
+    saved = _loaded(path)
+    epochs = int(saved["epoch"]) + 1
+    rows = [row for row in read_metrics(source) if int(row["epoch"]) <= epochs]
+    best_epoch = next(
+        int(state["best_epoch"]) for key, state in saved["callbacks"].items() if key.startswith(BestCheckpoint.__name__)
+    )
+    if len(rows) != epochs or (best_epoch and int(_loaded(source.best, ("epoch",))["epoch"]) + 1 != best_epoch):
+        raise RunError(
+            f"{path} is a checkpoint of epoch {epochs}, and {source.path} no longer has the metrics and the best weights of that "
+            f"time, so it can't be continued exactly. Use {source.last}, or init_from={path} to start from its weights."
+        )
+    folder.last.parent.mkdir(parents=True, exist_ok=True)
+    write_metrics(folder, rows)
+    for file, copy in ((source.best, folder.best), (path, folder.last)) if best_epoch else ((path, folder.last),):
+        with replacing(copy) as part:
+            copyfile(file, part)
+    say(f"Continuing {source.path} after epoch {epochs}")
+
+
+def _depends_on_length(config: TrainConfig) -> str:
+    """Return why epochs depend on ``max_epochs``; nothing if they do not."""
+    schedule = config.scheduler._target_.rpartition(".")[2]
+    if schedule not in SHARED_BY_ALL_LENGTHS or not config.scheduler._target_.startswith("pneumonia."):
+        return f"scheduler={schedule} is spread over max_epochs"
+    return "" if config.swa is None else f"swa={config.swa} begins at a fraction of max_epochs"
+
+
+def _comparable(config: TrainConfig) -> dict[str, object]:
+    """Return the dotted values that must be the same for a continuation."""
+    values: Any = identity(replace(config, ckpt_path=None, init_from=None))
+    del values["max_epochs"]
+    return dotted(values)
+
+
+def _existing(ckpt_path: str) -> Path:
+    path = Path(ckpt_path).expanduser().resolve()
+    if not path.is_file():
+        raise CheckpointError(f"There is no file ckpt_path={ckpt_path}. Use checkpoints/last.ckpt of a run folder.")
+    return path
+
+
+def _loaded(path: Path, keys: Collection[str] = ("epoch", "callbacks", "optimizer_states")) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        has_state = set(keys) <= set(saved)
+    except Exception as error:
+        raise CheckpointError(f"{path} is not a checkpoint, or it is damaged ({type(error).__name__}). Use another.") from error
+    if not has_state:
+        raise CheckpointError(
+            f"{path} holds weights alone, without the state of the optimizer, so its training can't be continued. Use last.ckpt "
+            "of its run, or init_from to start from these weights."
+        )
+    return saved
