@@ -41,6 +41,7 @@ one. OVERRIDES are key=value:
   trainer.max_time=DD:HH:MM:SS  trainer.profiler=simple
   callbacks=early_stopping|model_summary|... or a list, callbacks=[early_stopping,model_summary]
   init_from=RUN|CHECKPOINT (first weights)  ckpt_path=runs/NAME/ID/checkpoints/last.ckpt (continue a training)
+  tune=lr|batch_size (suggests a value and trains nothing)
   for debugging: debug=default|fdr|limit|overfit|profiler  trainer.limit_train_batches=10  trainer.max_steps=10
   backup.place=CONTAINER/PREFIX (Blob Storage)  backup.every_min=5
   experiment=article/final|densenet|...  runs_dir=runs  cache_dir=cache  name=train  force=true
@@ -144,6 +145,11 @@ def _job(composed: DictConfig) -> float | None:
     from pneumonia.runs.backup import backed_up
     from pneumonia.training.train import train  # imports torch: only for a valid config
 
+    if config.tune is not None:
+        from pneumonia.training.tune import tune
+
+        tune(config)
+        return None
     with ExitStack() as stack:
 
         def start_backup(folder: RunFolder) -> None:

@@ -256,6 +256,7 @@ class TrainConfig:
         affects_result=False,
     )
     debug: str | None = setting(default=None, added_later=True)
+    tune: str | None = one_of("lr", "batch_size", default=None, affects_result=False, added_later=True)
     task: str = one_of(*TASKS)
     seed: int = seed()
     image_size: int = ranged("a number of pixels", at_least=8, at_most=2048)

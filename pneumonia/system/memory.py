@@ -1,7 +1,10 @@
-"""Keep freed CPU memory for the next training step."""
+"""Keep freed CPU memory for the next training step, and limit how much a block may allocate."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 MMAP_THRESHOLD: Final = -3  # from glibc's malloc.h
@@ -24,3 +27,30 @@ def keep_freed_memory() -> None:
         libc.mallopt(TRIM_THRESHOLD, NEVER)
     except (OSError, AttributeError):
         return  # another C library
+
+
+@contextmanager
+def limited_memory(share: float) -> Iterator[None]:
+    """Let this process allocate no more than a share of the free memory in the block, so that it fails instead of the machine.
+
+    On Linux; elsewhere there is no limit. torch raises a ``RuntimeError`` for what does not fit.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    import resource
+
+    used = _kib("/proc/self/status", "VmData")
+    limit = (used + int(share * _kib("/proc/meminfo", "MemAvailable"))) * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    hard = before[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _kib(file: str, name: str) -> int:
+    lines = Path(file).read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -14,7 +14,7 @@ from pneumonia.config.schema import TrainConfig
 from pneumonia.data.audit.contact_sheets import by_draw
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
-from pneumonia.errors import RunError
+from pneumonia.errors import ConfigError, RunError
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.identity import run_identity
 from pneumonia.runs.result import RunResult, read_result
@@ -58,6 +58,11 @@ def train(
         Interrupted: Ctrl-C or SIGTERM; run the same command again to go on.
         TimeLimitReached: ``trainer.max_time`` is over; run the same command again to go on.
     """
+    if config.tune is not None:
+        raise ConfigError(
+            f"tune={config.tune} trains no run: it suggests a value. Use `pneumonia train tune={config.tune}` for one config, or "
+            "pneumonia.training.tune.tune(config)."
+        )
     check_writable(Path(config.runs_dir))
     run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(identifying_values(config), **run.data.hashes)

@@ -201,7 +201,7 @@ def test_a_killed_run_resumes_and_a_finished_one_is_skipped(compose, cache_dir, 
     assert not list(tmp_path.rglob("result.json"))
     again = subprocess.run([*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment)
     assert again.returncode == 0, again.stderr
-    assert "interrupted after epoch" in again.stderr
+    assert "Resuming after epoch" in again.stderr
     assert len(pd.read_csv(cut)) == 60
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != "lock"}
     third = subprocess.run([*command, f"runs_dir={tmp_path}"], capture_output=True, text=True, check=False, env=environment)
@@ -470,7 +470,7 @@ def test_finite_weights_whose_loss_never_is_finite_diverged(compose, tmp_path, c
     for _ in range(2):
         with pytest.raises(DivergenceError, match=r"diverged in epoch 1"):
             train(config)
-    assert "interrupted after epoch" not in capsys.readouterr().err
+    assert "Resuming after epoch" not in capsys.readouterr().err
     assert not list(tmp_path.rglob("result.json"))
 
 
