@@ -1,4 +1,4 @@
-"""`pneumonia track`: upload run folders to Weights & Biases, and create the dashboard of a sweep."""
+"""`pneumonia track`: send run folders to a tracker, and create the W&B dashboard of a sweep."""
 
 import os
 import shlex
@@ -17,26 +17,78 @@ account: Final = options(
 
 @click.group(context_settings=SETTINGS)
 def command() -> None:
-    """Upload runs to Weights & Biases, whatever logger they had, or create the dashboard of a sweep."""
+    """Send runs to W&B, TensorBoard or MLflow, whatever logger they had, or create the W&B dashboard of a sweep."""
 
 
-@command.command(cls=Verb, examples=["pneumonia track push runs/optimizer --project xray"])
+@command.command(
+    cls=Verb,
+    examples=[
+        "pneumonia track push runs/optimizer --project xray",
+        "pneumonia track push runs/optimizer --to mlflow --tracking-uri http://127.0.0.1:5000",
+    ],
+)
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
+@click.option("--to", type=click.Choice(["wandb", "tensorboard", "mlflow"]), default="wandb", help="The tracker.")
 @click.option("--offline", is_flag=True, help="Write the files of W&B into the run folders, for `wandb sync`.")
+@click.option("--tracking-uri", metavar="URI", help="Address of MLflow.  [default: MLFLOW_TRACKING_URI]")
+@click.option("--experiment-name", metavar="NAME", default="pneumonia", help="Experiment of MLflow.")
 @account
-def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None) -> None:
-    """Upload finished or interrupted runs that have changed since the last upload.
+def push(
+    runs: tuple[Path, ...],
+    to: str,
+    offline: bool,
+    tracking_uri: str | None,
+    experiment_name: str,
+    project: str,
+    entity: str | None,
+) -> None:
+    """Send finished or interrupted runs that have changed since they were sent last.
 
     RUN is a run folder, or a folder of runs.
     """
     from rich.markup import escape
 
-    from pneumonia.errors import AccessError
+    from pneumonia.config.schema import LoggerConfig, MLflowConfig, TensorBoardConfig
     from pneumonia.runs.listing import find_some_runs
     from pneumonia.system.console import announce_loading, say
-    from pneumonia.training.loggers.wandb_account import MODES, has_key
 
     folders = find_some_runs(runs)
+    if to == "wandb":
+        _check_account(offline)
+    announce_loading()
+    from pneumonia.training.loggers.push import push_run, wandb_options
+    from pneumonia.training.loggers.tracking import check_tracking
+
+    if to == "mlflow":
+        mlflow = MLflowConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, tags=None, artifact=False)
+        tracker = LoggerConfig(mlflow=mlflow)
+    elif to == "tensorboard":
+        tracker = LoggerConfig(tensorboard=TensorBoardConfig())
+    else:
+        tracker = wandb_options(project, entity, "offline" if offline else "online")
+    check_tracking(tracker)
+    sent = [mirror for folder in folders if (mirror := push_run(folder, tracker)) is not None]
+    rest = f"{len(folders) - len(sent)} had nothing new."
+    if to != "wandb" or not offline:
+        say(f"Sent {len(sent)} of {len(folders)} runs; {rest}")
+        return
+    say(f"Written for {len(sent)} of {len(folders)} runs, and nothing was sent; {rest}")
+    files = [str(mirror.files) for mirror in sent]
+    for one in files:
+        say(f"  {escape(one)}")
+    if files:
+        say(f"`wandb sync {escape(shlex.join(files))}` sends them; so does `pneumonia track push` without --offline.")
+
+
+def _check_account(offline: bool) -> None:
+    """Refuse to send runs to W&B without a key, or where the environment forbids it.
+
+    Raises:
+        AccessError: With what to do.
+    """
+    from pneumonia.errors import AccessError
+    from pneumonia.training.loggers.wandb_account import MODES, has_key
+
     mode = os.environ.get("WANDB_MODE", "")
     if MODES.get(mode, "online") == "disabled" or (not offline and MODES.get(mode, "online") != "online"):
         raise AccessError(f"WANDB_MODE={mode} in the environment, so nothing was sent. Unset it, or use --offline with offline.")
@@ -45,21 +97,6 @@ def push(runs: tuple[Path, ...], offline: bool, project: str, entity: str | None
             "No key of W&B is known, so nothing was sent. Set WANDB_API_KEY or run `wandb login`; --offline only writes the "
             "files of W&B."
         )
-    announce_loading()
-    from pneumonia.training.loggers.wandb_push import push_run
-
-    mode = "offline" if offline else "online"
-    written = [files for folder in folders if (files := push_run(folder, project, entity, mode)) is not None]
-    rest = f"{len(folders) - len(written)} had nothing new."
-    if not offline:
-        say(f"Sent {len(written)} of {len(folders)} runs; {rest}")
-        return
-    say(f"Written for {len(written)} of {len(folders)} runs, and nothing was sent; {rest}")
-    for files in written:
-        say(f"  {escape(str(files))}")
-    if written:
-        sync = escape(shlex.join(map(str, written)))
-        say(f"`wandb sync {sync}` sends them; so does `pneumonia track push` without --offline.")
 
 
 @command.command(cls=Verb, examples=["pneumonia track dashboard optimizer --entity ME"])

@@ -36,9 +36,9 @@ one. OVERRIDES are key=value:
   optimizer=sgd|adam|adamw|rmsprop|adagrad|sgd_plain  optimizer.lr=1e-3  optimizer.weight_decay=1e-4
   scheduler=none|step|exponential|cosine|one_cycle|plateau  early_stopping.patience=5  class_weights=balanced
   mixup=0.2  ema=0.99  swa=0.75  tta=none|flip|shift  monitor=val/accuracy
-  logger=csv|wandb  usd_per_hour=0.40
+  logger=csv|wandb|tensorboard|mlflow or a list: logger=[wandb,mlflow]  logger.wandb.mode=offline  usd_per_hour=0.40
   label_smoothing=0.1  trainer=default|gpu|ddp  trainer.precision=32-true  trainer.gradient_clip_val=1  num_workers=0
-  trainer.max_time=DD:HH:MM:SS  trainer.profiler=simple
+  trainer.max_time=DD:HH:MM:SS  trainer.profiler=simple  trainer.log_every_n_steps=10
   callbacks=early_stopping|model_summary|... or a list, callbacks=[early_stopping,model_summary]
   init_from=RUN|CHECKPOINT (first weights)  ckpt_path=runs/NAME/ID/checkpoints/last.ckpt (continue a training)
   tune=lr|batch_size (suggests a value and trains nothing)

@@ -4,11 +4,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from pneumonia.config.declarations import one_of, ranged
+from pneumonia.config.declarations import ranged
 from pneumonia.config.schema import (
     CallbackConfig,
     LauncherConfig,
-    LoggerConfig,
     ModelConfig,
     Node,
     OptimizerConfig,
@@ -193,27 +192,6 @@ class PlateauConfig(SchedulerConfig):
 
 
 @dataclass(kw_only=True)
-class CSVConfig(LoggerConfig):
-    """The run folder alone."""
-
-    kind: str = "csv"
-
-
-@dataclass(kw_only=True)
-class WandbConfig(LoggerConfig):
-    """Weights & Biases."""
-
-    kind: str = "wandb"
-    project: str
-    entity: str | None
-    group: str | None
-    tags: list[str]
-    mode: str = one_of("auto", "online", "offline")
-    samples: int = ranged("a number of images", at_least=0, at_most=10_000)
-    artifact: bool
-
-
-@dataclass(kw_only=True)
 class LocalConfig(LauncherConfig):
     """One job after the other in this process."""
 
@@ -282,6 +260,5 @@ CHOICES: Final[dict[str, tuple[type[Node], ...]]] = {
     ),
     "trainer": (TrainerConfig,),
     "callbacks": (CallbackConfig,),
-    "logger": (CSVConfig, WandbConfig, LoggerConfig),
     "launcher": (LocalConfig, ParallelConfig, SlurmConfig, RayConfig, LauncherConfig),
 }

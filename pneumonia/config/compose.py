@@ -16,7 +16,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from pneumonia.config.convert import from_plain, hints_of, is_mapping_of_nodes
 from pneumonia.config.error_translation import translated
 from pneumonia.config.keys import conf_dir, config_keys
-from pneumonia.config.schema import GROUPS, TrainConfig
+from pneumonia.config.schema import GROUPS, LoggerConfig, TrainConfig
 from pneumonia.config.validation import check_group_keys, check_keys, check_together
 from pneumonia.errors import ConfigError
 
@@ -82,8 +82,8 @@ def register_schema() -> None:
     items: list[Any] = []
     for item in fields(TrainConfig):
         own = item.default_factory is not MISSING
-        value = field(default_factory=item.default_factory) if own else field()
-        is_open = item.name in GROUPS or is_mapping_of_nodes(hints[item.name])
+        is_open = item.name in GROUPS or hints[item.name] is LoggerConfig or is_mapping_of_nodes(hints[item.name])
+        value = field(default_factory=dict if is_open else item.default_factory) if own else field()
         items.append((item.name, dict if is_open else hints[item.name], value))
     ConfigStore.instance().store("schema", make_dataclass("TrainConfig", items, kw_only=True))
 

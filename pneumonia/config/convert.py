@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from keyword import iskeyword
-from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pneumonia.config.callback_classes import only_observes
 from pneumonia.config.choices import CHOICES
@@ -28,6 +29,9 @@ def from_plain(mapping: Mapping[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: A key is missing or unknown, or a value is out of range; with the key, the value and what to do.
     """
+    logger = mapping.get("logger") if isinstance(mapping, Mapping) else None
+    if isinstance(logger, Mapping) and isinstance(kind := logger.get("kind"), str):  # of a run from before there were several
+        mapping = {**mapping, "logger": {kind: {key: value for key, value in logger.items() if key != "kind"}}}
     return _build(TrainConfig, mapping, "")
 
 
@@ -125,8 +129,8 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
             found[item.name] = {
                 name: group_node(item.name, _mapping(f"{key}.{name}", node), f"{key}.{name}") for name, node in nodes
             }
-        elif isinstance(hint, type) and is_dataclass(hint):
-            found[item.name] = _build(hint, value, f"{key}.")
+        elif (node := dataclass_of(hint)) is not None and value is not None:
+            found[item.name] = _build(node, value, f"{key}.")
         else:
             check_value(key, value, hint, rule_of(item))
             found[item.name] = value
@@ -139,6 +143,12 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
 def is_mapping_of_nodes(hint: Any) -> bool:
     """Whether an annotation is that of a group from which several files can be chosen."""
     return get_origin(hint) is dict and issubclass(get_args(hint)[1], Node)
+
+
+def dataclass_of(hint: Any) -> type[Any] | None:
+    """Return the dataclass of an annotation, which may be optional; ``None`` for other types."""
+    types = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+    return next((one for one in types if isinstance(one, type) and is_dataclass(one)), None)
 
 
 def _mapping(key: str, value: Any) -> Mapping[str, Any]:

@@ -144,6 +144,8 @@ def type_text(hint: Any) -> str:
     origin, inner = get_origin(hint), get_args(hint)
     if origin in {Union, UnionType}:
         return " or ".join(type_text(one) for one in inner)
+    if origin is dict:
+        return "keys and values"
     if origin is not None and issubclass(origin, Sequence):
         return f"a list, each item {type_text(inner[0])}"
     return TYPE_NAMES.get(hint, str(hint))

@@ -74,8 +74,8 @@ def _unknown_in_file(found: re.Match[str]) -> str:
 def _unknown(key: str, where: str = "") -> str:
     """Return what may have been meant; a key may be known, but of another choice of its group."""
     keys = [*config_keys(), *choice_keys()]
-    if key in keys:
-        group = key.partition(".")[0]
+    group = key.partition(".")[0]
+    if key in keys and group != "logger":
         return f"{key} is not a config key of the chosen {group}, but of another one{where}: it would change nothing. {HELP}"
     near = why_not(key) or nearest_key(key, keys)
     if key.startswith("optimizer.") and not near:

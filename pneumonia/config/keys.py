@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Final, get_type_hints
 
 from pneumonia.config.choices import CHOICES
+from pneumonia.config.convert import dataclass_of
 from pneumonia.config.declarations import shown, type_text
-from pneumonia.config.schema import GROUPS, TrainConfig
+from pneumonia.config.schema import GROUPS, LoggerConfig, TrainConfig
 from pneumonia.errors import nearest
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
@@ -17,12 +18,11 @@ NOT_PASSED_TO_TRAINER: Final = {
     "max_epochs": "use max_epochs=N",
     "min_epochs": "use early_stopping.patience=N, or leave early stopping out",
     "min_steps": "use max_epochs=N",
-    "logger": "use logger=csv or logger=wandb",
+    "logger": "use logger=wandb, or several: logger=[wandb,tensorboard,mlflow]",
     "callbacks": "use the group callbacks=NAME or callbacks=[NAME,NAME]",
     "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray distribute the runs of a sweep",
     "val_check_interval": "an epoch is validated once, at its end, where its weights are compared and kept; "
     "trainer.check_val_every_n_epoch=N validates less often",
-    "log_every_n_steps": "metrics are recorded by epoch",
     "enable_checkpointing": "the best and the last checkpoint are always written",
     "enable_model_summary": "use callbacks=model_summary",
     "default_root_dir": "use runs_dir=DIR",
@@ -32,7 +32,7 @@ NOT_PASSED_TO_TRAINER: Final = {
     "inference_mode": "it has no effect on results",
     "plugins": "trainer.precision and trainer.strategy choose them",
     "barebones": "a run has to record itself",
-    "model_registry": "use logger=wandb logger.artifact=true",
+    "model_registry": "use logger=wandb logger.wandb.artifact=true",
     "enable_autolog_hparams": "config.yaml of the run folder has every setting",
 }
 
@@ -53,8 +53,8 @@ def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, hint in get_type_hints(node).items():
         keys.append(prefix + name)
-        if is_dataclass(hint) and name not in GROUPS:
-            keys += config_keys(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        if (inner := dataclass_of(hint)) is not None and name not in GROUPS:
+            keys += config_keys(inner, f"{prefix}{name}.")
     return keys
 
 
@@ -83,10 +83,24 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
 
 
 def why_not(key: str) -> str:
-    """Explain why an argument of Lightning's Trainer is no config key; empty for any other key."""
+    """Explain why an argument of Lightning's Trainer, or an option of a logger, is no config key; empty for any other key."""
+    if near := _of_a_logger(key):
+        return near
     name = key.removeprefix("trainer.")
     instead = NOT_PASSED_TO_TRAINER.get(name) if name != key else None
     return f" It is an argument of Lightning's Trainer that is not passed on: {instead}." if instead else ""
+
+
+def _of_a_logger(key: str) -> str:
+    """Explain where an option of a logger belongs: ``logger.mode`` is ``logger.wandb.mode``."""
+    group, _, rest = key.partition(".")
+    if group != "logger" or not rest:
+        return ""
+    found = [known for known in config_keys(LoggerConfig, "logger.") if known == key or known.endswith(f".{rest}")]
+    if key in found:
+        name = rest.partition(".")[0]
+        return f" It is an option of a logger that is not chosen: logger={name}, or logger=[csv,{name}]."
+    return f" Options follow the name of their logger: {' or '.join(found)}." if found else ""
 
 
 def wanted(key: str) -> str:

@@ -5,7 +5,7 @@ The nodes of :data:`GROUPS` differ by choice; :mod:`pneumonia.config.choices` de
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
@@ -16,7 +16,7 @@ from pneumonia.config.names import MONITORS, NORMALISATIONS, ON_BAD_IMAGE, RESIZ
 from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
 from pneumonia.tasks import TASKS
 
-GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "logger", "launcher")
+GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "launcher")
 MOST_MINUTES: Final = 10_000_000  # 19 years; longer times overflow the timers of the operating system
 MAX_TIME: Final = re.compile(r"\d{1,6}(:[0-5]?\d){3}", re.ASCII)
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
@@ -106,6 +106,54 @@ class EarlyStoppingConfig:
 
 
 @dataclass(kw_only=True)
+class CSVConfig:
+    """The run folder alone."""
+
+
+@dataclass(kw_only=True)
+class WandbConfig:
+    """Weights & Biases."""
+
+    project: str
+    entity: str | None
+    group: str | None
+    tags: list[str]
+    mode: str = one_of("auto", "online", "offline")
+    samples: int = ranged("a number of images", at_least=0, at_most=10_000)
+    artifact: bool
+
+
+@dataclass(kw_only=True)
+class TensorBoardConfig:
+    """TensorBoard's event files."""
+
+
+@dataclass(kw_only=True)
+class MLflowConfig:
+    """MLflow."""
+
+    tracking_uri: str | None
+    experiment_name: str
+    tags: dict[str, str] | None
+    artifact: bool
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """The trackers that mirror a run; ``None`` for those that are not chosen."""
+
+    csv: CSVConfig | None = None
+    wandb: WandbConfig | None = None
+    tensorboard: TensorBoardConfig | None = None
+    mlflow: MLflowConfig | None = None
+
+    @property
+    def trackers(self) -> list[str]:
+        """The names of the chosen trackers beside the run folder."""
+        return [item.name for item in fields(self) if item.name != "csv" and getattr(self, item.name) is not None]
+
+
+@dataclass(kw_only=True)
 class BackupConfig:
     """Where a copy of the run or sweep folder is kept in Blob Storage."""
 
@@ -174,14 +222,6 @@ class CallbackConfig(TargetNode):
 
 
 @dataclass(kw_only=True)
-class LoggerConfig(Node):
-    """Where a run is mirrored."""
-
-    _group_: ClassVar[str] = "logger"
-    kind: str = one_of("csv", "wandb")
-
-
-@dataclass(kw_only=True)
 class LauncherConfig(Node):
     """Where the jobs of a sweep run."""
 
@@ -234,6 +274,7 @@ class TrainerConfig(Node):
     num_sanity_val_steps: int = setting(
         Rule(lambda steps: steps >= -1, "a number of batches, or -1 for all"), default=0, affects_result=False
     )
+    log_every_n_steps: int | None = ranged("a number of steps", at_least=1, default=None, affects_result=False)
     profiler: str | None = one_of("simple", "advanced", default=None, affects_result=False)
     max_steps: int = setting(Rule(lambda steps: steps == -1 or steps >= 1, "a number of steps, or -1 for no limit"))
     fast_dev_run: bool | int = setting(Rule(lambda runs: runs >= 0, "true or false"))
@@ -288,7 +329,7 @@ class TrainConfig:
     callbacks: dict[str, CallbackConfig] = setting(default_factory=dict, affects_result=False, added_later=True)
     ckpt_path: str | None = path(default=None, affects_result=False, added_later=True)
     init_from: str | None = path(default=None, affects_result=False, added_later=True)
-    logger: LoggerConfig = setting(affects_result=False)
+    logger: LoggerConfig = setting(default_factory=LoggerConfig, affects_result=False)
     launcher: LauncherConfig = setting(affects_result=False)
     usd_per_hour: float | None = ranged("a price", at_least=0, affects_result=False)
     backup: BackupConfig = setting(affects_result=False)

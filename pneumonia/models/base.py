@@ -189,6 +189,12 @@ class Classifier(LightningModule):
         """Keep the mean loss and the predictions of a batch for the metrics of the epoch; a metric a step would be slower."""
         self._training_batches.append((loss.detach() * len(label), logits.detach().argmax(dim=1), label))
 
+    @property
+    def batch_loss(self) -> Tensor:
+        """Mean loss of the last training batch."""
+        summed, _, label = self._training_batches[-1]
+        return summed / len(label)
+
     def on_train_epoch_start(self) -> None:
         for name in [name for name in self.trainer.callback_metrics if name.startswith("val/")]:
             del self.trainer.callback_metrics[name]  # of an earlier epoch, where this one is not validated

@@ -79,8 +79,8 @@ def check_processes(classifier: Classifier, config: TrainConfig) -> None:
         why = f"can't be combined with mixup={config.mixup}: each process would blend only its own images"
     elif frozen:
         why = f"can't be combined with model.frozen_epochs={frozen}: layers that are unfrozen later would not be shared"
-    elif config.logger.kind == "wandb":
-        why = "can't be combined with logger=wandb. Use logger=csv, and `pneumonia track push` afterwards"
+    elif trackers := config.logger.trackers:
+        why = f"can't be combined with logger={trackers[0]}. Use logger=csv, and `pneumonia track push` afterwards"
     elif not gpus and has_batch_norm(classifier.network):
         why = (
             f"can't be combined with the batch normalisation of {family} on CPUs: each process would normalise by its own "

@@ -43,9 +43,13 @@ class RunFolder:
         return self.path / "progress.json"
 
     @property
-    def wandb(self) -> Path:
-        """The id of the run in W&B that mirrors this one, and how many epochs were sent to it."""
-        return self.path / "wandb.json"
+    def steps(self) -> Path:
+        """Training loss and learning rate of steps, where ``trainer.log_every_n_steps`` asks for them."""
+        return self.path / "steps.csv"
+
+    def tracker(self, name: str) -> Path:
+        """The id of the run that mirrors this one in a tracker such as ``wandb``, and what was sent to it."""
+        return self.path / f"{name}.json"
 
     @property
     def best(self) -> Path:

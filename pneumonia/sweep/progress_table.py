@@ -18,7 +18,7 @@ from pneumonia.sweep.plan import Job, Plan
 from pneumonia.sweep.results_table import write_results
 from pneumonia.sweep.state import FAILED, FINISHED, OVER, PENDING, JobStatus, SweepState
 from pneumonia.system.console import fitting_table
-from pneumonia.training.loggers.wandb_record import WandbRecord
+from pneumonia.training.loggers.record import TRACKERS, TrackerRecord
 
 POLL_S: Final = 1.0
 STYLES: Final = {
@@ -213,11 +213,12 @@ class ProgressTable:
         return fitting_table(self.console, f"{self.state.folder}", names, rows, columns, optional)
 
     def _warn_of_tracking(self, status: JobStatus) -> None:
-        """Print once why W&B fails, which the job itself writes to its log alone."""
-        trouble = "" if status.folder is None else WandbRecord.read(status.folder).trouble
-        if trouble and trouble not in self._warned:
-            self._warned.add(trouble)
-            self._print(f"[bold yellow]Warning[/] {escape(trouble)}")
+        """Print once why a tracker fails, which the job itself writes to its log alone."""
+        for name in TRACKERS:
+            trouble = "" if status.folder is None else TrackerRecord.read(status.folder, name).trouble
+            if trouble and trouble not in self._warned:
+                self._warned.add(trouble)
+                self._print(f"[bold yellow]Warning[/] {escape(trouble)}")
 
     def _axes(self) -> list[str]:
         return list(self.jobs[0].differs) if self.jobs else []

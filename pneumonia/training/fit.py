@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, ProgressBar
+from lightning.pytorch.loggers import Logger
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
 from pneumonia.config.convert import to_plain
@@ -22,7 +23,9 @@ from pneumonia.system.device import configure_tf32, device_of, precision_on, pro
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.callbacks import RunCallbacks
 from pneumonia.training.checkpointing import AtomicCheckpointIO, direction
-from pneumonia.training.loggers.wandb import Follower, Mirror
+from pneumonia.training.loggers.mirror import Mirror
+from pneumonia.training.loggers.steps import StepRecorder
+from pneumonia.training.loggers.tracking import Follower, loggers_of
 from pneumonia.training.profile import build_profiler, show_profile
 from pneumonia.training.progress import EpochProgress
 from pneumonia.training.time_limit import TimeLimit
@@ -36,7 +39,7 @@ def fit(
     classifier: Classifier,
     data: XRayDataModule,
     folder: RunFolder,
-    mirror: Mirror | None,
+    mirrors: Sequence[Mirror],
     more: Sequence[Any],
 ) -> RunCallbacks:
     """Fit a classifier, and resume where an earlier training of its run was interrupted.
@@ -46,7 +49,7 @@ def fit(
         classifier: Of the run.
         data: Of the run, set up.
         folder: Of the run, held.
-        mirror: The W&B run that each epoch is sent to; ``None`` without one.
+        mirrors: The trackers that each epoch is sent to.
         more: Callbacks beside those of the run.
 
     Returns:
@@ -60,9 +63,8 @@ def fit(
     monitor = config.monitor or classifier.default_monitor
     settings = config.trainer
     record = RunCallbacks.of(folder, monitor, classifier.options.max_steps)
-    callbacks: list[Any] = [*record.ordered(), WeightPictures(folder)]
-    if mirror is not None:
-        callbacks.append(Follower(mirror))
+    callbacks: list[Any] = [StepRecorder(settings.log_every_n_steps), *record.ordered(), WeightPictures(folder)]
+    callbacks.append(Follower(mirrors))
     stopping = config.early_stopping
     if stopping.patience is not None:
         callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=direction(monitor)))
@@ -74,7 +76,7 @@ def fit(
     resume = _resume_point(folder, record)
     if record.termination.ended:
         return record
-    trainer = build_trainer(config, callbacks, folder)
+    trainer = build_trainer(config, callbacks, folder, loggers_of(folder, mirrors))
     handler = signal.getsignal(signal.SIGINT)
     several = process_count(settings) > 1
     try:
@@ -113,13 +115,16 @@ def _end_children() -> None:
             child.join()
 
 
-def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder | None = None) -> Trainer:
+def build_trainer(
+    config: TrainConfig, callbacks: list[Any], folder: RunFolder | None = None, loggers: Sequence[Logger] = ()
+) -> Trainer:
     """Build the trainer of a run.
 
     Args:
         config: Of the run.
         callbacks: Of the trainer.
         folder: Of the run, for the report of a profiler; ``None`` for none.
+        loggers: Of the trainer.
     """
     settings = config.trainer
     device, several = device_of(settings), process_count(settings) > 1
@@ -130,6 +135,7 @@ def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder |
         config.max_epochs,
     )
     arguments |= {"max_time": None, "max_steps": -1}  # see TimeLimit and Termination
+    arguments |= {"log_every_n_steps": settings.log_every_n_steps or 0}
     # With Lightning's own fast_dev_run no checkpoint is saved, and its overfit_batches keeps the shuffling of our sampler.
     fast_dev_run, overfit = int(arguments.pop("fast_dev_run")), arguments.pop("overfit_batches")
     if batches := fast_dev_run or overfit:
@@ -142,10 +148,11 @@ def build_trainer(config: TrainConfig, callbacks: list[Any], folder: RunFolder |
         **arguments | {"profiler": build_profiler(settings.profiler, folder)},
         max_epochs=1 if fast_dev_run else epochs,
         sync_batchnorm=several,
-        logger=False,
+        logger=list(loggers),
         callbacks=callbacks,
         plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
+        enable_autolog_hparams=False,  # a tracker has the whole config
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         use_distributed_sampler=False,
         reload_dataloaders_every_n_epochs=int(config.split.rules.rotates),

@@ -23,7 +23,7 @@ from pneumonia.system.device import check_device, device_of
 from pneumonia.system.memory import keep_freed_memory
 from pneumonia.training.config_callbacks import build_callbacks
 from pneumonia.training.continuation import Continuation, continuation_of
-from pneumonia.training.loggers.wandb import check_tracking
+from pneumonia.training.loggers.tracking import check_tracking
 from pneumonia.training.throughput import reset_peak_memory
 
 

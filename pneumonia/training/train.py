@@ -22,8 +22,8 @@ from pneumonia.system.console import say
 from pneumonia.system.files import check_writable, replacing
 from pneumonia.training.continuation import begin_with, identifying_values, shorter_run
 from pneumonia.training.fit import build_trainer, fit
-from pneumonia.training.loggers.wandb import followed, mirror_finished
-from pneumonia.training.loggers.wandb_charts import Samples
+from pneumonia.training.loggers.mirror import Facts
+from pneumonia.training.loggers.tracking import mirror_finished, mirrored
 from pneumonia.training.outcome import build_result, check_end
 from pneumonia.training.prepare import prepare_run
 from pneumonia.training.summary import announce, show
@@ -67,6 +67,8 @@ def train(
     run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(identifying_values(config), **run.data.hashes)
     folder = RunFolder(Path(config.runs_dir) / config.name / run_id)
+    parameters = sum(parameter.numel() for parameter in run.classifier.network.parameters())
+    facts = Facts(label, run.data.hashes["manifest_sha256"], run.data.hashes["split_sha256"], parameters)
     if opened is not None:
         opened(folder)
     with folder.held():
@@ -79,7 +81,7 @@ def train(
                 )
             what = "is finished" if done.completed else done.shortened
             show(done, folder, f"This run {what}; nothing was trained. Say force=true to train it again.")
-            mirror_finished(folder, config, label, done)
+            mirror_finished(folder, config, facts, done)
             return done
         if config.force:
             folder.clear()
@@ -93,17 +95,20 @@ def train(
             longer = None if config.force else shorter_run(config, run.data.hashes, folder)
             if continuation := run.continuation or longer:
                 begin_with(continuation, run.data.hashes, folder)
-        with followed(folder, config, label) as mirror:
-            if mirror is not None and config.augmentation:
-                mirror.picture("augmentation", _drawn(config, run.data))
-            record = fit(config, run.classifier, run.data, folder, mirror, [*run.callbacks, *callbacks])
+        with mirrored(folder, config, facts) as mirrors:
+            if mirrors and config.augmentation:
+                drawn = _drawn(config, run.data)
+                for mirror in mirrors:
+                    mirror.picture("augmentation", drawn)
+            record = fit(config, run.classifier, run.data, folder, mirrors, [*run.callbacks, *callbacks])
             check_end(config, record, folder)
             result = build_result(config, run_id, run.data, record, folder)
             result.write(folder)
-            if mirror is not None:
+            if mirrors:
                 rows = run.data.images.rows[run.data.positions("val", record.best.best_epoch - 1)]
                 pixels = run.data.images.pixels[rows]
-                mirror.result(result, Samples(pixels, getattr(config.logger, "samples", 0)))
+                for mirror in mirrors:
+                    mirror.result(result, pixels)
     note = "" if result.completed else f"This run {result.shortened}: no other command accepts it."
     show(result, folder, note)
     return result

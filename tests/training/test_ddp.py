@@ -220,7 +220,7 @@ def test_processes_share_each_batch_without_loss_or_repetition(world):
         (["model=perceptron", "task=pneumonia"], "does not help Perceptron"),
         (["model=logistic_regression", "task=pneumonia"], "does not help LogisticRegression"),
         (["model=simple_cnn", "mixup=0.2"], r"mixup=0\.2"),
-        (["model=simple_cnn", "logger=wandb", "logger.mode=offline"], "logger=wandb"),
+        (["model=simple_cnn", "logger=wandb", "logger.wandb.mode=offline"], "logger=wandb"),
         (["model=simple_cnn", "trainer.devices=0"], "trainer.devices=0 is out of range"),
     ],
 )

@@ -24,7 +24,7 @@ def test_an_override_of_the_page_trains(override, compose, tmp_path):
         assert result.epochs == 3
         return
     small = ["trainer.limit_train_batches=3"] if "batches" not in override and "debug" not in override else []
-    result = train(compose(*small, "batch_size=8", override, runs_dir=tmp_path))
+    result = train(compose(*small, "batch_size=8", *override.split(), runs_dir=tmp_path))
     assert result.epochs >= 1
 
 

@@ -16,9 +16,10 @@ from pneumonia.cli import run as pneumonia
 from pneumonia.cli.sweep import run as sweep
 from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
 from pneumonia.runs.folder import RunFolder
+from pneumonia.training.loggers import mirror
 from pneumonia.training.loggers import wandb as tracking
-from pneumonia.training.loggers.wandb_push import push_run
-from pneumonia.training.loggers.wandb_record import Sent, WandbRecord
+from pneumonia.training.loggers.push import push_run, wandb_options
+from pneumonia.training.loggers.record import Sent, TrackerRecord
 from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import train
 
@@ -33,7 +34,7 @@ def no_key(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    tracking._warned.clear()
+    mirror._warned.clear()
     tracking._refused.clear()
     tracking._given.clear()
 
@@ -66,7 +67,7 @@ def _only(folder):
 
 
 def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
-    words = ["model=perceptron", "task=pneumonia", "augmentation=normal", "logger.tags=[mine]", "usd_per_hour=0.4"]
+    words = ["model=perceptron", "task=pneumonia", "augmentation=normal", "logger.wandb.tags=[mine]", "usd_per_hour=0.4"]
     result = train(compose("logger=wandb", "name=alone", *words, runs_dir=tmp_path), label="seed=0")
     folder = _only(tmp_path)
     (segment,) = _segments(folder)
@@ -99,7 +100,7 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
 
 
 def test_without_samples_no_x_ray_is_sent(compose, tmp_path):
-    train(compose(*SMALL, "logger.samples=0", runs_dir=tmp_path))
+    train(compose(*SMALL, "logger.wandb.samples=0", runs_dir=tmp_path))
     assert not list(tmp_path.rglob("media/images/val"))
 
 
@@ -147,7 +148,7 @@ def test_the_jobs_of_a_sweep_are_one_group(cache_dir, tmp_path):
     "launcher", ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "basic"))]
 )
 def test_jobs_of_a_multirun_have_ids_of_their_own(launcher, cache_dir, tmp_path):
-    words = [*SMALL, "logger.mode=offline", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
+    words = [*SMALL, "logger.wandb.mode=offline", f"cache_dir={cache_dir}", "data.phantom.patients=60", "max_epochs=1"]
     done = subprocess.run(
         [sys.executable, "-m", "pneumonia", "train", "-m", f"hydra/launcher={launcher}", "seed=0,1", *words],
         cwd=tmp_path,
@@ -206,18 +207,18 @@ def test_an_unfinished_run_with_a_damaged_config_is_named(content, finished, tmp
     run = shutil.copytree(finished, tmp_path / "run")
     (run / "result.json").unlink()
     (run / "config.yaml").write_bytes(content)
-    with pytest.raises(RunError, match=r"config.yaml is damaged \("):
-        push_run(RunFolder(run), "mine", None, "offline")
+    with pytest.raises(RunError, match=r"config.yaml is damaged"):
+        push_run(RunFolder(run), wandb_options("mine", None, "offline"))
 
 
 @pytest.mark.parametrize("content", ["[", "3", '{"id": 3}', '{"online": 7}', '{"online": {"rows": "many", "result": false}}'])
 def test_a_damaged_record_of_uploads_is_an_empty_one(content, tmp_path):
     folder = RunFolder(tmp_path)
-    folder.wandb.write_text(content)
-    assert WandbRecord.read(folder) == WandbRecord()
-    whole = WandbRecord("abc", Sent(3, True), trouble="none")
-    whole.write(folder)
-    assert WandbRecord.read(folder) == whole
+    folder.tracker("wandb").write_text(content)
+    assert TrackerRecord.read(folder, "wandb") == TrackerRecord()
+    whole = TrackerRecord("abc", Sent(3, True), trouble="none")
+    whole.write(folder, "wandb")
+    assert TrackerRecord.read(folder, "wandb") == whole
 
 
 def test_the_figures_do_not_depend_on_the_logger(compose, tmp_path):
@@ -264,7 +265,7 @@ def test_a_push_that_the_environment_forbids_is_refused(mode, finished, monkeypa
 
 def test_a_disabled_mode_makes_no_run_and_says_so(compose, tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    result = train(compose(*SMALL, "logger.mode=online", runs_dir=tmp_path))
+    result = train(compose(*SMALL, "logger.wandb.mode=online", runs_dir=tmp_path))
     assert result.status == "completed"
     assert not list(tmp_path.rglob("wandb*"))
     assert "W&B: off, as WANDB_MODE=disabled in the environment says" in capfd.readouterr().err
@@ -281,9 +282,9 @@ def test_an_offline_mode_of_the_environment_wins_over_auto(mode, compose, tmp_pa
 @pytest.mark.parametrize(
     ("mode", "word", "message"),
     [
-        ("sometimes", "logger.mode=auto", "WANDB_MODE=sometimes in the environment is no mode of W&B"),
-        ("online", "logger.mode=auto", "WANDB_MODE=online needs a key of W&B"),
-        ("run", "logger.mode=auto", "WANDB_MODE=run needs a key of W&B"),
+        ("sometimes", "logger.wandb.mode=auto", "WANDB_MODE=sometimes in the environment is no mode of W&B"),
+        ("online", "logger.wandb.mode=auto", "WANDB_MODE=online needs a key of W&B"),
+        ("run", "logger.wandb.mode=auto", "WANDB_MODE=run needs a key of W&B"),
     ],
 )
 def test_a_mode_of_the_environment_that_cannot_work_is_refused(mode, word, message, compose, tmp_path, monkeypatch):
@@ -305,14 +306,14 @@ def test_environment_variables_replace_packaged_values(compose, tmp_path, monkey
     for name, value in {**said, "DIR": str(tmp_path / "files")}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     (tmp_path / "files").mkdir()
-    train(compose(*SMALL, "logger.group=ours", "max_epochs=1", runs_dir=tmp_path / "runs"), label="seed=0")
+    train(compose(*SMALL, "logger.wandb.group=ours", "max_epochs=1", runs_dir=tmp_path / "runs"), label="seed=0")
     (segment,) = _segments(tmp_path / "files")
     summary, opened = _summary(segment), _records(segment, "run")[0]
     assert (summary["name"], summary["project"], opened["entity"]) == ("mine", "xrays", "team")
     assert (opened["run_group"], opened["job_type"]) == ("ours", "probe")
     assert {"a", "b", "pneumonia"} <= set(summary["tags"])
     output = capfd.readouterr().err
-    assert "logger.group=ours takes precedence over WANDB_RUN_GROUP=night of the environment" in output
+    assert "logger.wandb.group=ours takes precedence over WANDB_RUN_GROUP=night of the environment" in output
     assert f"W&B: offline, in {segment}" in output
 
 
@@ -397,8 +398,8 @@ def test_a_sweep_shows_the_trouble_of_its_jobs_once(server, cache_dir, tmp_path,
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("logger.mode=sometimes", "logger.mode=sometimes is not known"),
-        ("logger.samples=-1", "logger.samples=-1 is out of range"),
+        ("logger.wandb.mode=sometimes", "logger.wandb.mode=sometimes is not known"),
+        ("logger.wandb.samples=-1", "logger.wandb.samples=-1 is out of range"),
         ("usd_per_hour=-1", "usd_per_hour=-1.0 is out of range"),
     ],
 )
@@ -410,8 +411,8 @@ def test_words_that_it_does_not_know_are_refused(word, message):
 
 
 def test_online_without_a_key_is_refused_before_training(compose, tmp_path):
-    with pytest.raises(ConfigError, match=r"logger\.mode=online needs a key"):
-        train(compose(*SMALL, "logger.mode=online", runs_dir=tmp_path))
+    with pytest.raises(ConfigError, match=r"logger\.wandb\.mode=online needs a key"):
+        train(compose(*SMALL, "logger.wandb.mode=online", runs_dir=tmp_path))
     assert not list(tmp_path.glob("*/*"))
 
 
