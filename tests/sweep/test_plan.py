@@ -225,7 +225,7 @@ def test_config_dir_and_its_sweeps_are_checked(own_folder):
     with pytest.raises(ConfigError, match=r"There is no sweep 'mien' in .*Did you mean 'mine'"):
         make_plan("mien", [], own_folder)
     (own_folder / "seeds.yaml").write_text(OWN)
-    with pytest.raises(ConfigError, match=r"seeds is a packaged sweep and a file of .*Name yours by its path"):
+    with pytest.raises(ConfigError, match=r"seeds is a packaged sweep and a file of .*Rename yours, or name it by its path"):
         make_plan("seeds", [], own_folder)
     assert make_plan("seeds", ["seed=0"], conf_dir("sweeps")).name == "seeds"
 
