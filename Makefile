@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 AZURITE := .azurite/node_modules/.bin/azurite-blob
 
-.PHONY: help setup train sweep sweeps reproduce report serve test coverage test-slow test-azure bench gpu-check image-test ansible-test azurite lint lock build clean \
+.PHONY: help setup train sweep sweeps reproduce report serve test coverage test-slow test-azure examples bench gpu-check image-test ansible-test azurite lint lock build clean \
 	vm-up vm-setup vm-sweep vm-logs vm-pull vm-down vm-cost vm-wheel infra-lint
 .DEFAULT_GOAL := help
 
@@ -93,6 +93,9 @@ azurite: $(AZURITE) ## an emulator of Blob Storage on 127.0.0.1:10000, empty, un
 $(AZURITE):
 	@command -v npm > /dev/null || { echo 'npm is missing, and Azurite comes with it: install Node.js 20 or newer.'; exit 1; }
 	npm install --no-audit --no-fund --prefix .azurite azurite@3
+
+examples: $(READY) ## run examples/*.py as notebooks and keep their tables and pictures in examples/*.ipynb
+	OMP_NUM_THREADS=1 $(BIN)/python docs/notebooks.py $(ARGS)
 
 lint: $(READY) ## check style, formatting, import layers and types
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Train, compare and trust chest X-ray classifiers: normal, viral or bacterial pneumonia.
 
-    from pneumonia import XRayDataModule, build_model, compose, list_runs, load_run
+    from pneumonia import XRayDataModule, build_model, compose, list_runs, load_run, train
 
 Names are imported on first use, so that ``import pneumonia`` imports no torch.
 """
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from pneumonia.models.factory import build_model
     from pneumonia.runs.load import load_finished_run as load_run
     from pneumonia.runs.table import list_runs
+    from pneumonia.training.train import train
 
 __version__ = "0.2.0"
-__all__ = ["XRayDataModule", "build_model", "compose", "list_runs", "load_run"]
+__all__ = ["XRayDataModule", "build_model", "compose", "list_runs", "load_run", "train"]
 
 _HOMES = {
     "XRayDataModule": ("pneumonia.data.datamodule", "XRayDataModule"),
@@ -25,6 +26,7 @@ _HOMES = {
     "compose": ("pneumonia.config.compose", "compose"),
     "list_runs": ("pneumonia.runs.table", "list_runs"),
     "load_run": ("pneumonia.runs.load", "load_finished_run"),
+    "train": ("pneumonia.training.train", "train"),
 }
 _ROOT = Path(__file__).resolve().parent.parent
 if not Path(__file__).with_name("conf").is_dir() and (_ROOT / "conf").is_dir():

@@ -1,17 +1,19 @@
 """Build the callbacks that a config names."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, ProgressBar
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, ProgressBar
 
 from pneumonia.config.callback_classes import EARLY_STOPPING, REPLACED, lightning_class
 from pneumonia.config.convert import to_plain
 from pneumonia.config.names import MONITORS
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import ConfigError, TargetError, nearest
+from pneumonia.system.device import device_of
 from pneumonia.training.checkpointing import direction
 
 
@@ -28,14 +30,15 @@ def build_callbacks(config: TrainConfig, monitor: str) -> list[Callback]:
     """
     metrics = (*MONITORS, *(name.replace("val/", "train/") for name in MONITORS if name != "val/auroc"), monitor)
     known = metrics if config.model._target_.startswith("pneumonia.") else ()  # a family of one's own may log others
-    built = [_build(f"callbacks.{name}", to_plain(node), monitor, known) for name, node in config.callbacks.items()]
+    on_cpu = device_of(config.trainer).type == "cpu"
+    built = [_build(f"callbacks.{name}", to_plain(node), monitor, known, on_cpu) for name, node in config.callbacks.items()]
     bars = [name for name, callback in zip(config.callbacks, built, strict=True) if isinstance(callback, ProgressBar)]
     if len(bars) > 1:
         raise ConfigError(f"callbacks={bars} are several progress bars on one terminal. Use one of them.")
     return built
 
 
-def _build(key: str, node: dict[str, object], monitor: str, metrics: Sequence[str]) -> Callback:
+def _build(key: str, node: dict[str, object], monitor: str, metrics: Sequence[str], on_cpu: bool) -> Callback:
     target = str(node["_target_"])
     if lightning_class(target) == EARLY_STOPPING:
         node = _early_stopping(key, node, monitor, metrics)
@@ -57,6 +60,8 @@ def _build(key: str, node: dict[str, object], monitor: str, metrics: Sequence[st
             f"{key}: a run does the work of {replaced} itself, so that its checkpoints and its id know of it. Use "
             f"{REPLACED[replaced]} instead."
         )
+    if isinstance(found, DeviceStatsMonitor) and find_spec("psutil") is None and (on_cpu or found._cpu_stats):
+        raise ConfigError(f"{key} needs psutil for the load of the CPU: pip install psutil. On a GPU it does without.")
     if getattr(found, "save_last", None):
         raise ConfigError(f"{key}.save_last=true would replace the last.ckpt from which the run resumes. Leave it out.")
     return found

@@ -2,6 +2,7 @@
 
 import sys
 
+import pandas as pd
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -55,7 +56,7 @@ def my_module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_of_the_group_trains(name, compose, tmp_path):
-    result = train(compose(f"callbacks={name}", "max_epochs=1", "trainer.limit_train_batches=1", runs_dir=tmp_path))
+    result = train(compose(f"callbacks={name}", "max_epochs=1", "trainer.log_every_n_steps=1", runs_dir=tmp_path))
     assert result.epochs == 1
 
 
@@ -97,7 +98,7 @@ def test_own_callback_runs_and_resumes_its_state(compose, tmp_path, my_module):
 def test_identity_knows_what_can_change_a_result(compose):
     plain = identity(compose())
     assert "callbacks" not in plain
-    assert identity(compose("callbacks=[model_summary,rich_progress_bar]")) == plain
+    assert identity(compose("callbacks=[model_summary,lr_monitor,rich_progress_bar,device_stats]")) == plain
     assert identity(compose("callbacks=early_stopping")) != plain
     assert identity(compose("+callbacks.a._target_=my.Own")) != plain
     assert identity(compose("+callbacks.b._target_=my.Own")) == identity(compose("+callbacks.a._target_=my.Own"))
@@ -161,3 +162,17 @@ def test_own_checkpoints_lie_in_the_run_folder(compose, tmp_path):
     names = {path.name for path in (tmp_path / result.name / result.run_id / "checkpoints").iterdir()}
     assert {"best.ckpt", "last.ckpt"} < names
     assert len(names) == 4
+
+
+def test_monitors_reach_the_logged_steps(compose, tmp_path):
+    options = ["callbacks=[lr_monitor,device_stats]", "trainer.log_every_n_steps=2", "max_epochs=1", "batch_size=8"]
+    result = train(compose(*options, runs_dir=tmp_path))
+    steps = pd.read_csv(tmp_path / result.name / result.run_id / "steps.csv")
+    assert steps["lr"].notna().any()
+    assert steps.filter(like="cpu_percent").notna().any(axis=None)
+
+
+def test_device_stats_without_psutil_says_what_to_install(compose, tmp_path, monkeypatch):
+    monkeypatch.setattr("pneumonia.training.config_callbacks.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"callbacks.device_stats needs psutil.*pip install psutil"):
+        train(compose("callbacks=device_stats", runs_dir=tmp_path))

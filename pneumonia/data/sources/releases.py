@@ -3,7 +3,7 @@
 Layouts: Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
 and DICOM files; as a folder, or as one file that is unpacked first. Subset folders are train, val (validation, valid) and test;
 class folders are NORMAL and PNEUMONIA (BACTERIA, VIRUS). File names give the rest. A new layout gets its branch in
-:func:`recognise`; new names of files and of folders go into :mod:`pneumonia.data.sources.file_names`.
+:func:`recognise`; a new naming scheme goes into :mod:`pneumonia.data.sources.file_names`.
 """
 
 from collections import Counter

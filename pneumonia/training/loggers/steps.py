@@ -35,7 +35,7 @@ class StepLogger(Logger):
 class StepsCsv(StepLogger):
     """Write ``steps.csv`` after each epoch: a row for each optimizer step that was logged."""
 
-    name, version = "steps", ""
+    name, version = "", ""  # so that a ModelCheckpoint of the user saves in checkpoints/ of the run folder
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__()
