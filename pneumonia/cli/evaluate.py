@@ -83,6 +83,7 @@ def command(
     announce_loading()
     from pneumonia.evaluation.evaluate import evaluate, evaluate_ensemble
     from pneumonia.evaluation.run_predictions import EvaluateOptions, EvaluationCache
+    from pneumonia.evaluation.tracking import send_evaluation
     from pneumonia.report.evaluation_page import write_evaluation_page
     from pneumonia.system.console import quiet
 
@@ -94,6 +95,7 @@ def command(
         found = evaluate_ensemble(paths, options) if ensemble else evaluate(paths[0], options)
         page = write_evaluation_page(found.path) if options.error_gallery else None
         say(f"Written: [bold]{found.path}[/]" + (f"; error gallery: [bold]{page}[/]" if page else ""))
+        send_evaluation(found.path)
         return 0
     cache = EvaluationCache()
     options = EvaluateOptions(split, other, cache_dir, tta, bool(gallery), brief=True)
@@ -103,6 +105,7 @@ def command(
             found = evaluate(path, options, cache)
             if options.error_gallery:
                 write_evaluation_page(found.path)
+            send_evaluation(found.path)
         except PneumoniaError as error:
             failed += 1
             warn(f"{type(error).__name__}: {error}")

@@ -48,7 +48,7 @@ def push(
     """
     from rich.markup import escape
 
-    from pneumonia.config.schema import LoggerConfig, MLflowConfig, TensorBoardConfig
+    from pneumonia.config.schema import LoggerConfig, TensorBoardConfig
     from pneumonia.runs.listing import find_some_runs
     from pneumonia.system.console import announce_loading, say
 
@@ -56,12 +56,11 @@ def push(
     if to == "wandb":
         _check_account(offline)
     announce_loading()
-    from pneumonia.training.loggers.push import push_run, wandb_options
+    from pneumonia.evaluation.tracking import mlflow_options, push_run, wandb_options
     from pneumonia.training.loggers.tracking import check_tracking
 
     if to == "mlflow":
-        mlflow = MLflowConfig(tracking_uri=tracking_uri, experiment_name=experiment_name, tags=None, artifact=False)
-        tracker = LoggerConfig(mlflow=mlflow)
+        tracker = mlflow_options(tracking_uri, experiment_name)
     elif to == "tensorboard":
         tracker = LoggerConfig(tensorboard=TensorBoardConfig())
     else:

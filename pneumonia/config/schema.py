@@ -19,6 +19,7 @@ from pneumonia.tasks import TASKS
 GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "launcher")
 MOST_MINUTES: Final = 10_000_000  # 19 years; longer times overflow the timers of the operating system
 MAX_TIME: Final = re.compile(r"\d{1,6}(:[0-5]?\d){3}", re.ASCII)
+WATCHED: Final = ("gradients", "parameters", "all")
 TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
 
 
@@ -120,12 +121,16 @@ class WandbConfig:
     tags: list[str]
     mode: str = one_of("auto", "online", "offline")
     samples: int = ranged("a number of images", at_least=0, at_most=10_000)
+    watch: str | None = one_of(*WATCHED, default=None)
     artifact: bool
+    registry: str | None = None
 
 
 @dataclass(kw_only=True)
 class TensorBoardConfig:
     """TensorBoard's event files."""
+
+    watch: str | None = one_of(*WATCHED, default=None)
 
 
 @dataclass(kw_only=True)
@@ -135,7 +140,9 @@ class MLflowConfig:
     tracking_uri: str | None
     experiment_name: str
     tags: dict[str, str] | None
+    watch: str | None = one_of(*WATCHED, default=None)
     artifact: bool
+    registry: str | None = None
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,7 @@ from pneumonia.training.callbacks import RunCallbacks
 from pneumonia.training.checkpointing import AtomicCheckpointIO, direction
 from pneumonia.training.loggers.mirror import Mirror
 from pneumonia.training.loggers.steps import StepRecorder
-from pneumonia.training.loggers.tracking import Follower, loggers_of
+from pneumonia.training.loggers.tracking import WATCH_EVERY, Follower, loggers_of
 from pneumonia.training.profile import build_profiler, show_profile
 from pneumonia.training.progress import EpochProgress
 from pneumonia.training.time_limit import TimeLimit
@@ -64,7 +64,7 @@ def fit(
     settings = config.trainer
     record = RunCallbacks.of(folder, monitor, classifier.options.max_steps)
     callbacks: list[Any] = [StepRecorder(settings.log_every_n_steps), *record.ordered(), WeightPictures(folder)]
-    callbacks.append(Follower(mirrors))
+    callbacks.append(Follower(mirrors, settings.log_every_n_steps or WATCH_EVERY))
     stopping = config.early_stopping
     if stopping.patience is not None:
         callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=direction(monitor)))

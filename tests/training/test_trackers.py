@@ -31,6 +31,7 @@ from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import train
 
 SMALL = ("image_size=16", "model=mlp", "task=pneumonia")
+AT = "evaluation/own-test"
 STARTS_S = 180  # a server on a busy machine
 
 
@@ -100,13 +101,22 @@ def _history(client, folder, name):
 def _events(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    events = EventAccumulator(str(folder.path / "tensorboard"), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(folder.path / "tensorboard"), size_guidance={"scalars": 0, "histograms": 0, "images": 0})
     events.Reload()
     return events
 
 
 def _scalars(folder, name):
     return {event.step: event.value for event in _events(folder).Scalars(name)}
+
+
+def _wandb_summaries(folder):
+    """What each offline file of W&B says at its end."""
+    found = []
+    for segment in sorted(folder.path.glob("wandb/offline-run-*")):
+        command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", "--json", segment]
+        found.append(json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    return found
 
 
 def _wandb(folder):
@@ -232,13 +242,50 @@ def test_an_unreachable_server_is_named_once_and_changes_nothing(compose, tmp_pa
     assert "hunter22" not in output
 
 
-def test_a_run_of_another_logger_is_pushed_once(client, finished, tmp_path, capsys):
+@pytest.mark.parametrize("watch", ["gradients", "all"])
+def test_gradients_are_sent_on_request(watch, client, compose, tmp_path):
+    loggers = ("wandb", "tensorboard", "mlflow")
+    words = [f"logger=[{','.join(loggers)}]", "logger.wandb.mode=offline", *(f"logger.{name}.watch={watch}" for name in loggers)]
+    words += ["trainer.log_every_n_steps=2", "max_epochs=1", "optimizer=sgd_plain", "scheduler=none"]
+    train(compose(*SMALL, *words, runs_dir=tmp_path))
+    folder = _only(tmp_path)
+    names = [name for name in _events(folder).Tags()["histograms"] if name.startswith("gradients/")]
+    assert len(names) == 4, "weights and biases of two layers"
+    for name in names:
+        assert [event.step for event in _events(folder).Histograms(name)] == [1, 3]
+        assert list(_history(client, folder, name)) == [1, 3]
+        assert _wandb_summaries(folder)[0]["summary"][name]["_type"] == "histogram"
+    parameters = [name for name in _events(folder).Tags()["histograms"] if name.startswith("parameters/")]
+    assert len(parameters) == (4 if watch == "all" else 0)
+
+
+def test_the_best_checkpoint_becomes_a_version_of_a_registered_model(client, compose, tmp_path):
+    words = ["logger=mlflow", "logger.mlflow.registry=pneumonia-test", "max_epochs=1"]
+    for seed in (0, 1):
+        train(compose(*SMALL, *words, f"seed={seed}", runs_dir=tmp_path / str(seed)))
+    versions = client.search_model_versions("name='pneumonia-test'")
+    assert {found.run_id for found in versions} == {
+        TrackerRecord.read(_only(tmp_path / seed), "mlflow").id for seed in ("0", "1")
+    }
+    copy = client.download_artifacts(versions[0].run_id, "checkpoints/best.ckpt", str(tmp_path))
+    assert any(Path(copy).read_bytes() == _only(tmp_path / seed).best.read_bytes() for seed in ("0", "1"))
+
+
+def test_a_run_of_another_logger_is_pushed_once(client, finished, cache_dir, tmp_path, capsys):
     copy = RunFolder(shutil.copytree(finished, tmp_path / "runs" / finished.name))
+    assert pneumonia(["evaluate", str(copy.path), "--cache-dir", str(cache_dir), "--no-gallery"]) == 0
+    assert not any(copy.tracker(name).exists() for name in ("wandb", "tensorboard", "mlflow"))
     for sent in (1, 0):
         assert pneumonia(["track", "push", str(tmp_path), "--to", "mlflow"]) == 0
         assert f"Sent {sent} of 1 runs" in capsys.readouterr().err
         assert pneumonia(["track", "push", str(tmp_path), "--to", "tensorboard"]) == 0
         assert f"Sent {sent} of 1 runs" in capsys.readouterr().err
+        assert pneumonia(["track", "push", str(tmp_path), "--offline"]) == 0
+        assert f"Written for {sent} of 1 runs" in capsys.readouterr().err
+    accuracy = json.loads(copy.evaluation("test", "json").read_text())["metrics"]["accuracy"]["value"]
+    assert _history(client, copy, f"{AT}/accuracy") == {0: accuracy}
+    assert _scalars(copy, f"{AT}/accuracy") == {0: float(np.float32(accuracy))}
+    assert _wandb_summaries(copy)[0]["summary"][f"{AT}/accuracy"] == accuracy
     losses = {int(row["epoch"]): float(row["val/loss"]) for row in read_metrics(copy)}
     assert _history(client, copy, "val/loss") == losses
     assert _scalars(copy, "val/loss") == pytest.approx(losses)
@@ -281,6 +328,7 @@ def test_several_loggers_may_name_one_twice():
         (["logger=mlflow", "logger.mlflow.tags=3"], "logger.mlflow.tags=3 has the wrong type: it must be keys and values"),
         (["logger=wandb", "logger.wandb=3"], "logger.wandb=3 must hold keys and values"),
         (["+logger.comet.x=1"], "logger.comet is not a config key"),
+        (["logger=wandb", "logger.wandb.watch=losses"], "logger.wandb.watch=losses is not known; choose one of gradients"),
         (["trainer.log_every_n_steps=0"], "trainer.log_every_n_steps=0 is out of range"),
     ],
 )
@@ -293,13 +341,14 @@ def test_unknown_loggers_and_options_are_refused(overrides, message):
     ("overrides", "message"),
     [
         (["logger=mlflow"], "logger=mlflow needs the address of a server"),
+        (["logger=wandb", "logger.wandb.registry=models"], "logger.wandb.registry=models links a checkpoint on the server"),
         (
             ["logger=mlflow", "logger.mlflow.tracking_uri=http://a:b@host"],
             r"tracking_uri=http://\.\.\.@host holds a password",
         ),
     ],
 )
-def test_mlflow_without_a_safe_address_is_refused_before_work(overrides, message, compose, tmp_path):
+def test_options_that_cannot_work_are_refused_before_work(overrides, message, compose, tmp_path):
     with pytest.raises(ConfigError, match=message):
         train(compose(*SMALL, *overrides, runs_dir=tmp_path))
     assert not list(tmp_path.iterdir())
@@ -324,3 +373,33 @@ def test_trackers_are_imported_only_when_chosen():
     check = "import sys, pneumonia.training.train; print(sorted({'wandb', 'mlflow', 'tensorboard'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_evaluation_reaches_the_trackers_of_its_run(client, compose, cache_dir, tmp_path):
+    words = ["logger=[tensorboard,mlflow,wandb]", "logger.wandb.mode=offline"]
+    result = train(compose(*SMALL, *words, runs_dir=tmp_path))
+    folder = _only(tmp_path)
+    for _ in range(2):
+        assert pneumonia(["evaluate", str(folder.path), "--cache-dir", str(cache_dir), "--no-gallery"]) == 0
+    evaluation = json.loads(folder.evaluation("test", "json").read_text())
+    accuracy = evaluation["metrics"]["accuracy"]
+    expected = {f"{AT}/accuracy{bound}": accuracy[key] for key, bound in (("value", ""), ("low", "_low"), ("high", "_high"))}
+    expected[f"{AT}/ece"] = evaluation["calibration"]["ece"]
+    run = _mlflow_run(client, folder)
+    assert run.info.status == "FINISHED"
+    assert expected.items() <= run.data.metrics.items()
+    assert {path.path.rpartition("/")[2] for path in client.list_artifacts(run.info.run_id, AT)} >= {
+        *("confusion.png", "roc.png", "precision_recall.png", "calibration.png", "predictions.json", "own-test.json")
+    }
+    table = json.loads(Path(client.download_artifacts(run.info.run_id, f"{AT}/predictions.json", str(tmp_path))).read_text())
+    assert table["columns"] == ["image_id", "label", "prob_NORMAL", "prob_PNEUMONIA", "predicted"]
+    assert len(table["data"]) == result.data.test
+    events = _events(folder)
+    for name, value in expected.items():
+        assert [event.value for event in events.Scalars(name)] == [float(np.float32(value))]
+    assert {f"{AT}/{name}" for name in ("confusion", "roc", "calibration")} <= set(events.Tags()["images"])
+    summary = _wandb_summaries(folder)[-1]
+    assert expected.items() <= summary["summary"].items()
+    assert summary["summary"][f"{AT}/predictions"]["nrows"] == result.data.test
+    assert summary["state"] == "finished"
+    assert len(_wandb_summaries(folder)) == 2, "the second evaluation is the same, so nothing was sent twice"

@@ -15,10 +15,10 @@ import pytest
 from pneumonia.cli import run as pneumonia
 from pneumonia.cli.sweep import run as sweep
 from pneumonia.errors import AccessError, ConfigError, RunError, TransferError
+from pneumonia.evaluation.tracking import push_run, wandb_options
 from pneumonia.runs.folder import RunFolder
 from pneumonia.training.loggers import mirror
 from pneumonia.training.loggers import wandb as tracking
-from pneumonia.training.loggers.push import push_run, wandb_options
 from pneumonia.training.loggers.record import Sent, TrackerRecord
 from pneumonia.training.throughput import Throughput
 from pneumonia.training.train import train

@@ -11,8 +11,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import pandas as pd
 from lightning.pytorch.loggers import Logger
 from omegaconf import OmegaConf
+from torch import Tensor, nn
 
 from pneumonia.config.convert import to_plain
 from pneumonia.config.keys import conf_dir
@@ -22,7 +24,7 @@ from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.runs.result import RunResult
 from pneumonia.system.console import warn
 from pneumonia.system.files import read_json
-from pneumonia.training.loggers.charts import Pixels
+from pneumonia.training.loggers.charts import EvaluationCharts, Pixels, Predictions
 from pneumonia.training.loggers.record import Sent, TrackerRecord
 from pneumonia.training.loggers.steps import StepLogger
 
@@ -70,13 +72,16 @@ class Mirror(ABC):
     Attributes:
         name: Of the tracker, as in ``logger=NAME``.
         title: Of the tracker, for messages.
+        watched: What it shows of the weights: ``gradients``, ``parameters``, ``all``, or nothing.
         logger: Lightning's own logger, for a Trainer; ``None`` while the tracker is off or has failed.
+        opened: Whether the tracker has a run that is not closed.
         files: The folder of the tracker's files, for those that write any.
         steps: Names of values that were sent by step; in ``metrics.csv`` they are those of the last one.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    watched: str | None = None
 
     def __init__(self, folder: RunFolder, config: TrainConfig, facts: Facts) -> None:
         self.folder, self.config, self.facts = folder, config, facts
@@ -84,6 +89,7 @@ class Mirror(ABC):
         self.record.trouble = None
         self.logger: Logger | None = None
         self.files: Path | None = None
+        self.opened = False
         self.steps: set[str] = set()
 
     @property
@@ -94,6 +100,7 @@ class Mirror(ABC):
     def open(self) -> None:
         """Begin the run of the tracker, or continue it."""
         self._safely(self._open, force=True)
+        self.opened = self.logger is not None
 
     def epochs(self) -> None:
         """Send the epochs that were not sent before."""
@@ -104,6 +111,16 @@ class Mirror(ABC):
         if not self.sent.result:
             self._safely(lambda: self._finish(result, pixels))
 
+    def tensors(self, network: nn.Module, step: int) -> None:
+        """Send gradients or parameters before an optimizer step, where the config asks for them."""
+        if self.watched is not None:
+            self._safely(lambda: self._send_tensors(_tensors(network, self.watched), step))
+
+    def evaluation(self, found: EvaluationCharts) -> None:
+        """Send an evaluation that was not sent before."""
+        if self.sent.evaluations.get(found.name) != found.sha256:
+            self._safely(lambda: self._evaluation(found))
+
     def status(self, text: str) -> None:
         """Send why there is no result."""
         self._safely(lambda: self._send_status(text))
@@ -113,10 +130,14 @@ class Mirror(ABC):
         self._safely(lambda: self._send_picture(name, image))
 
     def close(self, status: Status) -> None:
-        """End the run of the tracker."""
+        """End the run of the tracker, also after something could not be sent."""
         if self.logger is not None:
             self._safely(lambda: self._close(status))
             self.logger = None
+        elif self.opened:
+            with suppress(Exception):  # a warning was printed
+                self._close(status)
+        self.opened = False
 
     def forward(self, work: Callable[[], Any]) -> None:
         """Do what Lightning asks the logger for."""
@@ -148,7 +169,13 @@ class Mirror(ABC):
         """Send the values of an epoch, counted from 1, and the picture of its weights if there is one."""
 
     @abstractmethod
-    def _send_result(self, result: RunResult, summary: dict[str, float], pixels: Pixels | None) -> None:
+    def _send_tensors(self, tensors: dict[str, Tensor], step: int) -> None: ...
+
+    @abstractmethod
+    def _send_evaluation(self, found: EvaluationCharts) -> None: ...
+
+    @abstractmethod
+    def _send_result(self, result: RunResult, summary: dict[str, float], validation: Predictions, pixels: Pixels | None) -> None:
         """Send the summary and the charts of a finished run."""
 
     @abstractmethod
@@ -179,9 +206,16 @@ class Mirror(ABC):
         best = {f"best/{part}/{key}": value for part, values in result.metrics.items() for key, value in values.items()}
         cost = {f"cost/{key}": value for key, value in vars(result.cost).items()}
         values = {**best, **cost, "best_epoch": result.best_epoch}
-        self._send_result(result, {key: value for key, value in values.items() if isinstance(value, int | float)}, pixels)
+        summary = {key: value for key, value in values.items() if isinstance(value, int | float)}
+        validation = Predictions(pd.read_parquet(self.folder.predictions("val")), result.task.classes)
+        self._send_result(result, summary, validation, pixels)
         self._send_status(result.status)
         self.sent.result = True
+        self.record.write(self.folder, self.name)
+
+    def _evaluation(self, found: EvaluationCharts) -> None:
+        self._send_evaluation(found)
+        self.sent.evaluations[found.name] = found.sha256
         self.record.write(self.folder, self.name)
 
     def _trouble(self, text: str) -> None:
@@ -193,8 +227,7 @@ class Mirror(ABC):
 
     def _failure(self, error: Exception) -> str:
         """Return the warning about an error of the tracker."""
-        later = " `pneumonia track push` can send it later."
-        return f"{self.title} failed ({short(error)}); the run continues without it.{later}"
+        return f"{self.title} failed ({short(error)}); the run continues without it. `pneumonia track push` can send it later."
 
     def _safely(self, work: Callable[[], Any], force: bool = False) -> None:
         """Call a function; after a failure warn once and continue without the tracker."""
@@ -245,6 +278,18 @@ def short(error: object) -> str:
         if secret := os.environ.get(name):
             text = text.replace(secret, "...")
     return USER.sub("//...@", text)[:200]
+
+
+def _tensors(network: nn.Module, watched: str | None) -> dict[str, Tensor]:
+    """Return the finite values of gradients, parameters or both by name."""
+    found: dict[str, Tensor] = {}
+    for name, parameter in network.named_parameters():
+        if watched in {"gradients", "all"} and parameter.grad is not None:
+            found[f"gradients/{name}"] = parameter.grad
+        if watched in {"parameters", "all"}:
+            found[f"parameters/{name}"] = parameter.detach()
+    finite = {name: values[values.isfinite()] for name, values in found.items()}
+    return {name: values for name, values in finite.items() if len(values)}
 
 
 def _without_secrets(node: Any) -> Any:

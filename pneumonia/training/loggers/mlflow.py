@@ -1,12 +1,14 @@
 """Mirror run folders in MLflow."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any, Final
 
 from lightning.pytorch.loggers import MLFlowLogger
 from PIL import Image
 from rich.markup import escape
+from torch import Tensor
 
 from pneumonia.config.convert import dotted
 from pneumonia.config.schema import MLflowConfig, TrainConfig
@@ -14,7 +16,7 @@ from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say
-from pneumonia.training.loggers.charts import Pixels
+from pneumonia.training.loggers.charts import EvaluationCharts, Pixels, Predictions, figures
 from pneumonia.training.loggers.mirror import USER, Facts, Forwarding, Mirror, Status, short
 from pneumonia.training.loggers.record import TrackerRecord
 
@@ -41,7 +43,7 @@ class MLflowMirror(Mirror):
 
     def __init__(self, folder: RunFolder, config: TrainConfig, facts: Facts, options: MLflowConfig) -> None:
         super().__init__(folder, config, facts)
-        self.options = options
+        self.options, self.watched = options, options.watch
 
     def _open(self) -> None:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(TIMEOUT_S))
@@ -83,12 +85,37 @@ class MLflowMirror(Mirror):
         if weights is not None:
             self.client.log_image(self.record.id, Image.open(weights), key="weights", step=epoch)
 
-    def _send_result(self, result: RunResult, summary: dict[str, float], pixels: Pixels | None) -> None:
+    def _send_tensors(self, tensors: dict[str, Tensor], step: int) -> None:
+        self._log({name: float(values.norm()) for name, values in tensors.items()}, step)
+
+    def _send_evaluation(self, found: EvaluationCharts) -> None:
+        self._log({f"{found.prefix}/{name}": value for name, value in found.values.items()}, 0)
+        self._send_figures(found.prefix, found.predictions)
+        with warnings.catch_warnings(action="ignore"):  # MLflow's own use of pandas
+            self.client.log_table(self.record.id, found.predictions.shown, f"{found.prefix}/predictions.json")
+        self.client.log_artifact(self.record.id, str(found.file), found.prefix)
+
+    def _send_figures(self, prefix: str, found: Predictions) -> None:
+        for name, figure in figures(found).items():
+            self.client.log_figure(self.record.id, figure, f"{prefix}/{name}.png")
+
+    def _send_result(self, result: RunResult, summary: dict[str, float], validation: Predictions, pixels: Pixels | None) -> None:
+        self._send_figures("val", validation)
         self._log(summary, result.best_epoch)
         self.client.set_tag(self.record.id, "run_id", result.run_id)
         self.client.set_tag(self.record.id, "leaky", str(bool(result.data.leaks)).lower())
-        if self.options.artifact:
-            self.client.log_artifact(self.record.id, str(self.folder.best), "checkpoints")
+        if self.options.artifact or self.options.registry:
+            self._send_checkpoint()
+
+    def _send_checkpoint(self) -> None:
+        """Upload the best checkpoint, and register it where the config asks for it."""
+        self.client.log_artifact(self.record.id, str(self.folder.best), "checkpoints")
+        name = self.options.registry
+        if name:
+            if not self.client.search_registered_models(f"name='{name}'"):
+                self.client.create_registered_model(name)
+            source = f"{self.client.get_run(self.record.id).info.artifact_uri}/checkpoints"
+            self.client.create_model_version(name, source, self.record.id)
 
     def _send_status(self, text: str) -> None:
         self.client.set_tag(self.record.id, "status", text)

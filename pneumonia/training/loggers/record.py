@@ -12,10 +12,11 @@ TRACKERS: Final = ("wandb", "tensorboard", "mlflow")
 
 @dataclass
 class Sent:
-    """Rows of ``metrics.csv`` that were sent, and whether the result was."""
+    """Rows of ``metrics.csv`` that were sent, whether the result was, and the hashes of evaluations by name."""
 
     rows: int = 0
     result: bool = False
+    evaluations: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -27,7 +28,7 @@ class TrackerRecord:
         online: What is in the tracker.
         offline: What is in files of W&B, which are not on the server.
         trouble: Why the last upload failed; ``None`` if it did not.
-        place: Address of the tracker that has given the id, for those that give one.
+        place: Address of an MLflow server, or project of W&B, that holds the run.
     """
 
     id: str = ""

@@ -5,12 +5,16 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
+from torch import Tensor
 
 from pneumonia.config.convert import dotted
+from pneumonia.config.schema import TensorBoardConfig, TrainConfig
+from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import RunResult
-from pneumonia.training.loggers.charts import Pixels
-from pneumonia.training.loggers.mirror import Forwarding, Mirror, Status
+from pneumonia.training.loggers.charts import EvaluationCharts, Pixels, Predictions, figures
+from pneumonia.training.loggers.mirror import Facts, Forwarding, Mirror, Status
 
 
 class ForwardingTensorBoardLogger(Forwarding, TensorBoardLogger):
@@ -27,6 +31,10 @@ class TensorBoardMirror(Mirror):
     name = "tensorboard"
     title = "TensorBoard"
 
+    def __init__(self, folder: RunFolder, config: TrainConfig, facts: Facts, options: TensorBoardConfig) -> None:
+        super().__init__(folder, config, facts)
+        self.watched = options.watch
+
     def _open(self) -> None:
         self.files = self.folder.path / "tensorboard"
         self.logger = ForwardingTensorBoardLogger(self, self.files)
@@ -40,7 +48,22 @@ class TensorBoardMirror(Mirror):
             self.writer.add_image("weights", np.asarray(Image.open(weights).convert("RGB")), epoch, dataformats="HWC")
         self.writer.flush()
 
-    def _send_result(self, result: RunResult, summary: dict[str, float], pixels: Pixels | None) -> None:
+    def _send_tensors(self, tensors: dict[str, Tensor], step: int) -> None:
+        for name, values in tensors.items():
+            self.writer.add_histogram(name, values, step)
+
+    def _send_evaluation(self, found: EvaluationCharts) -> None:
+        for name, value in found.values.items():
+            self.writer.add_scalar(f"{found.prefix}/{name}", value)
+        self._send_figures(found.prefix, found.predictions)
+
+    def _send_figures(self, prefix: str, found: Predictions) -> None:
+        for name, figure in figures(found).items():
+            FigureCanvasAgg(figure)
+            self.writer.add_figure(f"{prefix}/{name}", figure)
+
+    def _send_result(self, result: RunResult, summary: dict[str, float], validation: Predictions, pixels: Pixels | None) -> None:
+        self._send_figures("val", validation)
         from torch.utils.tensorboard import summary as protocol
 
         for name, value in summary.items():

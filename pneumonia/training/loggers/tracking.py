@@ -3,13 +3,16 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Final
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
 
 from pneumonia.config.schema import LoggerConfig, TrainConfig
 from pneumonia.errors import ConfigError, TimeLimitReached
+from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say
@@ -18,12 +21,24 @@ from pneumonia.training.loggers.record import TrackerRecord
 from pneumonia.training.loggers.steps import StepsCsv
 from pneumonia.training.loggers.wandb_account import mode_of
 
+WATCH_EVERY: Final = 100  # steps, as W&B has it
+
 
 class Follower(Checkpoint):
-    """Send each epoch after its row is written; a ``Checkpoint``, so that Lightning calls it after ``MetricsCsv``."""
+    """Send each epoch after its row is written; a ``Checkpoint``, so that Lightning calls it after ``MetricsCsv``.
 
-    def __init__(self, mirrors: Sequence[Mirror]) -> None:
-        self.mirrors = mirrors
+    Args:
+        mirrors: Of the run.
+        every_n_steps: Optimizer steps between gradients, for mirrors that send them.
+    """
+
+    def __init__(self, mirrors: Sequence[Mirror], every_n_steps: int = WATCH_EVERY) -> None:
+        self.mirrors, self.every_n_steps = mirrors, every_n_steps
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if (trainer.global_step + 1) % self.every_n_steps == 0:
+            for mirror in self.mirrors:
+                mirror.tensors(pl_module.network if isinstance(pl_module, Classifier) else pl_module, trainer.global_step)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for mirror in self.mirrors:
@@ -58,7 +73,7 @@ def build_mirrors(
     if options.tensorboard is not None:
         from pneumonia.training.loggers.tensorboard import TensorBoardMirror
 
-        mirrors.append(TensorBoardMirror(folder, config, facts))
+        mirrors.append(TensorBoardMirror(folder, config, facts, options.tensorboard))
     if options.mlflow is not None:
         from pneumonia.training.loggers.mlflow import MLflowMirror
 

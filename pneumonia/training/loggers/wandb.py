@@ -9,13 +9,14 @@ from typing import Any, Final
 
 from lightning.pytorch.loggers import WandbLogger
 from rich.markup import escape
+from torch import Tensor
 
 from pneumonia.config.schema import TrainConfig, WandbConfig
 from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import RunResult
 from pneumonia.system.console import say
-from pneumonia.training.loggers.charts import Pixels, curves
+from pneumonia.training.loggers.charts import EvaluationCharts, Pixels, Predictions, wandb_charts
 from pneumonia.training.loggers.mirror import Facts, Forwarding, Mirror, Status, short, warn_once
 from pneumonia.training.loggers.record import Sent, TrackerRecord
 from pneumonia.training.loggers.wandb_account import MODES, has_key, mode_of, server
@@ -58,7 +59,7 @@ class WandbMirror(Mirror):
         self, folder: RunFolder, config: TrainConfig, facts: Facts, options: WandbConfig, keep_offline: bool = True
     ) -> None:
         super().__init__(folder, config, facts)
-        self.options, self.keep_offline = options, keep_offline
+        self.options, self.keep_offline, self.watched = options, keep_offline, options.watch
         given = given_id(folder)
         if given and given != self.record.id:
             self.record = TrackerRecord(given)  # nothing was sent to that one
@@ -79,10 +80,13 @@ class WandbMirror(Mirror):
         settings = wandb.Settings(
             console="off", silent=True, save_code=False, disable_code=True, disable_git=True, init_timeout=TIMEOUT_S
         )
+        project = self.from_environment("project", self.options.project, "WANDB_PROJECT")
+        entity = self.from_environment("entity", self.options.entity, "WANDB_ENTITY")
+        self.record.place = "/".join(filter(None, (entity, project)))
         start = partial(
             wandb.init,
-            project=self.from_environment("project", self.options.project, "WANDB_PROJECT"),
-            entity=self.from_environment("entity", self.options.entity, "WANDB_ENTITY"),
+            project=project,
+            entity=entity,
             group=self.from_environment("group", self.options.group, "WANDB_RUN_GROUP") or config.name,
             job_type=os.environ.get("WANDB_JOB_TYPE") or config.model._target_.rpartition(".")[2],
             tags=[*tags, *filter(None, os.environ.get("WANDB_TAGS", "").split(","))],
@@ -121,11 +125,37 @@ class WandbMirror(Mirror):
         picture = {} if weights is None else {"weights": wandb.Image(str(weights))}
         self.run.log({"epoch": epoch, **values, **picture})
 
-    def _send_result(self, result: RunResult, summary: dict[str, float], pixels: Pixels | None) -> None:
-        self.run.log(curves(self.folder.predictions("val"), list(result.task.classes), pixels, self.options.samples))
+    def _send_tensors(self, tensors: dict[str, Tensor], step: int) -> None:
+        import wandb
+
+        for name in tensors:
+            self.run.define_metric(name, step_metric=STEP)
+        histogram: Any = wandb.Histogram  # the stub says sequences
+        histograms = {name: histogram(values.float().cpu().numpy()) for name, values in tensors.items()}
+        self.run.log({**histograms, STEP: step})
+
+    def _send_evaluation(self, found: EvaluationCharts) -> None:
+        import wandb
+
+        table = {f"{found.prefix}/predictions": wandb.Table(dataframe=found.predictions.shown)}
+        self.run.log(wandb_charts(found.prefix, found.predictions) | table)
+        self.run.summary.update({f"{found.prefix}/{name}": value for name, value in found.values.items()})
+
+    def _send_result(self, result: RunResult, summary: dict[str, float], validation: Predictions, pixels: Pixels | None) -> None:
+        self.run.log(wandb_charts("val", validation, pixels, self.options.samples))
         self.run.summary.update({**summary, "run_id": result.run_id, "leaky": bool(result.data.leaks)})
-        if self.options.artifact:
-            self.run.log_model(str(self.folder.best), name=f"{result.name}-{result.run_id}")
+        if self.options.artifact or self.options.registry:
+            self._send_checkpoint(f"{result.name}-{result.run_id}")
+
+    def _send_checkpoint(self, name: str) -> None:
+        """Upload the best checkpoint, and link it to the registry where the config asks for it."""
+        import wandb
+
+        artifact = wandb.Artifact(name, type="model", metadata={"run": str(self.folder.path.name)})
+        artifact.add_file(str(self.folder.best))
+        logged = self.run.log_artifact(artifact, aliases=["latest", "best"])
+        if self.options.registry and self.online:  # files of W&B can't hold a link
+            self.run.link_artifact(logged, self.options.registry)
 
     def _send_status(self, text: str) -> None:
         self.run.summary.update({"status": text})
@@ -160,6 +190,11 @@ def check_wandb(options: WandbConfig) -> None:
     said = os.environ.get("WANDB_MODE")
     if said and MODES[said] != mode:
         warn_once(f"logger.wandb.mode={mode} takes precedence over WANDB_MODE={said} of the environment.")
+    if options.registry and mode == "offline":
+        raise ConfigError(
+            f"logger.wandb.registry={options.registry} links a checkpoint on the server, and W&B is offline. Set WANDB_API_KEY, "
+            "or leave it out."
+        )
     if mode == "online" and not has_key():
         why = "logger.wandb.mode=online" if options.mode == "online" else f"WANDB_MODE={said}"
         raise ConfigError(
