@@ -7,13 +7,16 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from pneumonia.cli.parsing import PATH, Verb, cache_dir
+from pneumonia.cli.parsing import PATH, Verb, cache_dir, task
 from pneumonia.errors import PneumoniaError, printable, some
 from pneumonia.system import nvidia
+
+if TYPE_CHECKING:
+    from pneumonia.tasks import Task
 
 GIB: Final = 2**30
 NEEDED_GIB: Final = 1.0
@@ -30,6 +33,7 @@ Finding = tuple[bool, str]
     ],
 )
 @click.option("--data", metavar="DIR|FILE", type=PATH, help="Check X-rays: a folder or an archive.")
+@task
 @click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), help="Run folders.")
 @cache_dir
 @click.option("--azure", is_flag=True, help="Check that the containers of data=azure can be listed.")
@@ -41,6 +45,7 @@ Finding = tuple[bool, str]
 @click.option("--backup-account-url", metavar="URL", help="Account of the backup.  [default: --azure-account-url]")
 def command(
     data: Path | None,
+    task: "Task | None",
     runs_dir: Path,
     cache_dir: Path,
     azure: bool,
@@ -66,7 +71,7 @@ def command(
         "wandb": _wandb,
     }
     if data is not None:
-        checks["data"] = lambda: _data(data, cache_dir)
+        checks["data"] = lambda: _data(data, cache_dir, task)
     if azure:
         places = {"train": azure_train, "validation": azure_validation, "test": azure_test}
         checks["azure"] = lambda: _azure(azure_account_url, places)
@@ -150,7 +155,7 @@ def _wandb() -> Finding:
     return True, "no key; logger=wandb writes runs offline, and `pneumonia track push` sends them later"
 
 
-def _data(root: Path, cache_dir: Path) -> Finding:
+def _data(root: Path, cache_dir: Path, task: "Task | None") -> Finding:
     from collections import Counter
 
     from pneumonia.data.sources.releases import check_classes, recognise
@@ -158,10 +163,10 @@ def _data(root: Path, cache_dir: Path) -> Finding:
     from pneumonia.tasks import PNEUMONIA, SUBTYPE, UNKNOWN_KIND, in_class_order
 
     try:
-        found = recognise(root.expanduser().resolve(), cache_dir).images
+        found = recognise(root.expanduser().resolve(), cache_dir, task=task or SUBTYPE).images
         labels = Counter(item.label for item in found)
-        task = PNEUMONIA if labels[UNKNOWN_KIND] else SUBTYPE
-        check_classes(Counter(task.groups[item.label] for item in found), task.classes, str(root))
+        task = task or (PNEUMONIA if labels[UNKNOWN_KIND] else SUBTYPE)
+        check_classes(task.counts(item.label for item in found), task.classes, str(root))
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
     broken = [name for name in in_threads(_unreadable, [item.path for item in found]) if name]

@@ -150,6 +150,15 @@ class _Path(click.Path):
         return super().convert(value, param, ctx)
 
 
+class _TaskType(click.ParamType[Any, Any]):
+    name = "task"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from pneumonia.config.task_files import load_task
+
+        return load_task(value) if isinstance(value, str) else value
+
+
 PATH: Final = _Path(path_type=Path)
 FOLDER: Final = _Path(file_okay=False, path_type=Path)
 FILE: Final = _Path(dir_okay=False, path_type=Path)
@@ -166,6 +175,12 @@ def options(*decorators: Callable[[Any], Any]) -> Callable[[Function], Function]
     return decorate
 
 
+task: Final = click.option(
+    "--task",
+    metavar="NAME|FILE",
+    type=_TaskType(),
+    help="Classes of your own: the YAML file of a task, as for task=NAME of `train`.",
+)
 cache_dir: Final = click.option(
     "--cache-dir",
     metavar="DIR",

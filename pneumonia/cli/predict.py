@@ -74,10 +74,11 @@ def command(model: Path, images: tuple[Path, ...], as_json: bool, table: Path | 
 def _print(predicted: "list[PredictedFile]") -> None:
     found = [(printable(one.image), one.prediction, one.explanation) for one in predicted if one.prediction]
     width = max((len(name) for name, _, _ in found), default=0)
+    label_width = max((len(one.label or NO_LABEL) for _, one, _ in found), default=0)
     for name, one, explanation in found:
         values = "  ".join(f"{label} {value:.4f}" for label, value in one.probabilities.items())
         marks = (one.out_of_distribution and "NOT LIKE AN X-RAY", one.abstained and "UNSURE", printable(explanation))
-        print(f"{name:<{width}}  {one.label or NO_LABEL:<9}  {values}", *filter(None, marks), sep="  ")
+        print(f"{name:<{width}}  {one.label or NO_LABEL:<{label_width}}  {values}", *filter(None, marks), sep="  ")
 
 
 def _write(predicted: "list[PredictedFile]", path: Path) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from pneumonia.config.callback_classes import only_observes
 from pneumonia.config.choices import CHOICES
 from pneumonia.config.declarations import check_value, rule_of, shown
-from pneumonia.config.schema import GROUPS, Node, TargetNode, TrainConfig
+from pneumonia.config.schema import GROUPS, Node, TargetNode, TaskConfig, TrainConfig
 from pneumonia.errors import ConfigError
+from pneumonia.tasks import Task
 
 T = TypeVar("T")
 DISCRIMINATORS: Final = ("_target_", "kind")  # the key by which a built-in choice is recognised
@@ -57,6 +58,18 @@ def group_node(group: str, values: Mapping[str, Any], key: str = "") -> Node:
     return _build(schema, values, f"{key or group}.")
 
 
+def task_node(value: Any) -> TaskConfig:
+    """Build the node of a task from its values, or from its name alone, as older runs have it.
+
+    Raises:
+        ConfigError: A value is missing or of the wrong type, or it does not fit the others.
+    """
+    if not isinstance(value, str):
+        return _build(TaskConfig, value, "task.")
+    task = Task.from_plain(value)
+    return TaskConfig(name=value, classes=list(task.classes), synonyms={label: list(words) for label, words in task.synonyms})
+
+
 def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> dict[str, object]:
     """Return the values of a config that can change a run's result.
 
@@ -67,7 +80,7 @@ def identity(config: TrainConfig, model: Mapping[str, object] | None = None) -> 
         config: Of the run.
         model: The model node to use instead, if a family identifies itself otherwise.
     """
-    kept = _identity_of(config) | {"resize": config.data.resize}
+    kept = _identity_of(config) | {"task": config.task.build().to_plain(), "resize": config.data.resize}
     if not config.augmentation:
         kept.pop("augmenter")
     if callbacks := [to_plain(node) for node in config.callbacks.values() if not only_observes(node._target_)]:
@@ -129,6 +142,8 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
             found[item.name] = {
                 name: group_node(item.name, _mapping(f"{key}.{name}", node), f"{key}.{name}") for name, node in nodes
             }
+        elif hint is TaskConfig:
+            found[item.name] = task_node(value)
         elif (node := dataclass_of(hint)) is not None and value is not None:
             found[item.name] = _build(node, value, f"{key}.")
         else:
@@ -142,7 +157,8 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
 
 def is_mapping_of_nodes(hint: Any) -> bool:
     """Whether an annotation is that of a group from which several files can be chosen."""
-    return get_origin(hint) is dict and issubclass(get_args(hint)[1], Node)
+    value = get_args(hint)[1] if get_origin(hint) is dict else None
+    return isinstance(value, type) and issubclass(value, Node)
 
 
 def dataclass_of(hint: Any) -> type[Any] | None:

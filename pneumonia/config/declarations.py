@@ -1,6 +1,6 @@
 """Declare beside a config field which values it takes, and check a value against its declaration."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field
 from sys import float_info
 from types import NoneType, UnionType
@@ -136,6 +136,8 @@ def is_type(value: Any, hint: Any) -> bool:
         return isinstance(value, int) and not isinstance(value, bool)
     if origin is not None and issubclass(origin, Sequence):
         return isinstance(value, Sequence) and not isinstance(value, str) and all(is_type(one, inner[0]) for one in value)
+    if origin is not None and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(is_type(key, inner[0]) and is_type(one, inner[1]) for key, one in value.items())
     return isinstance(value, origin or hint)
 
 
@@ -148,6 +150,8 @@ def type_text(hint: Any) -> str:
         return "keys and values"
     if origin is not None and issubclass(origin, Sequence):
         return f"a list, each item {type_text(inner[0])}"
+    if origin is not None and issubclass(origin, Mapping):
+        return f"keys and values, each value {type_text(inner[1])}"
     return TYPE_NAMES.get(hint, str(hint))
 
 

@@ -122,6 +122,8 @@ def _packaged(key: str) -> Any:
     """Return the value of a key in ``conf/train.yaml``, or the default of its dataclass."""
     from omegaconf import OmegaConf
 
+    if key.startswith("task."):
+        return OmegaConf.select(OmegaConf.load(conf_dir() / "task" / "subtype.yaml"), key.removeprefix("task."))
     found = OmegaConf.select(OmegaConf.load(conf_dir() / "train.yaml"), key, throw_on_missing=False)
     if found is None and key.partition(".")[0] in {"data", "split", "augmentation"}:
         node: Any = get_type_hints(TrainConfig)[key.partition(".")[0]]()

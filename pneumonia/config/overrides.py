@@ -13,9 +13,10 @@ from pneumonia.config.convert import dotted, to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.config.schema import AugmentationConfig, DataConfig, SplitConfig, TrainConfig
 
-GROUPS: Final = ("data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
+GROUPS: Final = ("task", "data", "split", "augmentation", "model", "optimizer", "scheduler", "trainer")
 SCHEMAS: Final = {"data": DataConfig, "split": SplitConfig, "augmentation": AugmentationConfig}
 IDENTIFYING_KEY: Final = {
+    "task": "name",
     "data": "source",
     "split": "method",
     "model": "_target_",

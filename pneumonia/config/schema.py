@@ -14,7 +14,7 @@ from pneumonia.config.callback_classes import EARLY_STOPPING, lightning_class
 from pneumonia.config.declarations import Rule, one_of, path, ranged, setting
 from pneumonia.config.names import MONITORS, NORMALISATIONS, ON_BAD_IMAGE, RESIZES, TTA
 from pneumonia.config.split_methods import SPLIT_METHODS, SplitMethod
-from pneumonia.tasks import TASKS
+from pneumonia.tasks import Task
 
 GROUPS: Final = ("model", "optimizer", "scheduler", "trainer", "launcher")
 MOST_MINUTES: Final = 10_000_000  # 19 years; longer times overflow the timers of the operating system
@@ -25,6 +25,27 @@ TIME_PARTS: Final = ("days", "hours", "minutes", "seconds")
 
 seed = partial(ranged, "a whole number", at_least=0, at_most=2**32 - 1)
 minutes = partial(ranged, "a number of minutes", above=0, at_most=MOST_MINUTES)
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """The classes of a task; see :class:`pneumonia.tasks.Task`.
+
+    Raises:
+        ConfigError: The values do not fit each other.
+    """
+
+    name: str
+    classes: list[str]
+    positive: list[str] | None = None
+    synonyms: dict[str, list[str]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Task:
+        """Return the task."""
+        return Task.of(self.name, self.classes, self.positive, self.synonyms)
 
 
 @dataclass
@@ -305,7 +326,7 @@ class TrainConfig:
     )
     debug: str | None = setting(default=None, added_later=True)
     tune: str | None = one_of("lr", "batch_size", default=None, affects_result=False, added_later=True)
-    task: str = one_of(*TASKS)
+    task: TaskConfig
     seed: int = seed()
     image_size: int = ranged("a number of pixels", at_least=8, at_most=2048)
     channels: int = setting(Rule((1, 3).__contains__, "1 (grey) or 3 (grey, repeated)"))

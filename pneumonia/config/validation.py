@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from pneumonia.config.keys import nearest_key, why_not
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import ConfigError, LayoutError, nearest
+from pneumonia.tasks import LABELS
 
 # Arguments of Lightning's Trainer that no file of conf/trainer may set, since a run sets them itself.
 SET_BY_RUN: Final = (
@@ -54,6 +55,13 @@ def check_together(config: TrainConfig) -> None:
         for key, value in (("ckpt_path", config.ckpt_path), ("model.weights", getattr(config.model, "weights", None))):
             if value is not None:
                 raise ConfigError(f"init_from={config.init_from} and {key}={value} both give the first weights. Leave one out.")
+    task = config.task.build()
+    drawn = {task.class_of(label) for label in LABELS}
+    if config.data.source == "phantom" and drawn != {*task.classes}:
+        raise ConfigError(
+            f"data=phantom draws {', '.join(LABELS)} alone, and task={task.name} has the classes {', '.join(task.classes)}. Use "
+            "data=folder data.root=PATH with images of these classes, or name the three in task.synonyms."
+        )
     if config.ema is not None and config.swa is not None:
         raise ConfigError(
             f"ema={config.ema} and swa={config.swa} are two averages of the same weights. Set ema=null or swa=null."

@@ -24,7 +24,7 @@ from pneumonia.data.splits.files import check_split_file
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import ConfigError, SplitError
 from pneumonia.system.arrays import Ints
-from pneumonia.tasks import SUBTYPE, TASKS, Task
+from pneumonia.tasks import SUBTYPE, Task
 
 EVALUATION_FACTOR: Final = 4  # evaluation batches are larger: no activation is kept for a backward pass
 
@@ -38,7 +38,7 @@ class XRayDataModule(LightningDataModule):
     Args:
         data: Where the images come from.
         split: How they are divided; see :mod:`pneumonia.data.splits`.
-        task: A name of :data:`pneumonia.tasks.TASKS`, which gives the classes.
+        task: Gives the classes; a built-in one may be named.
         image_size: Pixels a side, after resizing.
         batch_size: Images a training batch.
         augmentation: Random changes of training images; ``None`` for none.
@@ -67,7 +67,7 @@ class XRayDataModule(LightningDataModule):
         data: DataConfig,
         split: SplitConfig,
         *,
-        task: str = "subtype",
+        task: Task | str = SUBTYPE,
         image_size: int = 75,
         batch_size: int = 50,
         augmentation: AugmentationConfig | None = None,
@@ -79,11 +79,11 @@ class XRayDataModule(LightningDataModule):
         overfit: bool = False,
     ) -> None:
         super().__init__()
-        given = {"task": task, "image_size": image_size, "batch_size": batch_size, "augmenter": augmenter, "seed": seed}
+        given = {"image_size": image_size, "batch_size": batch_size, "augmenter": augmenter, "seed": seed}
         for name, value in {**given, "num_workers": num_workers}.items():
-            check_value(name, value, str if name in {"task", "augmenter"} else int, RULES[name])
+            check_value(name, value, str if name == "augmenter" else int, RULES[name])
         self.data_config, self.split_config = data, split
-        self.task = TASKS[task]
+        self.task = task if isinstance(task, Task) else Task.from_plain(task)
         self.image_size, self.batch_size = image_size, batch_size
         self.augmentation, self.augmenter = augmentation or AugmentationConfig(), augmenter
         self.seed = seed
@@ -113,7 +113,7 @@ class XRayDataModule(LightningDataModule):
             options: Keyword arguments of the constructor.
         """
         size = int(images.pixels.shape[1])
-        module = cls(DataConfig(), split_config or SplitConfig(), task=task.name, **options)
+        module = cls(DataConfig(), split_config or SplitConfig(), task=task, **options)
         module.image_size = size
         module._assign(images, AssignedSplit(split, [], split_sha256(split)))
         return module
@@ -145,7 +145,7 @@ class XRayDataModule(LightningDataModule):
         check_classes(counts, self.task.classes, f"The training split of split={self.split_config.method}")
 
     def _load(self) -> DecodedImages:
-        return self.data_cache.images(self.data_config, self.image_size, self.cache_dir)
+        return self.data_cache.images(self.data_config, self.image_size, self.cache_dir, self.task, every_class=True)
 
     def _assign(self, images: DecodedImages, assigned: AssignedSplit) -> None:
         self.images, self.split, self._assigned = images, assigned.table, assigned

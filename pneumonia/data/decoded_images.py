@@ -13,6 +13,7 @@ from pneumonia.data.cache import Shape, load_cache
 from pneumonia.data.manifest import broken, load_manifest, manifest_sha256
 from pneumonia.data.sources.phantom import load_phantoms
 from pneumonia.system.arrays import Ints, Pixels
+from pneumonia.tasks import SUBTYPE, Task
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,12 @@ def _mapped(manifest: pd.DataFrame, pixels: Pixels | str, rows: Ints, skipped: d
     return DecodedImages(manifest, pixels, rows, skipped)
 
 
-def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> DecodedImages:
+def load_images(
+    data: DataConfig, image_size: int, cache_dir: Path, task: Task = SUBTYPE, every_class: bool = False
+) -> DecodedImages:
     """Load every readable image that a data config names; decode what is not in the cache.
+
+    See :func:`pneumonia.data.manifest.load_manifest` for ``task`` and ``every_class``.
 
     Raises:
         BrokenImagesError: Images can't be read and ``data.on_bad_image`` is ``error``.
@@ -63,7 +68,7 @@ def load_images(data: DataConfig, image_size: int, cache_dir: Path) -> DecodedIm
     else:
         root = Path(str(data.root)).expanduser()
     labels = None if data.labels is None else Path(data.labels).expanduser()
-    manifest = load_manifest(root, cache_dir, labels, Shape(image_size, data.resize))
+    manifest = load_manifest(root, cache_dir, labels, Shape(image_size, data.resize), task, every_class)
     cache = load_cache(manifest, image_size, data.resize, cache_dir)
     if cache.problems and data.on_bad_image == "error":
         raise broken(cache.problems)

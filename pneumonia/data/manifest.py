@@ -10,16 +10,24 @@ import pandas as pd
 
 from pneumonia.data.build_once import build_once
 from pneumonia.data.cache import FILE_COLUMNS, Shape, decode_files
-from pneumonia.data.sources.releases import FoundImage, recognise
+from pneumonia.data.sources.releases import FoundImage, check_classes, recognise
 from pneumonia.errors import UNPRINTABLE, BrokenImagesError, ManifestError, broken_images, printable, some
 from pneumonia.system.files import digest, replacing
+from pneumonia.tasks import SUBTYPE, Task
 
 COLUMNS: Final = {**dict.fromkeys(("image_id", "path", "label", "patient_id", "source_split"), "str"), **FILE_COLUMNS}
 VERSION: Final = "3"  # raise it when a column changes its meaning
 MOST: Final = 2**53  # largest number in it, which every program represents exactly
 
 
-def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape: Shape | None = None) -> pd.DataFrame:
+def load_manifest(
+    root: Path,
+    cache_dir: Path,
+    labels: Path | None = None,
+    shape: Shape | None = None,
+    task: Task = SUBTYPE,
+    every_class: bool = False,
+) -> pd.DataFrame:
     """Return the manifest of a source, built on first use, or when a file's name, size or time changed.
 
     Broken images keep their row, with a ``problem``: the caller reports them all.
@@ -29,6 +37,8 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
         cache_dir: Where it is kept.
         labels: A table of labels; ``None`` if names, folders or the one table in the folder give them.
         shape: Shape of squares that are needed next, so that each file is decoded once.
+        task: One of the user's own adds the names of its classes, which become the labels.
+        every_class: Whether to refuse files without an image of each class of the task before they are decoded.
 
     Returns:
         One row per image with the columns of ``COLUMNS``; ``width`` and ``height`` in pixels.
@@ -40,7 +50,9 @@ def load_manifest(root: Path, cache_dir: Path, labels: Path | None = None, shape
     """
     if root.suffix == ".parquet":
         return read_manifest(root)
-    found = recognise(root.resolve(), cache_dir, labels).images
+    found = recognise(root.resolve(), cache_dir, labels, task).images
+    if every_class:
+        check_classes(task.counts(item.label for item in found), task.classes, "The data")
     state = [[str(item.path), item.label, item.patient_id, item.source_split, *_file_state(item.path)] for item in found]
     key = digest([VERSION, state])[:16]
     path = cache_dir / "manifests" / key / "manifest.parquet"

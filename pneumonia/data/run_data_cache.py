@@ -9,11 +9,13 @@ import pandas as pd
 from pneumonia.config.schema import DataConfig, SplitConfig
 from pneumonia.data.decoded_images import DecodedImages, load_images
 from pneumonia.data.duplicates import groups
+from pneumonia.data.sources.class_names import ClassNames
 from pneumonia.data.splits.assign import split_sha256
 from pneumonia.data.splits.files import load_split
 from pneumonia.data.splits.leaks import Leak, find_leaks
 from pneumonia.system.arrays import Ints
 from pneumonia.system.files import digest
+from pneumonia.tasks import SUBTYPE, Task
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,13 @@ class RunDataCache:
         """Start empty in another process."""
         return type(self), ()
 
-    def images(self, config: DataConfig, size: int, cache_dir: Path) -> DecodedImages:
+    def images(
+        self, config: DataConfig, size: int, cache_dir: Path, task: Task = SUBTYPE, every_class: bool = False
+    ) -> DecodedImages:
         """Load images once; see :func:`pneumonia.data.decoded_images.load_images`."""
-        key = digest([asdict(config), size, str(cache_dir)])
+        key = digest([asdict(config), size, str(cache_dir), dict(ClassNames.of(task).own)])
         if key not in self._images:
-            self._images[key] = load_images(config, size, cache_dir)
+            self._images[key] = load_images(config, size, cache_dir, task, every_class)
         return self._images[key]
 
     def split(self, images: DecodedImages, config: SplitConfig) -> AssignedSplit:

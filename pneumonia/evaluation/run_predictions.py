@@ -90,7 +90,7 @@ def predict_run(run: FinishedRun, options: EvaluateOptions, cache: EvaluationCac
     data_node = run.config.data
     if options.data is not None:
         data_node = replace(options.data, resize=data_node.resize)  # as in training
-    images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
+    images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir, run.task)
     is_own = images.sha256 == run.result.data.manifest_sha256
     if options.data is None and not is_own:
         raise RunError(
@@ -134,7 +134,7 @@ def _own_data(
     if data_node.source == "azure":
         return None, "the run's own images are in Azure, from where an evaluation of other data does not fetch them"
     try:
-        images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir)
+        images = cache.data_cache.images(data_node, run.config.image_size, options.cache_dir, run.task)
     except PneumoniaError as error:
         return None, f"the run's own images can't be read ({some(str(error).splitlines(), 1)})"
     if images.sha256 != run.result.data.manifest_sha256:

@@ -6,6 +6,7 @@ from pneumonia.evaluation.result import Baselines, Calibration, EvaluationResult
 from pneumonia.metrics.bootstrap import Estimate
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
 from pneumonia.runs.result import RunResult
+from pneumonia.system.class_tables import print_confusion
 from pneumonia.system.console import format_value, say, table, warn
 from pneumonia.tasks import Task
 
@@ -53,12 +54,7 @@ def _print_tables(found: EvaluationResult, task: Task, members: int) -> None:
         title += f", the mean of {members} runs"
     rows = [(name, *_cells(entry)) for name, entry in found.metrics.items()]
     table(title, ("metric", "value", "95% interval, by patient"), rows)
-    counts = zip(task.classes, found.confusion.counts, strict=True)
-    table(
-        "Confusion: true class by predicted class",
-        ("", *task.classes),
-        [(name, *map(str, row)) for name, row in counts],
-    )
+    print_confusion("Confusion: true class by predicted class", task.classes, found.confusion.counts)
     _print_thresholds(found.operating_points)
     _print_baselines(found.baselines)
     _print_calibration(found.calibration)

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from pneumonia.config.names import NORMALISATIONS, RESIZES, TTA
 from pneumonia.metrics.calibration import TEMPERATURE_RANGE
 from pneumonia.system.files import digest
-from pneumonia.tasks import TASKS
+from pneumonia.tasks import TASKS, Task, positive_of
 
 SCHEMA_VERSION: Final = 3  # 3: `ood_detector`, `preprocessing`; 2: thresholds on the calibrated scale
 OPSET: Final = 20  # of the ONNX graphs; another opset may compute differently
@@ -41,6 +41,7 @@ def _one_of(*choices: str | int) -> AfterValidator:
 
 Text = Annotated[str, StringConstraints(max_length=MAX_TEXT), AfterValidator(_check_text)]
 Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # from a list, as JSON has it
+Key = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]{0,99}$")]
 Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -238,13 +239,13 @@ class TestMetrics(Section):
 
     images: PositiveCount
     patients: PositiveCount
-    metrics: dict[Word, Interval]
+    metrics: dict[Key, Interval]
 
 
 class MetricInfo(Section):
     """Metrics of the validation split; those of the test split where the run was evaluated on it."""
 
-    val: dict[Word, Metric]
+    val: dict[Key, Metric]
     test: TestMetrics | None
 
     @model_validator(mode="after")
@@ -271,8 +272,9 @@ class Contract(Section):
 
     Attributes:
         digest: SHA-256 of all other fields; see :meth:`with_digest`.
-        task: A name of :data:`pneumonia.tasks.TASKS`.
+        task: Its name.
         classes: In the order of the outputs.
+        operating_points: Of the questions of the task: the positive classes together, then each of several.
         licence: Terms of the weights.
         warnings: The limitations that make every prediction useless, such as a model that predicts one class.
         limitations: Sentences with the measured values.
@@ -283,7 +285,7 @@ class Contract(Section):
 
     schema_version: Literal[3] = SCHEMA_VERSION
     digest: Sha256 = ""
-    task: Annotated[str, _one_of(*TASKS)]
+    task: Text
     classes: Annotated[Texts, Field(min_length=2)]
     model: ModelInfo
     preprocessing: Preprocessing
@@ -306,8 +308,8 @@ class Contract(Section):
     @model_validator(mode="after")
     def _check_agreement(self) -> Self:
         """Refuse sections that contradict each other."""
-        task, images = TASKS[self.task], self.parity.images
-        positive = tuple(point.positive for point in self.operating_points)
+        images, positive = self.parity.images, tuple(point.positive for point in self.operating_points)
+        task = TASKS.get(self.task) or Task.of(self.task, self.classes, positive_of(positive))
         if self.classes != task.classes:
             raise ValueError(f"classes={self.classes} should be {task.classes}, those of task={task.name}")
         if positive != task.questions:

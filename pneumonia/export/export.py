@@ -60,6 +60,7 @@ from pneumonia.runs.predictions import predict_subset
 from pneumonia.system.arrays import Floats
 from pneumonia.system.console import say
 from pneumonia.system.files import check_writable
+from pneumonia.tasks import Task
 
 LICENCE: Final = "not stated; ask whoever trained the model, and mind the terms of the images that it was trained on"
 EXPORTED_WITH: Final = ("pneumonia", "torch", "onnx", "onnxscript", "onnxruntime")
@@ -203,7 +204,7 @@ def _load_inputs(options: ExportOptions) -> _Inputs:
     if options.root is not None:
         source = data.source if data.source in {"folder", "medmnist"} else "folder"
         data = replace(data, source=source, root=str(options.root))
-    images = _load_images(data, config.image_size, options)
+    images = _load_images(data, config.image_size, options, run.task)
     if images.sha256 != run.result.data.manifest_sha256:
         raise RunError(
             f"The images found are not those of {folder.path}: other images, labels or folders than it was trained on. A bundle "
@@ -214,9 +215,9 @@ def _load_inputs(options: ExportOptions) -> _Inputs:
     return _Inputs(run, run.load_model(), datamodule, run.validation_predictions())
 
 
-def _load_images(data: DataConfig, size: int, options: ExportOptions) -> DecodedImages:
+def _load_images(data: DataConfig, size: int, options: ExportOptions, task: Task) -> DecodedImages:
     try:
-        return RunDataCache().images(data, size, options.cache_dir)
+        return RunDataCache().images(data, size, options.cache_dir, task)
     except (LayoutError, BrokenImagesError, ManifestError) as error:
         raise RunError(
             f"The images of {options.run} are missing, and a bundle is compared on the validation images. Use --data DIR with "

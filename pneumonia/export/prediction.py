@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import BaseModel, Field
 
 from pneumonia.export.contract import Calibration, OperatingPoint
-from pneumonia.tasks import NORMAL, UNKNOWN_KIND
+from pneumonia.tasks import positive_of
 
 ROUNDING: Final = 1e-6  # of arithmetic on another machine; must not decide on the image that a threshold was taken from
 
@@ -99,17 +99,20 @@ def decide(
 ) -> dict[str, bool | None]:
     """Decide for each binary question whether its score reaches its threshold; ``None`` where there is no threshold.
 
-    The score of a class is its probability, that of pneumonia of any kind 1 minus the probability of ``NORMAL``.
+    The score of a class is its probability, that of the first question 1 minus the probability of all classes that are not
+    positive.
 
     Args:
-        points: The questions.
+        points: The :attr:`pneumonia.tasks.Task.questions`.
         classes: Of the task.
         probabilities: ``(K,)``, calibrated.
         calibration: That of the probabilities.
     """
     by_class = dict(zip(classes, probabilities, strict=True))
+    positive = positive_of([point.positive for point in points])
+    together = 1 - sum(probability for name, probability in by_class.items() if name not in positive)
     decisions: dict[str, bool | None] = {}
-    for point in points:
-        score = 1 - by_class[NORMAL] if point.positive == UNKNOWN_KIND else by_class[point.positive]
+    for number, point in enumerate(points):
+        score = by_class[point.positive] if number else together
         decisions[point.positive] = None if point.threshold is None else score >= point.threshold - rounding(calibration)
     return decisions

@@ -62,23 +62,31 @@ ALL_TASKS: Final = {
     "f1_macro": Metric("macro F1", lambda of: of.f1.mean(axis=-1)),
     "recall_macro": Metric("macro recall", lambda of: of.recall.mean(axis=-1)),
 }
-BINARY: Final = {  # normal is class 0, pneumonia is class 1 and positive
-    "f1": Metric("F1", lambda of: of.f1[..., 1]),
-    "sensitivity": Metric("sensitivity", lambda of: of.recall[..., 1], ("label", 1)),
-    "specificity": Metric("specificity", lambda of: of.recall[..., 0], ("label", 0)),
-    "fpr": Metric("FPR", lambda of: 1 - of.recall[..., 0], ("label", 0), lower_is_better=True),
-    "fnr": Metric("FNR", lambda of: 1 - of.recall[..., 1], ("label", 1), lower_is_better=True),
-}
+
+
+def _binary(positive: int) -> dict[str, Metric]:
+    """Return the metrics of two classes, of which one is positive."""
+    negative = 1 - positive
+    return {
+        "f1": Metric("F1", lambda of: of.f1[..., positive]),
+        "sensitivity": Metric("sensitivity", lambda of: of.recall[..., positive], ("label", positive)),
+        "specificity": Metric("specificity", lambda of: of.recall[..., negative], ("label", negative)),
+        "fpr": Metric("FPR", lambda of: 1 - of.recall[..., negative], ("label", negative), lower_is_better=True),
+        "fnr": Metric("FNR", lambda of: 1 - of.recall[..., positive], ("label", positive), lower_is_better=True),
+    }
+
+
+BINARY: Final = (_binary(0), _binary(1))  # by the index of the positive class
 BY_CLASS: Final[dict[str, Images]] = {"recall": "label", "precision": "predicted"}  # tasks of three classes and more
 RANKING: Final = {"auroc": Metric("AUROC")}
 AT_THRESHOLD: Final = {"ppv": Metric("PPV"), "npv": Metric("NPV")}  # see pneumonia.metrics.thresholds
-NAMED: Final = ALL_TASKS | BINARY | RANKING | AT_THRESHOLD
+NAMED: Final = ALL_TASKS | BINARY[1] | RANKING | AT_THRESHOLD
 
 
 def metrics_of(task: Task) -> dict[str, Metric]:
     """Return every metric of a task by its key, in the order of result files."""
-    if task.name == "pneumonia":
-        return ALL_TASKS | BINARY | RANKING
+    if len(task.classes) == 2:
+        return ALL_TASKS | BINARY[task.classes.index(task.positive[0])] | RANKING
     by_class: dict[str, Metric] = {}
     for rate, images in BY_CLASS.items():
         for k, name in enumerate(task.classes):

@@ -9,7 +9,7 @@ import pandas as pd
 from pneumonia.metrics.bootstrap import Estimate, interval, resample_counts
 from pneumonia.metrics.classification import defined
 from pneumonia.system.arrays import Bools, Floats, Ints, Objects
-from pneumonia.tasks import NORMAL, UNKNOWN_KIND, Task
+from pneumonia.tasks import Task
 
 TARGET_SENSITIVITY: Final = 0.95
 COVERAGES: Final = (1.0, 0.95, 0.9, 0.8, 0.7, 0.5)
@@ -46,12 +46,13 @@ class SelectivePrediction:
 def one_vs_rest(probability: Floats, label: Ints, task: Task) -> dict[str, tuple[Floats, Bools]]:
     """Return the binary questions of a task, each with its scores ``(N,)`` and its truth ``(N,)``.
 
-    ``PNEUMONIA`` is every class but normal; then each kind of it against the rest.
+    First the positive classes together, for example pneumonia of any kind; then each of them against the rest.
     """
-    normal = task.classes.index(NORMAL)
-    pneumonia = {UNKNOWN_KIND: (1 - probability[:, normal], label != normal)}
-    kinds = {name: task.classes.index(name) for name in task.questions if name != UNKNOWN_KIND}
-    return pneumonia | {name: (probability[:, number], label == number) for name, number in kinds.items()}
+    negative = [task.classes.index(name) for name in task.negative]
+    first, *others = task.questions
+    together = {first: (1 - probability[:, negative].sum(axis=1), ~np.isin(label, negative))}
+    kinds = {name: task.classes.index(name) for name in others}
+    return together | {name: (probability[:, number], label == number) for name, number in kinds.items()}
 
 
 def threshold_for(score: Floats, positive: Bools, sensitivity: float = TARGET_SENSITIVITY) -> float | None:

@@ -22,7 +22,7 @@ from pneumonia.models.components.training_loss import TrainingLoss
 from pneumonia.models.components.weight_averaging import averaged_copy, first_averaged_epoch, update_batch_norm
 from pneumonia.models.optimization import advance_schedules, build_optimizer, build_schedule, optimizer_steps
 from pneumonia.models.options import ClassifierOptions, Options, Plain, check_datamodule, fit_options
-from pneumonia.tasks import TASKS, Task
+from pneumonia.tasks import MOST_CLASSES, PNEUMONIA, SUBTYPE, Task
 
 
 class Classifier(LightningModule):
@@ -34,10 +34,10 @@ class Classifier(LightningModule):
 
     Args:
         options: The options that all families share, or their plain values, as a checkpoint has them. ``None`` for the defaults
-            with the first task of the family.
+            with a task that the family supports.
 
     Attributes:
-        tasks: The tasks that the family supports.
+        most_classes: Classes that the family separates at most.
         training_rule: How the family learns, if not by optimizer steps; printed when a run starts.
         unsupported_options: Config keys without effect on the family; a run that sets one is refused.
         default_monitor: The metric that compares epochs, unless ``monitor`` names another.
@@ -48,7 +48,7 @@ class Classifier(LightningModule):
         status: The progress of a long training step, for a progress bar.
     """
 
-    tasks: ClassVar[tuple[str, ...]] = tuple(TASKS)
+    most_classes: ClassVar[int] = MOST_CLASSES
     training_rule: ClassVar[str] = ""
     unsupported_options: ClassVar[tuple[str, ...]] = ()
     full_batch: ClassVar[bool] = False
@@ -62,13 +62,13 @@ class Classifier(LightningModule):
     def __init__(self, options: Options = None) -> None:
         super().__init__()
         if options is None:
-            options = ClassifierOptions(task=self.tasks[0])
+            options = ClassifierOptions(task=SUBTYPE if self.most_classes > 2 else PNEUMONIA)
         self.options = options if isinstance(options, ClassifierOptions) else ClassifierOptions.from_plain(options)
-        self.task: Task = TASKS[self.options.task]
-        if self.options.task not in self.tasks:
+        self.task: Task = self.options.task
+        if len(self.task.classes) > self.most_classes:
             raise ConfigError(
-                f"task={self.options.task} has {len(self.task.classes)} classes, and {type(self).__name__} separates two. Use "
-                f"task={self.tasks[0]}, or another model."
+                f"task={self.task.name} has {len(self.task.classes)} classes, and {type(self).__name__} separates "
+                f"{self.most_classes} at most. Use task=pneumonia or a task of two classes, or another model."
             )
         self.averaged: AveragedModel | None = None
         self._training_batches: list[tuple[Tensor, Tensor, Tensor]] = []  # summed loss, predictions and labels of each batch

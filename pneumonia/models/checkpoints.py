@@ -13,6 +13,7 @@ from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.base import Classifier
 from pneumonia.models.factory import MODEL, build_classifier, family_of
 from pneumonia.models.options import ClassifierOptions
+from pneumonia.tasks import Task
 
 HYPERPARAMETERS: Final = Classifier.CHECKPOINT_HYPER_PARAMS_KEY  # Lightning saves them
 RETRAIN: Final = "Train the run again, with force=true."
@@ -22,7 +23,7 @@ SHARED: Final = (  # options that a run's config has too
 )
 
 
-def load_classifier(path: Path, task: str | None = None, own: Collection[str] = (), tta: str | None = None) -> Classifier:
+def load_classifier(path: Path, task: Task | None = None, own: Collection[str] = (), tta: str | None = None) -> Classifier:
     """Load a classifier in evaluation mode, on the CPU.
 
     Args:
@@ -53,8 +54,8 @@ def load_classifier(path: Path, task: str | None = None, own: Collection[str] = 
         raise CheckpointError(f"{path} holds a value that no run writes: {str(error)[:400]} {RETRAIN}") from error
     if task is not None and options.task != task:
         raise CheckpointError(
-            f"{path} was trained for task={options.task}, and task={task} was asked: its outputs are other classes. Use "
-            f"task={options.task}, or name another run."
+            f"{path} was trained for task={options.task.name} ({options.task.title}), and task={task.name} ({task.title}) was "
+            f"asked: its outputs are other classes. Use task={options.task.name}, or name another run."
         )
     family_of(model, own, f"{path}: {MODEL}")
     classifier = build_classifier(model, replace(options, own_targets=tuple(own), tta=tta or options.tta))

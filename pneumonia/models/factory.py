@@ -33,7 +33,7 @@ def build_model(config: TrainConfig, datamodule: XRayDataModule) -> Classifier:
     """
     datamodule.prepare_data()
     datamodule.setup("fit")
-    options = replace(options_from_config(config), task=datamodule.task.name, image_size=datamodule.image_size)
+    options = replace(options_from_config(config), task=datamodule.task, image_size=datamodule.image_size)
     return build_classifier(to_plain(config.model), fit_options(options, datamodule))
 
 
@@ -41,7 +41,7 @@ def options_from_config(config: TrainConfig) -> ClassifierOptions:
     """Return the options of a classifier, those that are fitted on the training subset by the name of their method."""
     method = config.normalisation
     return ClassifierOptions(
-        task=config.task,
+        task=config.task.build(),
         channels=config.channels,
         image_size=config.image_size,
         resize=config.data.resize,

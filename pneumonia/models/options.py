@@ -11,6 +11,7 @@ from pneumonia.config.schema import TrainConfig
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.normalization import Scaling, fit_scaling, histogram
 from pneumonia.errors import ConfigError
+from pneumonia.tasks import SUBTYPE, Task
 
 Plain: TypeAlias = Mapping[str, object]  # a config node in plain values, as a checkpoint keeps it
 BALANCED: Final = "balanced"
@@ -23,7 +24,7 @@ class ClassifierOptions:
     """Options of a classifier, whatever its family.
 
     Attributes:
-        task: A name of :data:`pneumonia.tasks.TASKS`.
+        task: Gives the classes; a built-in one may be named.
         channels: 1, or 3 for networks that want colour: the grey channel is repeated.
         image_size: Pixels a side.
         resize: How an image file becomes that square; ``predict`` needs it.
@@ -42,7 +43,7 @@ class ClassifierOptions:
         own_targets: Targets of the user's own config, which may lie in any package; never read from a checkpoint.
     """
 
-    task: str = "subtype"
+    task: Task = SUBTYPE
     channels: int = 1
     image_size: int = 75
     resize: str = "stretch"
@@ -60,6 +61,11 @@ class ClassifierOptions:
     family: str = ""
     own_targets: Collection[str] = ()
 
+    def __post_init__(self) -> None:
+        given: object = self.task
+        if not isinstance(given, Task):
+            object.__setattr__(self, "task", Task.from_plain(given))
+
     @property
     def inputs(self) -> int:
         """Numbers of a flattened image."""
@@ -73,8 +79,8 @@ class ClassifierOptions:
             ConfigError: A value that no run writes.
         """
         hints, rules = get_type_hints(cls), {item.name: rule_of(item) for item in fields(TrainConfig)}
-        hints |= {"scaling": Mapping[str, object], "class_weights": list[float] | None}
-        del rules["class_weights"]  # of their name
+        hints |= {"task": str | Mapping[str, object], "scaling": Mapping[str, object], "class_weights": list[float] | None}
+        del rules["class_weights"], rules["task"]  # of their name
         if missing := {"task", "image_size", "scaling"} - set(values):
             raise ConfigError(f"{min(missing)} is missing.")
         known: dict[str, Any] = {key: value for key, value in values.items() if key in hints and key != "own_targets"}
@@ -89,7 +95,7 @@ class ClassifierOptions:
 
     def to_plain(self) -> Plain:
         """Return plain values, so that a checkpoint that holds them loads with ``weights_only``."""
-        plain = asdict(replace(self, own_targets=()))
+        plain = asdict(replace(self, own_targets=())) | {"task": self.task.to_plain()}
         del plain["own_targets"]
         return plain
 
@@ -152,10 +158,11 @@ def check_datamodule(options: ClassifierOptions, datamodule: object) -> None:
             f"swa={options.swa} recomputes batch norm statistics on the training images after an epoch and needs a data module: "
             "use Trainer.fit(model, datamodule)."
         )
-    task = getattr(getattr(datamodule, "task", None), "name", options.task)
+    task: Task = getattr(datamodule, "task", options.task)
     size = getattr(datamodule, "image_size", options.image_size)
     if (task, size) != (options.task, options.image_size):
         raise ConfigError(
-            f"The data module has task={task} and image_size={size}, and the model was built for task={options.task} and "
-            f"image_size={options.image_size}. Build it with build_model(config, datamodule)."
+            f"The data module has task={task.name} ({task.title}) and image_size={size}, and the model was built for "
+            f"task={options.task.name} ({options.task.title}) and image_size={options.image_size}. Build it with "
+            "build_model(config, datamodule)."
         )

@@ -48,7 +48,7 @@ class Perceptron(Classifier):
     Source: Rosenblatt (1958), The perceptron; the criterion: Bishop (2006), Pattern Recognition and Machine Learning, 4.1.7.
     """
 
-    tasks = ("pneumonia",)
+    most_classes = 2
     default_monitor = "val/accuracy"  # it has no likelihood, so its loss ranks nothing
     caveat = "A perceptron has no probabilities: these are its distances from a hyperplane, scaled to between 0 and 1."
     training_rule = "by Rosenblatt's rule, w += lr * error * x: of the optimizer's options only lr is used"

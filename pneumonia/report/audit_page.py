@@ -9,8 +9,9 @@ from PIL import Image
 
 from pneumonia.data.audit.audit import QUANTITIES
 from pneumonia.data.audit.contact_sheets import chosen
-from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks
+from pneumonia.data.audit.findings import KINDS, conclusion, likeness, ranged, remarks
 from pneumonia.data.audit.records import Audit, Pair, Score
+from pneumonia.report.formatting import sentence
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import (
     Block,
@@ -136,14 +137,14 @@ def _shortcuts(found: Audit) -> list[Block]:
             "is worth its accuracy beyond these; a metadata bar far right of the mark means that the files reveal the class."
         ),
     ]
-    for task, title in TASKS.items():
+    for task, title in found.tasks.items():
         scores: dict[str, Score] = {}
         for kind, by_task in found.baselines.items():
             scores[KINDS[kind]] = by_task[task]
             if on_val := by_task[task].on_val:
                 scores[f"{KINDS[kind]}, on val"] = on_val
         known = {name: score for name, score in scores.items() if score.accuracy is not None}
-        blocks.append(Heading(title.capitalize(), 3))
+        blocks.append(Heading(sentence(title), 3))
         if known:
             bars = [(score.accuracy, score.low, score.high, score.largest_class) for score in known.values()]
             values, low, high, marks = zip(*bars, strict=True)

@@ -30,7 +30,7 @@ def card(comparison: Comparison) -> list[Block]:
     mean = "" if best.trainings == 1 else f", mean of {best.trainings} trainings"
     rows = [
         ("Model", f"{joined}{entry.family}: {_listed(settings) or 'no settings'}"),
-        ("Task", f"{comparison.task}: {', '.join(result.task.classes)}"),
+        ("Task", f"{comparison.task.name}: {', '.join(result.task.classes)}"),
         (
             "Input",
             f"grey chest X-ray, {config.image_size} x {config.image_size} pixels ({config.data.resize}), "

@@ -18,13 +18,14 @@ from pneumonia.metrics.bootstrap import (
 )
 from pneumonia.metrics.classification import lower_is_better, metrics_of
 from pneumonia.metrics.significance import delong, difference_over_folds, estimate_over_folds, holm, mcnemar
+from pneumonia.metrics.thresholds import one_vs_rest
 from pneumonia.report.entries import EVALUATED, Entry, by_configuration
-from pneumonia.report.formatting import NO_DIFFERENCE
+from pneumonia.report.formatting import NO_DIFFERENCE, sentence
 from pneumonia.report.naming import labels_of
 from pneumonia.runs.folder import OWN
 from pneumonia.system.console import track
 from pneumonia.system.files import digest
-from pneumonia.tasks import TASKS, Task
+from pneumonia.tasks import SUBTYPE, Task
 
 LEVEL: Final = 0.05  # of the corrected p below which two are called different
 ALL_PAIRS: Final = 12  # candidates; of more, each is held against the best alone
@@ -102,7 +103,7 @@ class Comparison:
     """Candidates that were measured on the same images, or on the folds of one cross-validation.
 
     Attributes:
-        task: Its name.
+        task: Of all of them.
         manifest: Hash of images and labels.
         split: For example ``grouped``, ``kfold with 5 folds``.
         subset: ``test`` or ``val``.
@@ -117,7 +118,7 @@ class Comparison:
         leak_share: The share of images that leak, for a table.
     """
 
-    task: str
+    task: Task
     manifest: str
     split: str
     subset: str
@@ -133,7 +134,7 @@ class Comparison:
 
     @property
     def title(self) -> str:
-        text = {"subtype": "Normal, viral or bacterial", "pneumonia": "Normal or pneumonia"}[self.task]
+        text = sentence(self.task.title)
         subset = "test" if self.subset == "test" else "validation"
         if self.other_data:
             return f"{text}: {subset} subset of other data, {self.other_data} (trained with split={self.split})"
@@ -157,7 +158,7 @@ def comparisons(entries: Sequence[Entry], metric: str) -> list[Comparison]:
     made = [_comparison(protocol, found, metric) for protocol, found in tracked]
     return sorted(
         made,
-        key=lambda one: (bool(one.other_data), one.subset != "test", one.task != "subtype", bool(one.leaks), one.split),
+        key=lambda one: (bool(one.other_data), one.subset != "test", one.task != SUBTYPE, bool(one.leaks), one.split),
     )
 
 
@@ -166,7 +167,7 @@ class Protocol:
     """What two runs must have in common to be compared; ``images`` is the hash of images and labels, unless over folds."""
 
     subset: str
-    task: str
+    task: Task
     manifest: str
     split: str
     other_sha256: str | None
@@ -185,12 +186,12 @@ def _protocol(entry: Entry, subset: str) -> Protocol:
     folds = subset == "val" and split.method == "kfold" and other is None and not entry.tta
     images = None if folds else digest(entry.tables[subset][["image_id", "label"]].to_numpy().tolist())
     manifest = entry.result.data.manifest_sha256
-    return Protocol(subset, entry.result.task.name, manifest, text, other, "folds" if folds else "images", images)
+    return Protocol(subset, entry.result.task, manifest, text, other, "folds" if folds else "images", images)
 
 
 def _comparison(protocol: Protocol, entries: list[Entry], metric: str) -> Comparison:
-    subset, kind, task = protocol.subset, protocol.kind, TASKS[protocol.task]
-    metric = "f1_macro" if metric == "f1" and task.name == "subtype" else metric
+    subset, kind, task = protocol.subset, protocol.kind, protocol.task
+    metric = "f1_macro" if metric == "f1" and len(task.classes) > 2 else metric
     trainings = by_configuration(entries).values()
     labels = labels_of([found[0] for found in trainings], common=("split", "data", "task"))
     make = _over_folds if kind == "folds" else _over_images
@@ -201,7 +202,7 @@ def _comparison(protocol: Protocol, entries: list[Entry], metric: str) -> Compar
     ids = pd.concat([table[["image_id", "patient_id"]] for table in tables]).drop_duplicates("image_id")
     leak, share = _leak(entries[0], subset)
     return Comparison(
-        task=task.name,
+        task=task,
         manifest=protocol.manifest,
         split=protocol.split,
         subset=subset,
@@ -260,7 +261,7 @@ def estimates_on(entries: Sequence[Entry], subset: str) -> dict[str, Bounded]:
     if len(images) > 1:
         values = fold_metrics(entries, subset)
         return {name: estimate_over_folds(values[name], *_sizes(entries, subset), name) for name in values}
-    found = _resampled(entries, subset, TASKS[entries[0].result.task.name])
+    found = _resampled(entries, subset, entries[0].result.task)
     return {name: estimate(one, name) for name, one in found.items()}
 
 
@@ -323,7 +324,9 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, task: Task, metr
 
 
 def _typical_tests(first: Entry, second: Entry, subset: str) -> tuple[float, float]:
-    """Return p of equal accuracy and of equal AUROC of pneumonia against normal."""
+    """Return p of equal accuracy and of equal AUROC of the positive classes against the others."""
     (one, label), (other, _) = first.predicted(subset), second.predicted(subset)
-    area = delong(1 - one[:, 0], 1 - other[:, 0], label != 0, first.patients(subset))
+    task = first.result.task
+    (score, positive), (others, _) = (one_vs_rest(scores, label, task)[task.questions[0]] for scores in (one, other))
+    area = delong(score, others, positive, first.patients(subset))
     return mcnemar(one.argmax(axis=1) == label, other.argmax(axis=1) == label), area.p

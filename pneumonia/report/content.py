@@ -14,6 +14,7 @@ from pneumonia.report.ranking import comparison_section, in_short
 from pneumonia.report.render.document import Block, Document, Heading, Items, Note, Table, Text
 from pneumonia.report.reproduction import reproduction_section
 from pneumonia.report.study import beside, load_study
+from pneumonia.tasks import SUBTYPE
 
 LIMITS = "Not a medical device. Nothing here was tested on patients."
 
@@ -43,7 +44,7 @@ def main_comparison(comparisons: Sequence[Comparison]) -> Comparison:
             bool(one.other_data),
             one.subset != "test",
             bool(one.leaks),
-            one.task != "subtype",
+            one.task != SUBTYPE,
             -len(one.candidates),
         ),
     )
@@ -65,7 +66,7 @@ def _compared(found: Gathered, comparisons: Sequence[Comparison]) -> list[Block]
     """List the comparisons, why they are separate, and the runs that were left out."""
     rows = [
         {
-            "task": one.task,
+            "task": one.task.name,
             "split": one.split,
             "subset": one.subset,
             "measured on": one.other_data or "own",

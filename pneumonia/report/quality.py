@@ -9,7 +9,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
 from pneumonia.evaluation.result import EvaluationResult
 from pneumonia.metrics.bootstrap import Estimate
-from pneumonia.metrics.classification import confusion_matrix, metric_label
+from pneumonia.metrics.classification import class_metric, confusion_matrix, metric_label
 from pneumonia.metrics.thresholds import one_vs_rest, risk_coverage_curve
 from pneumonia.report.compare import Comparison
 from pneumonia.report.entries import Entry
@@ -19,7 +19,7 @@ from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
 
 BASELINE_LABELS = {"metadata": "file metadata alone", "thumbnail": "16 x 16 thumbnail, linear"}
-BINARY = {("recall", "NORMAL"): "specificity", ("recall", "PNEUMONIA"): "sensitivity"}
+MOST_CURVES = 10  # which have distinct colours and line styles
 
 
 def closer_look(comparison: Comparison, number_: int) -> list[Block]:
@@ -55,7 +55,9 @@ def closer_look(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
-    classes = entry.result.task.classes
+    task = entry.result.task
+    classes = task.classes
+    recall = {task.positive[0]: "sensitivity", task.negative[0]: "specificity"} if len(classes) == 2 else {}
     probability, label = entry.predicted(subset)
     counts = confusion_matrix(probability.argmax(axis=1), label, len(classes))
     rows = []
@@ -64,7 +66,7 @@ def _errors(entry: Entry, subset: str, number_: int) -> list[Block]:
     for k, name in enumerate(classes):
         cells = [name, f"{counts[k].sum():,}", f"{counts[k, k]:,}"]
         for metric, among in (("recall", counts[k].sum()), ("precision", counts[:, k].sum())):
-            known = found.get(f"{metric}_{name.lower()}") or found.get(BINARY.get((metric, name), ""))
+            known = found.get(class_metric(metric, name)) or found.get(recall.get(name, "") if metric == "recall" else "")
             value = counts[k, k] / among if among else float("nan")
             cells.append(_cell(known) if known else number(float(value)))
         rows.append(cells)
@@ -85,6 +87,8 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     asked = {name: pair for name, pair in questions.items() if 0 < pair[1].sum() < len(pair[1])}
     if not asked:
         return []
+    left_out = len(asked) - MOST_CURVES
+    asked = dict(list(asked.items())[:MOST_CURVES])
     evaluation = entry.evaluations.get(subset)
     points = {point.positive: point.metrics for point in evaluation.operating_points} if evaluation else {}
     roc, pr = {}, {}
@@ -100,6 +104,8 @@ def _curves(entry: Entry, subset: str, number_: int) -> list[Block]:
     share = {name: float(positive.mean()) for name, (_, positive) in asked.items()}
     svg = figures.roc_and_precision_recall(roc, pr, share)
     caption = "ROC and precision–recall, each class against the rest. Dashes: chance."
+    if left_out > 0:
+        caption += f" The first {MOST_CURVES} of {MOST_CURVES + left_out}; the thresholds of all are in the table below."
     marked = [name for name, (*_, point) in roc.items() if point is not None]
     if marked:
         which = "" if len(marked) == len(roc) else f" (of {listed(marked)} alone)"

@@ -18,12 +18,10 @@ from pneumonia.report.formatting import (
 )
 from pneumonia.report.render import figures
 from pneumonia.report.render.document import Block, Figure, Heading, Note, Table, Text
+from pneumonia.tasks import ANY_POSITIVE, NORMAL, UNKNOWN_KIND, Task
 
 MOST_DOTS = 15
-SHOWN = {
-    "subtype": ("f1_macro", "accuracy", "auroc", "loss"),
-    "pneumonia": ("f1_macro", "accuracy", "auroc", "fnr"),
-}
+SHOWN = ("f1_macro", "accuracy", "auroc")
 
 
 def in_short(comparison: Comparison) -> str:
@@ -85,7 +83,8 @@ def _costs(comparison: Comparison, number_: int) -> list[Block]:
 
 
 def _ranked(comparison: Comparison, number_: int) -> Table:
-    metrics = list(dict.fromkeys((comparison.metric, *SHOWN[comparison.task])))
+    last = "fnr" if len(comparison.task.classes) == 2 else "loss"
+    metrics = list(dict.fromkeys((comparison.metric, *SHOWN, last)))
     rows = [
         [
             str(rank),
@@ -171,7 +170,8 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
     if not folds:
         how += (
             " McNemar's exact test (accuracy; it assumes independent images) and DeLong's test for clustered data (AUROC of "
-            "pneumonia against normal) are of the training nearest to each mean, uncorrected, and do not affect the verdict here."
+            f"{_positive(comparison.task)}) are of the training nearest to each mean, uncorrected, and do not affect the verdict "
+            "here."
         )
     if not folds and any(candidate.once for candidate in comparison.candidates):
         how += (
@@ -189,6 +189,13 @@ def _pairwise(comparison: Comparison, number_: int) -> list[Block]:
         grid = figures.pairwise(names, matrix)
         blocks.append(Figure(f"pairs-{number_}", grid, caption, "The table below, as a grid."))
     return [*blocks, Table(head, rows, "Every pair: 0.05 is the limit of p, corrected", 3, f"pairs-{number_}")]
+
+
+def _positive(task: Task) -> str:
+    """Return the first question of a task in words: ``pneumonia against normal``."""
+    known = {UNKNOWN_KIND: "pneumonia", NORMAL: "normal", ANY_POSITIVE: " or ".join(task.positive)}
+    rest = [known.get(label, label) for label in task.negative]
+    return f"{known.get(task.questions[0], task.questions[0])} against {' or '.join(rest) if len(rest) < 4 else 'all others'}"
 
 
 def _seen(verdicts: dict[tuple[str, str], str], one: str, other: str) -> str:

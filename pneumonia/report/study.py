@@ -9,7 +9,7 @@ from typing import Final
 import yaml
 
 from pneumonia.config.convert import class_name
-from pneumonia.config.schema import TargetNode, TrainConfig
+from pneumonia.config.schema import TargetNode, TaskConfig, TrainConfig
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
 
@@ -95,10 +95,12 @@ def matches(row: Row, entry: Entry) -> bool:
 
 
 def _setting(config: TrainConfig, key: str) -> object:
-    """Return a value of a config, or the class of a choice; ``None`` if the chosen node has no such key."""
+    """Return a value of a config, the class of a choice or the name of the task; ``None`` if the chosen node has no such key."""
     value: object = config
     for name in key.split("."):
         value = getattr(value, name, None)
+    if isinstance(value, TaskConfig):
+        return value.name
     return class_name(value) if isinstance(value, TargetNode) else value
 
 

@@ -131,7 +131,7 @@ def as_data(found: Gathered, compared: Sequence[Comparison]) -> dict[str, object
 def _comparison(one: Comparison) -> dict[str, object]:
     return {
         "title": one.title,
-        "task": one.task,
+        "task": one.task.name,
         "manifest_sha256": one.manifest,
         "split": one.split,
         "part": one.subset,

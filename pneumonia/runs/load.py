@@ -73,7 +73,7 @@ class FinishedRun:
         """
         from pneumonia.models.checkpoints import check_checkpoint, load_classifier  # imports torch
 
-        classifier = load_classifier(self.folder.best, self.task.name, tta=tta)
+        classifier = load_classifier(self.folder.best, self.task, tta=tta)
         check_checkpoint(classifier, self.config if tta is None else replace(self.config, tta=tta), self.folder.best)
         return classifier
 

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, TypeVar
 
-from pneumonia.config.convert import class_name, from_plain
+from pneumonia.config.convert import class_name, from_plain, task_node
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import RunError, some
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.files import write_json
-from pneumonia.tasks import TASKS, Task
+from pneumonia.tasks import Task
 
 COMPLETED: Final = "completed"  # training ended as its config says
 DEBUG: Final = "debug"  # training was shortened for debugging
@@ -116,7 +116,7 @@ class RunResult:
 
     @property
     def task(self) -> Task:
-        return TASKS[self.config.task]
+        return self.config.task.build()
 
     @property
     def seed(self) -> int:
@@ -155,8 +155,9 @@ def _result(found: Mapping[str, Any]) -> RunResult:
     config = found["config"]
     later = {item.name for item in fields(TrainConfig) if item.metadata.get("added_later", False)}
     _check_keys(config, [item.name for item in fields(TrainConfig) if item.name not in later], "config.")
-    if config["task"] not in TASKS or found["task"] != config["task"]:
-        raise ValueError(f"task={found['task']} and config.task={config['task']}; tasks are {some(TASKS)}")
+    name = task_node(config["task"]).name
+    if found["task"] != name:
+        raise ValueError(f"task={found['task']}, and config.task has the name {name}")
     leaks = [Leak(leak["part"], leak["images"], leak["of"], leak["example"]) for leak in found["data"].get("leaks", ())]
     data = _typed(RunData, found["data"], "data.", leaks=leaks)
     confusion = _typed(Confusion, found["confusion"], "confusion.")

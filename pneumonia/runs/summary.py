@@ -121,7 +121,7 @@ def _settings(config: TrainConfig, job: PlannedJob | None) -> tuple[dict[str, ob
     """Return the settings of a run, and the keys among them that may tell runs apart."""
     plain = to_plain(config)
     choices = group_choices(plain)
-    chosen = {group: choice or _class_name(plain[group]) for group, choice in choices.items()}
+    chosen = {group: choice or _class_name(plain[group]) for group, choice in choices.items()} | {"task": config.task.name}
     changed = [key for key in changed_settings(plain, choices) if key.partition(".")[0] not in WHERE_KEPT]
     swept = {key: value for key, value in job.differs.items() if key not in chosen} if job else {}
     return {**swept, **dotted(plain), **chosen}, (*choices, *changed)

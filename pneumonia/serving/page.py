@@ -14,7 +14,7 @@ from pneumonia.data.sources.phantom import draw
 from pneumonia.export.contract import Contract, Interval, MetricInfo
 from pneumonia.metrics.classification import metric_label
 from pneumonia.serving.limits import Limits
-from pneumonia.tasks import BACTERIA, NORMAL, VIRUS
+from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
 
 HTML: Final = "text/html; charset=utf-8"
 CSS: Final = "text/css; charset=utf-8"
@@ -24,6 +24,7 @@ EXAMPLES: Final = {
     "virus": (VIRUS, 4),
     "bacteria": (BACTERIA, 5),
 }  # class and seed of each drawing
+TITLES: Final = {"normal": "Normal", "virus": "Viral", "bacteria": "Bacterial"}
 JPEG_QUALITY: Final = 85
 METRICS: Final = ("accuracy", "f1_macro", "auroc")
 
@@ -39,8 +40,11 @@ class Asset:
 def page_assets(contract: Contract, limits: Limits) -> dict[str, Asset]:
     """Return the files of the web page, by path."""
     sentences = [*contract.limitations, *filter(None, [contract.caveat])]
+    examples = {name: label for name, (label, _) in EXAMPLES.items() if shows(contract, label)}
     html = Template(_read("page.html").decode()).substitute(
         classes=escape(", ".join(contract.classes)),
+        examples="".join(f'<button type="button" data-example="{name}">{TITLES[name]}</button>' for name in examples),
+        no_examples="" if examples else "hidden",
         body_bytes=limits.body_bytes,
         body_mib=f"{limits.body_mib:g}",
         limitations="".join(f"<li>{escape(sentence)}</li>" for sentence in sentences),
@@ -51,6 +55,12 @@ def page_assets(contract: Contract, limits: Limits) -> dict[str, Asset]:
         "/page.css": Asset(_read("page.css"), CSS),
         "/page.js": Asset(_read("page.js"), JAVASCRIPT),
     }
+
+
+def shows(contract: Contract, label: str) -> bool:
+    """Return whether a drawn X-ray of this label is of a class of the bundle."""
+    kinds = {UNKNOWN_KIND} if label in {VIRUS, BACTERIA} else set()
+    return not {label, *kinds}.isdisjoint(name.upper() for name in contract.classes)
 
 
 def docs_assets() -> dict[str, Asset]:

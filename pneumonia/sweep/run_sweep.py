@@ -129,9 +129,13 @@ def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
     """
 
     def load(job: Job) -> None:
-        cache.images(job.config.data, job.config.image_size, Path(job.config.cache_dir))
+        config = job.config
+        cache.images(config.data, config.image_size, Path(config.cache_dir), config.task.build(), every_class=True)
 
-    _raise_if_all_fail(_grouped(jobs, lambda job: digest([asdict(job.config.data), job.config.image_size])), load)
+    def what(job: Job) -> str:
+        return digest([asdict(job.config.data), job.config.image_size, job.config.task.build().to_plain()])
+
+    _raise_if_all_fail(_grouped(jobs, what), load)
 
 
 def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], object]) -> None:

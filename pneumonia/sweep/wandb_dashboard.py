@@ -12,6 +12,7 @@ BINARY: Final = ("best/val/fnr", "best/val/fpr")
 BEST: Final = ("best/val/loss", "best/val/accuracy", "best/val/f1_macro", "best/val/auroc")
 COST: Final = ("cost/images_per_s", "cost/peak_memory_mib", "cost/fit_s", "cost/usd")
 CONFIG_KEY: Final = {  # the key that names the choice in a config group
+    "task": "task.name",
     "model": "model._target_",
     "optimizer": "optimizer._target_",
     "scheduler": "scheduler._target_",
@@ -35,7 +36,7 @@ def build(plan: Plan, project: str, entity: str) -> Any:
             workspaces: Any = import_module("wandb_workspaces.workspaces")
     except ImportError as error:
         raise ConfigError("Dashboards need wandb-workspaces: pip install 'pneumonia[wandb]'.") from error
-    best = (*BEST, *BINARY) if any(job.config.task == "pneumonia" for job in plan.jobs) else BEST
+    best = (*BEST, *BINARY) if any(len(job.config.task.classes) == 2 for job in plan.jobs) else BEST
     # Types of the library, because it reads plain text as a metric of the run's summary.
     swept = dict.fromkeys(CONFIG_KEY.get(key, key) for key in plan.axes)
     columns = [*map(reports.Config, swept), *map(reports.SummaryMetric, best[:3])]

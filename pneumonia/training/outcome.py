@@ -31,7 +31,7 @@ def build_result(
 ) -> RunResult:
     """Build the result of a run from its best checkpoint, and write the predictions of its validation images."""
     device = device_of(config.trainer)
-    best = load_classifier(folder.best, config.task, own_targets(config))
+    best = load_classifier(folder.best, data.task, own_targets(config))
     predictions = predict_subset(best.to(device), data, "val", record.best.best_epoch - 1)
     with replacing(folder.predictions("val")) as part:
         predictions.to_parquet(part, index=False)

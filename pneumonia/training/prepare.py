@@ -147,7 +147,7 @@ def build_datamodule(config: TrainConfig, data_cache: RunDataCache | None = None
     return XRayDataModule(
         config.data,
         config.split,
-        task=config.task,
+        task=config.task.build(),
         image_size=config.image_size,
         batch_size=config.batch_size,
         augmentation=config.augmentation,

@@ -11,6 +11,7 @@ from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.model_warnings import PHANTOMS, constant_prediction
 from pneumonia.runs.result import RunResult
+from pneumonia.system.class_tables import print_class_counts, print_confusion
 from pneumonia.system.console import format_value, say, table, warn
 from pneumonia.tasks import SUBSETS
 
@@ -20,7 +21,7 @@ def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, 
     counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
     rows = [(subset, *(str(count) for count in counts[subset]), str(counts[subset].sum())) for subset in SUBSETS]
-    table(f"Split {config.split.method}, images by class", ("subset", *classes, "all"), rows)
+    print_class_counts(f"Split {config.split.method}, images by class", classes, rows, ("all",))
     seen = data.images.manifest.iloc[data.positions("train")]
     if mostly_phantoms(seen["path"].tolist(), seen["sha256"].tolist(), Path(config.cache_dir)):
         say("These are drawn phantoms: they show that everything works, not how good a model is. Real X-rays: data=folder")
@@ -52,19 +53,12 @@ def show(result: RunResult, folder: RunFolder, note: str = "") -> None:
     family = f"{result.family} {getattr(result.config.model, 'name', '')}".strip()
     title = f"{family}, best epoch {result.best_epoch} of {result.epochs}"
     table(title, ("metric", "train", "val"), rows)
-    shown = [
-        (
-            label,
-            *(format_value(validated.get(class_metric(name, label))) for name in ("recall", "precision")),
-            *map(str, counts),
-        )
-        for label, counts in zip(classes, result.confusion.counts, strict=True)
-    ]
-    if len(classes) > 2:
-        table("Validation, by true class", ("class", "recall", "precision", *(f"as {name}" for name in classes)), shown)
-    else:
-        short = [(row[0], *row[3:]) for row in shown]
-        table("Validation, by true class", ("class", *(f"as {name}" for name in classes)), short)
+    rates = {
+        name: [format_value(validated.get(class_metric(name, label))) for label in classes]
+        for name in ("recall", "precision")
+        if len(classes) > 2
+    }
+    print_confusion("Validation, by true class", classes, result.confusion.counts, rates)
     cost = result.cost
     if cost.images_per_s:
         say(f"{cost.images_per_s:.0f} images/s, {cost.fit_s:.0f} s, {cost.peak_memory_mib:.0f} MiB on {cost.device}")

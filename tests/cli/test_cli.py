@@ -72,7 +72,7 @@ BAD = [
     ("trainer.fast_dev_run=often", r"trainer.fast_dev_run=often is out of range: it must be true or false"),
     ("+trainer.foo=1", r"trainer.foo is not a key of trainer=default"),
     ("experiment=article/fnal", r"experiment=article/fnal is not known.*'article/final'"),
-    ("task=foo", r"task=foo is not known; choose one of subtype, pneumonia"),
+    ("task=foo", r"task=foo is not known. Choose one of pneumonia, subtype"),
     ("data=folder", r"data.root has no value"),
     ("data=folder data.root=/no/such/folder", r"LayoutError: data.root=/no/such/folder does not exist"),
     ("name=../elsewhere", r"name='../elsewhere' can't name a folder"),

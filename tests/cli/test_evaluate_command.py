@@ -83,7 +83,7 @@ def test_damaged_run_is_left_out_but_stops_an_ensemble(content, reason, runs, ca
         (lambda result: result.update(config={}), "it lacks config.name, config.task"),
         (lambda result: result.update(data={}), "it lacks data.manifest_sha256, data.split_sha256"),
         (lambda result: result.update(config=3), "is damaged: TypeError"),
-        (lambda result: result["config"].update(task="nope"), "config.task=nope; tasks are subtype, pneumonia"),
+        (lambda result: result["config"].update(task="nope"), "task=nope is not known; choose one of subtype, pneumonia"),
     ],
     ids=["no config", "no hashes", "a number", "no such task"],
 )

@@ -42,6 +42,6 @@ def test_compose_translates_errors():
 
 
 def test_groups_are_the_folders_of_conf():
-    assert {*GROUPS, "data", "split", "augmentation", "experiment", "debug", "reproduce", "callbacks", "logger"} == set(
+    assert {*GROUPS, "task", "data", "split", "augmentation", "experiment", "debug", "reproduce", "callbacks", "logger"} == set(
         config_groups()
     )

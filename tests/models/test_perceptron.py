@@ -117,7 +117,7 @@ def test_its_probabilities_do_not_depend_on_the_scale_of_the_weights():
 
 
 def test_three_classes_are_refused():
-    with pytest.raises(ConfigError, match=r"task=subtype has 3 classes, and Perceptron separates two. Use task=pneu"):
+    with pytest.raises(ConfigError, match=r"task=subtype has 3 classes, and Perceptron separates 2 at most. Use task=pneu"):
         build_classifier(NODE, ClassifierOptions("subtype"))
 
 

@@ -11,7 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from simulated_predictions import simulate
 
-from pneumonia.config.convert import from_plain, to_plain
+from pneumonia.config.convert import from_plain, task_node, to_plain
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.evaluation.evaluate_predictions import evaluate_predictions
 from pneumonia.evaluation.result import Baselines, EvaluationResult
@@ -61,7 +61,7 @@ def make_run(compose: Any) -> MakeRun:
         leaks: tuple[Leak, ...] = (),
     ) -> RunFolder:
         config = to_plain(compose(f"name={name}", f"seed={seed}", *overrides, runs_dir=runs))
-        task = TASKS[config["task"]]
+        task = task_node(config["task"]).build()
         if tables is None:
             tables = {}
             for number, which in enumerate(("val", "test")):

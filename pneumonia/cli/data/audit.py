@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Unpack
 import click
 
 from pneumonia.cli.data.split import MethodOptions, method_options, split_config
-from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image
+from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image, task
 from pneumonia.errors import ConfigError, broken_images
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pneumonia.config.schema import SplitConfig
     from pneumonia.data.audit.records import Audit
+    from pneumonia.tasks import Task
 
 SIZE: Final = 96  # pixels a side of the images that are measured and shown
 
@@ -33,6 +34,7 @@ SIZE: Final = 96  # pixels a side of the images that are measured and shown
 @click.option("--split", metavar="FILE", type=FILE, help="Audit a file of `pneumonia data split`.")
 @method_options
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels.")
+@task
 @click.option("--out", metavar="DIR", type=FOLDER, default=Path("audit"), help="Folder of the page.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON instead of the path of the page.")
 @on_bad_image
@@ -41,6 +43,7 @@ def command(
     source: Path,
     split: Path | None,
     labels: Path | None,
+    task: "Task | None",
     out: Path,
     as_json: bool,
     on_bad_image: str,
@@ -62,12 +65,14 @@ def command(
     from pneumonia.report.audit_page import audit_page
     from pneumonia.system.console import say, warn
     from pneumonia.system.files import replacing, write_json
+    from pneumonia.tasks import TASKS
 
-    manifest, pixels, problems = readable_images(source, SIZE, labels, on_bad_image, cache_dir)
+    manifest, pixels, problems = readable_images(source, SIZE, labels, on_bad_image, cache_dir, task)
     assigned = None if plan is None else load_split(manifest, plan)
     name = "folders" if plan is None else plan.file or plan.method
     subset, fold = (None, None) if assigned is None else (assigned["subset"], assigned["fold"])
-    found = replace(audit(manifest, pixels, subset, name, fold), skipped=problems)
+    tasks = tuple(TASKS.values()) if task is None else (task,)
+    found = replace(audit(manifest, pixels, subset, name, fold, tasks), skipped=problems)
     plain = asdict(found)
     _show(found)
     with replacing(out / "index.html") as part:
@@ -84,7 +89,7 @@ def command(
 
 
 def readable_images(
-    source: Path, size: int, labels: Path | None, on_bad_image: str, cache_dir: Path
+    source: Path, size: int, labels: Path | None, on_bad_image: str, cache_dir: Path, task: "Task | None"
 ) -> "tuple[pd.DataFrame, NDArray[np.uint8], dict[str, str]]":
     """Load all images that can be read.
 
@@ -96,8 +101,9 @@ def readable_images(
     """
     from pneumonia.data.cache import Shape, load_cache
     from pneumonia.data.manifest import load_manifest
+    from pneumonia.tasks import SUBTYPE
 
-    manifest = load_manifest(source, cache_dir, labels, Shape(size))
+    manifest = load_manifest(source, cache_dir, labels, Shape(size), task or SUBTYPE)
     cache = load_cache(manifest, size, "stretch", cache_dir)
     good = ~manifest["path"].isin(list(cache.problems)).to_numpy()
     if cache.problems and (on_bad_image == "error" or not good.any()):
@@ -122,7 +128,8 @@ def _plan(file: Path | None, method: MethodOptions) -> "SplitConfig | None":
 def _show(found: "Audit") -> None:
     from rich.markup import escape
 
-    from pneumonia.data.audit.findings import KINDS, TASKS, conclusion, likeness, ranged, remarks
+    from pneumonia.data.audit.findings import KINDS, conclusion, likeness, ranged, remarks
+    from pneumonia.system.class_tables import print_class_counts
     from pneumonia.system.console import say, table, warn
 
     rows = [
@@ -134,11 +141,11 @@ def _show(found: "Audit") -> None:
         )
         for name, subset in found.subsets_and_all.items()
     ]
-    table("Subsets and classes", ("subset", *map(escape, found.labels), "images", "patients"), rows)
+    print_class_counts("Subsets and classes", list(map(escape, found.labels)), rows, ("images", "patients"))
     counts = vars(found.duplicates).items()
     table("Copies", ("what", "count"), [(name.replace("_", " "), str(count)) for name, count in counts])
-    for task, title in TASKS.items():
-        scores = {kind: found.baselines[kind][task] for kind in KINDS}
+    for name, title in found.tasks.items():
+        scores = {kind: found.baselines[kind][name] for kind in KINDS}
         largest = scores["thumbnail"].largest_class
         beside = "" if largest is None else f" (largest class: {largest:.3f})"
         rows = []

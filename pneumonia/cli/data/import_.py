@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pneumonia.cli.parsing import FILE, PATH, Verb, cache_dir, on_bad_image
+from pneumonia.cli.parsing import FILE, PATH, Verb, cache_dir, on_bad_image, task
 from pneumonia.errors import BrokenImagesError, ConfigError, LayoutError, broken_images, printable
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from pneumonia.tasks import Task
 
 HOSTS: Final = ("kaggle", "huggingface", "medmnist")
 SIZES: Final = (28, 64, 128, 224)
@@ -22,6 +24,7 @@ SIZES: Final = (28, 64, 128, 224)
     examples=[
         "pneumonia data import chest_xray --out manifest.parquet",
         "pneumonia data import --from medmnist --size 64",
+        "pneumonia data import radiographs --task conf/task/covid.yaml",
     ],
 )
 @click.argument("source", metavar="[SOURCE]", required=False, type=PATH)
@@ -29,6 +32,7 @@ SIZES: Final = (28, 64, 128, 224)
 @click.option("--size", type=click.Choice(SIZES), help="Pixels a side, with --from medmnist.  [default: 28]")
 @click.option("--repo", metavar="OWNER/NAME", help="Data set, with --from huggingface.")
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels; see below.")
+@task
 @click.option("--out", metavar="FILE", type=FILE, default=Path("manifest.parquet"), help="The manifest.")
 @on_bad_image
 @cache_dir
@@ -38,6 +42,7 @@ def command(
     size: int | None,
     repo: str | None,
     labels: Path | None,
+    task: "Task | None",
     out: Path,
     on_bad_image: str,
     cache_dir: Path,
@@ -51,6 +56,9 @@ def command(
     bacteria or pneumonia; optionally patient_id, and split (train, val, test). Numbers need a header that defines them: 'label
     (0=normal; 1=virus; 2=bacteria)', or 'pneumonia' for 0 and 1. The only table in a folder is used without --labels if names
     and folders do not tell the labels.
+
+    --task FILE reads other classes than these: their names and synonyms in folders and tables, in any case. The manifest then
+    holds these classes as labels.
 
     --from downloads a release and resumes an interrupted download: kaggle (1.2 GB), huggingface (default:
     hf-vision/chest-xray-pneumonia), medmnist (binary). It needs pip install "pneumonia[download]".
@@ -73,18 +81,20 @@ def command(
 
         with redirect_stdout(sys.stderr):  # messages of the clients; stdout is for the path of the manifest
             source = fetch(host, cache_dir, size or 28, repo)
+    from pneumonia.tasks import SUBTYPE
+
     assert source is not None
-    _import(source, labels, out, on_bad_image, cache_dir)
+    _import(source, labels, task or SUBTYPE, out, on_bad_image, cache_dir)
     print(out)
 
 
-def _import(source: Path, labels: Path | None, out: Path, on_bad_image: str, cache_dir: Path) -> None:
+def _import(source: Path, labels: Path | None, task: "Task", out: Path, on_bad_image: str, cache_dir: Path) -> None:
     from pneumonia.data.manifest import load_manifest, write_manifest
     from pneumonia.data.sources.releases import recognise
     from pneumonia.system.console import say
 
-    release = recognise(source, cache_dir, labels)
-    manifest = load_manifest(source, cache_dir, labels)
+    release = recognise(source, cache_dir, labels, task)
+    manifest = load_manifest(source, cache_dir, labels, task=task)
     bad = manifest[manifest["problem"] != ""]
     if len(bad) and on_bad_image == "error":
         raise _broken(bad)
@@ -103,10 +113,10 @@ def _import(source: Path, labels: Path | None, out: Path, on_bad_image: str, cac
 
 def _show(title: str, manifest: "pd.DataFrame") -> None:
     """Show counts by subset and class, patients, and the range of sizes."""
-    from pneumonia.system.console import table
-    from pneumonia.tasks import LABELS, UNKNOWN_KIND
+    from pneumonia.system.class_tables import print_class_counts
+    from pneumonia.tasks import in_class_order
 
-    labels = [label for label in (*LABELS, UNKNOWN_KIND) if (manifest["label"] == label).any()]
+    labels = in_class_order(manifest["label"])
     subsets = [subset for subset in ("train", "val", "test", "") if (manifest["source_split"] == subset).any()]
     groups = [(subset or "no subset", manifest[manifest["source_split"] == subset]) for subset in subsets]
     if len(groups) > 1:
@@ -122,7 +132,7 @@ def _show(title: str, manifest: "pd.DataFrame") -> None:
         )
         for subset, rows in groups
     ]
-    table(title, ["subset", *labels, "images", "patients", "width px", "height px"], rows)
+    print_class_counts(title, labels, rows, ("images", "patients", "width px", "height px"))
 
 
 def _patients(ids: "pd.Series[str]") -> str:

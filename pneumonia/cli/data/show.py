@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image
+from pneumonia.cli.parsing import FILE, FOLDER, PATH, Verb, cache_dir, on_bad_image, task
 from pneumonia.errors import ConfigError
 
 if TYPE_CHECKING:
     from pneumonia.config.schema import AugmentationConfig
+    from pneumonia.tasks import Task
 
 MOST_ROWS: Final = 15  # of examples: three classes in five places
 MOST_PIXELS: Final = 89_000_000  # above it PIL warns when it opens a picture
@@ -18,6 +19,7 @@ MOST_PIXELS: Final = 89_000_000  # above it PIL warns when it opens a picture
 @click.command(cls=Verb, examples=["pneumonia data show chest_xray --augmentation clinical"])
 @click.argument("source", metavar="SOURCE", type=PATH)
 @click.option("--labels", metavar="FILE.csv", type=FILE, help="Table of labels.")
+@task
 @click.option("--out", metavar="DIR", type=FOLDER, default=Path("sheets"), help="Folder of the PNG files.")
 @click.option("--augmentation", metavar="NAME", default="normal", help="File of conf/augmentation.")
 @click.option(
@@ -34,6 +36,7 @@ MOST_PIXELS: Final = 89_000_000  # above it PIL warns when it opens a picture
 def command(
     source: Path,
     labels: Path | None,
+    task: "Task | None",
     out: Path,
     augmentation: str,
     images: int,
@@ -62,7 +65,7 @@ def command(
     from pneumonia.system.console import warn
     from pneumonia.system.files import replacing
 
-    manifest, pixels, problems = readable_images(source, size, labels, on_bad_image, cache_dir)
+    manifest, pixels, problems = readable_images(source, size, labels, on_bad_image, cache_dir, task)
     for path, reason in problems.items():
         warn(f"left out {path}: {reason}")
     pages = {"classes": by_class(manifest, pixels, images, seed)}

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Final, TypedDict, Unpack
 
 import click
 
-from pneumonia.cli.parsing import FOLDER, PATH, Verb, cache_dir, options
+from pneumonia.cli.parsing import FOLDER, PATH, Verb, cache_dir, options, task
 from pneumonia.errors import some
 
 if TYPE_CHECKING:
     from pneumonia.config.schema import SplitConfig
+    from pneumonia.tasks import Task
 
 
 class MethodOptions(TypedDict, total=False):
@@ -43,9 +44,12 @@ method_options: Final = options(
 @click.argument("source", metavar="SOURCE", type=PATH)
 @method_options
 @click.option("--leaky/--no-leaky", default=None, help="Allow leakage, or refuse it whatever the method.")
+@task
 @click.option("--out", metavar="DIR", type=FOLDER, default=Path("splits"), help="Folder of the file.")
 @cache_dir
-def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **method: Unpack[MethodOptions]) -> None:
+def command(
+    source: Path, leaky: bool | None, task: "Task | None", out: Path, cache_dir: Path, **method: Unpack[MethodOptions]
+) -> None:
     """Divide the images of SOURCE into train, val and test, and write DIR/split-<hash>.parquet (image_id, subset, fold).
 
     SOURCE is a folder of X-rays, an archive or a manifest.parquet. The counts are shown, and the path of the file is printed. A
@@ -56,10 +60,11 @@ def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **meth
     from pneumonia.data.manifest import load_manifest
     from pneumonia.data.splits.files import load_split, write_split
     from pneumonia.data.splits.leaks import UNUSED, find_leaks
-    from pneumonia.system.console import table, warn
-    from pneumonia.tasks import SUBSETS, in_class_order
+    from pneumonia.system.class_tables import print_class_counts
+    from pneumonia.system.console import warn
+    from pneumonia.tasks import SUBSETS, SUBTYPE, in_class_order
 
-    manifest = load_manifest(source, cache_dir)
+    manifest = load_manifest(source, cache_dir, task=task or SUBTYPE)
     bad = manifest[manifest["problem"] != ""]
     if len(bad):  # training with data.on_bad_image=skip leaves them out too
         warn(f"Images that can't be read are not in the split: {some(bad['path'], 3)}")
@@ -73,7 +78,7 @@ def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **meth
         if inside.any():
             counts = [str((inside & (manifest["label"] == label)).sum()) for label in labels]
             rows.append((subset, *counts, str(inside.sum()), str(manifest["patient_id"][inside].nunique())))
-    table(f"Split {plan.method}, images by class", ("subset", *labels, "all", "patients"), rows)
+    print_class_counts(f"Split {plan.method}, images by class", labels, rows, ("all", "patients"))
     if (split["fold"] >= 0).any():
         folds = split[split["fold"] >= 0].groupby("fold").size()
         counted = [
@@ -84,7 +89,7 @@ def command(source: Path, leaky: bool | None, out: Path, cache_dir: Path, **meth
             )
             for fold, size in folds.items()
         ]
-        table("Folds, images by class", ("fold", *labels, "all"), counted)
+        print_class_counts("Folds, images by class", labels, counted, ("all",))
     for leak in find_leaks(manifest, split, group, rotating=plan.rules.rotates):
         warn(
             f"LEAKY: {leak.images} of {leak.of} {leak.subset} images ({leak.fraction:.0%}) show a patient of the training split."

@@ -1,6 +1,6 @@
 """Audit a data set for leaks between subsets, copies of images, and shortcuts that give the class away."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import combinations
 from typing import Any, Final
@@ -19,7 +19,7 @@ from pneumonia.data.splits.leaks import UNUSED, in_subset_order
 from pneumonia.system.arrays import Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.system.parallel import in_threads
-from pneumonia.tasks import in_class_order
+from pneumonia.tasks import TASKS, Task, in_class_order
 
 QUANTITIES: Final = {
     "width": "width, pixels",
@@ -43,6 +43,7 @@ def audit(
     subsets: pd.Series | None = None,
     name: str = "folders",
     folds: pd.Series | None = None,
+    tasks: Sequence[Task] = tuple(TASKS.values()),
 ) -> Audit:
     """Return all findings; ``pairs`` are the ``MOST_PAIRS`` most serious ones.
 
@@ -52,6 +53,7 @@ def audit(
         subsets: ``(N,)`` subset of each image; ``None`` uses the release's own folders.
         name: Origin of the subsets, for the report.
         folds: ``(N,)`` fold of each image, -1 for none; folds must not share anything either.
+        tasks: Whose classes are predicted from file metadata and thumbnails.
     """
     manifest = manifest.reset_index(drop=True)
     subset = (manifest["source_split"] if subsets is None else subsets).to_numpy(dtype=object)
@@ -61,7 +63,7 @@ def audit(
     unknown = patient.str.startswith(UNKNOWN_PATIENT)
     quantities = _quantiles(manifest, measured(manifest, pixels))
     compared = [place for place in in_subset_order(subset) if place not in {UNUSED, ""}]
-    baselines, shift = shortcuts(manifest, pixels, subset, group, compared, validate=subsets is not None)
+    baselines, shift = shortcuts(manifest, pixels, subset, group, compared, tasks, validate=subsets is not None)
     return Audit(
         manifest_sha256=manifest_sha256(manifest),
         images=len(manifest),
@@ -77,6 +79,7 @@ def audit(
         pairs=[Pair(*row) for row in pairs.head(MOST_PAIRS).itertuples(index=False)],
         quantities=quantities,
         modes=_modes(manifest),
+        tasks={task.name: task.title for task in tasks},
         baselines=baselines,
         shift=shift,
     )

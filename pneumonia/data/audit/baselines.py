@@ -26,7 +26,7 @@ from pneumonia.metrics.classification import weighted_auroc
 from pneumonia.system.arrays import Floats, Ints, Objects, Pixels
 from pneumonia.system.console import track
 from pneumonia.system.parallel import available_cores
-from pneumonia.tasks import TASKS, Task, in_class_order
+from pneumonia.tasks import Task, in_class_order
 
 FOLDS: Final = 5
 RESAMPLES: Final = 1000
@@ -61,7 +61,13 @@ def linear() -> ClassifierMixin:
 
 
 def shortcuts(
-    manifest: pd.DataFrame, pixels: Pixels, subset: Objects, group: Ints, subsets: Sequence[str], validate: bool
+    manifest: pd.DataFrame,
+    pixels: Pixels,
+    subset: Objects,
+    group: Ints,
+    subsets: Sequence[str],
+    tasks: Sequence[Task],
+    validate: bool,
 ) -> tuple[dict[str, dict[str, TaskScore]], list[Shift]]:
     """Score the prediction of classes and subsets from file metadata and thumbnails alone.
 
@@ -71,6 +77,7 @@ def shortcuts(
         subset: ``(N,)`` subset of each image.
         group: ``(N,)`` from :func:`pneumonia.data.duplicates.groups`.
         subsets: The subsets to compare with each other.
+        tasks: Whose classes are predicted.
         validate: Also fit on train and score on val.
 
     Returns:
@@ -88,7 +95,7 @@ def shortcuts(
 
     def steps() -> Iterator[None]:
         for kind, (features, model) in kinds.items():
-            for task in TASKS.values():
+            for task in tasks:
                 score = of_task(features, label, subset, group, task, model)
                 on_val = of_val(features, label, subset, group, task, model) if validate else None
                 baselines[kind][task.name] = TaskScore(**vars(score), on_val=on_val)
@@ -97,7 +104,7 @@ def shortcuts(
                 separated[kind].append(of_pair(features, subset, group, pair, model))
                 yield
 
-    for _ in track(steps(), len(kinds) * (len(TASKS) + len(pairs)), "Fitting baselines"):
+    for _ in track(steps(), len(kinds) * (len(tasks) + len(pairs)), "Fitting baselines"):
         pass
     return baselines, [Shift(*entry) for entry in zip(pairs, *separated.values(), strict=True)]
 
@@ -109,7 +116,7 @@ def of_task(features: Floats, label: NDArray[Any], subset: Objects, group: Ints,
         return Score("all images are of the subset test, on which only an evaluation may score", 0)
     if reason := _foreign(label[rows], task):
         return Score(reason, len(rows))
-    classes = np.array([task.groups[name] for name in label[rows]])
+    classes = np.array(_classes(label[rows], task))
     return cross_validated(features[rows], classes, group[rows], model)
 
 
@@ -120,8 +127,8 @@ def of_val(features: Floats, label: NDArray[Any], subset: Objects, group: Ints, 
         return Score("there is no subset train or no subset val", len(val))
     if reason := _foreign(label[np.concatenate([train, val])], task):
         return Score(reason, len(val))
-    seen, codes = np.unique([task.groups[name] for name in label[train]], return_inverse=True)
-    wanted = np.array([task.groups[name] for name in label[val]])
+    seen, codes = np.unique(_classes(label[train], task), return_inverse=True)
+    wanted = np.array(_classes(label[val], task))
     if len(seen) < 2 or not set(wanted) <= set(seen):
         return Score(f"the subset train holds the classes {some(in_class_order(seen))} alone", len(val))
     probability = _probability(model, features[train], codes, features[val], len(seen))
@@ -210,9 +217,13 @@ def scored(codes: Ints, probability: Floats, group: Ints, classes: Sequence[str]
     )
 
 
+def _classes(label: NDArray[Any], task: Task) -> list[str]:
+    return [task.classes[number] for number in task.indices(label)]
+
+
 def _foreign(label: NDArray[Any], task: Task) -> str:
     """Return why these labels do not fit a task; an empty string if they do."""
-    foreign = sorted(set(label) - set(task.groups))
+    foreign = sorted(name for name in set(label) if task.class_of(name) is None)
     return f"some images are labelled {some(foreign)}, for which task={task.name} has no class" if foreign else ""
 
 

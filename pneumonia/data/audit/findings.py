@@ -9,7 +9,6 @@ from pneumonia.tasks import SUBSETS
 SMALL: Final = 0.6  # AUROC up to which a difference is small; 0.75 is half way from chance to certain
 LARGE: Final = 0.75
 BETRAYS: Final = 0.9
-TASKS: Final = {"subtype": "normal, virus or bacteria", "pneumonia": "normal or pneumonia"}
 KINDS: Final = {
     "metadata": "File metadata (width, height, bytes, mode)",
     "thumbnail": "Thumbnail (16 px, linear model)",
@@ -47,7 +46,7 @@ def remarks(found: Audit) -> list[str]:
             f"Pairs of copies under two patients: {counts.across_patients}. They are one child, or a name is wrong. Splits by "
             "group keep them together; splits by patient alone would separate them."
         )
-    scores = [(found.baselines["metadata"][task], title) for task, title in TASKS.items()]
+    scores = [(found.baselines["metadata"][task], title) for task, title in found.tasks.items()]
     scores = sorted((item for item in scores if item[0].least_auroc > SMALL), key=lambda item: -item[0].least_auroc)
     if scores:
         strong = scores[0][0].least_auroc > BETRAYS

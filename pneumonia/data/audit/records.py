@@ -133,6 +133,7 @@ class Audit:
     pairs: list[Pair]  # of copies, the most serious first
     quantities: dict[str, dict[str, list[float] | None]]  # 5, 25, 50, 75 and 95% points by class; None if no image has it
     modes: dict[str, dict[str, int]]  # files by class and colour mode
+    tasks: dict[str, str]  # title by name
     baselines: dict[str, dict[str, TaskScore]]  # by kind of features (metadata, thumbnail) and task
     shift: list[Shift]
     skipped: dict[str, str] = field(default_factory=dict)  # reasons by path of the images that can't be read

@@ -1,11 +1,11 @@
-"""Read class, patient and subset from the names of files and folders."""
+"""Read class, patient and subset from the names of files, and subsets from those of folders."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
+from pneumonia.tasks import NORMAL
 
 IMAGE_SUFFIXES: Final = {".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff"}
 DICOM_SUFFIXES: Final = {".dcm", ".dicom"}
@@ -16,7 +16,6 @@ SCHEMES: Final = (  # to add the naming scheme of a release, add its name and pa
     ("Mendeley v3", re.compile(r"(?P<kind>BACTERIA|VIRUS|NORMAL)-(?P<number>\d+)-\d+", re.IGNORECASE)),
 )
 SUBSET_FOLDERS: Final = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}
-CLASSES: Final = {name: name for name in (NORMAL, UNKNOWN_KIND, BACTERIA, VIRUS)}
 JUNK: Final = {"__MACOSX", "Icon\r", "Thumbs.db", "desktop.ini"}
 UNKNOWN_PATIENT: Final = "unknown-"  # prefix of the image's own id, so that no two images share an unknown patient
 
@@ -51,16 +50,6 @@ def bare_name(path: Path) -> str:
 def subset_of(folder: str) -> str:
     """Return the subset that a folder name means (``train``, ``val``, ``test``), or ``""``."""
     return SUBSET_FOLDERS.get(folder.lower(), "")
-
-
-def class_of(folder: str) -> str:
-    """Return the class that a folder name means, or ``""``; ``PNEUMONIA`` covers bacteria and viruses."""
-    return CLASSES.get(folder.upper(), "")
-
-
-def agrees(label: str, folder_class: str) -> bool:
-    """Return whether an image with this label may be in a folder of this class; ``""`` accepts every label."""
-    return folder_class in {label, ""} or (folder_class == UNKNOWN_KIND and label in {BACTERIA, VIRUS})
 
 
 def is_junk(name: str) -> bool:

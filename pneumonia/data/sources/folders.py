@@ -8,16 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from pneumonia.data.images.dicom_files import is_dicom_file
-from pneumonia.data.sources.file_names import (
-    DICOM_SUFFIXES,
-    IMAGE_SUFFIXES,
-    agrees,
-    bare_name,
-    class_of,
-    is_junk,
-    read_name,
-    subset_of,
-)
+from pneumonia.data.sources.class_names import ClassNames
+from pneumonia.data.sources.file_names import DICOM_SUFFIXES, IMAGE_SUFFIXES, bare_name, is_junk, read_name, subset_of
 from pneumonia.data.sources.phantom_detection import MARK
 from pneumonia.errors import UNPRINTABLE, LayoutError, printable
 from pneumonia.tasks import SUBSETS
@@ -36,7 +28,7 @@ class SourceFile:
 
     path: Path
     subset: str  # train, val, test or ""
-    class_folder: str  # NORMAL, PNEUMONIA, BACTERIA, VIRUS or ""
+    class_folder: str  # NORMAL, PNEUMONIA, BACTERIA, VIRUS, a class of the user's own, or ""
     name: str  # without suffix, after the names of the folders that are neither subset nor class
     kind: str  # image, DICOM or other
 
@@ -46,6 +38,7 @@ class FolderTree:
     """Result of a walk from ``top``."""
 
     top: Path
+    names: ClassNames = field(default_factory=ClassNames)
     files: list[SourceFile] = field(default_factory=list)  # in the order of subsets, classes and names
     junk: int = 0  # files and folders that macOS or Windows left behind
     ignored: list[str] = field(default_factory=list)  # folders and loose images outside of subsets and classes
@@ -69,7 +62,7 @@ class _Folder:
     depth: int = 0
 
 
-def find_top(root: Path) -> Path | None:
+def find_top(root: Path, names: ClassNames) -> Path | None:
     """Find the folder with subset folders, class folders or named images: ``root``, or one up to two levels below.
 
     Raises:
@@ -89,9 +82,9 @@ def find_top(root: Path) -> Path | None:
     for _ in range(DEPTH):
         folders = {folder: inside(folder) for folder in level}
         for folder, entries in folders.items():
-            if any(class_of(entry.name) for entry in entries):
+            if any(names.in_folder(entry.name) for entry in entries):
                 return folder
-            if any(_is_subset(Path(entry.path)) for entry in entries if subset_of(entry.name)):
+            if any(_is_subset(Path(entry.path), names) for entry in entries if subset_of(entry.name)):
                 return folder
         if named := next(filter(_has_named_images, level), None):
             return named
@@ -101,21 +94,22 @@ def find_top(root: Path) -> Path | None:
     return None
 
 
-def walk(top: Path, enter_all: bool = False) -> FolderTree:
+def walk(top: Path, names: ClassNames | None = None, enter_all: bool = False) -> FolderTree:
     """List all files of a release.
 
     Unreadable image files are included; decoding them reports the reason.
 
     Args:
         top: From :func:`find_top`.
+        names: Of the classes; ``None`` for those of the releases.
         enter_all: Also enter folders that are neither subset nor class, as a table of labels requires.
 
     Raises:
         LayoutError: A folder can't be opened, a link is broken, a name is not printable, or the tree is too large. All
             unusable entries are listed.
     """
-    tree = FolderTree(top)
-    take_loose = enter_all or not any(subset_of(entry.name) or class_of(entry.name) for entry in _folders(top))
+    tree = FolderTree(top, names or ClassNames())
+    take_loose = enter_all or not any(subset_of(entry.name) or tree.names.in_folder(entry.name) for entry in _folders(top))
     pending = [_Folder(top, frozenset(_identity(folder.stat()) for folder in top.resolve().parents))]
     visited, count = dict[Identity, Path](), 0
     while pending:
@@ -170,9 +164,9 @@ def files_below(root: Path) -> list[Path]:
     return sorted(files)
 
 
-def names_give_labels(top: Path) -> bool:
+def names_give_labels(top: Path, names: ClassNames) -> bool:
     """Return whether each image's class and patient is in its name, or a DICOM file's class in its folder."""
-    images = [file for file in walk(top).files if file.kind != "other"]
+    images = [file for file in walk(top, names).files if file.kind != "other"]
     named = (read_name(bare_name(file.path)) or (file.kind == "DICOM" and file.class_folder) for file in images)
     return bool(images) and all(named)
 
@@ -193,7 +187,8 @@ def _enter(tree: FolderTree, above: _Folder, entry: os.DirEntry[str], enter_all:
     """Return the subfolder to walk, or record in the tree why it is left out."""
     path = Path(entry.path)
     subset = "" if above.subset else subset_of(entry.name)
-    class_name = class_of(entry.name) if agrees(class_of(entry.name), above.class_folder) else ""
+    class_name = tree.names.in_folder(entry.name)
+    class_name = class_name if tree.names.agrees(class_name, above.class_folder) else ""
     if not (subset or class_name or above.class_folder or enter_all):
         tree.ignored.append(tree.below(path))
     elif entry.is_symlink() and _identity(entry.stat()) in above.above:
@@ -258,10 +253,10 @@ def _kind(path: Path) -> str:
     return "other"
 
 
-def _is_subset(folder: Path) -> bool:
+def _is_subset(folder: Path, names: ClassNames) -> bool:
     """Return whether a folder named like a subset holds classes or images; one that can't be opened may."""
     try:
-        if any(class_of(entry.name) for entry in _folders(folder)):
+        if any(names.in_folder(entry.name) for entry in _folders(folder)):
             return True
     except LayoutError:
         return True  # the walk reports it with all others

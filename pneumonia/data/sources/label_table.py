@@ -13,9 +13,10 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pneumonia.data.images.limits import read_regular_file
+from pneumonia.data.sources.class_names import ClassNames
 from pneumonia.data.sources.file_names import SUBSET_FOLDERS, bare_name, subset_of
 from pneumonia.errors import LabelError, some
-from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS
+from pneumonia.tasks import BACTERIA, NORMAL, UNKNOWN_KIND, VIRUS, folded
 
 FILE_COLUMNS: Final = ("path", "file", "filename", "file_name", "image", "image_id", "id")  # the first that exists
 LABEL_COLUMNS: Final = ("label", "class")
@@ -29,13 +30,14 @@ LABELS: Final = {
     "pneumonia": UNKNOWN_KIND,
 }
 CODED: Final = re.compile(r"(label|class)\s*[(\[:](.*?)[)\]]?\s*", re.IGNORECASE)  # label (0=normal, ...)
-CODE: Final = re.compile(r"(\d+)\s*=\s*([a-z _-]+)", re.IGNORECASE)
+CODE: Final = re.compile(r"(\d+)\s*=\s*([a-z][\w .-]*?)\s*(?=[^\w .-]|\d+\s*=|$)", re.IGNORECASE)
 MAX_BYTES: Final = 100 * 2**20  # a table of 5,856 rows has half a megabyte
 ADVICE: Final = (
     "Numbers mean other classes in other tables: write words, or name the column so that it gives their meaning, "
     "for example 'label (0=normal; 1=virus; 2=bacteria)', or 'pneumonia' for 0 and 1."
 )
 
+OTHER_CLASSES: Final = "Other classes need a task of their own: task=NAME for `train`, --task FILE for other commands."
 Names = Callable[[Path, Path, Path], set[str]]  # the texts that may name a file, below a folder or beside the table
 Spelling = Callable[[str], str]
 
@@ -62,23 +64,27 @@ class Columns:
     labels: dict[str, str]
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, names: ClassNames | None = None) -> list[Row]:
     """Read all rows of a table of labels.
 
     Columns are found by name in any case: the image (``path``, ``file``, ``filename``, ``image``, ``image_id``, ``id``), its
     ``label`` or ``class``, and optionally ``patient_id`` or ``patient`` and ``split`` or ``subset``. Labels are
-    normal, virus (viral), bacteria (bacterial) and pneumonia; numbers only if the header gives their meaning. Separators are
-    commas, semicolons or tabs; the encoding is UTF-8.
+    normal, virus (viral), bacteria (bacterial) and pneumonia, and the classes and synonyms of a task of the user's own; numbers
+    only if the header gives their meaning. Separators are commas, semicolons or tabs; the encoding is UTF-8.
+
+    Args:
+        path: The file.
+        names: Of the classes; ``None`` for those of the releases.
 
     Raises:
         LabelError: No table, empty, columns missing or duplicate, or invalid cells; all of them are counted.
     """
     header, lines = _cells(path)
-    columns = _columns(path, header)
+    columns = _columns(path, header, LABELS | dict(names.own if names else {}))
     rows, odd_labels, odd_subsets, nameless = [], Counter[str](), Counter[str](), []
     for line, cells in lines:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        label, name, subset = _normalised(row[columns.label]), row[columns.file], row.get(columns.subset, "")
+        label, name, subset = folded(row[columns.label]), row[columns.file], row.get(columns.subset, "")
         if label not in columns.labels:
             odd_labels[row[columns.label]] += 1
         elif subset and not subset_of(subset):
@@ -89,10 +95,11 @@ def read_table(path: Path) -> list[Row]:
             patient = row.get(columns.patient, "")
             rows.append(Row(line, name, columns.labels[label], patient, subset_of(subset)))
     if odd_labels:
-        numbers = f" {ADVICE}" if any(word.replace(".", "").isdigit() for word in odd_labels) else ""
+        advice = "" if names and names.own else f" {OTHER_CLASSES}"
+        advice = f" {ADVICE}" if any(word.replace(".", "").isdigit() for word in odd_labels) else advice
         raise LabelError(
             f"{path}: {odd_labels.total()} rows have unknown labels in the column '{columns.label}': "
-            f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.labels)}.{numbers}"
+            f"{some(map(repr, odd_labels))}. Known are {', '.join(columns.labels)}.{advice}"
         )
     if odd_subsets:
         raise LabelError(
@@ -197,10 +204,6 @@ def _folded(text: str) -> str:
     return unicodedata.normalize("NFC", _composed(text).casefold())
 
 
-def _normalised(word: str) -> str:
-    return re.sub(r"[\s_-]+", " ", word.strip().lower())
-
-
 def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Return the header, and the rows with their line numbers, without empty lines."""
     save_as = "Save it as 'CSV UTF-8' in your spreadsheet."
@@ -235,7 +238,7 @@ def _cells(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     return header, rows[1:]
 
 
-def _columns(path: Path, header: list[str]) -> Columns:
+def _columns(path: Path, header: list[str], words: dict[str, str]) -> Columns:
     def only(choices: tuple[str, ...]) -> str:
         fits = [name for name in header if name.lower() in choices]
         if len(fits) > 1:
@@ -246,13 +249,13 @@ def _columns(path: Path, header: list[str]) -> Columns:
     if twice:
         raise LabelError(f"{path} has more than one column '{twice[0]}'. Keep one of them.")
     file = next((name for choice in FILE_COLUMNS for name in header if name.lower() == choice), "")
-    label, labels = only(LABEL_COLUMNS), LABELS
+    label, labels = only(LABEL_COLUMNS), words
     if not label:
         coded = [name for name in header if CODED.fullmatch(name)]
         if coded:
-            label, labels = coded[0], _codes(path, coded[0])
+            label, labels = coded[0], _codes(path, coded[0], words)
         elif only(YES_NO_COLUMNS):
-            label, labels = only(YES_NO_COLUMNS), {"0": NORMAL, "1": UNKNOWN_KIND}
+            label, labels = only(YES_NO_COLUMNS), {"0": words["normal"], "1": words["pneumonia"]}
     wanted = (("image", FILE_COLUMNS, file), ("label", LABEL_COLUMNS, label))
     missing = [f"the {what} ({', '.join(names)})" for what, names, column in wanted if not column]
     if missing:
@@ -263,13 +266,13 @@ def _columns(path: Path, header: list[str]) -> Columns:
     return Columns(file, label, only(PATIENT_COLUMNS), only(SUBSET_COLUMNS), labels)
 
 
-def _codes(path: Path, header: str) -> dict[str, str]:
+def _codes(path: Path, header: str, words: dict[str, str]) -> dict[str, str]:
     """Return the meaning of numbers, from a header such as ``label (0=normal; 1=virus; 2=bacteria)``."""
     codes: dict[str, str] = {}
     for number, word in CODE.findall(header):
-        if _normalised(word) not in LABELS:
-            raise LabelError(f"{path}: the header '{header}' has {number}={word}, and '{word}' is none of {', '.join(LABELS)}.")
-        codes[number] = LABELS[_normalised(word)]
+        if folded(word) not in words:
+            raise LabelError(f"{path}: the header '{header}' has {number}={word}, and '{word}' is none of {', '.join(words)}.")
+        codes[number] = words[folded(word)]
     if not codes:
         raise LabelError(f"{path}: the header '{header}' does not give the meaning of its numbers. {ADVICE}")
-    return codes | LABELS
+    return codes | words

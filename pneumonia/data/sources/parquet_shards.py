@@ -8,9 +8,11 @@ from typing import Any, Final
 
 from pneumonia.data.images.dicom_files import is_dicom
 from pneumonia.data.sources.archives import MAX_BYTES, archive_errors, unpack_once
-from pneumonia.data.sources.file_names import CLASSES, bare_name, is_junk, read_name, subset_of
+from pneumonia.data.sources.class_names import FOLDERS, ClassNames
+from pneumonia.data.sources.file_names import bare_name, is_junk, read_name, subset_of
 from pneumonia.errors import ArchiveError, some
 from pneumonia.system.console import track
+from pneumonia.system.files import digest
 
 SHARD: Final = re.compile(r"(?P<subset>[a-z]+)(?:-\d+-of-\d+)?(?:-[0-9a-f]+)?\.parquet", re.IGNORECASE)
 ROWS: Final = 64  # of a batch: about 15 MB of the release's largest images
@@ -24,7 +26,7 @@ def shards_in(root: Path) -> list[Path]:
     return [path for path in files if path.is_file() and not is_junk(path.name) and _subset(path)]
 
 
-def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
+def unpack_shards(shards: list[Path], cache_dir: Path, names: ClassNames) -> Path:
     """Return the folder ``{train,val,test}/{NORMAL,PNEUMONIA,...}/<file>``, built on first use.
 
     Images keep the names of a known release; others are numbered by subset, in the order of the rows.
@@ -33,16 +35,19 @@ def unpack_shards(shards: list[Path], cache_dir: Path) -> Path:
         shards: Parquet files with a column of images, ``{bytes, path}``, and a column ``label`` of class names, or of
             numbers whose names are in the file's metadata.
         cache_dir: Where to keep the folder.
+        names: Of the classes.
 
     Raises:
         ArchiveError: Damaged, too large, or not these columns.
         StorageError: ``cache_dir`` can not be written.
     """
     method, what = f"shards-{VERSION}", "unpacking Parquet files"
-    return unpack_once(shards, cache_dir, method, what, lambda folder: _write(shards, folder))
+    if names.own:
+        method += f"-{digest(dict(names.own))}"
+    return unpack_once(shards, cache_dir, method, what, lambda folder: _write(shards, folder, names))
 
 
-def _write(shards: list[Path], folder: Path) -> None:
+def _write(shards: list[Path], folder: Path, names: ClassNames) -> None:
     import pyarrow.parquet as pq
 
     with archive_errors(shards[0], "Parquet file of images"):
@@ -52,14 +57,14 @@ def _write(shards: list[Path], folder: Path) -> None:
             limit = MAX_BYTES // 2**30
             raise ArchiveError(f"{shards[0].parent} would unpack to more than {limit} GiB. Nothing was written.")
         total = sum(file.num_rows for file in described)
-        for shard, target, raw in track(_images(shards, folder), total, "Unpacking Parquet files"):
+        for shard, target, raw in track(_images(shards, folder, names), total, "Unpacking Parquet files"):
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
                 raise ArchiveError(f"{shard} is not sound: two images are named {target.name}. Nothing was kept.")
             target.write_bytes(raw)
 
 
-def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, bytes]]:
+def _images(shards: list[Path], folder: Path, class_names: ClassNames) -> Iterator[tuple[Path, Path, bytes]]:
     """Yield shard, target and bytes of every image."""
     import pyarrow.parquet as pq
 
@@ -67,7 +72,7 @@ def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, byte
     for shard in shards:
         subset = _subset(shard)
         with pq.ParquetFile(shard) as file:
-            image, classes = _columns(shard, file.schema_arrow)
+            image, classes = _columns(shard, file.schema_arrow, class_names)
             for batch in file.iter_batches(ROWS, columns=[image, "label"]):
                 for row in batch.to_pylist():
                     number = numbers[subset] = numbers.get(subset, -1) + 1
@@ -78,7 +83,7 @@ def _images(shards: list[Path], folder: Path) -> Iterator[tuple[Path, Path, byte
                     yield shard, folder / subset / label / _name(row[image].get("path"), raw, subset, number), raw
 
 
-def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
+def _columns(shard: Path, schema: Any, class_names: ClassNames) -> tuple[str, dict[Any, str]]:
     """Return the column of images, and the class folder of each value of the column ``label``."""
     import pyarrow as pa
 
@@ -90,11 +95,12 @@ def _columns(shard: Path, schema: Any) -> tuple[str, dict[Any, str]]:
     names = described.get("info", {}).get("features", {}).get("label", {}).get("names")
     if names is None and pa.types.is_integer(schema.field("label").type):
         raise ArchiveError(f"{shard} has numbers for labels without their meaning. Use another data set.")
-    values = dict(enumerate(names)) if names else {name: name for name in CLASSES}
-    classes = {value: CLASSES[name.upper()] for value, name in values.items() if name.upper() in CLASSES}
-    unknown = [name for name in values.values() if name.upper() not in CLASSES]
+    known = list(dict.fromkeys((*class_names.own.values(), *FOLDERS)))
+    values: dict[Any, str] = dict(enumerate(names)) if names else {name: name for name in known}
+    classes = {value: class_names.in_folder(name) for value, name in values.items()}
+    unknown = [values[value] for value, label in classes.items() if not label]
     if unknown:
-        raise ArchiveError(f"{shard} has the classes {some(unknown)} beside {', '.join(CLASSES)}: not this data set.")
+        raise ArchiveError(f"{shard} has the classes {some(unknown)} beside {', '.join(known)}: not this data set.")
     return images[0], classes
 
 

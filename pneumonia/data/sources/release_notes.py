@@ -9,7 +9,7 @@ from pneumonia.data.images.dicom import PREFIX
 from pneumonia.data.sources.file_names import UNKNOWN_PATIENT
 from pneumonia.data.sources.folders import FolderTree
 from pneumonia.errors import some
-from pneumonia.tasks import BACTERIA, NORMAL, SUBSETS, UNKNOWN_KIND, VIRUS
+from pneumonia.tasks import SUBSETS, UNKNOWN_KIND, in_class_order
 
 FEW: Final = 100  # images of a subset below which the 95% interval of a metric is ten points wide or more
 ADVICE: Final = {
@@ -34,12 +34,12 @@ def notes_on_tree(tree: FolderTree, root: Path) -> list[str]:
     return notes
 
 
-def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Describe what the label, patient and subset of each image of a release mean for training."""
+def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]], own: bool = False) -> list[str]:
+    """Describe what the label, patient and subset of each image mean for training; ``own`` for classes of a user's own task."""
     rows = list(images)
     labels = Counter(label for label, _, _ in rows)
     notes = []
-    if labels[UNKNOWN_KIND]:
+    if labels[UNKNOWN_KIND] and not own:
         images_are = _plural(labels[UNKNOWN_KIND], "image is", "images are")
         notes.append(f"{images_are} pneumonia of an unknown kind: train with task=pneumonia; task=subtype has no class for them.")
     unknown = sum(patient.startswith(UNKNOWN_PATIENT) for _, patient, _ in rows)
@@ -53,7 +53,7 @@ def notes_on_images(kind: str, images: Iterable[tuple[str, str, str]]) -> list[s
         notes.append("Patients of DICOM files are digests of PatientID; the ID itself is not kept.")
     for subset in SUBSETS:
         inside = Counter(label for label, _, its_subset in rows if its_subset == subset)
-        absent = [label for label in (NORMAL, VIRUS, BACTERIA, UNKNOWN_KIND) if labels[label] and not inside[label]]
+        absent = [label for label in in_class_order(labels) if not inside[label]]
         few = inside.total() < FEW and subset != "train" and len(rows) > 10 * inside.total()
         if inside and (absent or few):
             lacks = f" and none of class {', '.join(absent)}" if absent else ""

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import cycle
 from pathlib import Path
@@ -21,6 +21,7 @@ from pneumonia.metrics.calibration import ReliabilityBin
 from pneumonia.report.formatting import NO_DIFFERENCE
 
 STYLE: Final = Path(__file__).with_name("pneumonia.mplstyle")
+MOST_SHARES: Final = 6  # classes whose cells of a confusion matrix have room for a count and a proportion
 CLASS_COLOURS: Final = {"NORMAL": "#0072B2", "VIRUS": "#E69F00", "BACTERIA": "#D55E00", "PNEUMONIA": "#CC79A7"}
 BLUE, RED, GREY, LINE, INK, PAPER = "#0072B2", "#D55E00", "#5b6573", "#d9dee5", "#1d2430", "#eef1f5"
 WIDTH: Final = 7.2  # inches
@@ -56,6 +57,12 @@ def _axis(width: float, height: float) -> tuple[Figure, Axes]:
 def _styles() -> Iterator[Style]:
     """Yield the colour and line style of each next curve."""
     return cycle(mpl.rcParams["axes.prop_cycle"])
+
+
+def _class_colours(labels: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each class; those of other classes than ours take turns, and a name is always beside them."""
+    free = cycle(style["color"] for style in mpl.rcParams["axes.prop_cycle"] if style["color"] not in CLASS_COLOURS.values())
+    return {label: CLASS_COLOURS.get(label) or next(free) for label in labels}
 
 
 def _legend_beside(axis: Axes) -> None:
@@ -220,15 +227,27 @@ def _square(side: float, names: Sequence[str], height: float = 1.0) -> tuple[Fig
 
 @_svg
 def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
-    """Draw counts ``(K, K)`` of true class by predicted class; the shade is the proportion of the row."""
+    """Draw counts ``(K, K)`` of true class by predicted class; the shade is the proportion of the row.
+
+    Of many classes, the cells hold their counts alone, and none where that is 0.
+    """
     cells = np.asarray(counts, dtype=float)
     total = cells.sum(axis=1, keepdims=True)
     share = np.divide(cells, total, out=np.zeros_like(cells), where=total > 0)
-    figure, axis = _square(1.05 * len(classes) + 0.9, [name.lower() for name in classes], 0.85)
+    many = len(classes) > MOST_SHARES
+    names = [name.lower() for name in classes]
+    figure, axis = _square(min(1.05 * len(classes) + 0.9, WIDTH), names, 0.85)
     axis.imshow(share, cmap=LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE]), vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(share):
         text = f"{cells[row, column]:.0f}\n{value:.0%}" if total[row] else "–"
-        axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 else INK)
+        if many:
+            text = f"{cells[row, column]:.0f}" if cells[row, column] else ""
+        size = 7 if many else None
+        axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 else INK, size=size)
+    if many:
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.hlines(np.arange(len(names) - 1) + 0.5, -0.5, len(names) - 0.5, color=LINE, linewidth=0.4)
+        axis.vlines(np.arange(len(names) - 1) + 0.5, -0.5, len(names) - 0.5, color=LINE, linewidth=0.4)
     axis.set(xlabel="predicted class", ylabel="true class")
     return figure
 
@@ -316,9 +335,10 @@ def boxes(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     classes = max((len(by_class) for by_class in found.values()), default=1)
     figure = Figure(figsize=(WIDTH * 1.1, lines * (0.85 + 0.24 * classes)))
     panels = figure.subplots(lines, 2, squeeze=False).flat
+    colours = _class_colours(dict.fromkeys(label for by_class in found.values() for label in by_class))
     for axis, (title, by_class) in zip(panels, found.items(), strict=False):
         for row, (label, (low, first, middle, third, high)) in enumerate(by_class.items()):
-            colour = CLASS_COLOURS.get(label, GREY)
+            colour = colours[label]
             axis.hlines(row, low, high, color=colour)
             axis.barh(row, third - first, 0.5, first, color=colour)
             axis.vlines(middle, row - 0.25, row + 0.25, color="white" if third > first else colour, linewidth=2)

@@ -71,7 +71,7 @@ class MLflowMirror(Mirror):
         config = self.config
         found = self.client.get_experiment_by_name(experiment)
         experiment_id = self.client.create_experiment(experiment) if found is None else found.experiment_id
-        tags = {"group": config.name, "task": config.task, "split": config.split.method, "data": config.data.source}
+        tags = {"group": config.name, "task": config.task.name, "split": config.split.method, "data": config.data.source}
         name = self.facts.label or f"{config.name}-{self.folder.path.name[:6]}"
         own = {key: str(value) for key, value in (self.options.tags or {}).items()}
         run_id: str = self.client.create_run(experiment_id, run_name=name, tags=tags | own).info.run_id

@@ -76,7 +76,7 @@ class WandbMirror(Mirror):
         import wandb
 
         config = self.config
-        tags = [*self.options.tags, config.task, config.split.method, config.data.source]
+        tags = [*self.options.tags, config.task.name, config.split.method, config.data.source]
         settings = wandb.Settings(
             console="off", silent=True, save_code=False, disable_code=True, disable_git=True, init_timeout=TIMEOUT_S
         )
