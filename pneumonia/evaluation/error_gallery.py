@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pneumonia.metrics.classification import confusion_matrix
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.system.files import write_json
 from pneumonia.tasks import Task
@@ -19,6 +20,7 @@ CONFIDENT: Final = "Most confident errors"
 UNCERTAIN: Final = "Least certain"
 PER_GROUP: Final = 12
 PER_CELL: Final = 4  # images of each cell of the confusion matrix
+MOST_CELLS: Final = 25  # those of the most images; a page of all 400 of twenty classes would be too large
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ def choose_images(table: pd.DataFrame, task: Task) -> list[tuple[str, int]]:
     chosen = [(CONFIDENT, row) for row in _one_per_patient(by_confidence, predicted != label, patient)[:PER_GROUP]]
     everything = np.ones(len(table), dtype=bool)
     chosen += [(UNCERTAIN, row) for row in _one_per_patient(by_margin, everything, patient)[:PER_GROUP]]
-    for true_class, true_name in enumerate(task.classes):
-        for predicted_class, predicted_name in enumerate(task.classes):
-            cell = (label == true_class) & (predicted == predicted_class)
-            rows = _one_per_patient(by_confidence, cell, patient)
-            spread = np.unique(np.linspace(0, len(rows) - 1, min(PER_CELL, len(rows))).round().astype(int))
-            chosen += [(_outcome(true_name, predicted_name), rows[place]) for place in spread]
+    counts = confusion_matrix(predicted, label, len(task.classes))
+    largest = np.sort(np.argsort(-counts, axis=None, kind="stable")[:MOST_CELLS])
+    for true_class, predicted_class in zip(*np.unravel_index(largest, counts.shape), strict=True):
+        rows = _one_per_patient(by_confidence, (label == true_class) & (predicted == predicted_class), patient)
+        spread = np.unique(np.linspace(0, len(rows) - 1, min(PER_CELL, len(rows))).round().astype(int))
+        group = _outcome(task.classes[true_class], task.classes[predicted_class])
+        chosen += [(group, rows[place]) for place in spread]
     return chosen
 
 

@@ -22,6 +22,7 @@ from pneumonia.report.formatting import NO_DIFFERENCE
 
 STYLE: Final = Path(__file__).with_name("pneumonia.mplstyle")
 MOST_SHARES: Final = 6  # classes whose cells of a confusion matrix have room for a count and a proportion
+LONG_NAME: Final = 12  # letters that fit below a cell with a proportion
 CLASS_COLOURS: Final = {"NORMAL": "#0072B2", "VIRUS": "#E69F00", "BACTERIA": "#D55E00", "PNEUMONIA": "#CC79A7"}
 BLUE, RED, GREY, LINE, INK, PAPER = "#0072B2", "#D55E00", "#5b6573", "#d9dee5", "#1d2430", "#eef1f5"
 WIDTH: Final = 7.2  # inches
@@ -241,11 +242,12 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     for (row, column), value in np.ndenumerate(share):
         text = f"{cells[row, column]:.0f}\n{value:.0%}" if total[row] else "–"
         if many:
-            text = f"{cells[row, column]:.0f}" if cells[row, column] else ""
+            text = "–" if not total[row] else f"{cells[row, column]:.0f}" if cells[row, column] else ""
         size = 7 if many else None
         axis.text(column, row, text, ha="center", va="center", color="white" if value > 0.55 else INK, size=size)
-    if many:
+    if many or max(map(len, names)) > LONG_NAME:
         axis.set_xticks(range(len(names)), names, rotation=90)
+    if many:
         axis.hlines(np.arange(len(names) - 1) + 0.5, -0.5, len(names) - 0.5, color=LINE, linewidth=0.4)
         axis.vlines(np.arange(len(names) - 1) + 0.5, -0.5, len(names) - 0.5, color=LINE, linewidth=0.4)
     axis.set(xlabel="predicted class", ylabel="true class")
@@ -348,5 +350,6 @@ def boxes(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         _rows(axis, list(by_class))
     for axis in list(figure.axes)[len(found) :]:
         axis.set_visible(False)
-    figure.subplots_adjust(wspace=0.35, hspace=0.75)
+    longest = max((len(label) for label in colours), default=0)
+    figure.subplots_adjust(wspace=max(0.35, 0.033 * longest), hspace=0.75)
     return figure
