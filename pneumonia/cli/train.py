@@ -28,7 +28,8 @@ one. OVERRIDES are key=value:
 
   data=phantom|folder|medmnist|azure  data.root=DIR|FILE  data.labels=FILE.csv  data.on_bad_image=error|skip
   data.resize=stretch|pad  normalisation=minus_one_one|minmax|zscore|robust|imagenet
-  task=subtype|pneumonia  image_size=75  batch_size=50  max_epochs=10  seed=0
+  task=subtype|pneumonia  or your own classes, in DIR/task/NAME.yaml:  --config-dir DIR task=NAME
+  image_size=75  batch_size=50  max_epochs=10  seed=0
   split=grouped|official|kfold|given|random|rotating  split.k=5  split.fold=0  split.fraction=1  split.file=FILE
   augmentation=none|normal|high|clinical
   model={models}
