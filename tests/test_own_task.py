@@ -34,6 +34,14 @@ COVID = {
 }
 WORDS = {"healthy normal": "NORMAL", "Corona": "BACTERIA", "Tuberculosis": "BACTERIA", "Viral Pneumonia": "VIRUS"}
 SICK = {"TB": ["Corona", "Tuberculosis", "virus", "viral pneumonia"]}
+SWEEP = """# Does the seed matter?
+defaults: [train, _self_]
+name: two
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params: {seed: "0,1"}
+"""
 QUESTIONS = ("ANY_POSITIVE", "COVID-19", "TB", "VIRAL")
 SMALL = ("image_size=24", "batch_size=16", "max_epochs=2", "model=mlp", "trainer.accelerator=cpu")
 
@@ -103,7 +111,8 @@ def test_four_classes_go_from_a_table_of_labels_to_a_service(place, cache_dir, m
 
     data = ("task=covid", "data=folder", "data.root=manifest.parquet", *SMALL)
     assert command(["train", "--config-dir", "conf", *data, "name=one"]) == 0
-    assert command(["train", "--config-dir", "conf", *data, "name=two", "-m", "seed=0,1"]) == 0
+    Path("conf/two.yaml").write_text(SWEEP)
+    assert command(["sweep", "two", "--config-dir", "conf", *data]) == 0
     assert len(list(Path("runs/two").glob("*/result.json"))) == 2
     (folder,) = (path.parent for path in Path("runs/one").glob("*/result.json"))
     assert command(["evaluate", "runs", "--split", "test"]) == 0

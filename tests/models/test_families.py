@@ -199,8 +199,8 @@ def test_batches_of_changing_size_train_at_every_width(width, compose):
 
 
 def test_a_checkpoint_of_another_task_or_of_nobody_is_refused(finished, tmp_path):
-    with pytest.raises(CheckpointError, match=r"trained for task=subtype, and task=pneumonia was asked"):
-        load_classifier(finished / "checkpoints" / "best.ckpt", "pneumonia")
+    with pytest.raises(CheckpointError, match=r"trained for task=subtype .*, and task=pneumonia .* was asked"):
+        load_classifier(finished / "checkpoints" / "best.ckpt", PNEUMONIA)
     with pytest.raises(CheckpointError, match="There is no checkpoint"):
         load_classifier(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("hello")
