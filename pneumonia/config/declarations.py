@@ -147,11 +147,9 @@ def type_text(hint: Any) -> str:
     if origin in {Union, UnionType}:
         return " or ".join(type_text(one) for one in inner)
     if origin is dict:
-        return "keys and values"
+        return "keys and values" + (f", each value {type_text(inner[1])}" if get_origin(inner[1]) else "")
     if origin is not None and issubclass(origin, Sequence):
         return f"a list, each item {type_text(inner[0])}"
-    if origin is not None and issubclass(origin, Mapping):
-        return f"keys and values, each value {type_text(inner[1])}"
     return TYPE_NAMES.get(hint, str(hint))
 
 
