@@ -21,12 +21,13 @@ from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 from rich.markup import escape
 
+from pneumonia.cli.sweepers import check_direction, job_labels
 from pneumonia.errors import ConfigError, PneumoniaError, RunError
 from pneumonia.system.console import say
 from pneumonia.system.files import is_locked, read_json, translated_os_errors, write_json
@@ -42,10 +43,11 @@ OPEN: Final = "open"  # a file beside the records; no job starts without it, bec
 
 @dataclass(frozen=True)
 class JobRecord:
-    """The record of a job: a JSON file, empty before the job starts.
+    """The record of a job: a JSON file.
 
     Attributes:
-        state: ``running``, ``done``, ``failed`` or ``interrupted``.
+        label: The overrides in which the job differs from the others.
+        state: ``running``, ``done``, ``failed`` or ``interrupted``; empty before the job starts.
         reason: Why it failed or was interrupted.
         details: The traceback of an unexpected error.
         pid: Of the process that runs it.
@@ -53,6 +55,7 @@ class JobRecord:
         job_id: Of the scheduler, for a running job.
     """
 
+    label: str = ""
     state: str = ""
     reason: str = ""
     details: str = ""
@@ -92,6 +95,7 @@ class Multirun:
         def instantiate(
             plugins: Plugins, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
         ) -> Launcher:
+            check_direction(config)
             environment.enter_context(without_run_id("a multirun"))
             inner = original(plugins, hydra_context, task_function, config)
             return _Watched(self, inner, hydra_context, config)
@@ -130,12 +134,14 @@ class _Watched(Launcher):
         if not job_overrides:
             raise ConfigError(f"{self._empty()} has no value, so there is no job to run. Give at least one value.")
         records = Path(str(self.config.hydra.sweep.dir)) / self.multirun.token
-        jobs = {number: " ".join(filter_overrides(overrides)) for number, overrides in enumerate(job_overrides, initial_job_idx)}
+        jobs = dict(enumerate(job_labels(self.config, job_overrides), initial_job_idx))
         basic = str(self.config.hydra.sweeper.get("_target_", "")).endswith(BASIC)
         returns: Sequence[JobReturn] = []
         lost: Exception | None = None
         with translated_os_errors(records):
             records.mkdir(parents=True, exist_ok=True)
+            for number, label in jobs.items():
+                write_json(records / f"{number}.json", asdict(JobRecord(label)))
             (records / OPEN).touch()
         try:
             with sigterm_as_interrupt():
@@ -169,8 +175,12 @@ class _Watched(Launcher):
         return "The sweep"
 
 
-def run_recorded(work: Callable[[], float | None], token: str) -> float | None:
+def run_recorded(work: Callable[[str], float | None], token: str) -> float | None:
     """Run a job of the multirun with this token, record its outcome, and return its value.
+
+    Args:
+        work: Runs the job, whose label it takes.
+        token: Of the multirun.
 
     Raises:
         RunError: The job failed; a plain error, because it may be pickled.
@@ -185,28 +195,31 @@ def run_recorded(work: Callable[[], float | None], token: str) -> float | None:
     # Under submitit a preempted SLURM job ignores SIGTERM until it is requeued.
     preempted = os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
 
-    def write(record: JobRecord) -> None:
+    label = JobRecord.read(path.parent, number).label
+
+    def write(state: str, reason: str = "", **values: Any) -> None:
         if is_open.exists():
-            write_json(path, asdict(record))
+            write_json(path, asdict(JobRecord(label, state, reason, **values)))
 
     with FileLock(path.with_suffix(".lock")), nullcontext() if preempted else sigterm_as_interrupt(replace=True):
         try:
             job_id = str(OmegaConf.select(config, "job.id"))
-            write(JobRecord("running", pid=os.getpid(), host=socket.gethostname(), job_id=job_id))
+            write("running", pid=os.getpid(), host=socket.gethostname(), job_id=job_id)
             if not is_open.exists():
                 raise KeyboardInterrupt("The multirun of this job has ended.")
-            value = work()
+            value = work(label)
         except KeyboardInterrupt as stop:
-            write(JobRecord("interrupted", str(stop) or "interrupted"))
+            write("interrupted", str(stop) or "interrupted")
             # Interrupted is a subclass of Exception too, so Hydra would take it for a failed job.
             raise KeyboardInterrupt(str(stop)) from stop
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             details = "" if isinstance(error, PneumoniaError) else traceback.format_exc()
-            write(JobRecord("failed", reason, details))
-            say(f"[bold red]Job {number} failed.[/] {escape(reason)}")
+            write("failed", reason, details=details)
+            named = f" ({escape(label)})" if label else ""
+            say(f"[bold red]Job {number}{named} failed.[/] {escape(reason)}")
             raise RunError(reason) from None
-        write(JobRecord("done"))
+        write("done")
     return value
 
 
@@ -237,7 +250,7 @@ def _show(failures: dict[int, tuple[str, str]], jobs: dict[int, str]) -> None:
         return
     say(f"[bold red]{len(failures)} of {len(jobs)} job{'s' if len(jobs) > 1 else ''} failed:[/]")
     for number, (reason, details) in failures.items():
-        say(f"  {number}: {escape(jobs[number] or 'no overrides')}\n    {escape(reason)}")
+        say(f"  {number}: {escape(jobs[number] or 'nothing is swept')}\n    {escape(reason)}")
         for line in details.splitlines():
             say(f"    {escape(line)}")
 

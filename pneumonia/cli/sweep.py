@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pneumonia.cli import wants_help
 from pneumonia.errors import ConfigError, nearest
@@ -10,8 +10,9 @@ from pneumonia.errors import ConfigError, nearest
 if TYPE_CHECKING:
     from pneumonia.sweep.plan import Job, Search
 
+CONFIG_DIR: Final = ("--config-dir", "-cd")
 HELP = """
-usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES]
+usage: pneumonia sweep NAME|FILE.yaml [OVERRIDES] [--config-dir DIR]
        pneumonia sweep NAME status [runs_dir=runs] [name=NAME]
 
 Run every job of sweeps/NAME.yaml, into runs/NAME: print the plan, try two batches of each distinct configuration, run the jobs
@@ -31,6 +32,7 @@ its values (optimizer=sgd,adam); experiment=... changes the settings of all jobs
   launcher.timeout_min=60   stop a job after an hour; its finished epochs are kept
   fail_fast=true      stop at the first failure
   dry_run=false       skip the two batches
+  --config-dir DIR    find your own groups (DIR/model/mine.yaml: model=mine) and sweeps (DIR/NAME.yaml) too
 
 Sweeps:
 {sweeps}
@@ -52,7 +54,10 @@ def run(arguments: list[str]) -> int:
     from pneumonia.sweep.plan import make_plan, make_search
     from pneumonia.sweep.sweep_files import sweep_names
 
-    name, overrides = arguments[0].removeprefix("sweep="), arguments[1:]
+    config_dir, words = _config_dir(arguments)
+    if not words:
+        raise ConfigError(f"Name the sweep first: `pneumonia sweep NAME --config-dir {config_dir}`.")
+    name, overrides = words[0].removeprefix("sweep="), words[1:]
     if name.startswith("-"):
         refuse_option(name, overrides, "sweep")
     if "=" in name:
@@ -67,17 +72,17 @@ def run(arguments: list[str]) -> int:
                 f"{nearest(override, ['status'])}"
             )
     if "status" in overrides:
-        return _status(name, [override for override in overrides if override != "status"])
-    found = make_search(name, overrides)
+        return _status(name, [override for override in overrides if override != "status"], config_dir)
+    found = make_search(name, overrides, config_dir)
     if found is not None:
-        return _search(found, name)
-    plan = make_plan(name, overrides)
+        return _search(found)
+    plan = make_plan(name, overrides, config_dir)
     from pneumonia.sweep.run_sweep import run_sweep
 
     return run_sweep(plan)
 
 
-def _search(plan: "Search", name: str) -> int:
+def _search(plan: "Search") -> int:
     from pneumonia.sweep.run_sweep import interruptible
     from pneumonia.system.console import announce_loading
 
@@ -86,18 +91,20 @@ def _search(plan: "Search", name: str) -> int:
     except ImportError as error:
         raise ConfigError("A search needs optuna: pip install 'pneumonia[search]'.") from error
     announce_loading()
-    from pneumonia.config.overrides import overrides_from_config
+    from pneumonia.config.overrides import override_value, overrides_from_config
     from pneumonia.report.train_commands import train_commands
     from pneumonia.runs.backup import backed_up
     from pneumonia.sweep.search import search
-    from pneumonia.sweep.sweep_files import find_sweep
     from pneumonia.training.loggers.wandb_account import without_run_id
 
     def command_of(job: "Job") -> str:
         if overrides_from_config(job.config) is not None:
             return train_commands([job.config])[0]
-        path = find_sweep(name)  # a model of one's own, which only the folder of the sweep file has
+        file = plan.composer.file  # a model of one's own, which only these folders have
+        path = file.path
         overrides = [*plan.overrides, *(f"{key}={value}" for key, value in job.differs.items())]
+        if file.config_dir and not file.config_dir.samefile(path.parent):
+            overrides.insert(0, f"hydra.searchpath=[{override_value(f'file://{file.config_dir}')}]")
         options = ["--config-dir", str(path.parent), "--config-name", path.stem, "hydra.mode=RUN"]
         return shlex.join(["pneumonia", "train", *options, *overrides])
 
@@ -106,16 +113,40 @@ def _search(plan: "Search", name: str) -> int:
         return search(plan, command_of)
 
 
-def _status(name: str, options: list[str]) -> int:
+def _status(name: str, options: list[str], config_dir: Path | None) -> int:
     from pneumonia.sweep.run_sweep import print_status
     from pneumonia.sweep.sweep_files import find_sweep
 
     given = _key_values(options, ("runs_dir", "name"))
     folder = Path(given.get("runs_dir", "runs")) / given.get("name", Path(name).stem)
     if not folder.is_dir():
-        find_sweep(name)
+        find_sweep(name, config_dir)
     print_status(folder)
     return 0
+
+
+def _config_dir(arguments: list[str]) -> tuple[Path | None, list[str]]:
+    """Take ``--config-dir DIR`` or ``-cd DIR`` out of the arguments.
+
+    Raises:
+        ConfigError: It has no value, or is given twice.
+    """
+    found: list[str] = []
+    words: list[str] = []
+    left = list(arguments)
+    while left:
+        name, joined, value = left.pop(0).partition("=")
+        if name not in CONFIG_DIR:
+            words.append(f"{name}{joined}{value}")
+            continue
+        if not joined and left and not left[0].startswith("-"):
+            value = left.pop(0)
+        if not value:
+            raise ConfigError(f"{name} needs a folder: {name} DIR.")
+        found.append(value)
+    if len(found) > 1:
+        raise ConfigError(f"--config-dir is given twice, as {found[0]} and {found[1]}. Leave one out.")
+    return (Path(found[0]).expanduser().resolve() if found else None), words
 
 
 def _help(arguments: list[str]) -> int:

@@ -94,7 +94,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
 
     def job(config: DictConfig) -> float | None:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return run_recorded(lambda: _job(config), token)
+            return run_recorded(lambda label: _job(config, label), token)
         try:
             return _job(config)
         except PneumoniaError as error:  # hidden from Hydra, which would print more lines
@@ -127,8 +127,8 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     return 1 if multirun.failed else 0
 
 
-def _job(composed: DictConfig) -> float | None:
-    """Train one run; return the value of its monitor at the best epoch, for Hydra's sweepers."""
+def _job(composed: DictConfig, label: str = "") -> float | None:
+    """Train one run, with a label in a multirun; return the value of its monitor at the best epoch, for Hydra's sweepers."""
     from hydra.core.hydra_config import HydraConfig
 
     from pneumonia.config.compose import typed
@@ -156,7 +156,7 @@ def _job(composed: DictConfig) -> float | None:
         def start_backup(folder: RunFolder) -> None:
             stack.enter_context(backed_up(folder.path, config.backup, f"{config.name}/{folder.path.name}"))
 
-        result = train(config, opened=start_backup)
+        result = train(config, label=label, opened=start_backup)
     monitor = config.monitor or family_of(to_plain(config.model), own_targets(config)).default_monitor
     stage, _, metric = monitor.partition("/")
     value = result.metrics[stage].get(metric)

@@ -123,7 +123,7 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
     (
         r"does not support sweep type : INTERVAL",
         "An interval has no steps, so -m can't list its values. Use range(low, high, step), or values with commas; "
-        "`pneumonia sweep search` searches intervals.",
+        "`pneumonia sweep search` and hydra/sweeper=optuna search intervals.",
     ),
     (
         r"Could not (?:override|append)[^']*'([^']+)'(?:(?=.*(?:is not in struct|Key '\w+' not in))|(?!.*Could not find))",

@@ -34,6 +34,11 @@ class RunFolder:
         return self.path / "config.yaml"
 
     @property
+    def label(self) -> Path:
+        """The overrides in which the run differs from the others of its sweep or multirun."""
+        return self.path / "label.txt"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 
@@ -102,10 +107,13 @@ class RunFolder:
         readable = re.sub(r"[^A-Za-z0-9._-]+", "_", root.resolve().name).strip("._-")[:40]
         return known[0] if known else f"{readable or 'data'}-{short}"
 
-    def begin(self, config: TrainConfig) -> None:
-        """Create the folder and write ``config.yaml``."""
+    def begin(self, config: TrainConfig, label: str = "") -> None:
+        """Create the folder and write ``config.yaml``, and ``label.txt`` for a run that has a label."""
         with replacing(self.config) as part:
             part.write_text(OmegaConf.to_yaml(OmegaConf.create(to_plain(config))), encoding="utf-8")
+        if label:
+            with replacing(self.label) as part:
+                part.write_text(f"{label}\n", encoding="utf-8")
 
     def clear(self) -> None:
         """Remove the files of an earlier training."""

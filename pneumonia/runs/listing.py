@@ -111,9 +111,14 @@ def jobs_by_run(folder: Path) -> dict[str, tuple[PlannedJob, Failure | None]]:
 
 
 def job_label(folder: RunFolder) -> str:
-    """Return the overrides in which a run differs from the other jobs of its sweep; empty outside of a sweep."""
+    """Return the overrides in which a run differs from the others of its sweep or multirun; empty outside of one."""
     job, _ = _job_of(folder)
-    return job.label if job else ""
+    if job:
+        return job.label
+    try:
+        return folder.label.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def job_failure(folder: RunFolder) -> str:

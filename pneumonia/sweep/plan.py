@@ -99,18 +99,18 @@ class Search:
 
 
 @translated()
-def make_search(name: str, overrides: Sequence[str]) -> Search | None:
-    """Prepare a search, if the sweep sets ``search.trials``.
+def make_search(name: str, overrides: Sequence[str], config_dir: Path | None = None) -> Search | None:
+    """Prepare a search, if the sweep sets ``search.trials``; the arguments are those of :func:`make_plan`.
 
     Raises:
         ConfigError: Unknown overrides, or values out of range.
     """
-    path = find_sweep(name)
-    file = read_sweep_file(path)
+    path = find_sweep(name, config_dir)
+    file = read_sweep_file(path, config_dir)
     asked, fixed = split_overrides(file, overrides)
     swept = [override for override in asked if override.is_sweep_override()]
     shared = [*fixed, *(str(override.input_line) for override in asked if not override.is_sweep_override())]
-    composer = JobComposer(path, shared)
+    composer = JobComposer(file, shared)
     common = composer({})
     if common.search.trials is None:
         return None
@@ -121,23 +121,25 @@ def make_search(name: str, overrides: Sequence[str]) -> Search | None:
 
 
 @translated()
-def make_plan(name: str, overrides: Sequence[str]) -> Plan:
+def make_plan(name: str, overrides: Sequence[str], config_dir: Path | None = None) -> Plan:
     """Compose and check every job of a sweep.
 
     Args:
         name: Name of a packaged sweep, or path of another sweep file.
         overrides: Overrides. One with several values (``seed=0,1,2``) is swept over too; one of a key that the file sweeps
             over replaces the file's values.
+        config_dir: A folder with config groups and sweep files of the user's own.
 
     Raises:
         ConfigError: Unknown overrides, values out of range, a sweep over sweeps; before any job has run.
     """
-    path = find_sweep(name)
-    swept, fixed = split_overrides(read_sweep_file(path), overrides)
+    path = find_sweep(name, config_dir)
+    file = read_sweep_file(path, config_dir)
+    swept, fixed = split_overrides(file, overrides)
     axes = {override.get_key_element().lstrip("+"): override_values(override) for override in swept}
     if (count := math.prod(map(len, axes.values()))) > MAX_JOBS:
         raise ConfigError(f"The sweep has {count} jobs, and at most {MAX_JOBS} are allowed. Sweep over fewer values.")
-    composer = JobComposer(path, fixed)
+    composer = JobComposer(file, fixed)
     jobs = [make_job(composer, dict(zip(axes, chosen, strict=True))) for chosen in itertools.product(*axes.values())]
     distinct = {job.key: job for job in jobs}
     for job in jobs:

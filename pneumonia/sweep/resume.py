@@ -10,9 +10,9 @@ from pneumonia.system.files import one_at_a_time
 
 
 def unfinished_jobs(plan: Plan, state: SweepState) -> list[Job]:
-    """Return the jobs to run: interrupted and failed ones resume from their last finished epoch.
+    """Return the jobs to run, by :meth:`pneumonia.sweep.state.SweepState.status`.
 
-    Finished jobs are skipped unless ``force=true``.
+    Interrupted and failed jobs resume from their last finished epoch; finished ones are skipped unless ``force=true``.
     """
     return [job for job in plan.jobs if plan.common.force or state.status(job).state not in FINISHED]
 

@@ -24,12 +24,19 @@ class SweepFile:
         choices: The config file that it chooses, by group.
         sets_name: Whether it sets ``name``.
         swept: Swept keys and their values, as in overrides.
+        config_dir: A folder with config groups of the user's own.
     """
 
     path: Path
     choices: dict[str, str]
     sets_name: bool
     swept: dict[str, str]
+    config_dir: Path | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        """The folders with config groups; of two files with one name the first counts."""
+        return [conf_dir(), self.path.parent, *([self.config_dir] if self.config_dir else [])]
 
 
 def sweep_names() -> list[str]:
@@ -37,24 +44,36 @@ def sweep_names() -> list[str]:
     return sorted(path.stem for path in conf_dir("sweeps").glob("*.yaml"))
 
 
-def find_sweep(name: str) -> Path:
-    """Return the file of a packaged sweep by its name, or of any other by its path.
+def find_sweep(name: str, config_dir: Path | None = None) -> Path:
+    """Return the file of a sweep: of a packaged one or one of ``config_dir`` by its name, of any other by its path.
 
     Raises:
-        ConfigError: There is no such file.
+        ConfigError: There is no such file, or there are two.
     """
+    if config_dir is not None and not config_dir.is_dir():
+        raise ConfigError(f"--config-dir {config_dir} is not a folder. Name the one that holds your groups, such as model/.")
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ConfigError(f"There is no sweep file {name}.")
         return Path(name).resolve()
     known = sweep_names()
+    packaged = conf_dir("sweeps") / f"{name}.yaml"
+    own_names = [path.stem for path in config_dir.glob("*.yaml")] if config_dir else []
+    if config_dir is not None and name in own_names:
+        own = config_dir / f"{name}.yaml"
+        if name in known and not own.samefile(packaged):
+            raise ConfigError(
+                f"{name} is a packaged sweep and a file of {config_dir}. Rename yours, or name it by its path, {own}."
+            )
+        return own.resolve()
     if name in known:
-        return conf_dir("sweeps") / f"{name}.yaml"
+        return packaged
     if Path(f"{name}.yaml").is_file():
         raise ConfigError(f"There is no sweep '{name}'. Name a file of your own with its extension: {name}.yaml.")
+    place = f" in {config_dir}" if config_dir else ""
     raise ConfigError(
-        f"There is no sweep '{name}'; choose one of {', '.join(known)}, or name a file of your own by its path."
-        f"{nearest(name, known)}"
+        f"There is no sweep '{name}'{place}; choose one of {', '.join(known)}, or name a file of your own by its path."
+        f"{nearest(name, [*known, *own_names])}"
     )
 
 
@@ -64,8 +83,8 @@ def question(path: Path) -> str:
     return line.lstrip("# ").partition("   ")[0] if line.startswith("#") else path.stem
 
 
-def read_sweep_file(path: Path) -> SweepFile:
-    """Read a sweep file.
+def read_sweep_file(path: Path, config_dir: Path | None = None) -> SweepFile:
+    """Read a sweep file, whose jobs may use the groups of ``config_dir``.
 
     Raises:
         ConfigError: It is no sweep file, or it sweeps over another sweep.
@@ -93,7 +112,7 @@ def read_sweep_file(path: Path) -> SweepFile:
         )
     items = [item for choice in defaults if isinstance(choice, dict) for item in choice.items()]
     choices = {str(key).removeprefix("override ").lstrip("/"): str(value) for key, value in items}
-    return SweepFile(path, choices, "name" in loaded, _swept(loaded, path))
+    return SweepFile(path, choices, "name" in loaded, _swept(loaded, path), config_dir)
 
 
 def _swept(loaded: Any, path: Path) -> dict[str, str]:

@@ -7,7 +7,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 from hydra.core.plugins import Plugins
 
-from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError
 from pneumonia.sweep.sweep_files import SHARED_KEYS, SweepFile
 
@@ -20,10 +19,10 @@ def split_overrides(file: SweepFile, overrides: Sequence[str]) -> tuple[list[Ove
     Raises:
         ConfigError: An override that a sweep does not allow.
     """
-    of_file = _without_globs(parse_overrides(f"{key}={value}" for key, value in file.swept.items()), file.path)
+    of_file = _without_globs(parse_overrides(f"{key}={value}" for key, value in file.swept.items()), file.folders)
     swept = {override.get_key_element(): override for override in of_file}
     fixed = []
-    for override in _without_globs(parse_overrides(overrides), file.path):
+    for override in _without_globs(parse_overrides(overrides), file.folders):
         key, text = override.get_key_element().lstrip("+"), str(override.input_line)
         if key.lstrip("~").startswith("hydra"):
             raise ConfigError(f"{text}: a sweep has no keys of Hydra. Set launcher=... to choose where it runs.")
@@ -71,7 +70,7 @@ def parse_overrides(overrides: Iterable[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Override]:
+def _without_globs(overrides: Iterable[Override], folders: Sequence[Path]) -> Iterator[Override]:
     """Replace ``glob(...)`` by the names of files."""
     for override in overrides:
         value: object = override.value()
@@ -79,8 +78,7 @@ def _without_globs(overrides: Iterable[Override], path: Path) -> Iterator[Overri
         if not isinstance(value, Glob):
             yield override
             continue
-        folders = [conf_dir() / key.lstrip("+"), path.parent / key.lstrip("+")]
-        names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+        names = sorted({file.stem for folder in folders for file in (folder / key.lstrip("+")).glob("*.yaml")})
         found = value.filter(names)
         if not found:
             there = f"there are {', '.join(names)}" if names else f"{key} is not a config group"

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from rich.markup import escape
+
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.sources.phantom_detection import mostly_phantoms
@@ -16,8 +18,8 @@ from pneumonia.system.console import format_value, say, table, warn
 from pneumonia.tasks import SUBSETS
 
 
-def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, folder: RunFolder) -> None:
-    """Print what a run trains, and warnings about its data."""
+def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, folder: RunFolder, label: str) -> None:
+    """Print what a run trains (``label`` tells it from others), and warnings about its data."""
     counts = {subset: data.counts(subset) for subset in SUBSETS}
     classes = data.task.classes
     rows = [(subset, *(str(count) for count in counts[subset]), str(counts[subset].sum())) for subset in SUBSETS]
@@ -40,7 +42,8 @@ def announce(config: TrainConfig, classifier: Classifier, data: XRayDataModule, 
     if getattr(config.model, "activation", None) == "binary_step":
         say("The binary step has no slope to learn from: it trains by a straight-through gradient, that of clamp(x, -1, 1)")
     batches = "the whole subset at once" if classifier.full_batch else f"batches of {config.batch_size}"
-    say(f"Training {folder.path.name}: {config.max_epochs} epochs, {batches}")
+    name = f"{escape(label)} ({folder.path.name})" if label else folder.path.name
+    say(f"Training {name}: {config.max_epochs} epochs, {batches}")
 
 
 def show(result: RunResult, folder: RunFolder, note: str = "") -> None:

@@ -85,10 +85,10 @@ def train(
             return done
         if config.force:
             folder.clear()
-        announce(config, run.classifier, run.data, folder)
+        announce(config, run.classifier, run.data, folder, label)
         if run.initial_weights:
             say(run.initial_weights)
-        folder.begin(config)
+        folder.begin(config, label)
         with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
             run.data.split.to_parquet(part, index=False)
         if not folder.last.exists():

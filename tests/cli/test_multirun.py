@@ -10,9 +10,14 @@ import time
 import pytest
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
+from omegaconf import OmegaConf
 
+from pneumonia.cli.sweepers import check_direction, job_labels
 from pneumonia.cli.train import run
+from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError
+from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.listing import job_label
 
 FAMILY = '''
 import os, signal, time
@@ -75,18 +80,31 @@ def _train(folder, overrides):
     )
 
 
+def _labels(folder):
+    """Return the labels of the finished runs."""
+    return sorted(job_label(RunFolder(path.parent)) for path in folder.glob("runs/train/*/result.json"))
+
+
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_every_failed_job_is_shown_and_the_others_run(launcher, small, tmp_path):
-    done = _train(tmp_path, [*small, f"hydra/launcher={launcher}", "model.trouble=raise,fine", "batch_size=0,16"])
+    done = _train(tmp_path, [*small, f"hydra/launcher={launcher}", "model.trouble=raise,fine", "batch_size=0,16,32"])
     assert done.returncode == 1, done.stderr
-    summary = done.stderr.partition("3 of 4 jobs failed:")[2]
-    assert re.search(r"0: .*model.trouble=raise batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
-    assert re.search(r"1: .*model.trouble=raise batch_size=16\n +ArithmeticError: trouble in a batch", summary)
-    assert re.search(r"2: .*model.trouble=fine batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
-    assert summary.count("Traceback") == 1, "of the bug alone"
+    summary = done.stderr.partition("4 of 6 jobs failed:")[2]
+    assert re.search(r"0: model.trouble=raise batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
+    assert re.search(r"1: model.trouble=raise batch_size=16\n +ArithmeticError: trouble in a batch", summary)
+    assert re.search(r"3: model.trouble=fine batch_size=0\n +ConfigError: batch_size=0 is out of range", summary)
+    assert summary.count("Traceback") == 2, "of the bug alone"
     assert 'raise ArithmeticError("trouble in a batch")' in summary
-    assert len(list(tmp_path.glob("runs/train/*/result.json"))) == 1
+    assert _labels(tmp_path) == ["model.trouble=fine batch_size=16", "model.trouble=fine batch_size=32"]
     assert not list(tmp_path.glob("runs/train/.multirun-*")), "the notes are gone"
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_one_failure_of_six_jobs_sets_the_exit_code(launcher, small, tmp_path):
+    done = _train(tmp_path, [*small, f"hydra/launcher={launcher}", "model.trouble=a,b,raise,d,e,f", "batch_size=16"])
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"1 of 6 jobs failed:\n  2: model.trouble=raise\n +ArithmeticError: trouble in a batch", done.stderr)
+    assert _labels(tmp_path) == [f"model.trouble={name}" for name in "abdef"]
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS[1:])
@@ -158,12 +176,58 @@ def test_a_job_returns_its_monitor_to_the_sweeper(compose, tmp_path, monkeypatch
 
     returned = []
     plain = verb._job
-    monkeypatch.setattr(verb, "_job", lambda config: returned.append(plain(config)) or returned[-1])
+    monkeypatch.setattr(verb, "_job", lambda *arguments: returned.append(plain(*arguments)) or returned[-1])
     monkeypatch.chdir(tmp_path)
     overrides = ["model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60", f"cache_dir={cache_dir}"]
     assert run(["-m", *overrides, "trainer.accelerator=cpu", "monitor=val/accuracy"]) == 0
-    from pneumonia.runs.folder import RunFolder
     from pneumonia.runs.result import read_result
 
     (path,) = tmp_path.glob("runs/train/*/result.json")
     assert returned == [read_result(RunFolder(path.parent)).metrics["val"]["accuracy"]]
+
+
+def _multirun_config(sweeper, **values):
+    return OmegaConf.create({"hydra": {"overrides": {"task": ["model=mlp", "seed=0,1"]}, "sweeper": sweeper}, **values})
+
+
+def test_labels_have_what_the_sweeper_chooses():
+    config = _multirun_config({"params": {"+optimizer.amsgrad": "true,false", "batch_size": "8"}})
+    jobs = [["+optimizer.amsgrad=true", "batch_size=8", "model=mlp", "seed=0", "optimizer.lr=0.1", "hydra.verbose=true"]]
+    assert job_labels(config, jobs) == ["optimizer.amsgrad=true batch_size=8 seed=0 optimizer.lr=0.1"]
+    assert job_labels(_multirun_config({}), [["model=mlp"]]) == [""]
+
+
+@pytest.mark.parametrize(
+    ("monitor", "family", "right"),
+    [
+        ("val/loss", "MLP", "minimize"),
+        ("val/accuracy", "MLP", "maximize"),
+        (None, "MLP", "minimize"),
+        (None, "Perceptron", "maximize"),
+    ],
+)
+def test_a_study_in_the_wrong_direction_is_refused(monitor, family, right):
+    model = {"_target_": f"pneumonia.models.{family.lower()}.{family}"}
+    wrong = "maximize" if right == "minimize" else "minimize"
+    check_direction(_multirun_config({"direction": right}, monitor=monitor, model=model))
+    check_direction(_multirun_config({}, monitor=monitor, model=model))
+    with pytest.raises(
+        ConfigError, match=f"direction={wrong}, and a job returns its monitor.*Set hydra.sweeper.direction={right}"
+    ):
+        check_direction(_multirun_config({"direction": wrong}, monitor=monitor, model=model))
+
+
+def test_a_sweep_file_makes_the_same_runs_under_plain_hydra(tmp_path, monkeypatch, cache_dir):
+    from pneumonia.cli.sweep import run as sweep
+
+    small = ["optimizer=sgd,adam", "seed=0", "model=mlp", "image_size=16", "max_epochs=1", "data.phantom.patients=60"]
+    small += [f"cache_dir={cache_dir}", "trainer.accelerator=cpu"]
+    monkeypatch.chdir(tmp_path)
+    assert run(["--config-dir", str(conf_dir("sweeps")), "--config-name", "optimizer", "-m", *small, "runs_dir=hydra"]) == 0
+    assert sweep(["optimizer", *small, "runs_dir=own", "dry_run=false"]) == 0
+    labels = [
+        {path.parent.name: job_label(RunFolder(path.parent)) for path in tmp_path.glob(f"{runs_dir}/optimizer/*/result.json")}
+        for runs_dir in ("hydra", "own")
+    ]
+    assert sorted(labels[0].values()) == ["optimizer=adam seed=0", "optimizer=sgd seed=0"]
+    assert labels[0] == labels[1]

@@ -6,6 +6,9 @@ import re
 
 import pytest
 from hydra import compose as hydra_compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from pneumonia.config.compose import hydra_session
@@ -43,6 +46,23 @@ def test_jobs_equal_what_hydra_composes(name):
         assert composed == to_plain(job.config)
     for job in plan.jobs:
         check_family(job.config)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_hydras_own_sweeper_lists_the_same_jobs(name):
+    with hydra_session(conf_dir("sweeps")):
+        sweep = hydra_compose(name, [f"hydra.searchpath=[file://{conf_dir()}]"], return_hydra_config=True).hydra
+    swept = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in sweep.sweeper.params.items()])
+    (jobs,) = BasicSweeper.split_arguments(swept, max_batch_size=None)
+    assert [" ".join(job) for job in jobs] == [job.label for job in plan_of(name).jobs]
+    assert sweep.mode == RunMode.MULTIRUN
+
+
+@pytest.mark.parametrize("name", sweep_names())
+def test_header_has_both_commands(name):
+    first, second = find_sweep(name).read_text().splitlines()[:2]
+    assert first.endswith(f"   pneumonia sweep {name}")
+    assert f"pneumonia train --config-dir sweeps --config-name {name} -m" in second
 
 
 def test_study_sweeps_have_the_values_of_its_tables():
@@ -160,6 +180,54 @@ def test_sweep_file_is_named_by_its_path(tmp_path):
     assert make_plan(str(tmp_path / "other.yaml"), []).folder.name == "other"
     with pytest.raises(ConfigError, match=r"with its extension: .*other\.yaml"):
         make_plan(str(tmp_path / "other"), [])
+
+
+@pytest.fixture
+def own_folder(tmp_path):
+    """A folder of groups and a sweep, with a space and a comma in its name."""
+    folder = tmp_path / "my own, conf"
+    for name, text in {
+        "model/mine.yaml": "_target_: my_package.Net\nwidth: 4\n",
+        "experiment/x.yaml": "# @package _global_\ndefaults: [override /model: mine]\nmax_epochs: 3\n",
+        "hparams/small.yaml": "# @package _global_\nbatch_size: 8\n",
+        "hparams/large.yaml": "# @package _global_\nbatch_size: 16\n",
+        "mine.yaml": OWN,
+    }.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_config_dir_adds_groups_to_a_packaged_sweep(own_folder):
+    jobs = make_plan("seeds", ["experiment=x", "model.width=2,4", "seed=7"], own_folder).jobs
+    assert [(job.config.model.width, job.config.seed, job.config.max_epochs) for job in jobs] == [(2, 7, 3), (4, 7, 3)]
+    assert {job.config.model._target_ for job in jobs} == {"my_package.Net"}
+    assert make_plan("seeds", ["model=glob(min*)", "seed=7"], own_folder).common.model.width == 4
+    with pytest.raises(ConfigError, match=r"model.wdith is not a config key"):
+        make_plan("seeds", ["model=mine", "model.wdith=2"], own_folder)
+    with pytest.raises(ConfigError, match="model=mine is not known"):
+        make_plan("seeds", ["model=mine"])
+
+
+def test_config_dir_adds_sweeps_and_new_groups(own_folder):
+    plan = make_plan("mine", ["+hparams=small,large", "seed=0"], own_folder)
+    assert [(job.label, job.config.batch_size) for job in plan.jobs] == [
+        ("seed=0 hparams=small", 8),
+        ("seed=0 hparams=large", 16),
+    ]
+    found = make_search("search", ["+hparams=small", "model=mine", "~model.dropout", "~batch_size"], own_folder)
+    assert (found.common.batch_size, found.common.model.width) == (8, 4)
+
+
+def test_config_dir_and_its_sweeps_are_checked(own_folder):
+    with pytest.raises(ConfigError, match="none is not a folder"):
+        make_plan("seeds", [], own_folder / "none")
+    with pytest.raises(ConfigError, match=r"There is no sweep 'mien' in .*Did you mean 'mine'"):
+        make_plan("mien", [], own_folder)
+    (own_folder / "seeds.yaml").write_text(OWN)
+    with pytest.raises(ConfigError, match=r"seeds is a packaged sweep and a file of .*Rename yours, or name it by its path"):
+        make_plan("seeds", [], own_folder)
+    assert make_plan("seeds", ["seed=0"], conf_dir("sweeps")).name == "seeds"
 
 
 @pytest.mark.parametrize(

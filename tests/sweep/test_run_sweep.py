@@ -131,6 +131,37 @@ def test_invalid_value_is_refused_before_any_job(workplace):
     assert not list(workplace.folder.glob("runs/optimizer/*/config.yaml"))
 
 
+@pytest.mark.parametrize("launcher", ["parallel", pytest.param("ray", marks=pytest.mark.slow)])
+def test_config_dir_reaches_jobs_reruns_and_status(launcher, workplace, capsys):
+    folder = workplace.folder / "own"
+    folder.mkdir()
+    (workplace.folder / "model").rename(folder / "model")
+    own = ["--config-dir", "own", f"launcher={launcher}", "launcher.n_jobs=2", "model=troubled", "seed=0,1", "max_epochs=2"]
+    own += ["data.phantom.patients=60", "image_size=32", "model.trouble=kill,fine"]
+    code, output = workplace.call("seeds", *own)
+    assert code == 1, output
+    results = pd.read_csv(workplace.folder / "runs" / "seeds" / "results.csv")
+    assert results.groupby("model.trouble")["state"].agg(set).to_dict() == {"kill": {"killed"}, "fine": {"done"}}
+    code, output = workplace.call("seeds", *own, TROUBLE="over")
+    assert code == 0, output
+    assert run(["seeds", "status", "-cd", str(folder), f"runs_dir={workplace.folder / 'runs'}"]) == 0
+    assert capsys.readouterr().err.count("done") == 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["seeds", "--config-dir"], "--config-dir needs a folder"),
+        (["seeds", "--config-dir", "a", "--config-dir=b"], "--config-dir is given twice"),
+        (["--config-dir", "a"], "Name the sweep first"),
+        (["seeds", "--config-dir", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_bad_config_dirs_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        run(arguments)
+
+
 def test_finished_sweep_runs_nothing_and_loads_no_torch(workplace, capsys):
     name = workplace.sweep("fine,well")
     assert run([name, *workplace.overrides]) == 0

@@ -1,18 +1,41 @@
 """The tables of docs/lightning-and-hydra.md hold."""
 
 import re
+import shlex
+from importlib import import_module
 
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 
 from pneumonia.config.keys import NOT_PASSED_TO_TRAINER, conf_dir
 from pneumonia.training.train import train
 
 PAGE = (conf_dir().parent / "docs" / "lightning-and-hydra.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| `[^|]+` \| `([^|]+)` \|$", PAGE, flags=re.MULTILINE)
+CELLS = re.findall(r"^\| [^|]+ \| `([^|]+)` \|$", PAGE, flags=re.MULTILINE)
+ROWS = [cell for cell in CELLS if not cell.startswith("pneumonia ")]
+PLUGINS = {"joblib": "JoblibLauncher", "submitit_local": "LocalLauncher"}
 
 
 def test_the_page_has_rows():
     assert len(ROWS) > 20
+
+
+def _slow_with_launcher(command):
+    return pytest.param(command, marks=[pytest.mark.slow] if "launcher=" in command else [])
+
+
+@pytest.mark.parametrize("command", [_slow_with_launcher(cell) for cell in CELLS if cell not in ROWS])
+def test_a_command_of_the_page_makes_two_runs(command, tmp_path, monkeypatch, cache_dir):
+    _, verb, *arguments = shlex.split(command)
+    launcher = re.search("hydra/launcher=(\\w+)", command)
+    if launcher and PLUGINS[launcher[1]] not in {one.__name__ for one in Plugins.instance().discover(Launcher)}:
+        pytest.skip(f"hydra/launcher={launcher[1]} is not installed (the extra `dev`)")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").symlink_to(conf_dir("sweeps"))
+    small = ["image_size=16", "max_epochs=1", "data.phantom.patients=60", "trainer.accelerator=cpu", f"cache_dir={cache_dir}"]
+    assert import_module(f"pneumonia.cli.{verb}").run([*arguments, *small]) == 0
+    assert len(list(tmp_path.glob("runs/*/*/result.json"))) == (0 if "--cfg" in command else 2)
 
 
 @pytest.mark.parametrize("override", ROWS)

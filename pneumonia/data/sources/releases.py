@@ -3,7 +3,8 @@
 Layouts: Kaggle and Mendeley v3 (Kermany et al., 2018), MedMNIST, Parquet files of Hugging Face, folders with a table of labels,
 and DICOM files; as a folder, or as one file that is unpacked first. Subset folders are train, val (validation, valid) and test;
 class folders are NORMAL and PNEUMONIA (BACTERIA, VIRUS), or those of a task of the user's own. File names give the rest. A new
-layout gets its branch in :func:`recognise`; a new naming scheme goes into :mod:`pneumonia.data.sources.file_names`.
+layout gets its branch in :func:`recognise`; new names of files and of folders go into
+:mod:`pneumonia.data.sources.file_names`.
 """
 
 from collections import Counter
