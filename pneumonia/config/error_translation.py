@@ -17,7 +17,9 @@ HELP: Final = "`pneumonia train --help` lists them."
 PLUGINS: Final = {
     "hydra/launcher=joblib": " It comes with its own package: pip install hydra-joblib-launcher.",
     "hydra/launcher=submitit": " It comes with its own package: pip install hydra-submitit-launcher.",
-    "hydra/sweeper=optuna": " `pneumonia sweep search` searches with Optuna, without this plugin.",
+    "hydra/launcher=ray": " It comes with hydra-ray-launcher; `pneumonia sweep NAME launcher=ray` needs only ray.",
+    "hydra/sweeper=optuna": " `pneumonia sweep search` searches with Optuna. The plugin, hydra-optuna-sweeper, needs "
+    "optuna<3: install it in an environment of its own.",
 }
 
 

@@ -69,22 +69,22 @@ class Workplace:
         path.write_text(SWEEP.format(troubles=troubles))
         return str(path)
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
+    def start(self, *arguments: str, verb: str = "sweep", **environment: str) -> subprocess.Popen:
         variables = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(self.folder), *sys.path]),
             "CUDA_VISIBLE_DEVICES": "",
         }
         return subprocess.Popen(
-            [sys.executable, "-m", "pneumonia", "sweep", *arguments, *self.overrides],
+            [sys.executable, "-m", "pneumonia", verb, *arguments, *self.overrides],
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
             env={**variables, **environment},
         )
 
-    def call(self, *arguments: str, **environment: str) -> tuple[int, str]:
-        process = self.start(*arguments, **environment)
+    def call(self, *arguments: str, verb: str = "sweep", **environment: str) -> tuple[int, str]:
+        process = self.start(*arguments, verb=verb, **environment)
         try:
             output = process.communicate(timeout=240)[1]
         finally:
