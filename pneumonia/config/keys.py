@@ -21,8 +21,6 @@ NOT_PASSED_TO_TRAINER: Final = {
     "logger": "use logger=wandb, or several: logger=[wandb,tensorboard,mlflow]",
     "callbacks": "use the group callbacks=NAME or callbacks=[NAME,NAME]",
     "num_nodes": "a run trains on one machine; launcher=slurm or launcher=ray distribute the runs of a sweep",
-    "val_check_interval": "an epoch is validated once, at its end, where its weights are compared and kept; "
-    "trainer.check_val_every_n_epoch=N validates less often",
     "enable_checkpointing": "the best and the last checkpoint are always written",
     "enable_model_summary": "use callbacks=model_summary",
     "default_root_dir": "use runs_dir=DIR",

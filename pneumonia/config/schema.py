@@ -299,6 +299,9 @@ class TrainerConfig(Node):
     limit_val_batches: float | int = limit()
     overfit_batches: float | int | None = limit(default=None, added_later=True)
     check_val_every_n_epoch: int = ranged("a number of epochs", at_least=1, default=1, added_later=True)
+    val_check_interval: float | int = setting(
+        Rule(_is_limit, "a fraction of an epoch above 0, at most 1.0, or a number of batches"), default=1.0, added_later=True
+    )
     num_sanity_val_steps: int = setting(
         Rule(lambda steps: steps >= -1, "a number of batches, or -1 for all"), default=0, affects_result=False
     )

@@ -15,7 +15,7 @@ from pneumonia.tasks import LABELS
 # Arguments of Lightning's Trainer that no file of conf/trainer may set, since a run sets them itself.
 SET_BY_RUN: Final = (
     *("max_epochs", "logger", "callbacks", "default_root_dir", "enable_checkpointing"),
-    *("enable_model_summary", "barebones", "val_check_interval"),
+    *("enable_model_summary", "barebones"),
     *("sync_batchnorm", "reload_dataloaders_every_n_epochs", "use_distributed_sampler", "inference_mode"),
     "model_registry",
 )
@@ -36,6 +36,12 @@ def check_together(config: TrainConfig) -> None:
         raise ConfigError(
             f"trainer.check_val_every_n_epoch={every} validates no epoch of max_epochs={config.max_epochs}, so none could be the "
             f"best. Use at most {config.max_epochs}."
+        )
+    interval = trainer.val_check_interval
+    if every > 1 and interval != 1.0:
+        raise ConfigError(
+            f"trainer.val_check_interval={interval} validates within epochs, and trainer.check_val_every_n_epoch={every} leaves "
+            "epochs out. Leave one out."
         )
     if every > 1 and config.scheduler._target_.endswith(".plateau"):
         raise ConfigError(

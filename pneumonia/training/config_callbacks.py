@@ -75,4 +75,4 @@ def _early_stopping(key: str, node: dict[str, object], monitor: str, metrics: Se
         raise ConfigError(
             f"{key}.monitor={chosen} is not a metric of the epochs; they have {names}.{nearest(str(chosen), metrics)}"
         )
-    return {**node, "monitor": chosen, "mode": node.get("mode") or direction(str(chosen))}
+    return {"check_on_train_epoch_end": True, **node, "monitor": chosen, "mode": node.get("mode") or direction(str(chosen))}

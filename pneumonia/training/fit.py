@@ -67,7 +67,8 @@ def fit(
     callbacks.append(Follower(mirrors, settings.log_every_n_steps or WATCH_EVERY))
     stopping = config.early_stopping
     if stopping.patience is not None:
-        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=direction(monitor)))
+        mode = direction(monitor)  # epochs are compared, also where an epoch has several validations
+        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode, check_on_train_epoch_end=True))
     if settings.max_time is not None:
         callbacks.append(TimeLimit(settings.max_time, folder))
     callbacks += more

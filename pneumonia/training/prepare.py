@@ -69,6 +69,7 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     data.prepare_data()
     data.setup("fit")
     _check_limits(config, data)
+    _check_interval(config, data)
     check_monitor(config, data)
     return PreparedRun(classifier, data, callbacks, continuation, initial)
 
@@ -134,6 +135,27 @@ def _check_limits(config: TrainConfig, data: XRayDataModule) -> None:
                 raise ConfigError(
                     f"trainer.{name}={limit} of {fewest} batches leaves none. Use a number of batches, or a larger fraction."
                 )
+
+
+def _check_interval(config: TrainConfig, data: XRayDataModule) -> None:
+    """Refuse validations within epochs that leave out their end.
+
+    Raises:
+        ConfigError: With the intervals that do not.
+    """
+    interval, limit = config.trainer.val_check_interval, config.trainer.limit_train_batches
+    if interval == 1.0 and isinstance(interval, float):
+        return
+    for epoch in range(config.max_epochs if data.rotate_every else 1):
+        whole = data.train_batches(epoch)
+        batches = int(whole * limit) if isinstance(limit, float) else min(whole, limit)
+        step = interval if isinstance(interval, int) else max(1, int(batches * interval))
+        if batches % step:
+            good = [number for number in range(1, batches + 1) if batches % number == 0]
+            raise ConfigError(
+                f"trainer.val_check_interval={interval} validates every {step} of {batches} batches, so the end of the epoch is not "
+                f"validated. Use a number of batches that divides {batches}: {some(good, 8)}."
+            )
 
 
 def _validated(trainer: TrainerConfig, batches: int, size: int) -> int:

@@ -66,6 +66,10 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._count_training()
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not (trainer.sanity_checking or trainer.is_last_batch):
+            self._training_since = time.perf_counter()
+
     def _count_training(self) -> None:
         if self._training_since is not None:
             self.totals.train_s += time.perf_counter() - self._training_since

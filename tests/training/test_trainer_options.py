@@ -33,7 +33,7 @@ def test_every_argument_of_lightnings_trainer_is_a_key_or_explained():
 
 
 def test_later_keys_leave_the_identity_of_a_run_alone(compose):
-    later = {"overfit_batches", "check_val_every_n_epoch", "debug"}
+    later = {"overfit_batches", "check_val_every_n_epoch", "val_check_interval", "debug"}
     plain = identity(compose())
     assert not later & (set(plain) | set(plain["trainer"]))
     changed = identity(compose("trainer.check_val_every_n_epoch=2"))
@@ -49,6 +49,23 @@ def test_only_validated_epochs_are_the_best(compose, tmp_path):
     assert result.metrics["val"]["loss"] == pytest.approx(rows.loc[result.best_epoch, "val/loss"], rel=1e-5)
     assert result.completed
     assert result.cost.images_per_s > 0
+
+
+def test_validations_within_an_epoch_are_logged_as_steps(compose, tmp_path):
+    options = ["trainer.val_check_interval=2", "batch_size=16", "early_stopping.patience=5"]  # 8 batches
+    result = train(compose(*options, runs_dir=tmp_path))
+    folder = _folder(result, tmp_path)
+    epochs, steps = pd.read_csv(folder.metrics, index_col="epoch"), pd.read_csv(folder.steps, index_col="step")
+    assert steps.index.tolist() == [1, 3, 5, 9, 11, 13]  # from 0
+    assert steps["val/loss_step"].notna().all()
+    assert result.metrics["val"]["loss"] == pytest.approx(epochs.loc[result.best_epoch, "val/loss"], rel=1e-5)
+    assert result.epochs == 2
+    assert result.cost.images_per_s > 0
+
+
+def test_validations_that_miss_the_end_of_an_epoch_are_refused(compose, tmp_path):
+    with pytest.raises(ConfigError, match=r"validates every 3 of 8 batches.*divides 8: 1, 2, 4, 8"):
+        train(compose("trainer.val_check_interval=3", "batch_size=16", runs_dir=tmp_path))
 
 
 def test_overfitting_learns_a_few_batches_by_heart(compose, tmp_path):

@@ -26,10 +26,16 @@ class StepLogger(Logger):
     in_batch: bool = False
 
     def of_step(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Return the values that are not those of an epoch; Lightning adds the epoch to what it collects itself."""
-        collected = self.trainer is not None and not self.in_batch and "epoch" in metrics
-        known = set(self.trainer.callback_metrics) if collected and self.trainer is not None else set[str]()
-        return {name: value for name, value in metrics.items() if name not in known | {"epoch"}}
+        """Return the values that are not those of an epoch; Lightning adds the epoch to what it collects itself.
+
+        Metrics of a validation within an epoch end with ``_step``, as Lightning names those of steps.
+        """
+        values = {name: value for name, value in metrics.items() if name != "epoch"}
+        if self.trainer is None or self.in_batch or "epoch" not in metrics:
+            return values
+        if self.trainer.validating and not (self.trainer.is_last_batch or self.trainer.sanity_checking):
+            return {f"{name}_step": value for name, value in values.items()}
+        return {name: value for name, value in values.items() if name not in self.trainer.callback_metrics}
 
 
 class StepsCsv(StepLogger):
