@@ -153,8 +153,8 @@ def _check_interval(config: TrainConfig, data: XRayDataModule) -> None:
         if batches % step:
             good = [number for number in range(1, batches + 1) if batches % number == 0]
             raise ConfigError(
-                f"trainer.val_check_interval={interval} validates every {step} of {batches} batches, so the end of the epoch is not "
-                f"validated. Use a number of batches that divides {batches}: {some(good, 8)}."
+                f"trainer.val_check_interval={interval} validates every {step} of {batches} batches, so the end of the epoch is "
+                f"not validated. Use a number of batches that divides {batches}: {some(good, 8)}."
             )
 
 
