@@ -5,7 +5,7 @@ from functools import partial
 from typing import Final
 
 from pneumonia.config.declarations import ranged
-from pneumonia.config.schema import (
+from pneumonia.config.nodes import (
     CallbackConfig,
     LauncherConfig,
     ModelConfig,

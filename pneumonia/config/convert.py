@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hi
 from pneumonia.config.callback_classes import only_observes
 from pneumonia.config.choices import CHOICES
 from pneumonia.config.declarations import check_value, rule_of, shown
-from pneumonia.config.schema import GROUPS, Node, TargetNode, TaskConfig, TrainConfig
+from pneumonia.config.nodes import Node, TargetNode
+from pneumonia.config.schema import GROUPS, TaskConfig, TrainConfig
 from pneumonia.errors import ConfigError
 from pneumonia.tasks import Task
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
-from pneumonia.config.schema import TIME_PARTS, TrainerConfig
+from pneumonia.config.nodes import TIME_PARTS, TrainerConfig
 
 LIMITS: Final = ("limit_train_batches", "limit_val_batches")
 

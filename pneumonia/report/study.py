@@ -9,7 +9,8 @@ from typing import Final
 import yaml
 
 from pneumonia.config.convert import class_name
-from pneumonia.config.schema import TargetNode, TaskConfig, TrainConfig
+from pneumonia.config.nodes import TargetNode
+from pneumonia.config.schema import TaskConfig, TrainConfig
 from pneumonia.report.compare import Bounded, Candidate, Comparison, estimates_on
 from pneumonia.report.entries import Entry
 

@@ -4,7 +4,7 @@ from typing import Final
 
 import torch
 
-from pneumonia.config.schema import TrainerConfig
+from pneumonia.config.nodes import TrainerConfig
 from pneumonia.errors import ConfigError
 
 AUTO_MIXED: Final = "mixed"

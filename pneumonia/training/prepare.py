@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import Callback
 
 from pneumonia.config.convert import to_plain
 from pneumonia.config.names import CLASS_MEANS
-from pneumonia.config.schema import TrainConfig, TrainerConfig
+from pneumonia.config.nodes import TrainerConfig
+from pneumonia.config.schema import TrainConfig
 from pneumonia.config.trainer_limits import LIMITS, shortening
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache

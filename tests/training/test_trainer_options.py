@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from pneumonia.config.convert import identity
 from pneumonia.config.keys import NOT_PASSED_TO_TRAINER, conf_dir
-from pneumonia.config.schema import TrainerConfig
+from pneumonia.config.nodes import TrainerConfig
 from pneumonia.errors import ConfigError, RunError
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.load import load_finished_run

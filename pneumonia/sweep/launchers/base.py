@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any, ClassVar
 
-from pneumonia.config.schema import LauncherConfig
+from pneumonia.config.nodes import LauncherConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.sweep.plan import Job
 from pneumonia.sweep.run_job import JobOptions, JobOutcome

@@ -4,7 +4,7 @@ import subprocess
 from importlib.util import find_spec
 from typing import Final
 
-from pneumonia.config.schema import LauncherConfig
+from pneumonia.config.nodes import LauncherConfig
 from pneumonia.errors import ConfigError
 
 TIMEOUT_S: Final = 60
