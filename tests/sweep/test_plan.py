@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from pneumonia.config.compose import hydra_session
-from pneumonia.config.convert import to_plain
+from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.config.keys import conf_dir
 from pneumonia.errors import ConfigError, LayoutError
 from pneumonia.models.config_checks import check_family
@@ -43,7 +43,7 @@ def test_jobs_equal_what_hydra_composes(name):
         overrides = [f"hydra.searchpath=[file://{conf_dir()}]", *differs]
         with hydra_session(conf_dir("sweeps")):
             composed = OmegaConf.to_container(hydra_compose(name, overrides), resolve=True)
-        assert composed == to_plain(job.config)
+        assert to_plain(from_plain(composed)) == to_plain(job.config)
     for job in plan.jobs:
         check_family(job.config)
 
