@@ -1,6 +1,6 @@
 """Train, compare and trust chest X-ray classifiers: normal, viral or bacterial pneumonia.
 
-    from pneumonia import XRayDataModule, build_model, compose, list_runs, load_run, train
+    from pneumonia import Task, XRayDataModule, build_model, compose, list_runs, load_run, train
 
 Names are imported on first use, so that ``import pneumonia`` imports no torch.
 """
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from pneumonia.models.factory import build_model
     from pneumonia.runs.load import load_finished_run as load_run
     from pneumonia.runs.table import list_runs
+    from pneumonia.tasks import Task
     from pneumonia.training.train import train
 
 __version__ = "0.2.0"
-__all__ = ["XRayDataModule", "build_model", "compose", "list_runs", "load_run", "train"]
+__all__ = ["Task", "XRayDataModule", "build_model", "compose", "list_runs", "load_run", "train"]
 
 _HOMES = {
+    "Task": ("pneumonia.tasks", "Task"),
     "XRayDataModule": ("pneumonia.data.datamodule", "XRayDataModule"),
     "build_model": ("pneumonia.models.factory", "build_model"),
     "compose": ("pneumonia.config.compose", "compose"),

@@ -190,6 +190,16 @@ def test_a_bad_task_is_refused_before_any_work(values, message, place, tmp_path)
     assert not list(tmp_path.glob("runs/*/*/config.yaml"))
 
 
+def test_renamed_classes_give_the_same_metrics(place, cache_dir, compose, tmp_path):
+    renamed = {"Healthy": ["normal"], "Viral": ["virus"], "Bacterial": ["bacteria"]}
+    write_task(place / "conf", {"name": "renamed", "classes": list(renamed), "synonyms": renamed})
+    options = ("data.phantom.patients=60", f"cache_dir={cache_dir}", f"runs_dir={tmp_path}", *SMALL)
+    ours, theirs = (train(compose_config(f"task={name}", *options, config_dir=place / "conf")) for name in ("renamed", "subtype"))
+    assert list(ours.metrics["val"].values()) == list(theirs.metrics["val"].values())
+    assert ours.confusion.counts == theirs.confusion.counts
+    assert ours.run_id != theirs.run_id
+
+
 def test_phantoms_show_only_what_they_are_drawn_of(own, tmp_path):
     with pytest.raises(ConfigError, match=r"data=phantom draws NORMAL, VIRUS, BACTERIA alone, and task=covid has the classes"):
         own("data=phantom")

@@ -13,6 +13,7 @@ from pneumonia.config.keys import choice_keys, conf_dir, config_keys, nearest_ke
 from pneumonia.errors import ConfigError, PneumoniaError, masked, nearest
 
 CAUSES: Final = 6  # how deep a chain of causes is read
+OWN_FILES: Final = ("callbacks", "model", "task")  # groups to which users add files most
 HELP: Final = "`pneumonia train --help` lists them."
 PLUGINS: Final = {
     "hydra/launcher=joblib": " It comes with its own package: pip install hydra-joblib-launcher.",
@@ -95,7 +96,8 @@ def _unknown_choice(found: re.Match[str]) -> str:
     folder = conf_dir() / group
     options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
     known = f" Choose one of {', '.join(options)}." if options else ""
-    return f"{group}={choice} is not known.{known}{nearest(choice, options)}"
+    own = f" A file of your own, {group}/{choice}.yaml, is found with --config-dir DIR." if group in OWN_FILES else ""
+    return f"{group}={choice} is not known.{known}{nearest(choice, options)}{own}"
 
 
 def _wrong_type(found: re.Match[str]) -> str:

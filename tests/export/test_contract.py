@@ -34,6 +34,8 @@ FIELD_CASES: list[tuple[Place, object, str]] = [
     (("schema_version",), 3.0, r"has schema_version 3\.0"),
     (("schema_version",), MISSING, "has schema_version None"),
     (("task",), "pneumonia", "classes=.*those of task=pneumonia"),
+    (("task",), "a/b", "task.name=a/b can't be a name"),
+    (("task",), 3, "task=3.*string"),
     (("classes",), [], "classes=.*at least 2"),
     (("classes",), ["NORMAL", "NORMAL", "VIRUS"], "classes=.*those of task=subtype"),
     (("classes",), ["VIRUS", "NORMAL", "BACTERIA"], "classes=.*those of task=subtype"),
