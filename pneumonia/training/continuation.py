@@ -28,7 +28,7 @@ from pneumonia.training.checkpointing import BestCheckpoint
 from pneumonia.training.metrics_csv import write_metrics
 
 SHARED_BY_ALL_LENGTHS: Final = ("constant", "step", "exponential", "plateau")  # schedules without max_epochs in them
-START: Final = ("ckpt_path", "init_from")
+MOST_LENGTHS: Final = 10_000  # that are looked for, longest first
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,12 @@ def continuation_of(config: TrainConfig) -> Continuation | None:
 
 def shorter_run(config: TrainConfig, hashes: Mapping[str, str], folder: RunFolder) -> Continuation | None:
     """Find a finished run beside ``folder`` that differs in fewer ``max_epochs`` alone, and can be continued exactly."""
-    values = identifying_values(config)
-    for epochs in range(config.max_epochs - 1, 0, -1):
+    others = {entry.name for entry in folder.path.parent.iterdir() if RunFolder(entry).result.is_file()}
+    values = identifying_values(config) if others else {}
+    longest = config.max_epochs - 1
+    for epochs in range(longest, max(longest - MOST_LENGTHS, 0), -1) if others else ():
         source = RunFolder(folder.path.with_name(run_identity({**values, "max_epochs": epochs}, **hashes)))
-        if not source.result.is_file() or not source.last.is_file() or is_locked(source.path / "lock"):
+        if source.path.name not in others or not source.last.is_file() or is_locked(source.path / "lock"):
             continue
         result = read_result(source)
         if result is None or not result.completed:
