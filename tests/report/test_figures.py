@@ -7,6 +7,7 @@ import pytest
 
 from pneumonia.metrics.calibration import ReliabilityBin
 from pneumonia.report.render import figures
+from pneumonia.report.render.figure_style import STYLE
 
 NAN = float("nan")
 BINS = [ReliabilityBin(low=0.9, high=1.0, n=5, confidence=0.95, accuracy=0.8)]
@@ -51,7 +52,7 @@ def test_outlying_curve_is_cut_off():
 def test_signs_colours_and_line_styles_are_unique():
     signs = [sign for sign, _ in figures.VERDICTS.values()]
     assert len(set(signs)) == len(signs)
-    with mpl.rc_context(fname=figures.STYLE):
+    with mpl.rc_context(fname=STYLE):
         styles = [tuple(style.values()) for style in mpl.rcParams["axes.prop_cycle"]]
     for values in zip(*styles, strict=True):
         assert len(set(values)) == len(styles)

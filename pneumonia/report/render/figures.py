@@ -1,16 +1,10 @@
 """Draw the figures of reports as SVG, in the style of ``pneumonia.mplstyle``; no meaning is carried by colour alone."""
 
-import io
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import wraps
-from itertools import cycle
-from pathlib import Path
-from typing import Any, Final, ParamSpec
+from collections.abc import Mapping, Sequence
+from typing import Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -19,66 +13,35 @@ from numpy.typing import ArrayLike
 
 from pneumonia.metrics.calibration import ReliabilityBin
 from pneumonia.report.formatting import NO_DIFFERENCE
+from pneumonia.report.render.figure_style import (
+    BLUE,
+    CHANCE,
+    GREY,
+    INK,
+    LINE,
+    MARKER,
+    PAPER,
+    RED,
+    WIDTH,
+    Style,
+    class_colours,
+    legend_beside,
+    line_styles,
+    matrix_axis,
+    name_rows,
+    single_axis,
+    svg,
+)
 
-STYLE: Final = Path(__file__).with_name("pneumonia.mplstyle")
 MOST_SHARES: Final = 6  # classes whose cells of a confusion matrix have room for a count and a proportion
 LONG_NAME: Final = 12  # letters that fit below a cell with a proportion
-CLASS_COLOURS: Final = {"NORMAL": "#0072B2", "VIRUS": "#E69F00", "BACTERIA": "#D55E00", "PNEUMONIA": "#CC79A7"}
-BLUE, RED, GREY, LINE, INK, PAPER = "#0072B2", "#D55E00", "#5b6573", "#d9dee5", "#1d2430", "#eef1f5"
-WIDTH: Final = 7.2  # inches
 OUTLIER: Final = 3.0  # interquartile ranges above the third quartile; curves are cut off beyond
 VERDICTS: Final = {"better": ("+", BLUE), "worse": ("−", RED), NO_DIFFERENCE: ("=", PAPER)}
-Style = dict[str, Any]  # keyword arguments of matplotlib
-CHANCE: Final[Style] = {"color": GREY, "linewidth": 0.8, "linestyle": (0, (4, 4))}
-MARKER: Final[Style] = {"marker": "o", "markersize": 6, "markeredgecolor": "white", "markeredgewidth": 0.8}
 Point = tuple[float, float]
 Curve = tuple[ArrayLike, ArrayLike]
-P = ParamSpec("P")
 
 
-def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Let a drawing function draw in our style and return an SVG element instead of its figure."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
-        file = io.StringIO()
-        with mpl.rc_context(fname=STYLE):
-            draw(*args, **kwargs).savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-        text = file.getvalue()
-        return text[text.index("<svg") :]
-
-    return drawn
-
-
-def _axis(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    return figure, figure.add_subplot()
-
-
-def _styles() -> Iterator[Style]:
-    """Yield the colour and line style of each next curve."""
-    return cycle(mpl.rcParams["axes.prop_cycle"])
-
-
-def _class_colours(labels: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each class; those of other classes than ours take turns, and a name is always beside them."""
-    free = cycle(style["color"] for style in mpl.rcParams["axes.prop_cycle"] if style["color"] not in CLASS_COLOURS.values())
-    return {label: CLASS_COLOURS.get(label) or next(free) for label in labels}
-
-
-def _legend_beside(axis: Axes) -> None:
-    if axis.get_legend_handles_labels()[0]:
-        axis.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02))
-
-
-def _rows(axis: Axes, names: Sequence[str]) -> None:
-    """Name the rows of a drawing, from above to below."""
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.tick_params(axis="y", length=0)
-
-
-@_svg
+@svg
 def curves(series: Mapping[str, Sequence[Sequence[float]]], x_label: str, y_label: str) -> Figure:
     """Draw curves by epoch: each training thin, their mean thick.
 
@@ -87,10 +50,10 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], x_label: str, y_labe
         x_label: Of the epochs, which count from 1.
         y_label: Of the values. A curve far above all others is cut off, and the label then says so.
     """
-    figure, axis = _axis(WIDTH, 3.4)
+    figure, axis = single_axis(WIDTH, 3.4)
     values = [value for runs in series.values() for run in runs for value in run if math.isfinite(value)]
     longest = max((len(run) for runs in series.values() for run in runs), default=1)
-    for style, (name, runs) in zip(_styles(), series.items(), strict=False):
+    for style, (name, runs) in zip(line_styles(), series.items(), strict=False):
         length = max((len(run) for run in runs), default=0)
         if not length:
             continue
@@ -115,11 +78,11 @@ def curves(series: Mapping[str, Sequence[Sequence[float]]], x_label: str, y_labe
     axis.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
     if longest == 1:
         axis.set_xticks([1])
-    _legend_beside(axis)
+    legend_beside(axis)
     return figure
 
 
-@_svg
+@svg
 def intervals(
     names: Sequence[str],
     values: Sequence[float | None],
@@ -128,7 +91,7 @@ def intervals(
     x_label: str,
 ) -> Figure:
     """Draw a dot and its interval for each name, from above to below; without both bounds, the dot alone."""
-    figure, axis = _axis(WIDTH * 0.75, 0.75 + 0.3 * len(names))
+    figure, axis = single_axis(WIDTH * 0.75, 0.75 + 0.3 * len(names))
     beside: Style = {"transform": axis.get_yaxis_transform(), "va": "center"}
     for row, (value, low, high) in enumerate(zip(values, lows, highs, strict=True)):
         if value is None or not math.isfinite(value):
@@ -144,11 +107,11 @@ def intervals(
         axis.set_xlim(min(finite) - margin, max(finite) + margin)
     axis.grid(axis="x")
     axis.set_xlabel(x_label)
-    _rows(axis, names)
+    name_rows(axis, names)
     return figure
 
 
-@_svg
+@svg
 def roc_and_precision_recall(
     roc: Mapping[str, tuple[ArrayLike, ArrayLike, Point | None]],
     precision: Mapping[str, tuple[ArrayLike, ArrayLike, Point | None]],
@@ -165,22 +128,22 @@ def roc_and_precision_recall(
     left, right = figure.subplots(1, 2)
     left.plot([0, 1], [0, 1], **CHANCE)
     for axis, found in ((left, roc), (right, precision)):
-        for style, (name, (x, y, point)) in zip(_styles(), found.items(), strict=False):
+        for style, (name, (x, y, point)) in zip(line_styles(), found.items(), strict=False):
             axis.plot(x, y, **style, label=name)
             if point is not None:
                 axis.plot(*point, color=style["color"], **MARKER)
         axis.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         axis.grid()
-    for style, name in zip(_styles(), precision, strict=False):
+    for style, name in zip(line_styles(), precision, strict=False):
         right.axhline(prevalence[name], **CHANCE | {"color": style["color"]})
     left.set(xlabel="false positive rate", ylabel="sensitivity")
     right.set(xlabel="sensitivity (recall)", ylabel="precision")
-    _legend_beside(right)
+    legend_beside(right)
     figure.subplots_adjust(wspace=0.3)
     return figure
 
 
-@_svg
+@svg
 def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin] | None) -> Figure:
     """Draw a reliability diagram.
 
@@ -188,11 +151,11 @@ def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin
         before: Uncalibrated.
         after: The same after temperature scaling; ``None`` without a temperature.
     """
-    figure, axis = _axis(WIDTH * 0.62, 3.6)
+    figure, axis = single_axis(WIDTH * 0.62, 3.6)
     axis.plot([0, 1], [0, 1], **CHANCE)
     total, width = sum(one.n for one in before) or 1, 0.026
     arms = [("uncalibrated", before, -0.5, "o")] + ([("calibrated", after, 0.5, "s")] if after else [])
-    for style, (name, bins, side, marker) in zip(_styles(), arms, strict=False):
+    for style, (name, bins, side, marker) in zip(line_styles(), arms, strict=False):
         x = [one.confidence for one in bins]
         axis.plot(x, [one.accuracy for one in bins], **style, marker=marker, markersize=4.5, label=name)
         shift = side * width if len(arms) > 1 else 0
@@ -203,30 +166,20 @@ def reliability(before: Sequence[ReliabilityBin], after: Sequence[ReliabilityBin
     return figure
 
 
-@_svg
+@svg
 def risk_coverage(found: Mapping[str, Curve]) -> Figure:
     """Draw the error rate of the most confident predictions against coverage, a curve for each name."""
-    figure, axis = _axis(WIDTH * 0.75, 3.0)
-    for style, (name, (coverage, risk)) in zip(_styles(), found.items(), strict=False):
+    figure, axis = single_axis(WIDTH * 0.75, 3.0)
+    for style, (name, (coverage, risk)) in zip(line_styles(), found.items(), strict=False):
         axis.plot(coverage, risk, **style, label=name)
     axis.set(xlim=(0, 1.02), xlabel="coverage, the most confident first", ylabel="error rate (selective risk)")
     axis.set_ylim(bottom=0)
     axis.grid()
-    _legend_beside(axis)
+    legend_beside(axis)
     return figure
 
 
-def _square(side: float, names: Sequence[str], height: float = 1.0) -> tuple[Figure, Axes]:
-    """Return an axis for a matrix, with names on both sides and no frame."""
-    figure, axis = _axis(side, side * height)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_xticks(range(len(names)), names)
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    return figure, axis
-
-
-@_svg
+@svg
 def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     """Draw counts ``(K, K)`` of true class by predicted class; the shade is the proportion of the row.
 
@@ -237,7 +190,7 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     share = np.divide(cells, total, out=np.zeros_like(cells), where=total > 0)
     many = len(classes) > MOST_SHARES
     names = [name.lower() for name in classes]
-    figure, axis = _square(min(1.05 * len(classes) + 0.9, WIDTH), names, 0.85)
+    figure, axis = matrix_axis(min(1.05 * len(classes) + 0.9, WIDTH), names, 0.85)
     axis.imshow(share, cmap=LinearSegmentedColormap.from_list("share", ["#ffffff", BLUE]), vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(share):
         text = f"{cells[row, column]:.0f}\n{value:.0%}" if total[row] else "–"
@@ -254,11 +207,11 @@ def confusion(counts: ArrayLike, classes: Sequence[str]) -> Figure:
     return figure
 
 
-@_svg
+@svg
 def pairwise(names: Sequence[str], verdicts: Sequence[Sequence[str]]) -> Figure:
     """Draw a grid of verdicts, each on its row against its column, by sign and colour."""
     count = len(names)
-    figure, axis = _square(0.45 * count + 1.6, names, (0.4 * count + 1.0) / (0.45 * count + 1.6))
+    figure, axis = matrix_axis(0.45 * count + 1.6, names, (0.4 * count + 1.0) / (0.45 * count + 1.6))
     for row, of_row in enumerate(verdicts):
         for column, verdict in enumerate(of_row):
             sign, colour = VERDICTS.get(verdict, ("", "#ffffff"))
@@ -273,10 +226,10 @@ def pairwise(names: Sequence[str], verdicts: Sequence[Sequence[str]]) -> Figure:
     return figure
 
 
-@_svg
+@svg
 def scatter(names: Sequence[str], x: Sequence[float], y: Sequence[float], x_label: str, y_label: str) -> Figure:
     """Draw a dot for each name, the first axis logarithmic; names stand beside the drawing, without overlap."""
-    figure, axis = _axis(WIDTH * 0.8, 3.2)
+    figure, axis = single_axis(WIDTH * 0.8, 3.2)
     taken: list[float] = []
     step = (max(y) - min(y)) * 0.055 or 0.01
     for place in np.argsort(y)[::-1]:
@@ -303,7 +256,7 @@ def scatter(names: Sequence[str], x: Sequence[float], y: Sequence[float], x_labe
     return figure
 
 
-@_svg
+@svg
 def bars(
     names: Sequence[str],
     values: Sequence[float],
@@ -313,7 +266,7 @@ def bars(
     x_label: str,
 ) -> Figure:
     """Draw a bar from 0 to 1 for each name with its interval, and a mark to compare it with."""
-    figure, axis = _axis(WIDTH * 0.75, 0.75 + 0.36 * len(names))
+    figure, axis = single_axis(WIDTH * 0.75, 0.75 + 0.36 * len(names))
     rows = np.arange(len(names))
     axis.barh(rows, values, 0.55, color=BLUE, alpha=0.75)
     axis.hlines(rows, lows, highs, color=INK, linewidth=2)
@@ -322,11 +275,11 @@ def bars(
         axis.text(1.02, row, f"{value:.3f}", transform=axis.get_yaxis_transform(), va="center")
     axis.set(xlim=(0, 1), xlabel=x_label)
     axis.grid(axis="x")
-    _rows(axis, names)
+    name_rows(axis, names)
     return figure
 
 
-@_svg
+@svg
 def boxes(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Draw box plots by class, a panel for each quantity.
 
@@ -337,7 +290,7 @@ def boxes(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     classes = max((len(by_class) for by_class in found.values()), default=1)
     figure = Figure(figsize=(WIDTH * 1.1, lines * (0.85 + 0.24 * classes)))
     panels = figure.subplots(lines, 2, squeeze=False).flat
-    colours = _class_colours(dict.fromkeys(label for by_class in found.values() for label in by_class))
+    colours = class_colours(dict.fromkeys(label for by_class in found.values() for label in by_class))
     for axis, (title, by_class) in zip(panels, found.items(), strict=False):
         for row, (label, (low, first, middle, third, high)) in enumerate(by_class.items()):
             colour = colours[label]
@@ -347,7 +300,7 @@ def boxes(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         axis.set_title(title)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=4))
         axis.tick_params(axis="x", labelsize=8)
-        _rows(axis, list(by_class))
+        name_rows(axis, list(by_class))
     for axis in list(figure.axes)[len(found) :]:
         axis.set_visible(False)
     longest = max((len(label) for label in colours), default=0)
