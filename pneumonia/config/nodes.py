@@ -120,7 +120,7 @@ class TrainerConfig(Node):
         Rule(lambda steps: steps >= -1, "a number of batches, or -1 for all"), default=0, affects_result=False
     )
     log_every_n_steps: int | None = ranged("a number of steps", at_least=1, default=None, affects_result=False)
-    profiler: str | None = one_of("simple", "advanced", default=None, affects_result=False)
+    profiler: str | None = one_of("simple", "advanced", "pytorch", default=None, affects_result=False)
     max_steps: int = setting(Rule(lambda steps: steps == -1 or steps >= 1, "a number of steps, or -1 for no limit"))
     fast_dev_run: bool | int = setting(Rule(lambda runs: runs >= 0, "true or false"))
     deterministic: bool

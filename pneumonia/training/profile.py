@@ -1,15 +1,30 @@
 """Profile a training with Lightning's profilers; the report is printed and kept in the run folder."""
 
+import warnings
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from rich.markup import escape
+from torch.profiler import schedule
 
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.console import say
 
-PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+STEPS: Final = 3  # that the profiler of torch records: the first ones, so that short trainings have some too
+
+
+def _pytorch(**arguments: Any) -> Profiler:
+    # About the missing warm-up, and about epochs with fewer steps than are recorded.
+    warnings.filterwarnings("ignore", category=UserWarning, message=".*(warmup|clears events|RECORD followed by NONE)")
+    return PyTorchProfiler(schedule=schedule(wait=0, warmup=0, active=STEPS, repeat=1), **arguments)
+
+
+PROFILERS: Final[dict[str, Callable[..., Profiler]]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": _pytorch,
+}
 LINES: Final = 40  # of a report that are printed
 COLUMNS: Final = 5  # of the simple report
 WIDTH: Final = 110  # of a printed line
@@ -20,7 +35,7 @@ def build_profiler(name: str | None, folder: RunFolder | None) -> Profiler | Non
     """Build a profiler that writes its report into ``profile/`` of a run folder; ``None`` for none.
 
     Args:
-        name: ``simple`` (time of each hook) or ``advanced`` (by cProfile).
+        name: ``simple`` (time of each hook), ``advanced`` (by cProfile) or ``pytorch`` (operators of the first steps).
         folder: Of the run; ``None`` where nothing is kept.
     """
     if name is None or folder is None:

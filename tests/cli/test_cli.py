@@ -99,7 +99,7 @@ BAD = [
     ("trainer.devices=0", r"trainer.devices=0 is out of range: it must be a number of processes, auto or -1 for all GPUs"),
     ("trainer.devices=[0,0]", r"trainer.devices=\[0, 0\] is out of range"),
     ("trainer.strategy=fsdp", r"trainer.strategy=fsdp is not known; choose one of auto, ddp, ddp_spawn"),
-    ("trainer.profiler=pytorch", r"trainer.profiler=pytorch is not known; choose one of simple, advanced"),
+    ("trainer.profiler=xla", r"trainer.profiler=xla is not known; choose one of simple, advanced, pytorch"),
     (
         "scheduler=plateau trainer.check_val_every_n_epoch=2",
         r"scheduler=plateau follows the validation loss of every epoch",

@@ -97,13 +97,13 @@ def test_a_sanity_check_changes_no_result(compose, tmp_path):
     assert _folder(checked, tmp_path / "checked").metrics.read_text() == _folder(plain, tmp_path / "plain").metrics.read_text()
 
 
-@pytest.mark.parametrize("profiler", ["simple", "advanced"])
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
 def test_the_report_of_a_profiler_is_printed_and_kept(profiler, compose, tmp_path, capsys):
     result = train(compose(f"trainer.profiler={profiler}", "max_epochs=1", runs_dir=tmp_path))
     reports = list(_folder(result, tmp_path).profile.glob("*.txt"))
     printed = capsys.readouterr().err
     assert len(reports) == 1
-    assert "run_training_batch" in reports[0].read_text() or "training_step" in reports[0].read_text()
+    assert {"simple": "run_training_batch", "advanced": "training_step", "pytorch": "aten::"}[profiler] in reports[0].read_text()
     assert str(reports[0]) in printed.replace("\n", "")
     assert result.completed
 
