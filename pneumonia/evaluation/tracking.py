@@ -33,7 +33,8 @@ def send_evaluation(path: Path) -> None:
     if result is None:
         return
     for name in TRACKERS:
-        if not folder.tracker(name).is_file():
+        record = TrackerRecord.read(folder, name)
+        if record.online == record.offline == Sent():
             continue
         try:
             tracker = _tracker_of(folder, result.config, name)

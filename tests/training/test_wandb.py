@@ -99,6 +99,14 @@ def test_offline_files_hold_what_the_run_folder_holds(compose, tmp_path):
     }
 
 
+def test_the_best_checkpoint_is_an_artifact_on_request(compose, tmp_path):
+    result = train(compose(*SMALL, "logger.wandb.artifact=true", runs_dir=tmp_path))
+    (segment,) = _segments(_only(tmp_path))
+    (artifact,) = [one for one in _records(segment, "artifact") if one["type"] == "model"]
+    assert artifact["name"] == f"train-{result.run_id}"
+    assert set(artifact["aliases"]) == {"latest", "best"}
+
+
 def test_without_samples_no_x_ray_is_sent(compose, tmp_path):
     train(compose(*SMALL, "logger.wandb.samples=0", runs_dir=tmp_path))
     assert not list(tmp_path.rglob("media/images/val"))

@@ -227,7 +227,8 @@ class Mirror(ABC):
 
     def _failure(self, error: Exception) -> str:
         """Return the warning about an error of the tracker."""
-        return f"{self.title} failed ({short(error)}); the run continues without it. `pneumonia track push` can send it later."
+        to = "" if self.name == "wandb" else f" --to {self.name}"
+        return f"{self.title} failed ({short(error)}); the run continues without it. `pneumonia track push{to}` sends it later."
 
     def _safely(self, work: Callable[[], Any], force: bool = False) -> None:
         """Call a function; after a failure warn once and continue without the tracker."""

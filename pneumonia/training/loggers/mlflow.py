@@ -25,6 +25,7 @@ RETRIES: Final = 2  # MLflow's own default of 7 would hold a training up for min
 STATES: Final = {Status.FINISHED: "FINISHED", Status.FAILED: "FAILED", Status.INTERRUPTED: "KILLED"}
 BATCH: Final = 100  # parameters of one request
 LONGEST: Final = 6000  # characters of a parameter
+_unreachable: set[str] = set()  # servers that this process need not wait for again
 
 
 class ForwardingMLflowLogger(Forwarding, MLFlowLogger):
@@ -53,13 +54,23 @@ class MLflowMirror(Mirror):
 
         place = tracking_uri(self.options)
         experiment = self.from_environment("experiment_name", self.options.experiment_name, "MLFLOW_EXPERIMENT_NAME") or ""
+        if place in _unreachable:
+            return
         self.client: Any = MlflowClient(place)
         if self.record.place != short(place):
             self.record = TrackerRecord(place=short(place))  # nothing was sent to that one
-        if self.record.id:
-            self.client.update_run(self.record.id, status="RUNNING")
-        else:
-            self.record.id = self._create(experiment)
+        try:
+            if self.record.id:
+                self.client.update_run(self.record.id, status="RUNNING")
+            else:
+                self.record.id = self._create(experiment)
+        except Exception as error:  # no route, a wrong password, an answer that is none
+            _unreachable.add(place)
+            self._trouble(
+                f"MLflow at {short(place)} can't be reached or refuses us ({short(error)}). The run continues without it; "
+                "`pneumonia track push --to mlflow` sends it later."
+            )
+            return
         self.logger = ForwardingMLflowLogger(self, place, experiment, self.record.id)
         say(f"MLflow: run {self.record.id} of {escape(short(place))}")
         self.record.write(self.folder, self.name)
@@ -115,7 +126,7 @@ class MLflowMirror(Mirror):
             if not self.client.search_registered_models(f"name='{name}'"):
                 self.client.create_registered_model(name)
             source = f"{self.client.get_run(self.record.id).info.artifact_uri}/checkpoints"
-            self.client.create_model_version(name, source, self.record.id)
+            self.client.create_model_version(name, source, self.record.id, await_creation_for=0)
 
     def _send_status(self, text: str) -> None:
         self.client.set_tag(self.record.id, "status", text)
