@@ -25,8 +25,8 @@ def mode_of(mode: str) -> str:
     """Where runs go now.
 
     Args:
-        mode: ``logger.mode``. With ``auto`` ``WANDB_MODE`` decides, and without it whether a key is known; ``disabled`` in the
-            environment switches W&B off whatever the config says.
+        mode: ``logger.wandb.mode``. With ``auto`` ``WANDB_MODE`` decides, and without it whether a key is known; ``disabled``
+            in the environment switches W&B off whatever the config says.
 
     Returns:
         ``online``, ``offline`` or ``disabled``.
