@@ -187,7 +187,7 @@ def test_a_run_of_one_process_goes_on_in_two(compose, cache_dir, pair, tmp_path)
         train(compose(*WORDS, runs_dir=tmp_path), callbacks=[_after_the_first_epoch(cut)])
     done = _together(cache_dir, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "interrupted after epoch 1" in done.stderr
+    assert "Resuming after epoch 1" in done.stderr
     mine, theirs = (pd.DataFrame(read_metrics(folder)).astype(float) for folder in (_folder(tmp_path), one))
     np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-5)
 
