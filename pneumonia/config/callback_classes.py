@@ -19,6 +19,7 @@ REPLACED: Final = {  # by a key of the run, whose checkpoints and identity know 
     "LearningRateFinder": "tune=lr",
     "BatchSizeFinder": "tune=batch_size",
 }
+UNLOADABLE: Final = {"ModelPruning": "replaces weights by masked ones"}  # why its weights do not fit the network
 
 
 def lightning_class(target: str) -> str:

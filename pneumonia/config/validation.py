@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from omegaconf import DictConfig, OmegaConf
 
+from pneumonia.config.declarations import shown
 from pneumonia.config.keys import nearest_key, why_not
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import ConfigError, LayoutError, nearest
@@ -57,6 +58,12 @@ def check_together(config: TrainConfig) -> None:
         raise ConfigError(f"data.root has no value, and data={config.data.source} needs one. Set data.root=PATH.")
     if len(stopping := config.early_stopping_keys()) > 1:
         raise ConfigError(f"{' and '.join(stopping)} both stop the training early. Leave one out.")
+    for key, value, neutral in (
+        ("ckpt_path", config.ckpt_path, None),
+        ("trainer.fast_dev_run", config.trainer.fast_dev_run, False),
+    ):
+        if config.tune is not None and value != neutral:
+            raise ConfigError(f"tune={config.tune} has no use for {key}={shown(value)}. Leave it out.")
     if config.init_from is not None:
         for key, value in (("ckpt_path", config.ckpt_path), ("model.weights", getattr(config.model, "weights", None))):
             if value is not None:

@@ -10,6 +10,7 @@ from pneumonia.errors import CheckpointError, ConfigError, some
 from pneumonia.models.base import Classifier
 from pneumonia.models.checkpoints import load_classifier
 from pneumonia.system.checksums import file_hash
+from pneumonia.system.files import is_locked
 
 EXAMPLES: Final = 3  # layers that a message lists
 Shapes = dict[str, tuple[int, ...]]
@@ -56,7 +57,16 @@ def load_initial_weights(classifier: Classifier, init_from: str, own: Collection
             f"init_from={init_from} has no effect on {type(classifier).__name__}: its optimum does not depend on the first "
             "weights. Leave init_from out, or use another model."
         )
-    source = load_classifier(initial_checkpoint(init_from), own=own)
+    file = initial_checkpoint(init_from)
+    if is_locked(file.parent.parent / "lock"):
+        raise CheckpointError(
+            f"init_from={init_from} is being trained by another process, so its weights may be replaced at any moment. Wait for "
+            "it, or copy the run folder."
+        )
+    try:
+        source = load_classifier(file, own=own)
+    except CheckpointError as error:
+        raise CheckpointError(f"init_from={init_from}: {error}") from error
     classes, others = classifier.task.classes, source.task.classes
     weights, network = source.evaluated_network().state_dict(), classifier.network
     same = classes == others
@@ -64,10 +74,12 @@ def load_initial_weights(classifier: Classifier, init_from: str, own: Collection
     taken = {key: value for key, value in weights.items() if key not in other_head}
     ours, theirs = _shapes(network.state_dict(), head), _shapes(weights, other_head)
     if differing := [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]:
+        sizes = source.options.image_size, classifier.options.image_size
+        size = "" if len({*sizes}) == 1 else f" (image_size={sizes[0]} there, {sizes[1]} here)"
         lines = [f"{key} {_text(theirs, key)} there and {_text(ours, key)} here" for key in differing[:EXAMPLES]]
         raise ConfigError(
-            f"init_from={init_from} holds a {type(source).__name__} of another architecture: {len(differing)} layers differ, "
-            f"for example {'; '.join(lines)}. Use the model of that run, or leave init_from out."
+            f"init_from={init_from} holds a {type(source).__name__} of another architecture{size}: {len(differing)} layers "
+            f"differ, for example {'; '.join(lines)}. Use the model of that run, or leave init_from out."
         )
     if not taken:
         raise ConfigError(

@@ -1,6 +1,8 @@
 """Keep the best and the last checkpoint of a run."""
 
 import math
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +13,38 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
+from pneumonia.errors import ConfigError
 from pneumonia.metrics.classification import lower_is_better
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.files import replacing
 
 
+def check_plain_state(name: str, state: Mapping[str, object]) -> None:
+    """Refuse the state of a callback that a checkpoint can't give back: files are read with ``weights_only``.
+
+    Raises:
+        ConfigError: With the name of the callback and the value.
+    """
+    for key, value in state.items():
+        file = BytesIO()
+        try:
+            torch.save(value, file)
+            file.seek(0)
+            torch.load(file, weights_only=True)
+        except Exception as error:
+            raise ConfigError(
+                f"{name}: its state_dict holds {key}={str(value)[:80]} ({type(value).__name__}), which no checkpoint can give "
+                "back, so the run could not be resumed. Return plain values and tensors."
+            ) from error
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write each checkpoint atomically, so that an interrupted process leaves the one before it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        for name, state in checkpoint.get("callbacks", {}).items():
+            check_plain_state(name, state)
         with replacing(Path(path)) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
 

@@ -15,7 +15,8 @@ import torch
 
 from pneumonia.config.convert import dotted, identity, to_plain
 from pneumonia.config.schema import TrainConfig
-from pneumonia.errors import CheckpointError, ConfigError, RunError
+from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunError
+from pneumonia.models.checkpoints import check_checkpoint, load_classifier
 from pneumonia.models.factory import family_of, own_targets
 from pneumonia.models.initial_weights import initial_weights_identity
 from pneumonia.runs.folder import RunFolder, read_config, read_metrics
@@ -28,6 +29,7 @@ from pneumonia.training.checkpointing import BestCheckpoint
 from pneumonia.training.metrics_csv import write_metrics
 
 SHARED_BY_ALL_LENGTHS: Final = ("constant", "step", "exponential", "plateau")  # schedules without max_epochs in them
+STATES: Final = ("epoch", "callbacks", "optimizer_states")  # of a checkpoint that can be continued
 MOST_LENGTHS: Final = 10_000  # that are looked for, longest first
 
 
@@ -66,6 +68,11 @@ def continuation_of(config: TrainConfig) -> Continuation | None:
             f"ckpt_path={config.ckpt_path} does not lie in checkpoints/ of a run folder, so its settings and epochs are unknown, "
             "and the training can't be continued exactly. Use init_from=FILE to start from its weights."
         )
+    if is_locked(source.path / "lock"):
+        raise RunError(
+            f"{source.path} is being trained by another process, so ckpt_path={config.ckpt_path} may be replaced at any moment. "
+            "Wait for it, or copy the run folder."
+        )
     theirs, ours = (_comparable(one) for one in (read_config(source), config))
     if differing := [key for key in {**theirs, **ours} if theirs.get(key, ...) != ours.get(key, ...)]:
         listed = "; ".join(f"{key}={theirs.get(key)} there, {ours.get(key)} here" for key in differing[:5])
@@ -73,7 +80,8 @@ def continuation_of(config: TrainConfig) -> Continuation | None:
             f"ckpt_path={config.ckpt_path} is of another run, whose training can't be continued with other settings: {listed}. "
             f"Use the same settings, or init_from={config.ckpt_path} to start from its weights."
         )
-    epochs = int(_loaded(path)["epoch"]) + 1
+    epochs = _epochs(path)
+    check_checkpoint(load_classifier(path, own=own_targets(config)), config, path)
     if epochs >= config.max_epochs:
         raise ConfigError(
             f"ckpt_path={config.ckpt_path} has {epochs} epochs already, so max_epochs={config.max_epochs} leaves nothing to "
@@ -101,6 +109,11 @@ def shorter_run(config: TrainConfig, hashes: Mapping[str, str], folder: RunFolde
         result = read_result(source)
         if result is None or not result.completed:
             continue
+        try:
+            check_continuable(Continuation(source.last, source), hashes)
+        except PneumoniaError as error:
+            say(f"{source.path} is the same with max_epochs={epochs}; it can't be continued. {error} Training from the start.")
+            return None
         if why := _depends_on_length(config):
             say(
                 f"{source.path} is the same with max_epochs={epochs}; it can't be continued, because {why}. Training from "
@@ -111,35 +124,52 @@ def shorter_run(config: TrainConfig, hashes: Mapping[str, str], folder: RunFolde
     return None
 
 
-def begin_with(continuation: Continuation, hashes: Mapping[str, str], folder: RunFolder) -> None:
-    """Copy the epochs of another run into a new run folder.
+def check_continuable(continuation: Continuation, hashes: Mapping[str, str]) -> None:
+    """Refuse to continue what has other data, or lacks files of the epochs of the checkpoint.
 
     Raises:
-        RunError: The other run was trained on another split, or lacks files of the epochs of the checkpoint.
+        RunError: The other run was trained on another split, or its metrics or best weights are gone.
     """
     path, source = continuation.checkpoint, continuation.source
+    start = f"Use init_from={path} to start from its weights."
     if not source.split(hashes["split_sha256"]).is_file():
         raise RunError(
             f"{path} was trained on other images or another split, so its training can't be continued on these. Use the same "
-            "data and split, or init_from to start from its weights."
+            f"data and split. {start}"
         )
-    saved = _loaded(path)
-    epochs = int(saved["epoch"]) + 1
-    rows = [row for row in read_metrics(source) if int(row["epoch"]) <= epochs]
-    best_epoch = next(
-        int(state["best_epoch"]) for key, state in saved["callbacks"].items() if key.startswith(BestCheckpoint.__name__)
-    )
-    if len(rows) != epochs or (best_epoch and int(_loaded(source.best, ("epoch",))["epoch"]) + 1 != best_epoch):
+    epochs, best_epoch = _epochs(path), _best_epoch(path)
+    if (rows := len(_rows(source, epochs))) != epochs:
+        raise RunError(f"{source.metrics} has {rows} of the {epochs} epochs of {path.name}, so they can't be continued. {start}")
+    if best_epoch and (kept := _epochs(source.best, ("epoch",))) != best_epoch:
         raise RunError(
-            f"{path} is a checkpoint of epoch {epochs}, and {source.path} no longer has the metrics and the best weights of that "
-            f"time, so it can't be continued exactly. Use {source.last}, or init_from={path} to start from its weights."
+            f"{source.best} has weights of epoch {kept}, and the best of the {epochs} epochs of {path.name} was {best_epoch}, "
+            f"so they can't be continued exactly. {start}"
         )
+
+
+def begin_with(continuation: Continuation, folder: RunFolder) -> None:
+    """Copy the epochs of another run into a new run folder."""
+    path, source = continuation.checkpoint, continuation.source
+    epochs = _epochs(path)
     folder.last.parent.mkdir(parents=True, exist_ok=True)
-    write_metrics(folder, rows)
-    for file, copy in ((source.best, folder.best), (path, folder.last)) if best_epoch else ((path, folder.last),):
+    write_metrics(folder, _rows(source, epochs))
+    for file, copy in ((source.best, folder.best), (path, folder.last)) if _best_epoch(path) else ((path, folder.last),):
         with replacing(copy) as part:
             copyfile(file, part)
     say(f"Continuing {source.path} after epoch {epochs}")
+
+
+def _epochs(path: Path, keys: Collection[str] = STATES) -> int:
+    return int(_loaded(path, keys)["epoch"]) + 1
+
+
+def _best_epoch(path: Path) -> int:
+    states = _loaded(path)["callbacks"].items()
+    return next(int(state["best_epoch"]) for key, state in states if key.startswith(BestCheckpoint.__name__))
+
+
+def _rows(source: RunFolder, epochs: int) -> list[dict[str, str]]:
+    return [row for row in read_metrics(source) if int(row["epoch"]) <= epochs]
 
 
 def _depends_on_length(config: TrainConfig) -> str:
@@ -158,13 +188,18 @@ def _comparable(config: TrainConfig) -> dict[str, object]:
 
 
 def _existing(ckpt_path: str) -> Path:
-    path = Path(ckpt_path).expanduser().resolve()
+    try:
+        path = Path(ckpt_path).expanduser().resolve()
+    except (OSError, RuntimeError) as error:  # a loop of symbolic links, or no home folder
+        raise CheckpointError(f"ckpt_path={ckpt_path} can't be followed to a file: {error}.") from error
+    if path.is_dir():
+        path = RunFolder(path).last
     if not path.is_file():
         raise CheckpointError(f"There is no file ckpt_path={ckpt_path}. Use checkpoints/last.ckpt of a run folder.")
     return path
 
 
-def _loaded(path: Path, keys: Collection[str] = ("epoch", "callbacks", "optimizer_states")) -> dict[str, Any]:
+def _loaded(path: Path, keys: Collection[str] = STATES) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         has_state = set(keys) <= set(saved)

@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 from pneumonia.config.convert import to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.datamodule import XRayDataModule
-from pneumonia.errors import Interrupted, RunError
+from pneumonia.errors import Interrupted, PneumoniaError, RunError
 from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.system.console import say
@@ -94,6 +94,13 @@ def fit(
             f"One of the {process_count(settings)} processes of the training ended: {last}. The epochs before are kept in "
             f"{folder.path}. Run the same command again to go on."
         ) from error
+    except Exception as error:
+        if not isinstance(error, PneumoniaError):
+            error.add_note(
+                f"The training stopped after {len(read_metrics(folder))} of {config.max_epochs} epochs, which are kept in "
+                f"{folder.path}. Run the same command again to go on."
+            )
+        raise
     finally:
         signal.signal(signal.SIGINT, handler)
         if several:

@@ -20,7 +20,7 @@ from pneumonia.runs.identity import run_identity
 from pneumonia.runs.result import RunResult, read_result
 from pneumonia.system.console import say
 from pneumonia.system.files import check_writable, replacing
-from pneumonia.training.continuation import begin_with, identifying_values, shorter_run
+from pneumonia.training.continuation import begin_with, check_continuable, identifying_values, shorter_run
 from pneumonia.training.fit import build_trainer, fit
 from pneumonia.training.loggers.mirror import Facts
 from pneumonia.training.loggers.tracking import mirror_finished, mirrored
@@ -63,6 +63,9 @@ def train(
             f"tune={config.tune} trains no run: it suggests a value. Use `pneumonia train tune={config.tune}` for one config, or "
             "pneumonia.training.tune.tune(config)."
         )
+    for callback in callbacks:
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks holds {callback!r}, which is no callback: it must subclass lightning.pytorch.Callback.")
     check_writable(Path(config.runs_dir))
     run = prepare_run(config, data_cache or RunDataCache())
     run_id = run_identity(identifying_values(config), **run.data.hashes)
@@ -85,16 +88,19 @@ def train(
             return done
         if config.force:
             folder.clear()
+        continuation = None if folder.last.exists() else run.continuation
+        if continuation is not None:
+            check_continuable(continuation, run.data.hashes)
+        elif not (config.force or folder.last.exists()):
+            continuation = shorter_run(config, run.data.hashes, folder)
         announce(config, run.classifier, run.data, folder, label)
         if run.initial_weights:
             say(run.initial_weights)
         folder.begin(config, label)
         with replacing(folder.split(run.data.hashes["split_sha256"])) as part:
             run.data.split.to_parquet(part, index=False)
-        if not folder.last.exists():
-            longer = None if config.force else shorter_run(config, run.data.hashes, folder)
-            if continuation := run.continuation or longer:
-                begin_with(continuation, run.data.hashes, folder)
+        if continuation is not None:
+            begin_with(continuation, folder)
         with mirrored(folder, config, facts) as mirrors:
             if mirrors and config.augmentation:
                 drawn = _drawn(config, run.data)

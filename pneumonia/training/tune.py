@@ -16,10 +16,12 @@ from pneumonia.config.choices import ConstantConfig
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
+from pneumonia.runs.identity import run_identity
 from pneumonia.system.console import say
 from pneumonia.system.device import device_of
 from pneumonia.system.files import check_writable, replacing
 from pneumonia.system.memory import limited_memory
+from pneumonia.training.continuation import identifying_values
 from pneumonia.training.fit import build_trainer
 from pneumonia.training.prepare import PreparedRun, prepare_run
 
@@ -47,6 +49,7 @@ def tune(config: TrainConfig) -> str:
     """
     folder = Path(config.runs_dir) / config.name
     check_writable(folder)
+    wanted = config
     config = replace(config, scheduler=ConstantConfig(), max_epochs=STEPS)  # one step an epoch suffices
     run = prepare_run(config, RunDataCache())
     if run.classifier.training_rule:
@@ -54,10 +57,13 @@ def tune(config: TrainConfig) -> str:
             f"tune={config.tune} finds nothing for {type(run.classifier).__name__}, which learns {run.classifier.training_rule}."
         )
     trainer = build_trainer(replace(config, trainer=replace(config.trainer, devices=1, strategy="auto")), [])
-    return _learning_rate(config, run, trainer, folder) if config.tune == "lr" else _batch_size(config, run, trainer)
+    if config.tune == "batch_size":
+        return _batch_size(config, run, trainer)
+    run_id = run_identity(identifying_values(wanted), **run.data.hashes)
+    return _learning_rate(config, run, trainer, folder / f"tune-lr-{run_id}.png")
 
 
-def _learning_rate(config: TrainConfig, run: PreparedRun, trainer: Trainer, folder: Path) -> str:
+def _learning_rate(config: TrainConfig, run: PreparedRun, trainer: Trainer, picture: Path) -> str:
     """Raise the rate from step to step, draw the loss, and suggest a rate; see :func:`steepest`."""
     least, most = LR_RANGE
     say(f"Testing {STEPS} learning rates from {least:g} to {most:g}")
@@ -72,7 +78,6 @@ def _learning_rate(config: TrainConfig, run: PreparedRun, trainer: Trainer, fold
             f"tune=lr found no rate: the loss never fell between {least:g} and {most:g}. Check the data and the model, or set "
             "optimizer.lr by hand."
         )
-    picture = folder / "tune-lr.png"
     with replacing(picture) as part:
         _draw(rates, loss, best, type(run.classifier).__name__, part)
     suggestion = f"optimizer.lr={rates[best]:.2g}"

@@ -39,6 +39,28 @@ class Count(Callback):
         self.count = state["count"]
 
 
+class Unplain(Callback):
+    def state_dict(self):
+        import pathlib
+
+        return {"where": pathlib.Path("x")}
+
+
+class Late(Callback):
+    """Its state becomes one that can't be given back; then it fails."""
+
+    def __init__(self, fails=False):
+        self.fails, self.seen = fails, 0
+
+    def on_train_epoch_end(self, *_):
+        self.seen = lambda: None
+        if self.fails:
+            raise ZeroDivisionError("mine")
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+
 class Picky(Callback):
     def __init__(self):
         raise RuntimeError("no licence")
@@ -126,13 +148,49 @@ def test_overrides_name_the_callbacks_again(compose):
             ConfigError,
             r"callbacks.rich_progress_bar: .*'deep'",
         ),
-        (["+callbacks.x._target_=my_callbacks.Picky"], ConfigError, r"callbacks.x: my_callbacks.Picky .*no licence"),
+        (
+            ["+callbacks.x._target_=my_callbacks.Picky"],
+            ConfigError,
+            r"callbacks.x: my_callbacks.Picky can't be built, it raises RuntimeError: no licence",
+        ),
         (
             ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/acc"],
             ConfigError,
             r"val/acc is not a metric.*accuracy",
         ),
         (["callbacks=early_stopping", "early_stopping.patience=1"], ConfigError, r"both stop the training early"),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping.patience=abc"],
+            ConfigError,
+            r"callbacks.early_stopping.patience=abc",
+        ),
+        (["callbacks=early_stopping", "callbacks.early_stopping.patience=-1"], ConfigError, r"patience=-1 is out of range"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.min_delta=[1]"], ConfigError, r"min_delta=\[1\]"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.mode=max"], ConfigError, r"would stop while val/loss improves"),
+        (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], ConfigError, r"mode=up is not known"),
+        (["callbacks=model_summary", "callbacks.model_summary.max_depth=abc"], ConfigError, r"max_depth=abc is out of range"),
+        (["callbacks=model_summary", "callbacks.model_summary.max_depth=-5"], ConfigError, r"max_depth=-5 is out of range"),
+        (
+            ["+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.x.monitor=val/foo"],
+            ConfigError,
+            r"callbacks.x.monitor=val/foo is not a metric of the epochs; they have .*val/recall_virus",
+        ),
+        (
+            ["+callbacks.x._target_=lightning.pytorch.callbacks.ModelPruning", "+callbacks.x.pruning_fn=l1_unstructured"],
+            ConfigError,
+            r"ModelPruning replaces weights by masked ones",
+        ),
+        (
+            [
+                "+callbacks.x._target_=my_callbacks.Count",
+                "+callbacks.x.path=a",
+                "+callbacks.y._target_=my_callbacks.Count",
+                "+callbacks.y.path=b",
+            ],
+            ConfigError,
+            r"callbacks.x and callbacks.y would keep their states under one key",
+        ),
+        (["+callbacks.x._target_=my_callbacks.Unplain"], ConfigError, r"callbacks.x: its state_dict holds where=.*PosixPath"),
         (["callbacks=early_stopping", "swa=0.5"], ConfigError, r"swa=0.5 with callbacks.early_stopping"),
         (["+callbacks.x._target_=lightning.pytorch.callbacks.Timer"], ConfigError, r"Timer.*Use trainer.max_time"),
         (["+callbacks.x._target_=lightning.pytorch.callbacks.WeightAveraging"], ConfigError, r"Use ema=0.99 or swa=0.75"),
@@ -176,3 +234,26 @@ def test_device_stats_without_psutil_says_what_to_install(compose, tmp_path, mon
     monkeypatch.setattr("pneumonia.training.config_callbacks.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"callbacks.device_stats needs psutil.*pip install psutil"):
         train(compose("callbacks=device_stats", runs_dir=tmp_path))
+
+
+def test_a_state_that_no_checkpoint_gives_back_is_named_when_saved(compose, tmp_path, my_module):
+    with pytest.raises(ConfigError, match=r"Late: its state_dict holds seen=<function"):
+        train(compose("+callbacks.x._target_=my_callbacks.Late", runs_dir=tmp_path))
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+def test_an_error_of_a_callback_says_where_the_epochs_are(compose, tmp_path, my_module):
+    with pytest.raises(ZeroDivisionError) as caught:
+        train(compose("+callbacks.x._target_=my_callbacks.Late", "+callbacks.x.fails=true", runs_dir=tmp_path))
+    assert "after 0 of 2 epochs" in caught.value.__notes__[0]
+    assert str(tmp_path) in caught.value.__notes__[0]
+
+
+def test_what_is_no_callback_is_refused(compose, tmp_path):
+    with pytest.raises(ConfigError, match=r"which is no callback"):
+        train(compose(runs_dir=tmp_path), callbacks=[object()])
+
+
+def test_any_metric_of_the_epochs_can_be_monitored(compose, tmp_path):
+    node = ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/recall_virus"]
+    assert train(compose(*node, runs_dir=tmp_path)).completed

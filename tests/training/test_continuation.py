@@ -90,6 +90,20 @@ def test_a_checkpoint_from_elsewhere_is_continued(compose, tmp_path):
     assert again.run_id == continued.run_id
 
 
+def _changed(run, name, compose, tmp_path):
+    """A copy of a run folder in which a file is gone or of another training."""
+    copy = RunFolder(shutil.copytree(run.path, tmp_path / "copies" / name))
+    if name == "no_metrics":
+        copy.metrics.unlink()
+    elif name == "foreign":
+        options = ["model=simple_cnn", "scheduler=none", "max_epochs=1"]
+        shutil.copy(_folder(train(compose(*options, runs_dir=tmp_path / "other")), tmp_path / "other").last, copy.last)
+    else:
+        saved = torch.load(copy.best, weights_only=True)
+        torch.save(saved | {"epoch": 0}, copy.best)
+    return copy.last
+
+
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
@@ -103,6 +117,10 @@ def test_a_checkpoint_from_elsewhere_is_continued(compose, tmp_path):
         (["ckpt_path={noise}"], CheckpointError, r"is not a checkpoint, or it is damaged"),
         (["ckpt_path={loose}"], CheckpointError, r"does not lie in checkpoints/ of a run folder"),
         (["init_from={run}"], ConfigError, r"both give the first weights"),
+        (["ckpt_path={loop}"], CheckpointError, r"can't be followed to a file"),
+        (["ckpt_path={foreign}"], CheckpointError, r"was trained with model=pneumonia.models.simple_cnn"),
+        (["ckpt_path={no_metrics}"], RunError, r"metrics.csv has 0 of the 2 epochs.*init_from="),
+        (["ckpt_path={other_best}"], RunError, r"best.ckpt has weights of epoch 1, and the best of the 2 epochs"),
     ],
 )
 def test_bad_checkpoints_are_refused_before_training(overrides, error, message, compose, tmp_path):
@@ -112,12 +130,37 @@ def test_bad_checkpoints_are_refused_before_training(overrides, error, message, 
     loose = shutil.copy(run.last, tmp_path / "loose" / "last.ckpt")
     noise = run.last.with_name("noise.ckpt")
     noise.write_bytes(b"no checkpoint")
-    named = [one.format(best=run.best, noise=noise, loose=loose, run=run.path) for one in overrides]
+    places = {"best": run.best, "noise": noise, "loose": loose, "run": run.path, "loop": tmp_path / "loop"}
+    places["loop"].symlink_to(places["loop"])
+    for name in ("foreign", "no_metrics", "other_best"):
+        if f"ckpt_path={{{name}}}" in overrides:
+            places[name] = _changed(run, name, compose, tmp_path)
+    named = [one.format(**places) for one in overrides]
     first = [f"ckpt_path={run.last}"] if not any(one.startswith("ckpt_path") for one in named) else []
     with pytest.raises(error, match=message) as caught:
         train(compose(*base, "max_epochs=4", *first, *named, runs_dir=tmp_path / "here"))
     assert isinstance(caught.value, PneumoniaError)
     assert not any((tmp_path / "here").rglob("*.ckpt"))
+
+
+def test_a_run_folder_names_its_last_checkpoint(compose, tmp_path):
+    run = _folder(train(compose("model=mlp", "scheduler=none", runs_dir=tmp_path / "there")), tmp_path / "there")
+    assert train(compose("model=mlp", "scheduler=none", "max_epochs=3", f"ckpt_path={run.path}", runs_dir=tmp_path)).epochs == 3
+
+
+@pytest.mark.parametrize("key", ["ckpt_path", "init_from"])
+def test_a_run_in_training_is_not_a_start(key, compose, tmp_path):
+    run = _folder(train(compose("model=mlp", "scheduler=none", runs_dir=tmp_path / "there")), tmp_path / "there")
+    file = run.last if key == "ckpt_path" else run.best
+    with run.held(), pytest.raises(PneumoniaError, match=r"is being trained by another process"):
+        train(compose("model=mlp", "scheduler=none", "max_epochs=3", f"{key}={file}", runs_dir=tmp_path))
+
+
+def test_a_damaged_shorter_run_is_not_continued(compose, tmp_path, capsys):
+    short = _folder(train(compose("model=mlp", "scheduler=none", runs_dir=tmp_path)), tmp_path)
+    short.metrics.unlink()
+    assert train(compose("model=mlp", "scheduler=none", "max_epochs=3", runs_dir=tmp_path)).epochs == 3
+    assert "Training from the start" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_longer_schedule_is_not_continued_by_checkpoint(compose, tmp_path):
@@ -171,10 +214,10 @@ def test_init_from_trains_and_is_part_of_the_identity(compose, tmp_path, capsys)
     ("overrides", "error", "message"),
     [
         (["init_from=nowhere"], CheckpointError, r"init_from=nowhere: there is no checkpoint"),
-        (["init_from={noise}"], CheckpointError, r"is not a checkpoint that pneumonia wrote"),
+        (["init_from={noise}"], CheckpointError, r"init_from=.*noise.ckpt: .*is not a checkpoint that pneumonia wrote"),
         (["model=simple_cnn"], ConfigError, r"holds a MLP of another architecture: \d+ layers differ, for example"),
         (["model.hidden=[7]"], ConfigError, r"\(\d+, \d+\) there and \(7, \d+\) here"),
-        (["image_size=16"], ConfigError, r"another architecture"),
+        (["image_size=16"], ConfigError, r"another architecture \(image_size=32 there, 16 here\)"),
         (["model=logistic_regression"], ConfigError, r"no effect on LogisticRegression"),
     ],
 )

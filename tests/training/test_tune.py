@@ -41,8 +41,9 @@ def test_lr_is_suggested_as_an_override_with_a_picture(compose, tmp_path, capsys
     assert key == "optimizer.lr"
     assert 1e-6 < float(value) < 1
     assert suggestion in capsys.readouterr().err
-    assert (tmp_path / "train" / "tune-lr.png").read_bytes().startswith(b"\x89PNG")
-    assert [path.name for path in (tmp_path / "train").iterdir()] == ["tune-lr.png"]
+    (picture,) = (tmp_path / "train").iterdir()
+    assert picture.name.startswith("tune-lr-")
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_batch_size_stops_at_the_training_split(compose, tmp_path):
@@ -63,6 +64,8 @@ def test_memory_is_limited_in_the_block():
     [
         (["model=logistic_regression", "tune=lr"], r"tune=lr finds nothing for LogisticRegression"),
         (["model=perceptron", "task=pneumonia", "tune=batch_size"], r"finds nothing for Perceptron"),
+        (["tune=lr", "ckpt_path=a.ckpt"], r"tune=lr has no use for ckpt_path=a.ckpt"),
+        (["tune=lr", "debug=fdr"], r"tune=lr has no use for trainer.fast_dev_run=true"),
         (["tune=rate"], r"tune=rate is not known; choose one of lr, batch_size"),
     ],
 )
