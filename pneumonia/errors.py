@@ -147,7 +147,9 @@ def some(values: Iterable[object], limit: int = 5) -> str:
 
 
 def nearest(word: object, choices: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"``, or an empty string where no choice is close."""
+    """Return ``" Did you mean 'x'?"``, or an empty string where no choice is close: similar, or the initials of the word."""
     spelt = {choice.lower(): choice for choice in choices}
     found = get_close_matches(str(word).lower(), list(spelt), n=1, cutoff=0.6)
+    initials = "".join(part[:1] for part in re.split(r"[\W_]+", str(word).lower()))
+    found = found or [choice for choice in spelt if choice == initials and len(choice) > 1]
     return f" Did you mean '{spelt[found[0]]}'?" if found else ""

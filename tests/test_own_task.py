@@ -16,6 +16,7 @@ from pneumonia.cli import run as command
 from pneumonia.config.compose import compose as compose_config
 from pneumonia.config.convert import from_plain, identity, to_plain
 from pneumonia.config.overrides import overrides_from_config
+from pneumonia.config.task_files import load_task
 from pneumonia.data.sources.phantom import draw
 from pneumonia.errors import CheckpointError, ConfigError, LabelError, PneumoniaError
 from pneumonia.export.contract_file import read_contract
@@ -188,6 +189,42 @@ def test_a_bad_task_is_refused_before_any_work(values, message, place, tmp_path)
         command(["train", "--config-dir", str(tmp_path / "conf"), "task=bad", "data=folder", *data, *SMALL])
     assert not list(tmp_path.glob("cache/*.npy")), "nothing is decoded"
     assert not list(tmp_path.glob("runs/*/*/config.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "name: bad\nclasses: [0, 1]",
+            r"task.classes=\[0, 1\] has the wrong type: it must be a list, each item text \(in quotes",
+        ),
+        ("name: 5\nclasses: [A, B]", r"task.name=5 has the wrong type: it must be text \(in quotes"),
+        (
+            "name: bad\nclasses: [NO, YES]",
+            r"task.classes=\[false, true\] has.*YAML reads NO and OFF as false.*put them in quotes",
+        ),
+        ("name: bad\nclasses: [A, B]\nsynonyms: {A: [no]}", r"task.synonyms=\{A: \[false\]\} has.*put them in quotes"),
+        ("name: bad\nclasses: [A, null]", r"task.classes=\[A, null\] has the wrong type"),
+        ("name: bad\nclasses: [A, B]\nsynonyms: {A: a}", r"task.synonyms=\{A: a\} has the wrong type"),
+        ("name: bad\nclases: [A, B]", r"task.clases is not a config key.*Did you mean 'task.classes'"),
+    ],
+)
+def test_train_and_import_refuse_the_same_task_files(text, message, tmp_path):
+    (tmp_path / "task").mkdir()
+    file = tmp_path / "task" / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        compose_config("task=bad", "data=folder", "data.root=x", config_dir=tmp_path)
+    with pytest.raises(ConfigError, match=f"{file} is not the file of a task: {message}"):
+        load_task(str(file))
+
+
+def test_a_task_file_without_a_name_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_text("classes: [A, B]")
+    with pytest.raises(
+        ConfigError, match=r"task.name is missing, and every task needs it. Add the line `name: VALUE` to its file"
+    ):
+        load_task(str(tmp_path / "bad.yaml"))
 
 
 def test_renamed_classes_give_the_same_metrics(place, cache_dir, compose, tmp_path):

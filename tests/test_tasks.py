@@ -109,7 +109,7 @@ def test_the_order_of_positive_does_not_matter():
         ({"synonyms": {"TB": ["normal"]}}, "task.synonyms.TB=normal names the class NORMAL too"),
         ({"synonyms": {"TB": ["x"], NORMAL: ["X "]}}, "task.synonyms.NORMAL=X  names the class TB too"),
         ({"synonyms": {"TB": [" "]}}, "can't name a class"),
-        ({"synonyms": {"TB": "koch"}}, "task.synonyms={'TB': 'koch'} has the wrong type: .* each value a list"),
+        ({"synonyms": {"TB": "koch"}}, "task.synonyms={TB: koch} has the wrong type: .* each value a list"),
         ({"classes": "TB"}, "task.classes=TB has the wrong type: it must be a list"),
         ({"classes": [False, True]}, "task.classes=.*has the wrong type: .*quotes"),
         ({"positives": ["TB"]}, "task.positives is not a config key"),

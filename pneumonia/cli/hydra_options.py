@@ -11,13 +11,15 @@ REFUSED: Final = {
 SHELLS: Final = ("bash", "zsh", "fish")
 
 
-def options_first(arguments: list[str]) -> list[str]:
-    """Return Hydra's options, then the overrides; Hydra does not accept them mixed.
+def options_and_overrides(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Separate Hydra's options from the overrides; Hydra does not accept them mixed.
 
     Raises:
         ConfigError: An option is unknown, lacks its value, or excludes another one.
     """
     from hydra._internal.utils import get_args_parser
+
+    from pneumonia.config.keys import check_config_dir
 
     known = get_args_parser()._option_string_actions
     options: list[str] = []
@@ -53,9 +55,11 @@ def options_first(arguments: list[str]) -> list[str]:
             expected = f"one of {', '.join(choices)}" if choices else "a value"
             shown = f"{name} {value}".strip()
             raise ConfigError(f"{shown}: {name} needs {expected}.{nearest(value, choices)}")
+        if long == "--config-dir":
+            check_config_dir(value)
         options.append(value)
     _check_together(given, overrides)
-    return [*options, *overrides]
+    return options, overrides
 
 
 def refuse_option(word: str, following: list[str], verb: str) -> NoReturn:

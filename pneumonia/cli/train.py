@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pneumonia.cli import wants_help
-from pneumonia.cli.hydra_options import options_first
+from pneumonia.cli.hydra_options import options_and_overrides
 from pneumonia.errors import ConfigError, PneumoniaError
 from pneumonia.system.console import announce_loading
 
@@ -71,7 +71,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     models = "|".join(sorted(path.stem for path in (conf_dir() / "model").glob("*.yaml")))
     if wants_help(arguments, HELP.format(models=models)):
         return 0
-    arguments = options_first(arguments)
+    options, overrides = options_and_overrides(arguments)
     from hydra import main as hydra_main
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -79,13 +79,16 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     from pneumonia.cli.multirun import Multirun, run_recorded
     from pneumonia.config.compose import register_schema
     from pneumonia.config.error_translation import translated
+    from pneumonia.config.group_choices import check_choices
 
-    package = next((value for word, value in pairwise(arguments) if word in {"--package", "-p"}), "")
-    if "--hydra-help" in arguments:  # it takes no overrides
-        arguments = ["--hydra-help"]
-    for argument in arguments:
-        if not argument.partition("=")[0].strip("+~ "):
-            raise ConfigError(f"{argument!r} names no key; overrides are key=value. `pneumonia train --help` lists them.")
+    package = next((value for word, value in pairwise(options) if word in {"--package", "-p"}), "")
+    if "--hydra-help" in options:  # it takes no overrides
+        options, overrides = ["--hydra-help"], []
+    for override in overrides:
+        if not override.partition("=")[0].strip("+~ "):
+            raise ConfigError(f"{override!r} names no key; overrides are key=value. `pneumonia train --help` lists them.")
+    with translated():
+        check_choices(overrides)
     register_schema()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra then raises its errors instead of printing them
     refused: list[PneumoniaError] = []
@@ -104,7 +107,7 @@ def run(arguments: list[str], config_name: str = "train", config_dir: Path | Non
     app = hydra_main(version_base="1.3", config_path=str(conf_dir()), config_name=config_name)(job)
     argv = sys.argv
     folder = ["--config-dir", str(config_dir)] if config_dir else []
-    sys.argv = ["pneumonia", *folder, *arguments]
+    sys.argv = ["pneumonia", *folder, *options, *overrides]
     captured = io.StringIO()
     try:
         with translated(), multirun.watched(), redirect_stderr(captured) if package else nullcontext():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, field, fields, make_dataclass
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,9 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from pneumonia.config.convert import from_plain, hints_of, is_mapping_of_nodes
 from pneumonia.config.error_translation import translated
-from pneumonia.config.keys import conf_dir, config_keys
-from pneumonia.config.schema import GROUPS, LoggerConfig, TrainConfig
+from pneumonia.config.group_choices import check_choices
+from pneumonia.config.keys import check_config_dir, conf_dir, config_keys
+from pneumonia.config.schema import GROUPS, LoggerConfig, TaskConfig, TrainConfig
 from pneumonia.config.validation import check_group_keys, check_keys, check_together
 from pneumonia.errors import ConfigError
 
@@ -35,10 +36,11 @@ def compose(*overrides: str, config_dir: Path | str | None = None, config_name: 
     if wrong := [override for override in overrides if not isinstance(override, str) or not override]:
         raise ConfigError(f"{wrong[0]!r} is not an override. Use text such as 'seed=1' or 'model=mlp'.")
     own = [] if config_dir is None else [Path(config_dir).resolve()]
-    if own and not own[0].is_dir():
-        raise ConfigError(f"config_dir={config_dir} is not a folder. Use a folder with groups or config files.")
+    if config_dir is not None:
+        check_config_dir(config_dir, "config_dir=")
     search_path = [f"hydra.searchpath=[{','.join(f'file://{folder}' for folder in own)}]"] if own else []
     with translated(), hydra_session(conf_dir()):
+        check_choices(overrides)
         config = hydra_compose(config_name, [*search_path, *overrides], return_hydra_config=True)
         choices = {str(group): str(choice) for group, choice in config.hydra.runtime.choices.items()}
         with open_dict(config):
@@ -81,11 +83,18 @@ def register_schema() -> None:
     hints = hints_of(TrainConfig)
     items: list[Any] = []
     for item in fields(TrainConfig):
+        if hints[item.name] is TaskConfig:  # OmegaConf would turn numbers and booleans into text
+            items.append((item.name, make_dataclass("TaskConfig", map(_untyped, fields(TaskConfig)), kw_only=True)))
+            continue
         own = item.default_factory is not MISSING
         is_open = item.name in GROUPS or hints[item.name] is LoggerConfig or is_mapping_of_nodes(hints[item.name])
         value = field(default_factory=dict if is_open else item.default_factory) if own else field()
         items.append((item.name, dict if is_open else hints[item.name], value))
     ConfigStore.instance().store("schema", make_dataclass("TrainConfig", items, kw_only=True))
+
+
+def _untyped(item: Field[Any]) -> tuple[str, Any, Any]:
+    return item.name, Any, field(default=item.default, default_factory=item.default_factory)
 
 
 @contextmanager

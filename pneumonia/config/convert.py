@@ -12,7 +12,7 @@ from pneumonia.config.choices import CHOICES
 from pneumonia.config.declarations import check_value, rule_of, shown
 from pneumonia.config.nodes import Node, TargetNode
 from pneumonia.config.schema import GROUPS, TaskConfig, TrainConfig
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, nearest
 from pneumonia.tasks import Task
 
 T = TypeVar("T")
@@ -126,23 +126,23 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
     found: dict[str, object] = {}
     hints = hints_of(schema)  # type: ignore[arg-type]
     items: tuple[Field[Any], ...] = fields(schema)  # type: ignore[arg-type]
+    names = {item.name for item in items}
+    if unknown := sorted(set(map(str, values)) - names):
+        near = nearest(unknown[0], names).replace("'", f"'{prefix}", 1)
+        raise ConfigError(f"{prefix}{unknown[0]} is not a config key.{near}")
     for item in items:
         key, hint = prefix + item.name, hints[item.name]
         if item.name not in values:
             if item.default is MISSING and item.default_factory is MISSING:
-                raise ConfigError(
-                    f"{key} is missing from the config, and every run needs it. Set it with {key}=VALUE instead of removing it "
-                    f"with ~{key}."
-                )
+                raise ConfigError(_missing(key))
             continue
         value = values[item.name]
         if item.name in GROUPS and schema is TrainConfig:
             found[item.name] = group_node(item.name, _mapping(key, value))
         elif is_mapping_of_nodes(hint):
-            nodes = _mapping(key, value).items()
-            found[item.name] = {
-                name: group_node(item.name, _mapping(f"{key}.{name}", node), f"{key}.{name}") for name, node in nodes
-            }
+            below = ": the _target_ of its class, and its arguments"
+            nodes = {name: _mapping(f"{key}.{name}", node, below) for name, node in _mapping(key, value).items()}
+            found[item.name] = {name: group_node(item.name, node, f"{key}.{name}") for name, node in nodes.items()}
         elif hint is TaskConfig:
             found[item.name] = task_node(value)
         elif (node := dataclass_of(hint)) is not None and value is not None:
@@ -150,10 +150,19 @@ def _build(schema: type[T], values: Any, prefix: str) -> T:
         else:
             check_value(key, value, hint, rule_of(item))
             found[item.name] = value
-    unknown = sorted(set(map(str, values)) - {item.name for item in items})
-    if unknown:
-        raise ConfigError(f"{prefix}{unknown[0]} is not a config key.")
     return schema(**found)
+
+
+def _missing(key: str) -> str:
+    """Return the message of a key without a value."""
+    group, _, name = key.partition(".")
+    if group == "task":
+        return f"{key} is missing, and every task needs it. Add the line `{name}: VALUE` to its file."
+    if name.endswith("_target_"):
+        node = key.removesuffix("._target_")
+        choose = f"Choose its file, callbacks=[{name.partition('.')[0]}], or add" if group == "callbacks" else "Add"
+        return f"{key} is missing, and it names the class of {node}. {choose} it with +{key}=PACKAGE.CLASS."
+    return f"{key} is missing from the config, and every run needs it. Set {key}=VALUE; an override ~{key} would remove it."
 
 
 def is_mapping_of_nodes(hint: Any) -> bool:
@@ -168,9 +177,9 @@ def dataclass_of(hint: Any) -> type[Any] | None:
     return next((one for one in types if isinstance(one, type) and is_dataclass(one)), None)
 
 
-def _mapping(key: str, value: Any) -> Mapping[str, Any]:
+def _mapping(key: str, value: Any, which: str = "") -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{key}={shown(value)} must hold keys and values.")
+        raise ConfigError(f"{key}={shown(value)} must hold keys and values{which}.")
     return value
 
 

@@ -19,6 +19,7 @@ TYPE_NAMES: Final = {
 OUT_OF_RANGE: Final = "{key}={value} is out of range: it must be {wanted}."
 UNKNOWN: Final = "{key}={value} is not known; choose one of {wanted}."
 WRONG_TYPE: Final = "{key}={value} has the wrong type: it must be {wanted}."
+READ_AS_BOOL: Final = " YAML reads NO and OFF as false, YES and ON as true: put them in quotes."
 EMPTY: Final = "{key} is empty, which would mean the current folder. Set {key}=PATH, or leave it out."
 
 
@@ -115,12 +116,20 @@ def check_value(key: str, value: Any, hint: Any, rule: Rule | None = None) -> No
     if has_type and (value is None or rule is None or rule.accepts(value)):
         return
     if rule is None or (not has_type and rule.message == EMPTY):
-        raise ConfigError(WRONG_TYPE.format(key=key, value=shown(value), wanted=type_text(hint)))
+        wanted = type_text(hint)
+        why = READ_AS_BOOL if not has_type and _holds_bool(value) and TYPE_NAMES[str] in wanted else ""
+        raise ConfigError(WRONG_TYPE.format(key=key, value=shown(value), wanted=wanted) + why)
     wanted, null = rule.wanted, is_type(None, hint)
     if null:
         wanted = f"{wanted}, or null" if rule.choices else f"null, or {wanted}"
     message = rule.message.format(key=key, value=shown(value), wanted=wanted)
     raise ConfigError(message + (nearest(str(value), rule.choices) if rule.choices else ""))
+
+
+def _holds_bool(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_bool, (*value.keys(), *value.values())))
+    return any(map(_holds_bool, value)) if isinstance(value, list) else isinstance(value, bool)
 
 
 def is_type(value: Any, hint: Any) -> bool:
@@ -154,7 +163,11 @@ def type_text(hint: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value as it is written in YAML: ``null``, ``true``, ``0.1``."""
+    """Return a value as it is written in YAML: ``null``, ``true``, ``0.1``, ``[0, 1]``."""
     if value is None:
         return "null"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(shown, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{shown(key)}: {shown(one)}' for key, one in value.items())}}}"
     return str(value).lower() if isinstance(value, bool) else str(value)

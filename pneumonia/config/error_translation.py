@@ -3,13 +3,16 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Final
 
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from pneumonia.config.keys import choice_keys, conf_dir, config_keys, nearest_key, wanted, why_not
+from pneumonia.config.declarations import rule_of
+from pneumonia.config.keys import choice_keys, config_keys, files_of, nearest_key, of_a_callback, wanted, why_not
+from pneumonia.config.nodes import TrainerConfig
 from pneumonia.errors import ConfigError, PneumoniaError, masked, nearest
 
 CAUSES: Final = 6  # how deep a chain of causes is read
@@ -36,12 +39,26 @@ def translated() -> Iterator[None]:
         ) from error
     except MarkedYAMLError as error:
         raise ConfigError(f"A config file is not valid YAML: {' '.join(str(error).split())}") from error
+    except TypeError as error:
+        if not _is_of_defaults(error):
+            raise
+        raise ConfigError(
+            "A list of config files holds more than their names. Use names alone: callbacks=[lr_monitor,model_summary]."
+        ) from error
     except (HydraException, OmegaConfBaseException, AttributeError, AssertionError, ValueError) as error:
         known = isinstance(error, HydraException | OmegaConfBaseException)
         message = None if isinstance(error, PneumoniaError) else _message(error, known)
         if message is None:
             raise
         raise ConfigError(message) from error
+
+
+def _is_of_defaults(error: TypeError) -> bool:
+    """Whether Hydra has failed to build the defaults list, as of hydra.sweeper.params; other code raises this error too."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__") == "hydra._internal.defaults_list"
 
 
 def _message(error: Exception, known: bool) -> str | None:
@@ -74,8 +91,17 @@ def _unknown_in_file(found: re.Match[str]) -> str:
     return _unknown(full[1] if full else found[1], f" (in {place[1]})" if place else "")
 
 
-def _unknown(key: str, where: str = "") -> str:
+def _unknown_override(found: re.Match[str]) -> str:
+    key, full = found[1], re.search(r"full_key: (\S+)", found.string)
+    if full and full[1].startswith(f"{key}."):  # the value is a mapping
+        key = full[1]
+    return _unknown(key, is_chosen=full is not None and full[1].count(".") > 1)
+
+
+def _unknown(key: str, where: str = "", is_chosen: bool = False) -> str:
     """Return what may have been meant; a key may be known, but of another choice of its group."""
+    if hint := of_a_callback(key, is_chosen):
+        return f"{key} is not a config key{where}.{hint}"
     keys = [*config_keys(), *choice_keys()]
     group = key.partition(".")[0]
     if key in keys and group != "logger":
@@ -93,11 +119,17 @@ def _unknown_choice(found: re.Match[str]) -> str:
         return f"{group}={choice} is not known.{hint}"
     group, _, inside = group.partition("/")
     choice = f"{inside}/{choice}" if inside else choice
-    folder = conf_dir() / group
-    options = sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
+    options = files_of(group)
     known = f" Choose one of {', '.join(options)}." if options else ""
     own = f" A file of your own, {group}/{choice}.yaml, is found with --config-dir DIR." if group in OWN_FILES else ""
-    return f"{group}={choice} is not known.{known}{nearest(choice, options)}{own}"
+    meant = _of_trainer(choice) if group == "trainer" else ""
+    return f"{group}={choice} is not known.{known}{meant or nearest(choice, options)}{own}"
+
+
+def _of_trainer(value: str) -> str:
+    """Name the key of the trainer that takes a value, such as ``trainer.accelerator=cpu``."""
+    keys = [item.name for item in fields(TrainerConfig) if (rule := rule_of(item)) and value in rule.choices]
+    return f" Use trainer.{keys[0]}={value}." if keys else ""
 
 
 def _wrong_type(found: re.Match[str]) -> str:
@@ -131,7 +163,7 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
     ),
     (
         r"Could not (?:override|append)[^']*'([^']+)'(?:(?=.*(?:is not in struct|Key '\w+' not in))|(?!.*Could not find))",
-        lambda found: _unknown(found[1]),
+        _unknown_override,
     ),
     (r"Key '(\w+)' (?:not in|is not in)", _unknown_in_file),
     (r"Could not find '([^']+)/([^'/]+)'", _unknown_choice),
@@ -140,12 +172,20 @@ PATTERNS: Final[tuple[tuple[str, Message], ...]] = (
         "{0} has no value, and a run needs one. Choose one of the files in conf/{0}: {0}=NAME.",
     ),
     (r"Could not load '([^'/]+)/([^']+)'", _unknown_choice),  # in a list
+    (
+        r"In '([^']+)': \w+ raised while composing config:\n(?:Invalid type assigned: list is|Cannot merge \w+ with ListConfig)",
+        "{0}.yaml holds a list where keys and values belong. Write lines such as `key: value`, as in the packaged files.",
+    ),
     (r"full_key: (\S+)", _wrong_type),
 )
 NO_KEYS: Final = "so no keys can be set in it here. Set them in a config file; values for a multirun are overrides: -m seed=1,2."
 PATTERNS_OF_BUILTINS: Final[tuple[tuple[str, Message], ...]] = (  # how OmegaConf fails to set keys in a node that is null
     (r"full_key: (\S+).*reference_type=", f"{{0}} is null, {NO_KEYS}"),
     (r"reference_type=|Unexpected type for root", f"The key above one of the overrides is null, {NO_KEYS}"),
+    (
+        r"((?:In [^\n:]+: (?:Too many keys|Missing group name)|Unsupported (?:item value|type)|Invalid defaults list)[^\n]*)",
+        "A defaults list can't be read: {0}. Its items are names of files, or a group with the name of its file: model: mlp.",
+    ),
     (
         r"Config group override",
         "A group of config files needs a name, not null, a number or a mapping: model=NAME, optimizer=NAME and so on; "

@@ -9,7 +9,7 @@ from pneumonia.config.choices import CHOICES
 from pneumonia.config.convert import dataclass_of
 from pneumonia.config.declarations import shown, type_text
 from pneumonia.config.schema import GROUPS, LoggerConfig, TrainConfig
-from pneumonia.errors import nearest
+from pneumonia.errors import ConfigError, nearest
 
 PACKAGE: Final = Path(__file__).resolve().parent.parent
 NOT_PASSED_TO_TRAINER: Final = {
@@ -34,6 +34,13 @@ NOT_PASSED_TO_TRAINER: Final = {
     "enable_autolog_hparams": "config.yaml of the run folder has every setting",
 }
 
+INSTEAD: Final = {  # arguments of Lightning's loggers
+    "logger.wandb.offline": "logger.wandb.mode=offline",
+    "logger.wandb.log_model": "logger.wandb.artifact=true",
+    "logger.mlflow.log_model": "logger.mlflow.artifact=true",
+    **{f"logger.{name}.save_dir": "runs_dir=DIR: the run folder holds the files" for name in ("wandb", "tensorboard", "mlflow")},
+}
+
 
 def conf_dir(folder: str = "conf") -> Path:
     """Return the packaged config folder (``conf`` or ``sweeps``): inside the wheel, or beside the package in a checkout."""
@@ -44,6 +51,23 @@ def conf_dir(folder: str = "conf") -> Path:
 def config_groups() -> list[str]:
     """Return the names of the groups, which are the folders of ``conf/``."""
     return sorted(entry.name for entry in conf_dir().iterdir() if entry.is_dir() and entry.name != "__pycache__")
+
+
+def check_config_dir(folder: Path | str, option: str = "--config-dir ") -> None:
+    """Refuse a config folder of the user's own that is missing, or a file.
+
+    Raises:
+        ConfigError: With the option and what to name.
+    """
+    if not Path(folder).is_dir():
+        what = "is a file" if Path(folder).exists() else "is not a folder"
+        raise ConfigError(f"{option}{folder} {what}. Name the folder that holds your groups, such as model/.")
+
+
+def files_of(group: str) -> list[str]:
+    """Return the names of the packaged files of a group, such as ``article/final`` of ``experiment``."""
+    folder = conf_dir() / group
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
 
 
 def config_keys(node: type[Any] = TrainConfig, prefix: str = "") -> list[str]:
@@ -60,8 +84,9 @@ def choice_keys() -> list[str]:
     """Return the dotted keys of all choices of the groups: of the built-in classes, and of the files of ``conf/``."""
     import yaml
 
-    keys = [f"{group}.{item.name}" for group, schemas in CHOICES.items() for one in schemas for item in fields(one)]
-    for path in sorted(path for group in CHOICES for path in (conf_dir() / group).glob("*.yaml")):
+    groups = {group: schemas for group, schemas in CHOICES.items() if group != "callbacks"}  # whose nodes have names
+    keys = [f"{group}.{item.name}" for group, schemas in groups.items() for one in schemas for item in fields(one)]
+    for path in sorted(path for group in groups for path in (conf_dir() / group).glob("*.yaml")):
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
         keys += [f"{path.parent.name}.{key}" for key in node] if isinstance(node, dict) else []
     return list(dict.fromkeys(keys))
@@ -80,10 +105,43 @@ def nearest_key(key: str, keys: Iterable[str]) -> str:
     return nearest(last, beside).replace("'", f"'{parent}.", 1)
 
 
+def of_a_callback(key: str, is_chosen: bool) -> str:
+    """Explain how to set an option of a callback; empty for any other key.
+
+    Args:
+        key: Dotted, such as ``callbacks.lr_monitor.logging_interval``.
+        is_chosen: Whether the config has the node of this callback.
+    """
+    group, _, rest = key.partition(".")
+    if group != "callbacks" or not rest:
+        return ""
+    name, _, argument = rest.partition(".")
+    if is_chosen:
+        known = [f"callbacks.{name}.{one}" for one in _arguments_of_callback(name)]
+        return nearest_key(key, known) or f" An argument that the file does not set is added with a +: +{key}=VALUE."
+    if name in files_of("callbacks"):
+        return (
+            f" It belongs to a callback that is not chosen. Choose it, callbacks={name}, or in a list: callbacks=[NAME,{name}]."
+        )
+    name = "NAME" if name.startswith("_") else name
+    added = f"+callbacks.{name}._target_=PACKAGE.CLASS" + (f" +{key}=VALUE" if argument not in {"", "_target_"} else "")
+    return f" A callback without a file is added with a +: {added}."
+
+
+def _arguments_of_callback(name: str) -> list[str]:
+    import yaml
+
+    path = conf_dir() / "callbacks" / f"{name}.yaml"
+    file = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return list(file.get("callbacks", file).get(name, {}))
+
+
 def why_not(key: str) -> str:
     """Explain why an argument of Lightning's Trainer, or an option of a logger, is no config key; empty for any other key."""
     if near := _of_a_logger(key):
         return near
+    if key in INSTEAD:
+        return f" Use {INSTEAD[key]}."
     name = key.removeprefix("trainer.")
     instead = NOT_PASSED_TO_TRAINER.get(name) if name != key else None
     return f" It is an argument of Lightning's Trainer that is not passed on: {instead}." if instead else ""

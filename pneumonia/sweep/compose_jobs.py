@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pneumonia.config.compose import hydra_session, typed
 from pneumonia.config.error_translation import translated
+from pneumonia.config.group_choices import check_choices
 from pneumonia.config.keys import conf_dir, config_groups
 from pneumonia.config.schema import TrainConfig
 from pneumonia.sweep.sweep_files import SweepFile
@@ -54,6 +55,7 @@ class JobComposer:
         search path has the sweep file alone, then conf/, then the groups and the other files beside the sweep file, and
         last ``--config-dir``, all of it.
         """
+        check_choices(overrides)
         packaged = {entry.stem for entry in conf_dir().glob("*.yaml")} | {"schema"}
         path = self.file.path
         primary = "sweep_file" if path.stem in packaged else path.stem

@@ -7,7 +7,7 @@ from typing import Any, Final
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from pneumonia.config.keys import conf_dir
+from pneumonia.config.keys import check_config_dir, conf_dir
 from pneumonia.errors import ConfigError, nearest
 
 # Keys that all jobs of a sweep share: they say where its state is and how it runs.
@@ -50,8 +50,8 @@ def find_sweep(name: str, config_dir: Path | None = None) -> Path:
     Raises:
         ConfigError: There is no such file, or there are two.
     """
-    if config_dir is not None and not config_dir.is_dir():
-        raise ConfigError(f"--config-dir {config_dir} is not a folder. Name the one that holds your groups, such as model/.")
+    if config_dir is not None:
+        check_config_dir(config_dir)
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise ConfigError(f"There is no sweep file {name}.")

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from pneumonia.cli import VERBS, main
-from pneumonia.cli.hydra_options import options_first
+from pneumonia.cli.hydra_options import options_and_overrides
 from pneumonia.cli.train import run as run_train
+from pneumonia.config.group_choices import OF_SEVERAL
+from pneumonia.config.keys import config_groups, files_of
 from pneumonia.config.schema import GROUPS
 
 BAD = [
@@ -38,7 +40,18 @@ BAD = [
     ("model=backbone model.head_lr=inf", r"model.head_lr=inf has the wrong type"),
     ("model=backbone model.name=123", r"model.name=123 has the wrong type"),
     ("model=mlp model.weights=x.pt", r"model.weights is not a config key of the chosen model, but of another one"),
-    ("model=null", r"A group of config files needs a name, not null"),
+    ("model=null", r"model=null is not the name of a file. Use model=NAME. Names are backbone"),
+    ("callbacks=1", r"callbacks=1 is not the name of a file.*or a list of names.*callbacks=\[\] chooses none"),
+    ("experiment=null", r"experiment=null is not the name of a file.*~experiment leaves it out"),
+    *((f"{group}=", rf"{group}= is empty. Use {group}=NAME") for group in [*config_groups(), "hydra/launcher"]),
+    *((f"{group}=[null]", rf"{group}=\[null\] holds more than names of files. Use {group}=NAME") for group in OF_SEVERAL),
+    ("callbacks=[1]", r"callbacks=\[1\] holds more than names of files"),
+    ("logger=[csv,null]", r"logger=\[csv, null\] holds more than names of files.*Names are csv, mlflow, tensorboard, wandb"),
+    ("logger=[[csv]]", r"logger=\[\[csv\]\] holds more than names of files"),
+    ("callbacks=[{lr_monitor:1}]", r"callbacks=\[\{lr_monitor: 1\}\] holds more than names"),
+    ("hydra/launcher=[1]", r"hydra/launcher=\[1\] holds more than names"),
+    ("-m callbacks=lr_monitor,[1]", r"callbacks=\[1\] holds more than names of files"),
+    ("-m model=mlp,[mlp]", r"model=\[mlp\] is a list, and model takes the name of one file"),
     ("swa=0.5 early_stopping.patience=2", r"swa=0.5 with early_stopping.patience: the run may stop before"),
     ("runs_dir=/proc/none/runs", r"StorageError: Can't write /proc/none/runs: no file or folder can be made there"),
     ("trainer.limit_train_batches=0", r"trainer.limit_train_batches=0 is out of range: it must be a fraction above 0"),
@@ -62,7 +75,41 @@ BAD = [
     ("early_stopping=3", r"early_stopping=3 has the wrong type: it holds several keys"),
     ("class_weights=[1,2,3]", r"class_weights=\[1,2,3\] has the wrong type: it must be text"),
     ("name=[1,2]", r"name=\[1,2\] has the wrong type: it must be text.*name=train"),
-    ("trainer=[a]", r"trainer=a is not known. Choose one of ddp, default, gpu"),
+    ("trainer=[a]", r"trainer=\[a\] is a list, and trainer takes the name of one file.*ddp, default, gpu"),
+    ("callbacks=[a]", r"callbacks=a is not known. Choose one of device_stats"),
+    ("trainer=cpu", r"trainer=cpu is not known. Choose one of ddp, default, gpu. Use trainer.accelerator=cpu"),
+    ("trainer=16-mixed", r"Use trainer.precision=16-mixed"),
+    ("logger.wandb.offline=true", r"logger.wandb.offline is not a config key. Use logger.wandb.mode=offline"),
+    ("logger=tensorboard +logger.tensorboard.save_dir=x", r"logger.tensorboard.save_dir is not a config key.*runs_dir=DIR"),
+    (
+        "callbacks=rich_progress_bar callbacks.rich_progress_bar.refresh_rate=3",
+        r"does not set is added with a \+: \+callbacks.rich_progress_bar.refresh_rate=VALUE",
+    ),
+    (
+        "callbacks=early_stopping callbacks.lr_monitor.logging_interval=step",
+        r"a callback that is not chosen. Choose it, callbacks=lr_monitor, or in a list: callbacks=\[NAME,lr_monitor\]",
+    ),
+    ("callbacks=early_stopping callbacks.early_stopping.patince=3", r"Did you mean 'callbacks.early_stopping.patience'"),
+    ("callbacks=device_stats callbacks.device_stats.cpu_stat=true", r"Did you mean 'callbacks.device_stats.cpu_stats'"),
+    ("callbacks.x._target_=a.B", r"without a file is added with a \+: \+callbacks.x._target_=PACKAGE.CLASS"),
+    ("callbacks.x.rate=1", r"\+callbacks.x._target_=PACKAGE.CLASS \+callbacks.x.rate=VALUE"),
+    ("callbacks={x:1}", r"callbacks.x is not a config key. A callback without a file"),
+    ("callbacks._target_=a.B", r"\+callbacks.NAME._target_=PACKAGE.CLASS"),
+    (
+        "+callbacks.x.rate=1",
+        r"callbacks.x._target_ is missing.*Choose its file, callbacks=\[x\], or add it with \+callbacks.x._target_=PACKAGE.CLASS",
+    ),
+    ("+callbacks.x=1", r"callbacks.x=1 must hold keys and values: the _target_ of its class, and its arguments"),
+    ("tune=learning_rate", r"tune=learning_rate is not known.*Did you mean 'lr'"),
+    ("task.classes=[0,1]", r"task.classes=\[0, 1\] has the wrong type: it must be a list, each item text"),
+    ("task.classes=[A,null]", r"task.classes=\[A, null\] has the wrong type"),
+    (
+        "+task.synonyms.VIRUS=flu",
+        r"task.synonyms=\{VIRUS: flu\} has the wrong type: it must be keys and values, each value a list",
+    ),
+    ("task.name=5", r"task.name=5 has the wrong type: it must be text"),
+    ("--config-dir /dev/null", r"--config-dir /dev/null is a file. Name the folder that holds your groups"),
+    ("-cd /no/such", r"--config-dir /no/such is not a folder"),
     ("hydra.run=3", r"hydra.run=3 has the wrong type"),
     ("runs_dir=", r"runs_dir is empty, which would mean the current folder"),
     ("cache_dir=", r"cache_dir is empty"),
@@ -93,7 +140,12 @@ BAD = [
     ("batch_size=1,2", r"batch_size=1,2 has several values, and one run takes one. Use -m"),
     ("seed=range(0,2)", r"seed=range\(0,2\) has several values"),
     ("-m seed=interval(0,1)", r"An interval has no steps"),
-    ("model=[mlp]", r"model has no file, or a list of them, and it takes the name of one"),
+    *(
+        (f"{group}=[{name}]", rf"{group}=\[{name}\] is a list, and {group} takes the name of one file: {group}=NAME")
+        for group in sorted({*config_groups()} - {*OF_SEVERAL})
+        for name in files_of(group)[:1]
+    ),
+    ("task=[subtype,pneumonia]", r"task=\[subtype, pneumonia\] is a list, and task takes the name of one file"),
     ("trainer.accelerator=foo", r"trainer.accelerator=foo is not known; choose one of auto, cpu, gpu, cuda"),
     ("trainer.devices=null", r"trainer.devices=null is out of range"),
     ("trainer.devices=0", r"trainer.devices=0 is out of range: it must be a number of processes, auto or -1 for all GPUs"),
@@ -171,7 +223,7 @@ def test_bad_override_is_refused_before_anything_is_written(arguments, message, 
 
 
 def test_option_takes_no_override_for_its_optional_value():
-    assert options_first(["seed=1", "--info"]) == ["--info", "all", "seed=1"]
+    assert options_and_overrides(["seed=1", "--info"]) == (["--info", "all"], ["seed=1"])
 
 
 def test_hydra_help_after_an_override_shows_the_help(monkeypatch, capsys):

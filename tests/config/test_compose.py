@@ -27,6 +27,29 @@ def test_compose_reads_files_of_its_own_folder(tmp_path):
         compose("model=mine", "model.width=0", config_dir=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("task", "- a", r"task/mine.yaml holds a list where keys and values belong"),
+        ("model", "- a", r"model/mine.yaml holds a list where keys and values belong"),
+        ("callbacks", "- a", r"callbacks/mine.yaml holds a list where keys and values belong"),
+        ("callbacks", "_target_: a.B", r"callbacks._target_=a.B must hold keys and values: the _target_ of its class"),
+        (
+            "experiment",
+            "# @package _global_\ndefaults: [{override /callbacks: [null]}]",
+            r"A defaults list can't be read: .*NoneType",
+        ),
+        ("experiment", "# @package _global_\ndefaults: [{override /callbacks: [[a]]}]", r"A defaults list can't be read: .*list"),
+        ("experiment", "# @package _global_\ndefaults: [{override /model: [mlp]}]", r"model has no file, or a list of them"),
+    ],
+)
+def test_a_file_of_the_wrong_shape_is_named(file, text, message, tmp_path):
+    (tmp_path / file).mkdir()
+    (tmp_path / file / "mine.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        compose(f"{file}=mine", config_dir=tmp_path)
+
+
 def test_compose_restores_the_callers_hydra():
     with initialize_config_module("pneumonia.conf", version_base="1.3"):
         outer = GlobalHydra.instance().hydra
