@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,6 +112,7 @@ def make_search(name: str, overrides: Sequence[str], config_dir: Path | None = N
     shared = [*fixed, *(str(override.input_line) for override in asked if not override.is_sweep_override())]
     composer = JobComposer(file, shared)
     common = composer({})
+    _refuse_tune(common)
     if common.search.trials is None:
         return None
     deleted = {line.removeprefix("~") for line in shared if line.startswith("~")}
@@ -160,4 +161,27 @@ def make_job(composer: JobComposer, differs: dict[str, str]) -> Job:
     Its key hashes the config; the run id hashes the data as well, and is known once they are read.
     """
     config = composer(differs)
-    return Job(digest([identity(config), asdict(config.data), config.split.file])[:12], differs, config)
+    _refuse_tune(config)
+    return Job(job_key(config), differs, config)
+
+
+def job_key(config: TrainConfig) -> str:
+    """Return the hash of a config by :attr:`Job.key`."""
+    files = [config.init_from, config.ckpt_path] if config.init_from or config.ckpt_path else []
+    return digest([identity(config), asdict(config.data), config.split.file, *files])[:12]
+
+
+def grouped(jobs: Iterable[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:
+    """Group jobs by a key, in their order."""
+    groups: dict[str, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(key(job), []).append(job)
+    return groups
+
+
+def _refuse_tune(config: TrainConfig) -> None:
+    if config.tune is not None:
+        raise ConfigError(
+            f"tune={config.tune} trains no run, and each job of a sweep trains one. Use `pneumonia train tune={config.tune}` for "
+            "one config, and its suggestion in the sweep."
+        )

@@ -2,25 +2,22 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pneumonia.config.convert import identity
-from pneumonia.errors import Interrupted, PneumoniaError, RunError
+from pneumonia.errors import Interrupted, RunError
 from pneumonia.runs.backup import backed_up
 from pneumonia.sweep.launchers.checks import check_launcher
-from pneumonia.sweep.plan import Job, Plan
+from pneumonia.sweep.plan import Job, Plan, grouped, job_key
 from pneumonia.sweep.progress_table import ProgressTable
 from pneumonia.sweep.resume import check_same_sweep, record_plan, unfinished_jobs
 from pneumonia.sweep.state import FAILED, FINISHED, SweepState
 from pneumonia.system.console import announce_loading, say
-from pneumonia.system.files import digest
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.loggers.wandb_account import without_run_id
 
 if TYPE_CHECKING:
-    from pneumonia.data.run_data_cache import RunDataCache
     from pneumonia.sweep.launchers.base import Launcher
 
 
@@ -44,11 +41,13 @@ def run_sweep(plan: Plan) -> int:
     one_run_id_refused = without_run_id("a sweep") if len(plan.jobs) > 1 else nullcontext()
     backup = backed_up(state.folder, plan.common.backup, plan.common.name, check_backup)
     with interruptible(state.folder), backup, one_run_id_refused:
-        record_plan(plan, state)
+        ProgressTable(plan.jobs, state, results=False).print_plan(plan)
+        jobs = unfinished_jobs(plan, state)
+        launcher = _checked_launcher(jobs, plan, state) if jobs else None
+        record_plan(plan, state)  # a refused sweep leaves no file
         table = ProgressTable(plan.jobs, state, state.jobs())
-        table.print_plan(plan)
-        if jobs := unfinished_jobs(plan, state):
-            _run_jobs(jobs, plan, state, table)
+        if launcher is not None:
+            _run_jobs(jobs, plan, state, table, launcher)
         return 1 if any(status.state not in FINISHED for _, status in table.print_summary()) else 0
 
 
@@ -62,16 +61,28 @@ def print_status(folder: Path) -> None:
     ProgressTable(state.jobs(), state).print_status()
 
 
-def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTable) -> None:
+def _checked_launcher(jobs: list[Job], plan: Plan, state: SweepState) -> "Launcher":
+    """Check all that needs torch or the images, and return the launcher of the jobs.
+
+    Raises:
+        PneumoniaError: The error of the first job, if no job is valid.
+    """
     announce_loading()
     from pneumonia.data.run_data_cache import RunDataCache  # imports torch
-    from pneumonia.sweep.launchers.base import StopSweep, make_launcher
+    from pneumonia.sweep.check_jobs import check_jobs, load_images
+    from pneumonia.sweep.launchers.base import make_launcher
 
     cache, settings = RunDataCache(), plan.common.launcher
     launcher = make_launcher(settings, state, cache)
-    _check_jobs(jobs)
+    check_jobs(grouped(jobs, _configuration))
     if settings.kind in {"local", "parallel"}:  # the others run elsewhere
-        _load_images(jobs, cache)
+        load_images(jobs, cache)
+    return launcher
+
+
+def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTable, launcher: "Launcher") -> None:
+    from pneumonia.sweep.launchers.base import StopSweep  # imports torch
+
     for job in jobs:
         state.clear_failure(job)
 
@@ -90,7 +101,7 @@ def _run_jobs(jobs: list[Job], plan: Plan, state: SweepState, table: ProgressTab
 
 def _dry_run(jobs: list[Job], launcher: "Launcher", state: SweepState, on_end: Callable[[Job], object]) -> list[Job]:
     """Try two batches of each distinct configuration that has no finished epoch; return the jobs of those that work."""
-    by_configuration = _grouped(jobs, _configuration)
+    by_configuration = grouped(jobs, _configuration)
     failed: set[str] = set()
 
     def check(job: Job) -> None:
@@ -110,57 +121,9 @@ def _dry_run(jobs: list[Job], launcher: "Launcher", state: SweepState, on_end: C
     return [job for job in jobs if job.key not in failed]
 
 
-def _check_jobs(jobs: list[Job]) -> None:
-    """Check the settings that need the model family.
-
-    Raises:
-        PneumoniaError: The error of the first job, if no job is valid.
-    """
-    from pneumonia.training.prepare import checked_classifier
-
-    _raise_if_all_fail(_grouped(jobs, _configuration), lambda job: checked_classifier(job.config))
-
-
-def _load_images(jobs: list[Job], cache: "RunDataCache") -> None:
-    """Decode the images of all jobs once, with progress on the terminal.
-
-    Raises:
-        PneumoniaError: The error of the first job, if no job's images can be read.
-    """
-
-    def load(job: Job) -> None:
-        config = job.config
-        cache.images(config.data, config.image_size, Path(config.cache_dir), config.task.build(), every_class=True)
-
-    def what(job: Job) -> str:
-        return digest([asdict(job.config.data), job.config.image_size, job.config.task.build().to_plain()])
-
-    _raise_if_all_fail(_grouped(jobs, what), load)
-
-
-def _raise_if_all_fail(groups: dict[str, list[Job]], check: Callable[[Job], object]) -> None:
-    """Check the first job of each group; jobs that fail while others don't report their error when they run."""
-    errors: list[PneumoniaError] = []
-    for group in groups.values():
-        try:
-            check(group[0])
-        except PneumoniaError as error:
-            errors.append(error)
-    if errors and len(errors) == len(groups):
-        raise errors[0]
-
-
-def _grouped(jobs: list[Job], key: Callable[[Job], str]) -> dict[str, list[Job]]:
-    groups: dict[str, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(key(job), []).append(job)
-    return groups
-
-
 def _configuration(job: Job) -> str:
     """Return a hash that is equal for jobs that differ only in seeds and fold."""
-    config = replace(job.config, seed=0, split=replace(job.config.split, seed=0, fold=0))
-    return digest([identity(config), asdict(config.data)])
+    return job_key(replace(job.config, seed=0, split=replace(job.config.split, seed=0, fold=0)))
 
 
 @contextmanager

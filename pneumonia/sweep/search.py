@@ -18,6 +18,7 @@ from pneumonia.config.schema import SearchConfig
 from pneumonia.data.run_data_cache import RunDataCache
 from pneumonia.errors import ConfigError
 from pneumonia.runs.folder import RunFolder, read_metrics
+from pneumonia.sweep.check_jobs import check_jobs
 from pneumonia.sweep.plan import Job, Search
 from pneumonia.sweep.progress_table import ProgressTable
 from pneumonia.sweep.run_job import JobOptions, JobOutcome, Pruned, run_job
@@ -155,7 +156,11 @@ def _open_study(plan: Search, monitor: str, axes: Sequence[Axis]) -> optuna.Stud
 
 
 def _checked_axes(plan: Search) -> list[Axis]:
-    """Return the axes of a search, after composing a job at each of their ends."""
+    """Return the axes of a search, after checking a job at each of their ends.
+
+    Raises:
+        PneumoniaError: A job can't be composed, or none of them can run.
+    """
     kind = plan.common.launcher.kind
     if kind != "local":
         raise ConfigError(
@@ -167,9 +172,8 @@ def _checked_axes(plan: Search) -> list[Axis]:
     if not axes:
         raise ConfigError("There is nothing to search over. Name ranges: 'optimizer.lr=tag(log,interval(1e-4,1e-1))'.")
     first = {axis.key: axis.ends[0] for axis in axes}
-    for axis in axes:
-        for end in axis.ends:
-            plan.job({**first, axis.key: end})
+    jobs = [plan.job({**first, axis.key: end}) for axis in axes for end in axis.ends]
+    check_jobs({job.key: [job] for job in jobs})
     return axes
 
 

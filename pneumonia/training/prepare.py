@@ -1,6 +1,7 @@
 """Prepare a run: load its data and build its classifier."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning import seed_everything
@@ -13,6 +14,7 @@ from pneumonia.config.schema import TrainConfig
 from pneumonia.config.trainer_limits import LIMITS, shortening
 from pneumonia.data.datamodule import XRayDataModule
 from pneumonia.data.run_data_cache import RunDataCache
+from pneumonia.data.splits.files import check_split_file
 from pneumonia.errors import ConfigError, some
 from pneumonia.models.base import Classifier
 from pneumonia.models.config_checks import check_family, check_processes
@@ -61,11 +63,7 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     keep_freed_memory()
     seed_everything(config.seed, verbose=False)
     reset_peak_memory()
-    classifier = checked_classifier(config)
-    callbacks = build_callbacks(config, config.monitor or classifier.default_monitor)
-    continuation = continuation_of(config)
-    init_from = config.init_from
-    initial = "" if init_from is None else load_initial_weights(classifier, init_from, own_targets(config))
+    classifier, callbacks, continuation, initial = prepare_without_data(config)
     data = build_datamodule(config, data_cache)
     data.prepare_data()
     data.setup("fit")
@@ -73,6 +71,25 @@ def prepare_run(config: TrainConfig, data_cache: RunDataCache) -> PreparedRun:
     _check_interval(config, data)
     check_monitor(config, data)
     return PreparedRun(classifier, data, callbacks, continuation, initial)
+
+
+def prepare_without_data(config: TrainConfig) -> tuple[Classifier, list[Callback], Continuation | None, str]:
+    """Check and build all that a run needs beside its data.
+
+    Returns:
+        The attributes of :class:`PreparedRun` but ``data``.
+
+    Raises:
+        PneumoniaError: A setting that the family can't take, a bad callback, or a file that is missing or does not fit.
+    """
+    classifier = checked_classifier(config)
+    callbacks = build_callbacks(config, config.monitor or classifier.default_monitor)
+    continuation = continuation_of(config)
+    init_from = config.init_from
+    initial = "" if init_from is None else load_initial_weights(classifier, init_from, own_targets(config))
+    if config.split.file is not None:
+        check_split_file(Path(config.split.file))
+    return classifier, callbacks, continuation, initial
 
 
 def checked_classifier(config: TrainConfig) -> Classifier:

@@ -169,7 +169,7 @@ def test_single_run_goes_on_on_another_machine(place, tmp_path, cache_dir):
     output = cut.communicate(timeout=30)[1]
     assert cut.returncode == 130, output
     output = second.end(*arguments, f"backup.place={place}")
-    assert "interrupted after epoch" in output
+    assert "Resuming after epoch" in output
     (one,), (other,) = whole.runs.glob("*/metrics.csv"), second.runs.glob("*/metrics.csv")
     assert one.read_text() == other.read_text()
 

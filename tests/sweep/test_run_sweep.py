@@ -13,7 +13,7 @@ import pytest
 from lightning import Trainer
 
 from pneumonia.cli.sweep import run
-from pneumonia.errors import ConfigError, PneumoniaError, RunError
+from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunError
 from pneumonia.report.collect import gather
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.result import read_result
@@ -77,7 +77,7 @@ def test_failed_killed_and_timed_out_jobs_leave_others_alone(launcher, workplace
     assert code == 0, output
     assert set(_results(workplace)["state"]) == {"done"}
     assert {path: stamp for path, stamp in _stamps(workplace).items() if path in stamps} == stamps, "finished jobs run once"
-    assert "interrupted after epoch 1" in "".join(path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log"))
+    assert "Resuming after epoch 1" in "".join(path.read_text() for path in workplace.folder.glob("runs/trouble/jobs/*.log"))
 
 
 def test_local_jobs_survive_a_failure_unless_fail_fast(workplace, capsys):
@@ -129,6 +129,33 @@ def test_invalid_value_is_refused_before_any_job(workplace):
     with pytest.raises(ConfigError, match=r"model.activation=rellu is not known.*'relu'"):
         run(["optimizer", *workplace.overrides, "model.activation=rellu"])
     assert not list(workplace.folder.glob("runs/optimizer/*/config.yaml"))
+
+
+@pytest.mark.parametrize("search", [[], ["search.trials=2"]])
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune=lr"], r"tune=lr trains no run, and each job of a sweep trains one\. Use `pneumonia train tune=lr`"),
+        (["tune=lr,batch_size"], "tune=(lr trains no run|lr,batch_size)"),
+        (["init_from=nofile"], "init_from=nofile: there is no checkpoint nofile"),
+        (["ckpt_path=nofile"], "There is no file ckpt_path=nofile"),
+        (["split=given", "split.file=nofile"], "There is no split file nofile"),
+        (["+callbacks.mine._target_=lightning.pytorch.callbacks.Timer", "+callbacks.mine.interval=9"], "callbacks.mine: "),
+    ],
+)
+def test_what_fails_in_every_job_is_refused_before_any(overrides, message, search, workplace):
+    with pytest.raises(PneumoniaError, match=message):
+        run([workplace.sweep("fine,well"), *workplace.overrides, *overrides, *search])
+    assert not (workplace.folder / "runs").exists()
+
+
+def test_checkpoints_can_be_swept_over(workplace):
+    files = [workplace.folder / name for name in ("a.ckpt", "b.ckpt")]
+    name = workplace.sweep("fine")
+    plan = make_plan(name, [*workplace.overrides, f"init_from={files[0]},{files[1]}"])
+    assert len({job.key for job in plan.jobs}) == 2
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*a\.ckpt"):
+        run_sweep.run_sweep(plan)
 
 
 @pytest.mark.parametrize("launcher", ["parallel", pytest.param("ray", marks=pytest.mark.slow)])
