@@ -32,7 +32,7 @@ Finding = tuple[bool, str]
         "pneumonia doctor --azure --backup-place runs/mine",
     ],
 )
-@click.option("--data", metavar="DIR|FILE", type=PATH, help="Check X-rays: a folder or an archive.")
+@click.option("--data", metavar="DIR|FILE", type=PATH, help="Check X-rays: a folder, an archive or a manifest.")
 @task
 @click.option("--runs-dir", metavar="DIR", type=PATH, default=Path("runs"), help="Run folders.")
 @cache_dir
@@ -83,7 +83,7 @@ def command(
         healthy = healthy and good
         print(f"{'ok     ' if good else 'PROBLEM'}  {name:<10} {printable(text, lines=True)}", flush=True)
     if not {"data", "azure"} & set(checks):
-        print("-        data       not checked; use --data DIR to check X-rays, or --azure to check the containers")
+        print("-        data       not checked; use --data DIR|FILE to check X-rays, or --azure to check the containers")
     return 0 if healthy else 1
 
 
@@ -158,25 +158,32 @@ def _wandb() -> Finding:
 def _data(root: Path, cache_dir: Path, task: "Task | None") -> Finding:
     from collections import Counter
 
+    from pneumonia.data.manifest import read_manifest
     from pneumonia.data.sources.releases import check_classes, recognise
     from pneumonia.system.parallel import in_threads
     from pneumonia.tasks import PNEUMONIA, SUBTYPE, UNKNOWN_KIND, in_class_order
 
     try:
-        found = recognise(root.expanduser().resolve(), cache_dir, task=task or SUBTYPE).images
-        labels = Counter(item.label for item in found)
+        place = root.expanduser().resolve()
+        if place.suffix == ".parquet":
+            rows = read_manifest(place)[["path", "label", "patient_id"]].itertuples(index=False, name=None)
+            images = [(Path(path), label, patient) for path, label, patient in rows]
+        else:
+            found = recognise(place, cache_dir, task=task or SUBTYPE).images
+            images = [(item.path, item.label, item.patient_id) for item in found]
+        labels = Counter(label for _, label, _ in images)
         task = task or (PNEUMONIA if labels[UNKNOWN_KIND] else SUBTYPE)
-        check_classes(task.counts(item.label for item in found), task.classes, str(root))
+        check_classes(task.counts(label for _, label, _ in images), task.classes, str(root))
     except PneumoniaError as error:
         return False, f"{type(error).__name__}: {error}"
-    broken = [name for name in in_threads(_unreadable, [item.path for item in found]) if name]
+    broken = [name for name in in_threads(_unreadable, [path for path, _, _ in images]) if name]
     if broken:
         return (
             False,
-            f"{len(broken)} files are not images: {some(broken, 3)}. `pneumonia data import {root}` lists them with reasons.",
+            f"{len(broken)} files are not images: {some(broken, 3)}. `pneumonia data audit {root}` lists them with reasons.",
         )
     counts = ", ".join(f"{label} {labels[label]}" for label in in_class_order(label for label, count in labels.items() if count))
-    return True, f"{root}: {len(found)} images of {len({item.patient_id for item in found})} patients ({counts})"
+    return True, f"{root}: {len(images)} images of {len({patient for _, _, patient in images})} patients ({counts})"
 
 
 def _azure(account_url: str | None, places: Mapping[str, str]) -> Finding:

@@ -334,6 +334,34 @@ def test_the_installed_command_works_from_any_directory(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_doctor_accepts_a_manifest(monkeypatch, capsys, tmp_path, phantoms):
+    monkeypatch.chdir(tmp_path)
+    code, manifest, _ = _run(["data", "import", str(phantoms), "--out", "mine.parquet"], monkeypatch, capsys)
+    assert code == 0
+    code, out, _ = _run(["doctor", "--data", manifest.strip()], monkeypatch, capsys)
+    assert code == 0, out
+    images = len(list(phantoms.rglob("*.jpeg")))
+    assert re.search(rf"ok +data +mine\.parquet: {images} images of 60 patients \(NORMAL \d+, VIRUS ", out), out
+    (tmp_path / "mine.parquet").write_bytes(b"no table")
+    code, out, _ = _run(["doctor", "--data", "mine.parquet"], monkeypatch, capsys)
+    assert code == 1
+    assert re.search(r"PROBLEM +data +ManifestError: .*mine\.parquet is not a manifest", out), out
+
+
+def test_doctor_names_the_classes_of_other_tasks(monkeypatch, capsys, tmp_path, phantoms):
+    (tmp_path / "covid.yaml").write_text("name: covid\nclasses: [CLEAR, COVID]\n")
+    for path, label in zip(sorted(phantoms.rglob("*.jpeg"))[:8], ["CLEAR", "COVID"] * 4, strict=True):
+        (tmp_path / "xrays" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "xrays" / label / f"{label}-{path.name}").hardlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    _run(["data", "import", "xrays", "--task", "covid.yaml"], monkeypatch, capsys)
+    code, out, _ = _run(["doctor", "--data", "manifest.parquet", "--task", "covid.yaml"], monkeypatch, capsys)
+    assert "(CLEAR 4, COVID 4)" in out, (code, out)
+    code, out, _ = _run(["doctor", "--data", "manifest.parquet"], monkeypatch, capsys)
+    assert code == 1
+    assert re.search(r"PROBLEM +data +LabelError: ", out), out
+
+
 def test_doctor_finds_files_that_are_no_images(monkeypatch, capsys, tmp_path, phantoms):
     for path in phantoms.rglob("*.jpeg"):
         target = tmp_path / path.parent.name / path.name

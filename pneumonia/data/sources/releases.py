@@ -257,8 +257,8 @@ def _check_folder(root: Path) -> None:
         return
     check_root(root)
     raise LayoutError(
-        f"data.root={root} is a file that can't be read as data; it must be a folder of X-rays, a MedMNIST .npz, or an "
-        f"archive ({', '.join(SUFFIXES)}). Check the path."
+        f"data.root={root} is a file that can't be read as data; it must be a folder of X-rays, a MedMNIST .npz, an archive "
+        f"({', '.join(SUFFIXES)}), or a manifest.parquet of `pneumonia data import`. Check the path."
     )
 
 
