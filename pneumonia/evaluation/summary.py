@@ -108,4 +108,6 @@ def _print_calibration(found: Calibration) -> None:
 
 def _cells(estimate: Estimate) -> tuple[str, str]:
     """Return value and interval."""
+    if estimate.low is None or estimate.high is None:
+        return format_value(estimate.value), "no interval"
     return format_value(estimate.value), f"{format_value(estimate.low)} to {format_value(estimate.high)}"

@@ -178,12 +178,18 @@ def t_interval(value: float, variances: Variances, metric: str) -> tuple[float, 
     return float(expit(odds - reach)), float(expit(odds + reach))
 
 
-def t_test(value: float, error: float, freedom: float) -> Difference:
-    """Test a difference with its standard error and degrees of freedom by Student's t-test; no error leaves no doubt."""
+def t_test(value: float, error: float, freedom: float, metric: str = "") -> Difference:
+    """Test a difference with its standard error and degrees of freedom by Student's t-test; no error leaves no doubt.
+
+    Bounds beyond -1 and 1, which no difference of two proportions can have, are moved there: that leaves the coverage as it is.
+    ``loss`` has no such limits.
+    """
     if error == 0:
         return Difference(value, value, value, 1.0 if value == 0 else 0.0)
     reach = float(t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return Difference(value, value - reach, value + reach, float(2 * t.sf(abs(value) / error, freedom)))
+    most = np.inf if metric == "loss" else 1.0
+    low, high = max(value - reach, -most), min(value + reach, most)
+    return Difference(value, low, high, float(2 * t.sf(abs(value) / error, freedom)))
 
 
 def wilson_interval(hits: Floats, sizes: NDArray[np.integer]) -> tuple[float, float, float]:
@@ -232,7 +238,7 @@ def estimate(of: ResampledMetric, metric: str) -> tuple[float, float, float]:
     return value, *t_interval(value, [variance, *_over_trainings(of.values)], metric)
 
 
-def paired_difference(first: ResampledMetric, second: ResampledMetric, differing: int | None = None) -> Difference:
+def paired_difference(first: ResampledMetric, second: ResampledMetric, metric: str, differing: int | None = None) -> Difference:
     """Test the difference of a metric between two configurations, resampled on the same patients.
 
     The bootstrap's variance of the difference and the two variances over trainings add up; the test is Student's with the
@@ -252,7 +258,7 @@ def paired_difference(first: ResampledMetric, second: ResampledMetric, differing
         return Difference(NAN)
     patients = first.patients if differing is None else differing
     variances = [(found[0], max(patients - 1, 1)), *_over_trainings(first.values), *_over_trainings(second.values)]
-    return t_test(value, *_standard_error(variances))
+    return t_test(value, *_standard_error(variances), metric)
 
 
 def paired_bootstrap(
@@ -261,7 +267,8 @@ def paired_bootstrap(
     """Test every metric of two models, each ``(N, K)``, on the same images; see :func:`paired_difference`."""
     one, other = (resampled_metrics([each], label, patient, task, seed) for each in (first, second))
     differing, metrics = differing_patients([first], [second], patient), metrics_of(task)
-    return {name: paired_difference(one[name], other[name], differing if metrics[name].compute else None) for name in one}
+    counted = {name: differing if metrics[name].compute else None for name in one}
+    return {name: paired_difference(one[name], other[name], name, counted[name]) for name in one}
 
 
 def differing_patients(first: Sequence[Floats], second: Sequence[Floats], patient: Objects) -> int:

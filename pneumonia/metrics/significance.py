@@ -99,7 +99,7 @@ def estimate_over_folds(values: Sequence[float], train: float, test: float, metr
     return value, *t_interval(value, [(variance, count - 1)], metric)
 
 
-def difference_over_folds(differences: Sequence[float], train: float, test: float) -> Difference:
+def difference_over_folds(differences: Sequence[float], train: float, test: float, metric: str = "") -> Difference:
     """Test the mean difference over the folds of a cross-validation (corrected resampled t-test).
 
     The training subsets of the folds overlap, so the differences are not independent: their variance counts
@@ -109,6 +109,7 @@ def difference_over_folds(differences: Sequence[float], train: float, test: floa
         differences: ``(k,)``, first minus second on each fold.
         train: Images (or patients) that a fold trains on.
         test: Images (or patients) that a fold validates on.
+        metric: Key of the metric; ``loss`` has no limits.
 
     Returns:
         NaN bounds with fewer than two folds.
@@ -119,4 +120,4 @@ def difference_over_folds(differences: Sequence[float], train: float, test: floa
     value, count = float(values.mean()), len(values)
     if count < 2:
         return Difference(value)
-    return t_test(value, float(np.sqrt((1 / count + test / train) * values.var(ddof=1))), count - 1)
+    return t_test(value, float(np.sqrt((1 / count + test / train) * values.var(ddof=1))), count - 1, metric)

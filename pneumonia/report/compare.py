@@ -307,7 +307,7 @@ def _by_images(first: Candidate, second: Candidate, subset: str, task: Task, met
     if metrics_of(task)[metric].compute:
         one, other = ([entry.predicted(subset)[0] for entry in each.entries] for each in (first, second))
         differing = differing_patients(one, other, first.entries[0].patients(subset))
-    return paired_difference(first._sampled[metric], second._sampled[metric], differing)
+    return paired_difference(first._sampled[metric], second._sampled[metric], metric, differing)
 
 
 def _by_folds(first: Candidate, second: Candidate, subset: str, task: Task, metric: str) -> Difference:
@@ -320,7 +320,7 @@ def _by_folds(first: Candidate, second: Candidate, subset: str, task: Task, metr
     if not shared:
         return Difference(NAN)
     gaps = [by_fold[0][k] - by_fold[1][k] for k in shared]
-    return difference_over_folds(gaps, *_sizes(first.entries, subset))
+    return difference_over_folds(gaps, *_sizes(first.entries, subset), metric)
 
 
 def _typical_tests(first: Entry, second: Entry, subset: str) -> tuple[float, float]:

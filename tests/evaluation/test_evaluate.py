@@ -13,11 +13,13 @@ from pneumonia.errors import CheckpointError, ManifestError, RunError, StorageEr
 from pneumonia.evaluation.error_gallery import gallery_file, read_gallery
 from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.result import read_evaluation
+from pneumonia.evaluation.summary import print_summary
 from pneumonia.metrics.calibration import fit_temperature
 from pneumonia.metrics.predictions import prediction_arrays
 from pneumonia.metrics.thresholds import one_vs_rest, threshold_for
 from pneumonia.report.evaluation_page import write_evaluation_page
 from pneumonia.runs.folder import RunFolder
+from pneumonia.runs.result import read_result
 from pneumonia.tasks import TASKS
 from pneumonia.training.train import train
 
@@ -48,6 +50,15 @@ def test_values_are_those_of_the_predictions(run, values_of):
     expected = confusion_matrix(table["label"], table["predicted"], labels=classes)
     assert values["confusion"]["counts"] == expected.tolist()
     assert values["trained_on"] == 0
+
+
+def test_undefined_intervals_are_printed_as_none(run, options, capsys):
+    found = evaluate(run, options())
+    for brief in (False, True):
+        print_summary(found.result, TASK, {}, [read_result(RunFolder(run))], brief)
+    err = capsys.readouterr().err
+    assert "no interval" in err, "of six patients some metrics have none"
+    assert "undefined to" not in err
 
 
 def test_validation_metrics_equal_those_of_the_training(run, values_of):

@@ -39,7 +39,9 @@ def test_equal_models_are_rarely_called_different():
         apart = [differing_patients([predicted[i]], [predicted[j]], patient) for i, j in duels]
         for metric in false_claims:
             p = [
-                paired_difference(found[i][metric], found[j][metric], known if metrics_of(TASK)[metric].compute else None).p
+                paired_difference(
+                    found[i][metric], found[j][metric], metric, known if metrics_of(TASK)[metric].compute else None
+                ).p
                 for (i, j), known in zip(duels, apart, strict=True)
             ]
             false_claims[metric] += min(holm(p)) < 0.05
