@@ -30,7 +30,9 @@ def command() -> None:
 @click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=PATH)
 @click.option("--to", type=click.Choice(["wandb", "tensorboard", "mlflow"]), default="wandb", help="The tracker.")
 @click.option("--offline", is_flag=True, help="Write the files of W&B into the run folders, for `wandb sync`.")
-@click.option("--tracking-uri", metavar="URI", help="Address of MLflow.  [default: MLFLOW_TRACKING_URI]")
+@click.option(
+    "--tracking-uri", metavar="URI", help="Address of MLflow: a server, or sqlite:///FILE.  [default: MLFLOW_TRACKING_URI]"
+)
 @click.option("--experiment-name", metavar="NAME", default="pneumonia", help="Experiment of MLflow.")
 @account
 def push(
@@ -65,7 +67,7 @@ def push(
         tracker = LoggerConfig(tensorboard=TensorBoardConfig())
     else:
         tracker = wandb_options(project, entity, "offline" if offline else "online")
-    check_tracking(tracker)
+    check_tracking(tracker, "--tracking-uri ")
     sent = [mirror for folder in folders if (mirror := push_run(folder, tracker)) is not None]
     rest = f"{len(folders) - len(sent)} had nothing new."
     if to != "wandb" or not offline:

@@ -43,7 +43,7 @@ def send_evaluation(path: Path) -> None:
             warn(f"The evaluation is not sent. {error}")
             continue
         charts = _charts(path, result)
-        for mirror in build_mirrors(folder, result.config, _facts(folder, result), tracker):
+        for mirror in build_mirrors(folder, result.config, _facts(folder, result), tracker, training=False):
             if mirror.sent.evaluations.get(charts.name) != charts.sha256:
                 mirror.open()
                 mirror.evaluation(charts)
@@ -73,7 +73,8 @@ def push_run(folder: RunFolder, tracker: LoggerConfig) -> Mirror | None:
         return None
     config = result.config if result else read_config(folder)
     broken = job_failure(folder)
-    (mirror,) = build_mirrors(folder, config, _facts(folder, result), _as_trained(tracker, config), keep_offline=False)
+    options = _as_trained(tracker, config)
+    (mirror,) = build_mirrors(folder, config, _facts(folder, result), options, keep_offline=False, training=False)
     mirror.open()
     try:
         mirror.epochs()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,7 +24,8 @@ from lightning.pytorch.loggers import MLFlowLogger, TensorBoardLogger, WandbLogg
 from pneumonia.cli import run as pneumonia
 from pneumonia.config.compose import compose as compose_config
 from pneumonia.config.convert import from_plain, to_plain
-from pneumonia.errors import ConfigError, Interrupted
+from pneumonia.errors import ConfigError, Interrupted, TransferError
+from pneumonia.evaluation.tracking import mlflow_options, push_run
 from pneumonia.runs.folder import RunFolder, read_metrics
 from pneumonia.training.loggers import mirror, mlflow, tracking
 from pneumonia.training.loggers.record import TrackerRecord
@@ -233,7 +235,10 @@ def test_an_unreachable_server_is_named_once_and_changes_nothing(compose, tmp_pa
         address = f"http://someone:hunter22@127.0.0.1:{closed.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         followed = train(compose(*SMALL, "logger=[csv,mlflow]", runs_dir=tmp_path / "a"))
-    output = capfd.readouterr().err
+        with pytest.raises(TransferError, match="was not sent whole"):
+            push_run(_only(tmp_path / "a"), mlflow_options(address.replace("someone:hunter22@", ""), "mine"))
+    output, _, pushed = capfd.readouterr().err.partition("Warning MLflow at http://127")
+    assert re.search(r" \.\.\.\)\. `pneumonia track push --to mlflow` sends it later\.", pushed), pushed
     assert output.count("MLflow at http://...@127.0.0.1") == output.count("Warning MLflow") == 1
     assert "can't be reached or refuses us" in output
     assert "The run continues without it; `pneumonia track push --to mlflow` sends it later." in output
@@ -342,7 +347,7 @@ def test_unknown_loggers_and_options_are_refused(overrides, message):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["logger=mlflow"], "logger=mlflow needs the address of a server"),
+        (["logger=mlflow"], "MLflow needs the address of a server .* Use logger.mlflow.tracking_uri=http://HOST:PORT or"),
         (["logger=wandb", "logger.wandb.registry=models"], "logger.wandb.registry=models links a checkpoint on the server"),
         (
             ["logger=mlflow", "logger.mlflow.tracking_uri=http://a:b@host"],

@@ -30,6 +30,7 @@ from pneumonia.training.loggers.steps import StepLogger
 
 SECRETS: Final = ("WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 USER: Final = re.compile(r"//[^/@\s]+@")
+LONGEST: Final = 200  # characters of an error in a warning
 _warned: set[str] = set()
 
 
@@ -73,6 +74,7 @@ class Mirror(ABC):
         name: Of the tracker, as in ``logger=NAME``.
         title: Of the tracker, for messages.
         watched: What it shows of the weights: ``gradients``, ``parameters``, ``all``, or nothing.
+        training: Whether a training goes on beside it, for messages.
         logger: Lightning's own logger, for a Trainer; ``None`` while the tracker is off or has failed.
         opened: Whether the tracker has a run that is not closed.
         files: The folder of the tracker's files, for those that write any.
@@ -82,6 +84,7 @@ class Mirror(ABC):
     name: ClassVar[str]
     title: ClassVar[str]
     watched: str | None = None
+    training = True
 
     def __init__(self, folder: RunFolder, config: TrainConfig, facts: Facts) -> None:
         self.folder, self.config, self.facts = folder, config, facts
@@ -225,10 +228,16 @@ class Mirror(ABC):
         with suppress(OSError):
             self.record.write(self.folder, self.name)
 
+    @property
+    def afterwards(self) -> str:
+        """What a failure of the tracker means for the run."""
+        to = "" if self.name == "wandb" else f" --to {self.name}"
+        continues = " The run continues without it;" if self.training else ""
+        return f"{continues} `pneumonia track push{to}` sends it later."
+
     def _failure(self, error: Exception) -> str:
         """Return the warning about an error of the tracker."""
-        to = "" if self.name == "wandb" else f" --to {self.name}"
-        return f"{self.title} failed ({short(error)}); the run continues without it. `pneumonia track push{to}` sends it later."
+        return f"{self.title} failed ({short(error)}).{self.afterwards}"
 
     def _safely(self, work: Callable[[], Any], force: bool = False) -> None:
         """Call a function; after a failure warn once and continue without the tracker."""
@@ -278,7 +287,8 @@ def short(error: object) -> str:
     for name in SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, "...")
-    return USER.sub("//...@", text)[:200]
+    text = USER.sub("//...@", text)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rpartition(' ')[0] or text[:LONGEST]} ..."
 
 
 def _tensors(network: nn.Module, watched: str | None) -> dict[str, Tensor]:

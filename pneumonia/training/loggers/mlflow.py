@@ -66,10 +66,7 @@ class MLflowMirror(Mirror):
                 self.record.id = self._create(experiment)
         except Exception as error:  # no route, a wrong password, an answer that is none
             _unreachable.add(place)
-            self._trouble(
-                f"MLflow at {short(place)} can't be reached or refuses us ({short(error)}). The run continues without it; "
-                "`pneumonia track push --to mlflow` sends it later."
-            )
+            self._trouble(f"MLflow at {short(place)} can't be reached or refuses us ({short(error)}).{self.afterwards}")
             return
         self.logger = ForwardingMLflowLogger(self, place, experiment, self.record.id)
         say(f"MLflow: run {self.record.id} of {escape(short(place))}")
@@ -147,21 +144,25 @@ class MLflowMirror(Mirror):
         self.client.log_batch(self.record.id, [Metric(name, value, now, step) for name, value in values.items()])
 
 
-def tracking_uri(options: MLflowConfig) -> str:
-    """Return the address of the server.
+def tracking_uri(options: MLflowConfig, setting: str = "logger.mlflow.tracking_uri=") -> str:
+    """Return the address of the server or database.
+
+    Args:
+        options: Of MLflow.
+        setting: What sets the address, for messages.
 
     Raises:
         ConfigError: There is none, or it holds a password, which would be written to the config of the run.
     """
     if options.tracking_uri and USER.search(options.tracking_uri):
         raise ConfigError(
-            f"logger.mlflow.tracking_uri={short(options.tracking_uri)} holds a password, and the config of a run is kept. Set "
+            f"{setting}{short(options.tracking_uri)} holds a password, and the address is kept in the run folder. Set "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment."
         )
     place = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not place:
         raise ConfigError(
-            "logger=mlflow needs the address of a server. Set logger.mlflow.tracking_uri=http://HOST:PORT, or "
-            "MLFLOW_TRACKING_URI in the environment."
+            f"MLflow needs the address of a server or of a database. Use {setting}http://HOST:PORT or "
+            f"{setting}sqlite:///mlflow.db, or set MLFLOW_TRACKING_URI in the environment."
         )
     return place

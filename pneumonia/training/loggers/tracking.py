@@ -51,7 +51,7 @@ def loggers_of(folder: RunFolder, mirrors: Sequence[Mirror]) -> list[Logger]:
 
 
 def build_mirrors(
-    folder: RunFolder, config: TrainConfig, facts: Facts, options: LoggerConfig, keep_offline: bool = True
+    folder: RunFolder, config: TrainConfig, facts: Facts, options: LoggerConfig, keep_offline: bool = True, training: bool = True
 ) -> list[Mirror]:
     """Build a mirror of a run for each tracker; nothing is sent yet.
 
@@ -61,6 +61,7 @@ def build_mirrors(
         facts: Of the run.
         options: Of the trackers.
         keep_offline: Whether to write files where W&B can't be reached.
+        training: Whether the run is being trained, for messages.
     """
     mirrors: list[Mirror] = []
     if options.wandb is not None:
@@ -78,6 +79,8 @@ def build_mirrors(
         from pneumonia.training.loggers.mlflow import MLflowMirror
 
         mirrors.append(MLflowMirror(folder, config, facts, options.mlflow))
+    for mirror in mirrors:
+        mirror.training = training
     return mirrors
 
 
@@ -116,8 +119,12 @@ def mirror_finished(folder: RunFolder, config: TrainConfig, facts: Facts, result
             mirror.result(result)
 
 
-def check_tracking(logger: LoggerConfig) -> None:
+def check_tracking(logger: LoggerConfig, mlflow_setting: str = "logger.mlflow.tracking_uri=") -> None:
     """Refuse trackers that can't be used, before training.
+
+    Args:
+        logger: The trackers.
+        mlflow_setting: What sets the address of MLflow, for messages.
 
     Raises:
         ConfigError: A package is missing, or an option can't work.
@@ -134,4 +141,4 @@ def check_tracking(logger: LoggerConfig) -> None:
     if logger.mlflow is not None:
         from pneumonia.training.loggers.mlflow import tracking_uri
 
-        tracking_uri(logger.mlflow)
+        tracking_uri(logger.mlflow, mlflow_setting)

@@ -101,7 +101,7 @@ class WandbMirror(Mirror):
             try:
                 self.run = start(mode="online")
             except Exception as error:  # no route, a wrong key, an answer that is none
-                later = " The run continues, kept offline: `pneumonia track push` sends it later." if self.keep_offline else ""
+                later = " It is kept offline; `pneumonia track push` sends it later." if self.keep_offline else ""
                 self._trouble(f"W&B can't be reached or refuses us ({short(error)}).{later}")
                 if not self.keep_offline:
                     return
