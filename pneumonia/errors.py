@@ -139,6 +139,12 @@ def broken_images(problems: Mapping[str, str], advice: str) -> BrokenImagesError
     return BrokenImagesError(f"{len(problems)} {noun} can't be read:\n{lines}\n{advice}")
 
 
+def sentence(error: object) -> str:
+    """Return the message of an error in one line that ends with a full stop."""
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 def some(values: Iterable[object], limit: int = 5) -> str:
     """Format the first few values and the number of the others."""
     items = [printable(value) for value in values]

@@ -150,6 +150,20 @@ def test_what_is_no_override_is_refused(overrides, message):
         compose(*overrides)
 
 
+@pytest.mark.parametrize("config", [None, "model=mlp"])
+def test_a_model_needs_a_config_and_a_data_module(config):
+    with pytest.raises(ConfigError, match=r"config has the type (NoneType|str)\. Use the TrainConfig that pneumonia.compose"):
+        build_model(config, None)
+    with pytest.raises(ConfigError, match=r"datamodule has the type (NoneType|str), .* Use XRayDataModule\(config\.data"):
+        build_model(compose(), config)
+
+
+@pytest.mark.parametrize("path", [None, 3, ["a"]])
+def test_a_run_is_loaded_by_its_path(path):
+    with pytest.raises(ConfigError, match=r"path=.* is no path\. Use the folder"):
+        load_run(path)
+
+
 def test_a_missing_config_folder_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="is not a folder"):
         compose(config_dir=str(tmp_path / "none"))

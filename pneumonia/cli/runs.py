@@ -24,7 +24,7 @@ STYLES: Final = {"finished": "green", "debug": "yellow", "running": "cyan", "int
 METRICS: Final = ("val/loss", "val/accuracy", "val/f1_macro")
 TITLES: Final = {"cost.fit_s": "time", "cost.usd": "USD"}
 HEADER: Final = "run,run_id,"  # of every table of runs
-MOST_KEYS: Final = 4  # with a column each on a terminal; more share one
+MOST_KEYS: Final = 4  # with a column each; more share one
 
 
 def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -70,7 +70,7 @@ def command(places: tuple[Path, ...], sort: str | None, where: tuple[str, ...], 
         raise ConfigError("--csv takes a file, or - for stdout, where --json prints too. Name a file, or leave one out.")
     if table not in {None, "-"}:
         check_csv(Path(str(table)), HEADER, "runs")
-    from pneumonia.runs.table import as_rows, choose, columns_of, differing_keys, read_runs
+    from pneumonia.runs.table import as_rows, choose, columns_of, differing_keys, read_runs, unmatched
 
     runs = read_runs(places or (Path("runs"),))
     chosen = choose(runs, where, sort)
@@ -81,7 +81,13 @@ def command(places: tuple[Path, ...], sort: str | None, where: tuple[str, ...], 
     if as_json:
         print(json.dumps(as_rows(chosen, columns), indent=2))
     elif table is None:
-        _print(chosen, keys, _named(chosen, sort, where), len(runs))
+        _print(chosen, keys, _named(chosen, sort, where))
+    if len(chosen) < len(runs):
+        from pneumonia.system.console import say, warn
+
+        say(f"{len(chosen)} of {count(len(runs), 'run')} match.")
+        for text in unmatched(runs, where):
+            warn(text)
 
 
 def _named(runs: "Sequence[RunSummary]", sort: str | None, where: Sequence[str]) -> list[str]:
@@ -110,8 +116,8 @@ def _write_csv(rows: list[dict[str, object]], columns: Sequence[str], file: str)
     say(f"Written: {file}")
 
 
-def _print(runs: "Sequence[RunSummary]", keys: list[str], named: list[str], total: int) -> None:
-    """Print the table: fitted to a terminal, and every column as plain text elsewhere."""
+def _print(runs: "Sequence[RunSummary]", keys: list[str], named: list[str]) -> None:
+    """Print the table: fitted to a terminal, and as plain text elsewhere."""
     monitors = dict.fromkeys((*METRICS, *(run.monitor for run in runs)))
     metrics = [key for key in monitors if any(key in run.metrics for run in runs)]
     shown = list(dict.fromkeys((*keys, *named)))
@@ -121,14 +127,12 @@ def _print(runs: "Sequence[RunSummary]", keys: list[str], named: list[str], tota
     if sys.stdout.isatty():
         _print_fitted(rows, shown, values)
     else:
-        columns = ["run", *shown, "state", *values, *(["reason"] if any(row["reason"] for row in rows) else [])]
-        widths = {name: max(map(len, (name, *(row[name] for row in rows)))) for name in columns[:-1]}
+        few = len(shown) <= MOST_KEYS
+        columns = ["run", *(shown if few else []), "state", *values, *([] if few else ["differs"])]
+        widths = {name: max(map(len, (name, *(row[name] for row in rows)))) for name in columns if name != "differs"}
+        columns += ["reason"] if any(row["reason"] for row in rows) else []
         for row in [{name: name for name in columns}, *rows]:
             print("  ".join(row[name].ljust(widths.get(name, 0)) for name in columns).rstrip())
-    if len(runs) < total:
-        from pneumonia.system.console import say
-
-        say(f"{len(runs)} of {count(total, 'run')} match.")
 
 
 def _print_fitted(rows: list[dict[str, str]], keys: Sequence[str], values: Sequence[str]) -> None:
@@ -142,7 +146,6 @@ def _print_fitted(rows: list[dict[str, str]], keys: Sequence[str], values: Seque
     marked = [{name: escape(cell) for name, cell in row.items()} for row in rows]
     for row in marked:
         style = STYLES.get(row["state"], "default")
-        row["differs"] = " ".join(f"{key}={row[key]}" for key in keys if row[key])
         row["state"] = f"[{style}]{row['state']}[/]"
         reasons += [f"{row['state']}  {row['run']}: {row['reason']}"] if row["reason"] else []
     columns = ["run", *(keys if len(keys) <= MOST_KEYS else ["differs"]), "state", *values]
@@ -159,6 +162,7 @@ def _cells(run: "RunSummary", keys: Sequence[str], metrics: Sequence[str]) -> di
     cost = run.cost
     total = run.settings.get("max_epochs")
     cells = {key: value_text(run.settings[key]) if key in run.settings else "" for key in keys}
+    cells["differs"] = " ".join(f"{key}={cell}" for key, cell in cells.items() if cell)
     cells |= {"run": str(run.folder.path), "state": run.state, "reason": run.reason}
     cells |= {"epochs": f"{run.epochs}/{total}" if total else str(run.epochs), "best_epoch": str(run.best_epoch or "")}
     cells |= {key: _number(run.metrics.get(key), 4) for key in metrics}

@@ -29,8 +29,15 @@ def build_model(config: TrainConfig, datamodule: XRayDataModule) -> Classifier:
         datamodule: Gives task, image size, class counts and the range of the grey levels; its data are loaded.
 
     Raises:
-        PneumoniaError: Bad data, or an option that the family can't take.
+        PneumoniaError: Bad data, an option that the family can't take, or an argument of another type.
     """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"config has the type {type(config).__name__}. Use the TrainConfig that pneumonia.compose returns.")
+    if not isinstance(datamodule, XRayDataModule):
+        raise ConfigError(
+            f"datamodule has the type {type(datamodule).__name__}, and a model depends on its classes and grey levels. Use "
+            "XRayDataModule(config.data, config.split, ...)."
+        )
     datamodule.prepare_data()
     datamodule.setup("fit")
     options = replace(options_from_config(config), task=datamodule.task, image_size=datamodule.image_size)

@@ -65,9 +65,11 @@ def parse_order(text: str) -> Order:
     """Parse ``key``, ``key:asc`` or ``key:desc``.
 
     Raises:
-        ConfigError: The direction is neither.
+        ConfigError: There is no key, or the direction is neither.
     """
     key, found, direction = text.partition(":")
+    if not key.strip():
+        raise ConfigError(f"'{text}' names no key to sort by. Use a column, metric or config key, for example val/f1_macro:desc.")
     if found and direction not in DIRECTIONS:
         raise ConfigError(f"'{text}' ends with neither :asc nor :desc.{nearest(direction, DIRECTIONS)}")
     return Order(ALIASES.get(key, key), direction == "desc")

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from pneumonia.config.convert import from_plain, to_plain
 from pneumonia.config.schema import TrainConfig
-from pneumonia.errors import RunError
+from pneumonia.errors import RunError, sentence
 from pneumonia.system.files import replacing, translated_os_errors
 
 OWN: Final = "own"  # the data on which a run was trained, in the name of an evaluation
@@ -157,7 +157,7 @@ def read_config(folder: RunFolder) -> TrainConfig:
     try:
         return from_plain(yaml.load(folder.config.read_bytes(), Loader=loader))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
+        reason = sentence(error)
         raise RunError(f"{folder.config} is damaged or of another version: {reason} Train the run again.") from error
 
 

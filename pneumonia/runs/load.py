@@ -11,12 +11,13 @@ import pandas as pd
 
 from pneumonia.config.schema import TrainConfig
 from pneumonia.data.images.limits import UnreadableImageError
-from pneumonia.errors import RunError, broken_images
+from pneumonia.errors import ConfigError, RunError, broken_images
 from pneumonia.metrics.calibration import Temperature, apply_temperature, fit_temperature
 from pneumonia.metrics.predictions import PROBABILITY_PREFIX, predicted_classes, prediction_arrays
 from pneumonia.runs.folder import RunFolder
 from pneumonia.runs.prediction_tables import read_predictions
 from pneumonia.runs.result import RunResult, read_result
+from pneumonia.system.arguments import paths
 from pneumonia.tasks import Task
 
 if TYPE_CHECKING:
@@ -103,8 +104,11 @@ class FinishedRun:
         probability, label = prediction_arrays(self.validation_predictions(), self.task.classes)
         return fit_temperature(probability.astype(np.float64), label)
 
-    def predict(self, images: Iterable[str | PathLike[str]]) -> pd.DataFrame:
+    def predict(self, images: str | PathLike[str] | Iterable[str | PathLike[str]]) -> pd.DataFrame:
         """Predict image files, decoded and normalized as in training.
+
+        Args:
+            images: A file, or several.
 
         Returns:
             One row per file: ``image``, ``predicted``, ``prob_<class>`` (calibrated where :meth:`temperature` is defined) and
@@ -112,13 +116,15 @@ class FinishedRun:
 
         Raises:
             BrokenImagesError: Lists the files that cannot be read.
+            ConfigError: ``images`` holds something else than paths.
             CheckpointError, TargetError: See :meth:`load_model`.
         """
         from pneumonia.runs.predictions import predict_file  # imports torch
 
+        files = paths("images", images)
         classifier, classes = self.load_model(), self.task.classes
         names, raw, problems = [], [], {}
-        for path in map(Path, images):
+        for path in files:
             try:
                 raw.append(predict_file(classifier, path)[1])
                 names.append(str(path))
@@ -138,7 +144,10 @@ def load_finished_run(path: str | PathLike[str]) -> FinishedRun:
 
     Raises:
         RunError: The folder is missing, is no run folder, or its training did not end as its config says.
+        ConfigError: ``path`` is no path.
     """
+    if not isinstance(path, str | PathLike):
+        raise ConfigError(f"path={path!r} is no path. Use the folder that `pneumonia train` printed.")
     path = Path(path)
     if not path.is_dir():
         what = f"{path} is a file, not a run folder" if path.exists() else f"There is no run folder {path}"

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pneumonia.config.overrides import override_value
-from pneumonia.errors import ConfigError, nearest
-from pneumonia.runs.conditions import ALIASES, Condition, in_order, parse_condition, parse_order
+from pneumonia.errors import ConfigError, nearest, some
+from pneumonia.runs.conditions import ALIASES, Condition, in_order, number_of, parse_condition, parse_order, value_text
 from pneumonia.runs.listing import PlannedJob, find_some_runs, jobs_by_run
 from pneumonia.runs.result import Cost
 from pneumonia.runs.summary import RunSummary, summarize
+from pneumonia.system.arguments import paths, texts
 from pneumonia.system.console import track
 
 if TYPE_CHECKING:
@@ -23,15 +24,15 @@ COLUMNS: Final = ("run", "run_id", "state", "reason", "epochs", "best_epoch", "c
 
 
 def list_runs(
-    *places: str | PathLike[str], where: Iterable[str] = (), sort: str | None = None, keys: Iterable[str] = ()
+    *places: str | PathLike[str], where: str | Iterable[str] = (), sort: str | None = None, keys: str | Iterable[str] = ()
 ) -> "pd.DataFrame":
     """Return the runs at or below some folders as a table, one row a run; damaged runs have a ``reason``.
 
     Args:
         places: Run folders, or folders of them; ``runs`` without any.
-        where: Conditions that all must hold, for example ``"state=finished"`` or ``"optimizer.lr<0.01"``.
+        where: A condition, or several that all must hold, for example ``"state=finished"`` or ``"optimizer.lr<0.01"``.
         sort: A column, metric or config key, for example ``"val/f1_macro:desc"``; by folder without it.
-        keys: Config keys for more columns.
+        keys: A config key for one more column, or several.
 
     Returns:
         Columns ``run`` (the folder, which :func:`pneumonia.load_run` takes), ``run_id``, the config keys in which these runs
@@ -40,15 +41,17 @@ def list_runs(
 
     Raises:
         RunError: A folder is missing, or there is no run.
-        ConfigError: A condition is malformed, or a key is unknown.
+        ConfigError: A condition is malformed, a key is unknown, or an argument has another type.
     """
     import pandas as pd
 
-    keys = list(keys)
-    runs = read_runs([Path(place) for place in places or ("runs",)])
-    chosen = choose(runs, where, sort)
-    check_keys(runs, keys)
-    columns = columns_of(chosen, [*differing_keys(chosen), *keys])
+    conditions, added = texts("where", where, "state=finished"), texts("keys", keys, "optimizer.lr")
+    if sort is not None:
+        texts("sort", [sort], "val/f1_macro:desc")
+    runs = read_runs(paths("places", places or "runs"))
+    chosen = choose(runs, conditions, sort)
+    check_keys(runs, added)
+    columns = columns_of(chosen, [*differing_keys(chosen), *added])
     numbers = [key for key in columns if key in NUMERIC_COSTS or any(key in run.metrics for run in chosen)]
     return pd.DataFrame(as_rows(chosen, columns), columns=columns).astype(dict.fromkeys(numbers, float))
 
@@ -73,10 +76,26 @@ def choose(runs: Sequence[RunSummary], where: Iterable[str] = (), sort: str | No
         ConfigError: A condition is malformed, or a key is unknown.
     """
     conditions = [parse_condition(text) for text in where]
-    order = parse_order(sort) if sort else None
+    order = None if sort is None else parse_order(sort)
     check_keys(runs, [*(one.key for one in conditions), *([order.key] if order else [])])
     chosen = [run for run in runs if _holds(conditions, values_of(run))]
     return in_order(chosen, order, values_of) if order else chosen
+
+
+def unmatched(runs: Sequence[RunSummary], where: Iterable[str]) -> list[str]:
+    """Return a sentence with the values there are, for each condition that no run fulfils by itself."""
+    found = []
+    for text in where:
+        condition = parse_condition(text)
+        if any(condition.holds(values_of(run)) for run in runs):
+            continue
+        values = [values_of(run).get(condition.key) for run in runs]
+        known = sorted(
+            {value_text(value) for value in values if value is not None}, key=lambda value: (number_of(value) or 0, value)
+        )
+        close = nearest(condition.value, known) if condition.relation == "=" else ""
+        found.append(f"No run has {text}: {condition.key} is {some(known)}.{close}")
+    return found
 
 
 def check_keys(runs: Sequence[RunSummary], keys: Iterable[str]) -> None:

@@ -82,6 +82,29 @@ def test_a_condition_without_matches_is_no_error(runs, capsys):
     assert json.loads(_printed(capsys, str(runs), "--where", "seed=99", "--json")) == []
 
 
+def test_values_there_are_follow_a_condition_without_matches(runs, capsys):
+    for options in ([], ["--json"], ["--csv", "-"]):
+        assert run(["runs", str(runs), "--where", "model=pseudo_restnet", "--where", "state=finished", *options]) == 0
+        err = capsys.readouterr().err
+        assert "No run has model=pseudo_restnet: model is pseudo_resnet. Did you mean 'pseudo_resnet'?" in err
+        assert "state=finished:" not in err
+    assert run(["runs", str(runs), "--where", "optimizer.lr>1"]) == 0
+    assert "No run has optimizer.lr>1: optimizer.lr is 0.001, 0.01, 0.1." in capsys.readouterr().err
+
+
+def test_many_differing_keys_share_a_column_in_a_pipe(runs, capsys):
+    for number in (1, 2):
+        path = runs / "a" / str(number) / "result.json"
+        held = json.loads(path.read_text())
+        held["config"] |= {"seed": number, "batch_size": number + 8, "image_size": number + 16, "max_epochs": number + 2}
+        path.write_text(json.dumps(held))
+    header, first, *_ = _printed(capsys, str(runs / "a")).splitlines()
+    assert header.split()[-2:] == ["differs", "reason"]
+    assert "seed" not in header
+    assert " optimizer.lr=0.1 " in first
+    assert " seed=1 " in first
+
+
 def test_the_default_folder_is_runs(runs, capsys, monkeypatch):
     monkeypatch.chdir(runs.parent)
     assert _printed(capsys).splitlines()[1].startswith("runs/a/1 ")
@@ -93,6 +116,9 @@ def test_the_default_folder_is_runs(runs, capsys, monkeypatch):
         (["--sort", "val/f1_macr"], "Did you mean 'val/f1_macro'"),
         (["--where", "optimiser.lr=0.1"], "Did you mean 'optimizer.lr'"),
         (["--where", "state=done"], "state=done does not exist; states are finished, debug"),
+        (["--sort", ""], "'' names no key to sort by"),
+        (["--sort", ":desc"], "':desc' names no key to sort by"),
+        (["--where", ""], "'' is no condition"),
         (["--csv", "-", "--json"], "where --json prints too"),
         (["--srot", "seed"], "No such option '--srot'.*--sort"),
         (["optimizer=sgd"], "optimizer=sgd is not an option of `pneumonia runs`"),

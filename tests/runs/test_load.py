@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pneumonia.errors import BrokenImagesError, CheckpointError, RunError
+from pneumonia.errors import BrokenImagesError, CheckpointError, ConfigError, RunError
 from pneumonia.evaluation.evaluate import evaluate
 from pneumonia.evaluation.run_predictions import EvaluateOptions
 from pneumonia.runs.load import load_finished_run
@@ -52,6 +52,19 @@ def test_predictions_equal_those_of_an_evaluation(copy, phantoms, cache_dir):
     assert run.temperature().value == evaluation.result.calibration.temperature
     assert not np.allclose(predictions["prob_VIRUS"], predictions["raw_VIRUS"])
     assert predictions.filter(like="prob_").sum(axis=1).to_numpy() == pytest.approx(1)
+
+
+def test_one_path_is_one_image(finished, phantoms):
+    run, image = load_finished_run(finished), next((phantoms / "test").rglob("*.jpeg"))
+    for one in (str(image), image):
+        pd.testing.assert_frame_equal(run.predict(one), run.predict([image]))
+    assert run.predict([]).empty
+
+
+@pytest.mark.parametrize("images", [None, 3, [b"a.jpeg"], np.zeros((2, 8, 8))])
+def test_other_arguments_than_paths_are_refused(images, finished):
+    with pytest.raises(ConfigError, match=r"images holds (None|3|a bytes|a ndarray), which is no path"):
+        load_finished_run(finished).predict(images)
 
 
 def test_unreadable_images_are_listed_together(finished, tmp_path):

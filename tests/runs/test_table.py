@@ -1,6 +1,7 @@
 """Tables of runs hold the values of the runs' own files, whatever state the runs are in."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,6 +46,35 @@ def test_values_are_those_of_the_result_files(runs):
         assert row["optimizer.lr"] == result["config"]["optimizer"]["lr"]
     assert set(table["state"]) == {"finished"}
     assert {table[key].dtype for key in table if "/" in key or key == "cost.usd"} == {np.dtype(float)}
+
+
+def test_one_condition_and_one_key_need_no_list(runs):
+    table = list_runs(runs, where="optimizer.lr<0.05", keys="batch_size")
+    pd.testing.assert_frame_equal(table, list_runs(runs, where=["optimizer.lr<0.05"], keys=["batch_size"]))
+    assert _ids(table) == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"where": [3]}, "where holds 3, which is no text. Use text such as 'state=finished'"),
+        ({"keys": None}, "keys holds None, which is no text"),
+        ({"sort": 3}, "sort holds 3, which is no text"),
+        ({"sort": ""}, "'' names no key to sort by"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(arguments, message, runs):
+    with pytest.raises(ConfigError, match=message):
+        list_runs(runs, **arguments)
+    with pytest.raises(ConfigError, match="places holds a list, which is no path"):
+        list_runs([runs])
+
+
+def test_a_damaged_config_ends_in_whole_sentences(runs):
+    (runs / "a" / "1" / "config.yaml").write_text("a: [1")
+    (runs / "a" / "1" / "result.json").unlink()
+    reason = list_runs(runs).set_index("run_id").loc["1", "reason"]
+    assert re.search(r"is damaged or of another version: .*\S\. Train the run again\.$", reason), reason
 
 
 def test_only_differing_keys_have_columns(runs):

@@ -12,7 +12,7 @@ from pneumonia.config.schema import SplitConfig
 from pneumonia.data.duplicates import groups
 from pneumonia.data.splits.deal import NO_FOLD, deal_piles, deal_tenths, thin_training
 from pneumonia.data.splits.leaks import UNUSED, check_no_leak
-from pneumonia.errors import ConfigError, SplitError, some
+from pneumonia.errors import ConfigError, SplitError, sentence, some
 from pneumonia.system.arrays import Bools, Ints, Objects
 from pneumonia.system.files import digest
 
@@ -106,7 +106,9 @@ def _random(manifest: pd.DataFrame, group: Ints, config: SplitConfig) -> tuple[O
         train, rest = train_test_split(rows, train_size=size, stratify=label, random_state=config.seed)
         val, test = train_test_split(rest, test_size=len(rest) // 2, stratify=label[rest], random_state=config.seed)
     except ValueError as error:
-        raise SplitError(f"split={config.method} can not divide {len(rows)} images by class: {error} Use more data.") from error
+        raise SplitError(
+            f"split={config.method} can not divide {len(rows)} images by class: {sentence(error)} Use more data."
+        ) from error
     subsets = np.empty(len(rows), dtype=object)
     for name, chosen in (("train", train), ("val", val), ("test", test)):
         subsets[chosen] = name
