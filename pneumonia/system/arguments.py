@@ -40,8 +40,9 @@ def texts(name: str, values: object, example: str) -> list[str]:
 
 
 def _listed(values: object) -> list[object]:
-    one = isinstance(values, str | bytes | PathLike) or not isinstance(values, Iterable)
-    return [values] if one else list(values)
+    if isinstance(values, Iterable) and not isinstance(values, str | bytes | PathLike):
+        return list(values)
+    return [values]
 
 
 def _shown(value: object) -> str:
