@@ -1,6 +1,7 @@
 """The examples run as notebooks, on phantoms."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import jupytext
@@ -35,3 +36,6 @@ def test_example_runs(name, tmp_path, monkeypatch):
     notebook = jupytext.read(FOLDER / f"{name}.py")
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     assert FINDS.get(name, "") in nbformat.writes(notebook)
+    if made := [f"examples/{entry.name}/" for entry in tmp_path.iterdir() if (FOLDER.parent / ".git").exists()]:
+        ignored = subprocess.run(["git", "check-ignore", *made], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+        assert sorted(ignored.stdout.split()) == sorted(made)

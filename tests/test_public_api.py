@@ -150,6 +150,16 @@ def test_what_is_no_override_is_refused(overrides, message):
         compose(*overrides)
 
 
+def test_a_data_module_needs_the_nodes_of_a_config():
+    config = compose()
+    with pytest.raises(ConfigError, match=r"data has the type SplitConfig\. Use config\.data of pneumonia\.compose"):
+        XRayDataModule(config.split, config.data)
+    with pytest.raises(ConfigError, match=r"split has the type NoneType\. Use config\.split"):
+        XRayDataModule(config.data, None)
+    with pytest.raises(ConfigError, match="cache_dir holds None, which is no path"):
+        XRayDataModule(config.data, config.split, cache_dir=None)
+
+
 @pytest.mark.parametrize("config", [None, "model=mlp"])
 def test_a_model_needs_a_config_and_a_data_module(config):
     with pytest.raises(ConfigError, match=r"config has the type (NoneType|str)\. Use the TrainConfig that pneumonia.compose"):

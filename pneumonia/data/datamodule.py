@@ -23,6 +23,7 @@ from pneumonia.data.splits.assign import fold_view, split_sha256
 from pneumonia.data.splits.files import check_split_file
 from pneumonia.data.splits.leaks import Leak
 from pneumonia.errors import ConfigError, SplitError
+from pneumonia.system.arguments import paths
 from pneumonia.system.arrays import Ints
 from pneumonia.tasks import SUBTYPE, Task
 
@@ -79,6 +80,9 @@ class XRayDataModule(LightningDataModule):
         overfit: bool = False,
     ) -> None:
         super().__init__()
+        for name, config, kind in (("data", data, DataConfig), ("split", split, SplitConfig)):
+            if not isinstance(config, kind):
+                raise ConfigError(f"{name} has the type {type(config).__name__}. Use config.{name} of pneumonia.compose().")
         given = {"image_size": image_size, "batch_size": batch_size, "augmenter": augmenter, "seed": seed}
         for name, value in {**given, "num_workers": num_workers}.items():
             check_value(name, value, str if name == "augmenter" else int, RULES[name])
@@ -89,7 +93,7 @@ class XRayDataModule(LightningDataModule):
         self.seed = seed
         self.overfit = overfit
         self.num_workers = num_workers
-        self.cache_dir = Path(cache_dir)
+        (self.cache_dir,) = paths("cache_dir", [cache_dir])
         self.data_cache = data_cache or RunDataCache()
         self._assigned: AssignedSplit | None = None
         self._resumed_epoch = 0
