@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, Field, field, fields, make_dataclass
+from dataclasses import MISSING, field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,14 @@ from pneumonia.config.keys import check_config_dir, conf_dir, config_keys
 from pneumonia.config.schema import GROUPS, LoggerConfig, TaskConfig, TrainConfig
 from pneumonia.config.validation import check_group_keys, check_keys, check_together
 from pneumonia.errors import ConfigError
+
+# A task whose values have any type: OmegaConf would turn numbers and booleans into text. Jobs of a multirun pickle it.
+UntypedTask = make_dataclass(
+    "UntypedTask",
+    [(item.name, Any, field(default=item.default, default_factory=item.default_factory)) for item in fields(TaskConfig)],
+    kw_only=True,
+    namespace={"__module__": __name__},
+)
 
 
 def compose(*overrides: str, config_dir: Path | str | None = None, config_name: str = "train") -> TrainConfig:
@@ -83,18 +91,14 @@ def register_schema() -> None:
     hints = hints_of(TrainConfig)
     items: list[Any] = []
     for item in fields(TrainConfig):
-        if hints[item.name] is TaskConfig:  # OmegaConf would turn numbers and booleans into text
-            items.append((item.name, make_dataclass("TaskConfig", map(_untyped, fields(TaskConfig)), kw_only=True)))
+        if hints[item.name] is TaskConfig:
+            items.append((item.name, UntypedTask))
             continue
         own = item.default_factory is not MISSING
         is_open = item.name in GROUPS or hints[item.name] is LoggerConfig or is_mapping_of_nodes(hints[item.name])
         value = field(default_factory=dict if is_open else item.default_factory) if own else field()
         items.append((item.name, dict if is_open else hints[item.name], value))
     ConfigStore.instance().store("schema", make_dataclass("TrainConfig", items, kw_only=True))
-
-
-def _untyped(item: Field[Any]) -> tuple[str, Any, Any]:
-    return item.name, Any, field(default=item.default, default_factory=item.default_factory)
 
 
 @contextmanager

@@ -1,12 +1,14 @@
 """Overrides become one typed config, and the packaged config files are found as Hydra finds any others."""
 
+import pickle
+
 import pytest
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 
-from pneumonia.config.compose import compose
-from pneumonia.config.keys import config_groups
+from pneumonia.config.compose import compose, hydra_session
+from pneumonia.config.keys import conf_dir, config_groups
 from pneumonia.config.schema import GROUPS
 from pneumonia.errors import ConfigError
 
@@ -57,6 +59,12 @@ def test_compose_restores_the_callers_hydra():
         assert GlobalHydra.instance().hydra is outer
         assert hydra_compose("train", ["model=mlp"]).model.hidden == [8]
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_composed_config_can_be_pickled_for_launchers():
+    with hydra_session(conf_dir()):
+        config = hydra_compose("train")
+    assert pickle.loads(pickle.dumps(config)) == config
 
 
 def test_compose_translates_errors():
