@@ -38,7 +38,7 @@ def build_callbacks(config: TrainConfig, monitor: str) -> list[Callback]:
     built = {}
     for name, node in config.callbacks.items():
         key = f"callbacks.{name}"
-        callback = _build(key, to_plain(node), monitor)
+        callback = _build(key, to_plain(node), monitor, compares_epochs(config))
         _check_work(key, callback, metrics)
         _check_arguments(key, callback, on_cpu=device_of(config.trainer).type == "cpu")
         check_plain_state(key, callback.state_dict())
@@ -66,10 +66,10 @@ def _metrics(config: TrainConfig, monitor: str) -> Sequence[str]:
     )
 
 
-def _build(key: str, node: Node, monitor: str) -> Callback:
+def _build(key: str, node: Node, monitor: str, by_epoch: bool) -> Callback:
     target = str(node["_target_"])
     if lightning_class(target) == EARLY_STOPPING:
-        node = _early_stopping(key, node, monitor)
+        node = _early_stopping(key, node, monitor, by_epoch)
     try:
         found: Any = instantiate(node, _convert_="all")
     except HydraException as error:
@@ -88,7 +88,7 @@ def _build(key: str, node: Node, monitor: str) -> Callback:
     return found
 
 
-def _early_stopping(key: str, node: Node, monitor: str) -> Node:
+def _early_stopping(key: str, node: Node, monitor: str, by_epoch: bool) -> Node:
     """Check the arguments as those of ``early_stopping``, and fill in the monitor of the run where the node names none."""
     chosen = str(node.get("monitor") or monitor)
     for item in fields(EarlyStoppingConfig):
@@ -101,7 +101,12 @@ def _early_stopping(key: str, node: Node, monitor: str) -> Node:
         raise ConfigError(
             f"{key}.mode={mode} would stop while {chosen} improves: it improves towards its {wanted}. Use mode={wanted}, or null."
         )
-    return {"check_on_train_epoch_end": True, **node, "monitor": chosen, "mode": wanted}
+    return {"check_on_train_epoch_end": by_epoch, **node, "monitor": chosen, "mode": wanted}
+
+
+def compares_epochs(config: TrainConfig) -> bool:
+    """Whether early stopping looks at the end of epochs, of which each is validated; else after each validation."""
+    return config.trainer.check_val_every_n_epoch == 1
 
 
 def _check_work(key: str, callback: Callback, metrics: Sequence[str]) -> None:

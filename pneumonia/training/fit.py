@@ -23,6 +23,7 @@ from pneumonia.system.device import configure_tf32, device_of, precision_on, pro
 from pneumonia.system.signals import sigterm_as_interrupt
 from pneumonia.training.callbacks import RunCallbacks
 from pneumonia.training.checkpointing import AtomicCheckpointIO, direction
+from pneumonia.training.config_callbacks import compares_epochs
 from pneumonia.training.loggers.mirror import Mirror
 from pneumonia.training.loggers.steps import StepRecorder
 from pneumonia.training.loggers.tracking import WATCH_EVERY, Follower, loggers_of
@@ -67,8 +68,10 @@ def fit(
     callbacks.append(Follower(mirrors, settings.log_every_n_steps or WATCH_EVERY))
     stopping = config.early_stopping
     if stopping.patience is not None:
-        mode = direction(monitor)  # epochs are compared, also where an epoch has several validations
-        callbacks.append(EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode, check_on_train_epoch_end=True))
+        mode, by_epoch = direction(monitor), compares_epochs(config)
+        callbacks.append(
+            EarlyStopping(monitor, stopping.min_delta, stopping.patience, mode=mode, check_on_train_epoch_end=by_epoch)
+        )
     if settings.max_time is not None:
         callbacks.append(TimeLimit(settings.max_time, folder))
     callbacks += more

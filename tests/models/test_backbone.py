@@ -14,7 +14,7 @@ from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.models.checkpoints import load_classifier
 from pneumonia.models.factory import build_classifier
 from pneumonia.models.options import ClassifierOptions
-from pneumonia.tasks import LABELS
+from pneumonia.tasks import LABELS, SUBTYPE
 
 NAMES = ["densenet121", "resnet18", "convnext_atto", "vit_tiny_patch16_224"]
 TARGET = "pneumonia.models.backbone.Backbone"
@@ -77,7 +77,7 @@ def test_a_checkpoint_is_restored_without_the_weights_file(name, colour_weights,
     trainer = quick_fit(classifier, data, 1)
     trainer.save_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     copy.unlink()
-    restored = load_classifier(tmp_path / "model.ckpt", "subtype")
+    restored = load_classifier(tmp_path / "model.ckpt", SUBTYPE)
     image = torch.randint(0, 256, (3, 1, 32, 32), dtype=torch.uint8)
     assert torch.equal(restored(image), classifier.eval()(image))
 
