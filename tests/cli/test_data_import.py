@@ -12,6 +12,7 @@ from builders import dicom, make_tar, make_zip, medmnist, png, tree
 
 from pneumonia.cli import main
 from pneumonia.data.manifest import read_manifest
+from pneumonia.system.console import CONSOLE
 
 KAGGLE = {
     "train/NORMAL/IM-0001-0001.png": png(1),
@@ -56,7 +57,8 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│\n ").split("│")] for line in table.splitlines() if "│" in line]
 
 
-def test_kaggle_folder_gives_a_manifest_and_a_summary(run, tmp_path):
+def test_kaggle_folder_gives_a_manifest_and_a_summary(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(CONSOLE, "width", 200)
     root = tree(tmp_path / "data" / "chest_xray", KAGGLE)
     code, out, err = run(root.parent)
     assert code == 0, err
@@ -82,6 +84,13 @@ def test_kaggle_folder_gives_a_manifest_and_a_summary(run, tmp_path):
         assert words in err
     assert ["train", "2", "1", "1", "4", "3", "32 to 40", "32 to 40"] in cells(err)
     assert ["all", "2", "2", "1", "5", "4", "32 to 40", "32 to 40"] in cells(err)
+
+
+def test_summary_turns_where_the_terminal_is_narrow(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(CONSOLE, "width", 60)
+    _, _, err = run(tree(tmp_path / "data" / "chest_xray", KAGGLE).parent)
+    assert ["BACTERIA", "1", "0", "1"] in cells(err)
+    assert ["images", "4", "1", "5"] in cells(err)
 
 
 def test_a_mendeley_tree_gives_its_manifest(run, tmp_path):
