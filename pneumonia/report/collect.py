@@ -123,4 +123,8 @@ def _unfinished(folder: RunFolder, result: RunResult | None, failure: Failure | 
         return f"{failure.state}: {failure.reason}"
     if result is not None:
         return f"it {result.shortened}"
-    return f"not finished: {count(len(read_metrics(folder)), 'epoch')} done; the same `pneumonia train` resumes it"
+    try:
+        epochs = len(read_metrics(folder))
+    except RunError as error:
+        return str(error)
+    return f"not finished: {count(epochs, 'epoch')} done; the same `pneumonia train` resumes it"

@@ -162,8 +162,20 @@ def read_config(folder: RunFolder) -> TrainConfig:
 
 
 def read_metrics(folder: RunFolder) -> list[dict[str, str]]:
-    """Read the rows of ``metrics.csv``, one per epoch; none before the end of the first."""
+    """Read the rows of ``metrics.csv``, one per epoch; none before the end of the first.
+
+    Raises:
+        RunError: The file is damaged: a row has no epoch.
+    """
     if not folder.metrics.exists():
         return []
-    with folder.metrics.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with folder.metrics.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            int(row["epoch"])
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise RunError(
+            f"{folder.metrics} is damaged ({type(error).__name__}: {error}). Train the run again, with force=true."
+        ) from error
+    return rows

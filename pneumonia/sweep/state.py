@@ -152,7 +152,11 @@ class SweepState:
             return known
         note, damage = read_json(self._file(job.key, "json")), ""
         folder = RunFolder(self.folder / str(note["run"])) if "run" in note else None
-        rows = read_metrics(folder) if folder is not None else []
+        rows: list[dict[str, str]] = []
+        try:
+            rows = read_metrics(folder) if folder is not None else []
+        except RunError as error:  # fails this job alone
+            damage = str(error)
         if folder is not None and note.get("source") == self._fingerprint(job):
             try:
                 result = read_result(folder)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import torch
 from lightning import LightningModule, Trainer
@@ -19,32 +19,49 @@ from pneumonia.models.base import Classifier
 from pneumonia.runs.folder import RunFolder
 from pneumonia.system.files import replacing
 
+TENSORS: Final = ("state_dict", "optimizer_states")  # of a checkpoint; the rest is small
 
-def check_plain_state(name: str, state: Mapping[str, object]) -> None:
-    """Refuse the state of a callback that a checkpoint can't give back: files are read with ``weights_only``.
+
+def check_plain_state(name: str, state: Mapping[str, object], what: str = "state_dict") -> None:
+    """Refuse values that a checkpoint can't give back: files are read with ``weights_only``.
+
+    Args:
+        name: Whose values they are.
+        state: The values.
+        what: Where they come from, for the message.
 
     Raises:
-        ConfigError: With the name of the callback and the value.
+        ConfigError: With the name and the value.
     """
-    for key, value in state.items():
-        file = BytesIO()
-        try:
-            torch.save(value, file)
-            file.seek(0)
-            torch.load(file, weights_only=True)
-        except Exception as error:
-            raise ConfigError(
-                f"{name}: its state_dict holds {key}={str(value)[:80]} ({type(value).__name__}), which no checkpoint can give "
-                "back, so the run could not be resumed. Return plain values and tensors."
-            ) from error
+    wrong = next(((key, value) for key, value in state.items() if not _is_plain(value)), None)
+    if wrong is not None:
+        key, value = wrong
+        raise ConfigError(
+            f"{name}: its {what} holds {key}={str(value)[:80]} ({type(value).__name__}), which no checkpoint can give back, so "
+            "the run could not be resumed. Return plain values and tensors."
+        )
+
+
+def _is_plain(value: object) -> bool:
+    file = BytesIO()
+    try:
+        torch.save(value, file)
+        file.seek(0)
+        torch.load(file, weights_only=True)
+    except Exception:  # pickle raises what the class of the value raises
+        return False
+    return True
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write each checkpoint atomically, so that an interrupted process leaves the one before it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        for name, state in checkpoint.get("callbacks", {}).items():
-            check_plain_state(name, state)
+        small = {key: value for key, value in checkpoint.items() if key not in TENSORS}
+        if not _is_plain(small):
+            for name, state in small.pop("callbacks", {}).items():
+                check_plain_state(name, state)
+            check_plain_state("A callback or the model", small, "on_save_checkpoint, or an own schedule,")
         with replacing(Path(path)) as part:
             super().save_checkpoint(checkpoint, part, storage_options)
 

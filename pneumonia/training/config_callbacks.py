@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from hydra.errors import HydraException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor, ModelCheckpoint, ModelSummary, ProgressBar
 
 from pneumonia.config.callback_classes import EARLY_STOPPING, REPLACED, UNLOADABLE, lightning_class
 from pneumonia.config.convert import to_plain
@@ -19,6 +19,7 @@ from pneumonia.metrics.classification import metrics_of
 from pneumonia.system.device import device_of
 from pneumonia.training.checkpointing import check_plain_state, direction
 
+KEPT: Final = ("best", "last")  # files in checkpoints/ of every run
 MODES: Final = ("min", "max")
 Node = dict[str, object]
 
@@ -94,6 +95,8 @@ def _early_stopping(key: str, node: Node, monitor: str, by_epoch: bool) -> Node:
     for item in fields(EarlyStoppingConfig):
         if item.name in node:
             check_value(f"{key}.{item.name}", node[item.name], {"patience": int, "min_delta": float}[item.name], rule_of(item))
+    for name in ("stopping_threshold", "divergence_threshold"):
+        check_value(f"{key}.{name}", node.get(name), float | None)
     mode, wanted = node.get("mode"), direction(chosen)
     if mode not in (None, *MODES):
         raise ConfigError(f"{key}.mode={mode} is not known; choose one of {', '.join(MODES)}, or null for that of the monitor.")
@@ -121,6 +124,10 @@ def _check_work(key: str, callback: Callback, metrics: Sequence[str]) -> None:
         raise ConfigError(f"{key}: {unloadable} {UNLOADABLE[unloadable]}, so best.ckpt could not be loaded. Leave it out.")
     if getattr(callback, "save_last", None):
         raise ConfigError(f"{key}.save_last=true would replace the last.ckpt from which the run resumes. Leave it out.")
+    if isinstance(callback, ModelCheckpoint) and callback.filename in KEPT:
+        raise ConfigError(
+            f"{key}.filename={callback.filename} would replace the {callback.filename}.ckpt of the run. Use another."
+        )
     monitor = getattr(callback, "monitor", None)
     if metrics and isinstance(monitor, str) and monitor not in metrics:
         raise ConfigError(
@@ -132,6 +139,9 @@ def _check_arguments(key: str, callback: Callback, on_cpu: bool) -> None:
     """Refuse arguments that Lightning's callbacks refuse only once the training has begun."""
     if isinstance(callback, DeviceStatsMonitor) and find_spec("psutil") is None and (on_cpu or callback._cpu_stats):
         raise ConfigError(f"{key} needs psutil for the load of the CPU: pip install psutil. On a GPU it does without.")
+    rate: Any = getattr(callback, "refresh_rate", 1)
+    if isinstance(callback, ProgressBar) and not (isinstance(rate, int) and rate >= 0):
+        raise ConfigError(f"{key}.refresh_rate={rate} is out of range: it must be a number of batches, or 0 for no bar.")
     if isinstance(callback, ModelSummary):
         depth: Any = callback._max_depth
         if not isinstance(depth, int) or depth < -1:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import torch
 
+from pneumonia.config.callback_classes import EARLY_STOPPING, lightning_class, only_observes
 from pneumonia.config.convert import dotted, identity, to_plain
 from pneumonia.config.schema import TrainConfig
 from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, RunError
@@ -165,7 +166,12 @@ def _epochs(path: Path, keys: Collection[str] = STATES) -> int:
 
 def _best_epoch(path: Path) -> int:
     states = _loaded(path)["callbacks"].items()
-    return next(int(state["best_epoch"]) for key, state in states if key.startswith(BestCheckpoint.__name__))
+    found: dict[str, Any] = next((state for key, state in states if key.startswith(BestCheckpoint.__name__)), {})
+    if "best_epoch" not in found:
+        raise CheckpointError(
+            f"{path} was not written by a run: it does not say which epoch was the best. Use last.ckpt of a run."
+        )
+    return int(found["best_epoch"])
 
 
 def _rows(source: RunFolder, epochs: int) -> list[dict[str, str]]:
@@ -173,7 +179,12 @@ def _rows(source: RunFolder, epochs: int) -> list[dict[str, str]]:
 
 
 def _depends_on_length(config: TrainConfig) -> str:
-    """Return why epochs depend on ``max_epochs``; nothing if they do not."""
+    """Return why epochs depend on ``max_epochs``; nothing if they do not. Own classes may read it from their trainer."""
+    if not config.model._target_.startswith("pneumonia."):
+        return f"model._target_={config.model._target_} may depend on max_epochs"
+    for name, node in config.callbacks.items():
+        if not (only_observes(node._target_) or lightning_class(node._target_) == EARLY_STOPPING):
+            return f"callbacks.{name} may depend on max_epochs"
     schedule = config.scheduler._target_.rpartition(".")[2]
     if schedule not in SHARED_BY_ALL_LENGTHS or not config.scheduler._target_.startswith("pneumonia."):
         return f"scheduler={schedule} is spread over max_epochs"
@@ -203,6 +214,7 @@ def _loaded(path: Path, keys: Collection[str] = STATES) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         has_state = set(keys) <= set(saved)
+        int(saved.get("epoch", 0))
     except Exception as error:
         raise CheckpointError(f"{path} is not a checkpoint, or it is damaged ({type(error).__name__}). Use another.") from error
     if not has_state:

@@ -29,7 +29,6 @@ from pneumonia.training.prepare import prepare_run
 from pneumonia.training.summary import announce, show
 
 DRY_RUN_BATCHES: Final = 2  # batches of each subset
-PATIENCE_S: Final = 10.0  # after a process was terminated
 SHOWN: Final = 6  # images, and draws of each, on the sheet of augmentations
 
 

@@ -46,6 +46,13 @@ class Unplain(Callback):
         return {"where": pathlib.Path("x")}
 
 
+class Hook(Callback):
+    def on_save_checkpoint(self, trainer, module, checkpoint):
+        import pathlib
+
+        checkpoint["mine"] = pathlib.Path("x")
+
+
 class Late(Callback):
     """Its state becomes one that can't be given back; then it fails."""
 
@@ -166,6 +173,21 @@ def test_overrides_name_the_callbacks_again(compose):
         ),
         (["callbacks=early_stopping", "callbacks.early_stopping.patience=-1"], ConfigError, r"patience=-1 is out of range"),
         (["callbacks=early_stopping", "callbacks.early_stopping.min_delta=[1]"], ConfigError, r"min_delta=\[1\]"),
+        (
+            ["callbacks=early_stopping", "+callbacks.early_stopping.stopping_threshold=abc"],
+            ConfigError,
+            r"stopping_threshold=abc",
+        ),
+        (
+            ["+callbacks.x._target_=lightning.pytorch.callbacks.ModelCheckpoint", "+callbacks.x.filename=best"],
+            ConfigError,
+            r"callbacks.x.filename=best would replace the best.ckpt of the run",
+        ),
+        (
+            ["callbacks=rich_progress_bar", "+callbacks.rich_progress_bar.refresh_rate=abc"],
+            ConfigError,
+            r"refresh_rate=abc is out",
+        ),
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=max"], ConfigError, r"would stop while val/loss improves"),
         (["callbacks=early_stopping", "callbacks.early_stopping.mode=up"], ConfigError, r"mode=up is not known"),
         (["callbacks=model_summary", "callbacks.model_summary.max_depth=abc"], ConfigError, r"max_depth=abc is out of range"),
@@ -239,6 +261,12 @@ def test_device_stats_without_psutil_says_what_to_install(compose, tmp_path, mon
 def test_a_state_that_no_checkpoint_gives_back_is_named_when_saved(compose, tmp_path, my_module):
     with pytest.raises(ConfigError, match=r"Late: its state_dict holds seen=<function"):
         train(compose("+callbacks.x._target_=my_callbacks.Late", runs_dir=tmp_path))
+    assert not list(tmp_path.rglob("last.ckpt"))
+
+
+def test_a_hook_that_makes_checkpoints_unreadable_is_named(compose, tmp_path, my_module):
+    with pytest.raises(ConfigError, match=r"on_save_checkpoint.* holds mine=x \(PosixPath\)"):
+        train(compose("+callbacks.x._target_=my_callbacks.Hook", runs_dir=tmp_path))
     assert not list(tmp_path.rglob("last.ckpt"))
 
 

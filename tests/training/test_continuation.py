@@ -69,6 +69,15 @@ def test_what_depends_on_the_length_is_trained_anew(options, why, compose, tmp_p
     assert _values(longer) == _values(alone)
 
 
+def test_own_callbacks_may_depend_on_the_length(compose, tmp_path, capsys, monkeypatch):
+    (tmp_path / "length_callbacks.py").write_text("from lightning.pytorch import Callback\n\n\nclass Own(Callback):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    own = ["model=mlp", "scheduler=none", "+callbacks.own._target_=length_callbacks.Own"]
+    train(compose(*own, runs_dir=tmp_path))
+    train(compose(*own, "max_epochs=3", runs_dir=tmp_path))
+    assert "callbacks.own may depend on max_epochs" in " ".join(capsys.readouterr().err.split())
+
+
 def test_debug_runs_are_not_continued(compose, tmp_path, capsys):
     options = ["model=mlp", "scheduler=none", "trainer.limit_train_batches=1"]
     train(compose(*options, runs_dir=tmp_path))
@@ -95,6 +104,13 @@ def _changed(run, name, compose, tmp_path):
     copy = RunFolder(shutil.copytree(run.path, tmp_path / "copies" / name))
     if name == "no_metrics":
         copy.metrics.unlink()
+    elif name == "text_metrics":
+        copy.metrics.write_text("epoch,lr\nfirst,1\n")
+    elif name == "binary_metrics":
+        copy.metrics.write_bytes(b"\xff\x00")
+    elif name in {"no_best", "text_epoch"}:
+        saved = torch.load(copy.last, weights_only=True)
+        torch.save(saved | ({"callbacks": {}} if name == "no_best" else {"epoch": "x"}), copy.last)
     elif name == "foreign":
         options = ["model=simple_cnn", "scheduler=none", "max_epochs=1"]
         shutil.copy(_folder(train(compose(*options, runs_dir=tmp_path / "other")), tmp_path / "other").last, copy.last)
@@ -120,6 +136,10 @@ def _changed(run, name, compose, tmp_path):
         (["ckpt_path={loop}"], CheckpointError, r"can't be followed to a file"),
         (["ckpt_path={foreign}"], CheckpointError, r"was trained with model=pneumonia.models.simple_cnn"),
         (["ckpt_path={no_metrics}"], RunError, r"metrics.csv has 0 of the 2 epochs.*init_from="),
+        (["ckpt_path={text_metrics}"], RunError, r"metrics.csv is damaged"),
+        (["ckpt_path={binary_metrics}"], RunError, r"metrics.csv is damaged"),
+        (["ckpt_path={no_best}"], CheckpointError, r"does not say which epoch was the best"),
+        (["ckpt_path={text_epoch}"], CheckpointError, r"is not a checkpoint, or it is damaged"),
         (["ckpt_path={other_best}"], RunError, r"best.ckpt has weights of epoch 1, and the best of the 2 epochs"),
     ],
 )
@@ -132,7 +152,7 @@ def test_bad_checkpoints_are_refused_before_training(overrides, error, message, 
     noise.write_bytes(b"no checkpoint")
     places = {"best": run.best, "noise": noise, "loose": loose, "run": run.path, "loop": tmp_path / "loop"}
     places["loop"].symlink_to(places["loop"])
-    for name in ("foreign", "no_metrics", "other_best"):
+    for name in ("foreign", "no_metrics", "text_metrics", "binary_metrics", "no_best", "text_epoch", "other_best"):
         if f"ckpt_path={{{name}}}" in overrides:
             places[name] = _changed(run, name, compose, tmp_path)
     named = [one.format(**places) for one in overrides]
