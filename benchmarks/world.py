@@ -139,4 +139,4 @@ def by_hand(tree: Path, side: int, batch_size: int, images: int | None = None) -
 def classifier(side: int = SIDE, network: dict[str, str] | None = None) -> Classifier:
     """An untrained network, always with the same weights."""
     torch.manual_seed(0)
-    return build_classifier(network or NETWORK, ClassifierOptions("subtype", image_size=side, optimizer=SGD))
+    return build_classifier(network or NETWORK, ClassifierOptions(image_size=side, optimizer=SGD))
